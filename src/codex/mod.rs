@@ -1,0 +1,21 @@
+//! What we assume of the CLI. Its words never leave this room: they come in
+//! as lines and go out as [`crate::event::EventBody`]s.
+
+pub mod failure;
+pub mod protocol;
+pub mod rollout;
+pub mod translate;
+
+/// How codex, or the attempt to start it, ended. An exit is data: nothing
+/// here is an error of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// It ended by itself with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It could not be started.
+    NotStarted { message: String },
+    /// Its guard died before it could tell how codex ended.
+    GuardLost,
+}

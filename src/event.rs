@@ -1,0 +1,393 @@
+//! The published contract: what a reader of `codex.events` sees.
+//!
+//! Every set in here is closed (its values label metrics and stand in the
+//! docs): a new CLI version must be bridged in `codex/`, never by passing its
+//! words through.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A closed set of names, as they stand on the wire and in metric labels.
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+names! {
+    /// How a turn ended. Any of them is final.
+    StopReason {
+        EndTurn = "end_turn",
+        Error = "error",
+        Cancelled = "cancelled",
+        Timeout = "timeout",
+    }
+}
+
+names! {
+    /// What went wrong.
+    ErrorCode {
+        /// The request breaks a rule of the contract; the message names field, value and rule.
+        RequestInvalid = "request.invalid",
+        /// The workspace can't be used: outside the root, inside another one, not a directory.
+        WorkspaceRejected = "workspace.rejected",
+        /// The workspace already has as many waiting turns as one may have.
+        BacklogFull = "workspace.backlog_full",
+        /// codex could not be started.
+        StartFailed = "codex.start_failed",
+        /// codex ended without saying how the turn ended.
+        Exited = "codex.exited",
+        /// codex said that the turn failed.
+        TurnFailed = "turn.failed",
+        /// The turn ran longer than its limit.
+        TurnTimeout = "turn.timeout",
+        /// codex said nothing for longer than the idle limit.
+        IdleTimeout = "turn.idle_timeout",
+        /// Workers died running the turn as often as it may be tried.
+        AttemptsExhausted = "turn.attempts_exhausted",
+        /// The worker itself failed.
+        WorkerInternal = "worker.internal",
+    }
+}
+
+names! {
+    /// Why it went wrong, as far as the CLI's words tell.
+    Reason {
+        Auth = "auth",
+        RateLimited = "rate_limited",
+        UsageLimit = "usage_limit",
+        Overloaded = "overloaded",
+        ContextWindow = "context_window",
+        Network = "network",
+        InvalidPrompt = "invalid_prompt",
+        Policy = "policy",
+        Config = "config",
+        Unknown = "unknown",
+    }
+}
+
+names! {
+    /// What a reader may want to know though the turn goes on.
+    NoticeCode {
+        /// codex lost its connection to the model and tries again.
+        Reconnecting = "codex.reconnecting",
+        /// Another non-terminal `error` line of codex.
+        Error = "codex.error",
+        /// A warning item of codex.
+        Warning = "codex.warning",
+        /// A line of codex was longer than the limit and was skipped.
+        LineTooLong = "codex.line_too_long",
+        /// The stored thread is gone or unreadable; the turn starts a new one.
+        ThreadLost = "codex.thread_lost",
+        /// The thread's earlier token total is unknown, so this turn's usage is not counted.
+        UsageUnknown = "codex.usage_unknown",
+        /// The session file can't be used (no UUID, another workspace's thread, not a file).
+        SessionIgnored = "workspace.session_ignored",
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TurnError {
+    pub code: ErrorCode,
+    pub message: String,
+    pub reason: Reason,
+    /// Whether the same turn, sent again under a new id, may succeed later.
+    pub retryable: bool,
+}
+
+/// Tokens. Cached ones are a subset of input, thinking ones of output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub cache_read_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub output_tokens: u64,
+    pub thinking_tokens: u64,
+}
+
+impl Usage {
+    /// `self - base`, or nothing when that would be negative anywhere: then
+    /// `base` is not an earlier total of the same thread.
+    pub fn since(self, base: Usage) -> Option<Usage> {
+        Some(Usage {
+            input_tokens: self.input_tokens.checked_sub(base.input_tokens)?,
+            cache_read_tokens: self.cache_read_tokens.checked_sub(base.cache_read_tokens)?,
+            cache_write_tokens: self
+                .cache_write_tokens
+                .checked_sub(base.cache_write_tokens)?,
+            output_tokens: self.output_tokens.checked_sub(base.output_tokens)?,
+            thinking_tokens: self.thinking_tokens.checked_sub(base.thinking_tokens)?,
+        })
+    }
+
+    pub fn plus(self, other: Usage) -> Usage {
+        Usage {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            cache_read_tokens: self
+                .cache_read_tokens
+                .saturating_add(other.cache_read_tokens),
+            cache_write_tokens: self
+                .cache_write_tokens
+                .saturating_add(other.cache_write_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            thinking_tokens: self.thinking_tokens.saturating_add(other.thinking_tokens),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanItem {
+    pub text: String,
+    pub completed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventBody {
+    MessageStart {
+        workspace: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Map<String, Value>>,
+    },
+    ThinkingDelta {
+        item_id: String,
+        text: String,
+    },
+    ToolUse {
+        id: String,
+        name: String,
+        input: Value,
+    },
+    ToolResult {
+        tool_use_id: String,
+        name: String,
+        is_error: bool,
+        content: Value,
+    },
+    Plan {
+        items: Vec<PlanItem>,
+    },
+    Notice {
+        code: NoticeCode,
+        message: String,
+    },
+    TextDelta {
+        item_id: String,
+        text: String,
+    },
+    Error {
+        error: TurnError,
+    },
+    MessageEnd {
+        stop_reason: StopReason,
+        /// The last agent message whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thread_id: Option<String>,
+        duration_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Map<String, Value>>,
+        /// Absent when codex never reported it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+}
+
+impl EventBody {
+    /// The `type` on the wire; also a metric label.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::MessageStart { .. } => "message_start",
+            Self::ThinkingDelta { .. } => "thinking_delta",
+            Self::ToolUse { .. } => "tool_use",
+            Self::ToolResult { .. } => "tool_result",
+            Self::Plan { .. } => "plan",
+            Self::Notice { .. } => "notice",
+            Self::TextDelta { .. } => "text_delta",
+            Self::Error { .. } => "error",
+            Self::MessageEnd { .. } => "message_end",
+        }
+    }
+
+    /// Whether the event set `minimal` publishes it.
+    pub const fn is_minimal(&self) -> bool {
+        matches!(
+            self,
+            Self::MessageStart { .. }
+                | Self::TextDelta { .. }
+                | Self::Error { .. }
+                | Self::MessageEnd { .. }
+        )
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TurnEvent {
+    pub turn_id: String,
+    pub attempt: u32,
+    pub seq: u64,
+    /// RFC 3339 with milliseconds.
+    #[serde(with = "rfc3339_ms")]
+    pub time: Timestamp,
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+/// An event in its published form. It is encoded once: what waits for its
+/// confirm, what the journal holds and what is published again are the same
+/// bytes, so that a duplicate is identical.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SealedEvent {
+    pub turn_id: Arc<str>,
+    pub attempt: u32,
+    pub seq: u64,
+    pub kind: String,
+    pub json: Arc<str>,
+}
+
+impl SealedEvent {
+    pub fn message_id(&self) -> String {
+        format!("{}/{}/{}", self.turn_id, self.attempt, self.seq)
+    }
+}
+
+/// Numbers the events of one attempt: 0, 1, 2 … without a gap.
+#[derive(Debug)]
+pub struct Sealer {
+    turn_id: Arc<str>,
+    attempt: u32,
+    next_seq: u64,
+}
+
+impl Sealer {
+    pub fn new(turn_id: &str, attempt: u32) -> Self {
+        Self {
+            turn_id: turn_id.into(),
+            attempt,
+            next_seq: 0,
+        }
+    }
+
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    pub fn seal(&mut self, body: EventBody, time: Timestamp) -> SealedEvent {
+        let kind = body.kind().to_owned();
+        let event = TurnEvent {
+            turn_id: self.turn_id.to_string(),
+            attempt: self.attempt,
+            seq: self.next_seq,
+            time,
+            body,
+        };
+        self.next_seq += 1;
+        #[expect(
+            clippy::expect_used,
+            reason = "maps with string keys and plain values always encode"
+        )]
+        let json = serde_json::to_string(&event).expect("a turn event encodes as JSON");
+        SealedEvent {
+            turn_id: Arc::clone(&self.turn_id),
+            attempt: self.attempt,
+            seq: event.seq,
+            kind,
+            json: json.into(),
+        }
+    }
+}
+
+mod rfc3339_ms {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{time:.3}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g6_seals_events_with_seq_from_zero_without_a_gap() {
+        let mut sealer = Sealer::new("t-01", 2);
+        let time = Timestamp::from_millisecond(1_700_000_000_007).unwrap();
+        for seq in 0..3 {
+            let event = sealer.seal(
+                EventBody::TextDelta {
+                    item_id: "item_0".into(),
+                    text: "hi".into(),
+                },
+                time,
+            );
+            assert_eq!(event.seq, seq);
+            assert_eq!(event.message_id(), format!("t-01/2/{seq}"));
+        }
+    }
+
+    #[test]
+    fn event_reads_as_the_contract_shows_it() {
+        let mut sealer = Sealer::new("t-01", 1);
+        let time = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
+        let event = sealer.seal(
+            EventBody::Error {
+                error: TurnError {
+                    code: ErrorCode::TurnFailed,
+                    message: "no".into(),
+                    reason: Reason::RateLimited,
+                    retryable: true,
+                },
+            },
+            time,
+        );
+        assert_eq!(
+            &*event.json,
+            r#"{"turn_id":"t-01","attempt":1,"seq":0,"time":"2023-11-14T22:13:20.000Z","type":"error","error":{"code":"turn.failed","message":"no","reason":"rate_limited","retryable":true}}"#
+        );
+        let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
+        assert_eq!(back.body.kind(), "error");
+        assert_eq!(back.time, time);
+    }
+
+    #[test]
+    fn g7_a_total_below_its_baseline_is_no_difference() {
+        let total = Usage {
+            input_tokens: 200,
+            output_tokens: 40,
+            ..Usage::default()
+        };
+        let base = Usage {
+            input_tokens: 100,
+            output_tokens: 20,
+            ..Usage::default()
+        };
+        assert_eq!(total.since(base), Some(base));
+        assert_eq!(base.since(total), None);
+    }
+}

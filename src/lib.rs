@@ -1,0 +1,23 @@
+//! Turns from RabbitMQ, run by the `codex` CLI, told as canonical events.
+//!
+//! The modules stand in the order in which a turn flows through them:
+//!
+//! ```text
+//! delivery → request → lock → journal → codex → translate → publish → settle
+//! ```
+
+pub mod config;
+
+pub mod event;
+pub mod request;
+
+pub mod amqp;
+pub mod sequencer;
+
+pub mod workspace;
+
+pub mod codex;
+pub mod guard;
+
+pub mod http;
+pub mod metrics;
