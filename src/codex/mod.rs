@@ -1,7 +1,9 @@
 //! What we assume of the CLI. Its words never leave this room: they come in
 //! as lines and go out as [`crate::event::EventBody`]s.
 
+pub mod binary;
 pub mod failure;
+pub mod lines;
 pub mod protocol;
 pub mod rollout;
 pub mod translate;

@@ -1,1 +1,28 @@
-//! (in the making)
+//! A small process of its own for each turn: it owns the turn's process tree
+//! and, with it, the workspace's lock.
+//!
+//! ```text
+//! worker ── socket ──▶ guard (subreaper, holds the lock) ──▶ codex ──▶ its commands …
+//! ```
+//!
+//! The guard is this binary, re-executed. When the turn is over, or the
+//! worker's end of the socket closes (the worker is dead, however that came),
+//! it kills every descendant and exits last: so the lock lives exactly as
+//! long as the tree. An inherited descriptor alone would not do: codex closes
+//! what it inherits before it runs commands.
+
+mod child;
+mod handle;
+mod protocol;
+pub mod tree;
+
+pub use child::main as guard_main;
+pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError, spawn};
+
+/// The first argument that makes this binary a guard instead of a worker.
+pub const GUARD_ARG: &str = "__guard";
+
+/// Every process of a turn carries this variable, with the workspace's
+/// directory as its value, so that the next attempt on this host finds what a
+/// guard and a worker that died together left behind.
+pub const TAG_VARIABLE: &str = "TURN_WORKER_WORKSPACE";

@@ -1,0 +1,74 @@
+//! The seam between a turn and the way codex is run.
+//!
+//! A turn goes in, the CLI's events come out, the exit is a value. `exec`
+//! starts one process a turn; an engine that keeps a server warm fits behind
+//! the same two traits.
+
+use std::future::Future;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use super::Exit;
+use super::protocol::CliEvent;
+use crate::guard::SpawnError;
+
+/// What codex is to do, where, and under which lock.
+#[derive(Debug, Clone, Copy)]
+pub struct TurnInput<'a> {
+    pub prompt: &'a str,
+    pub model: Option<&'a str>,
+    /// A validated thread id; codex would silently start afresh on anything else.
+    pub resume: Option<&'a str>,
+    /// The workspace's directory.
+    pub dir: &'a Path,
+    /// The workspace's own CODEX_HOME, where each has one.
+    pub home: Option<&'a Path>,
+    /// The workspace's lock, held by what runs the turn until all of it is gone.
+    pub lock: BorrowedFd<'a>,
+}
+
+#[derive(Debug)]
+pub enum Output {
+    Event(CliEvent),
+    /// A line over the limit was thrown away.
+    LineTooLong {
+        bytes: u64,
+    },
+    /// A line that is no event of the CLI.
+    Garbage {
+        bytes: usize,
+    },
+}
+
+/// How it ended, when nothing of it lives any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub exit: Exit,
+    /// Processes besides codex that had to be killed.
+    pub leftovers: u64,
+    /// The last of what codex wrote to stderr.
+    pub stderr_tail: String,
+}
+
+pub trait Engine: Send + Sync + 'static {
+    type Run: EngineRun;
+
+    fn start(&self, input: TurnInput<'_>) -> Result<Self::Run, SpawnError>;
+}
+
+/// One running turn. Dropping it ends it.
+pub trait EngineRun: Send {
+    /// The next thing that codex says, or `None` when it says nothing more.
+    /// Cancel-safe. Nothing is read from codex while this is not awaited, so
+    /// that a slow reader slows codex down.
+    fn next(&mut self) -> impl Future<Output = Option<Output>> + Send;
+
+    /// Asks codex to stop: it ends its command and then itself.
+    fn interrupt(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Ends everything at once.
+    fn kill(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Completes when nothing of the turn lives any more.
+    fn end(&mut self) -> impl Future<Output = End> + Send;
+}

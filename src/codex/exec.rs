@@ -1,0 +1,215 @@
+//! The engine `codex exec`: one process a turn, the prompt on its stdin.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::task::JoinHandle;
+
+use super::engine::{End, Engine, EngineRun, Output, TurnInput};
+use super::lines::{Line, Lines};
+use super::protocol::{self, CliEvent};
+use crate::guard::{self, Guard, GuardSpec, SpawnError};
+
+/// Enough for the last words of a failing start-up; the whole goes to the log.
+const STDERR_TAIL_BYTES: usize = 8 << 10;
+/// Longer lines of stderr are left out of the log.
+const STDERR_LINE_BYTES: usize = 64 << 10;
+/// How long the pipes may take to end once every process of the turn is gone:
+/// only a descriptor handed to a foreign process keeps them open.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What codex may do to the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Everything that its user may: contain it from outside.
+    Bypass,
+    WorkspaceWrite,
+    ReadOnly,
+}
+
+impl Sandbox {
+    const fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Bypass => &["--dangerously-bypass-approvals-and-sandbox"],
+            Self::WorkspaceWrite => &["--sandbox", "workspace-write"],
+            Self::ReadOnly => &["--sandbox", "read-only"],
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Exec {
+    /// This binary, which is the guard too.
+    pub guard_program: PathBuf,
+    /// The native binary, see [`super::binary::resolve`].
+    pub program: PathBuf,
+    pub sandbox: Sandbox,
+    /// The operator's own arguments.
+    pub extra_args: Vec<String>,
+    /// The agent's environment: the allowed variables that are set.
+    pub env: Vec<(String, String)>,
+    pub max_line_bytes: usize,
+}
+
+impl Exec {
+    fn args(&self, model: Option<&str>, resume: Option<&str>) -> Vec<String> {
+        let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
+        args.extend(self.sandbox.args());
+        args.extend(self.extra_args.iter().map(String::as_str));
+        // One word, so that no value can be taken for a flag.
+        let model = model.map(|model| format!("--model={model}"));
+        args.extend(model.as_deref());
+        if let Some(thread) = resume {
+            args.extend(["resume", thread]);
+        }
+        // On stdin a prompt has no length limit of the system's and is never an argument.
+        args.push("-");
+        args.into_iter().map(str::to_owned).collect()
+    }
+}
+
+impl Engine for Exec {
+    type Run = ExecRun;
+
+    fn start(&self, input: TurnInput<'_>) -> Result<ExecRun, SpawnError> {
+        let mut env = self.env.clone();
+        if let Some(home) = input.home {
+            env.retain(|(name, _)| name != "CODEX_HOME");
+            env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
+        }
+        let (guard, pipes) = guard::spawn(GuardSpec {
+            guard_program: self.guard_program.clone(),
+            program: self.program.clone(),
+            args: self.args(input.model, input.resume),
+            env,
+            dir: input.dir.to_owned(),
+            lock: input.lock,
+        })?;
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        Ok(ExecRun {
+            lines: Lines::new(pipes.stdout, self.max_line_bytes),
+            guard,
+            prompt: tokio::spawn(write_prompt(pipes.stdin, input.prompt.to_owned())),
+            stderr: tokio::spawn(log_stderr(pipes.stderr, Arc::clone(&tail))),
+            tail,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct ExecRun {
+    lines: Lines<Receiver>,
+    guard: Guard,
+    prompt: JoinHandle<()>,
+    stderr: JoinHandle<()>,
+    tail: Arc<Mutex<Vec<u8>>>,
+}
+
+impl EngineRun for ExecRun {
+    async fn next(&mut self) -> Option<Output> {
+        match self.lines.next().await {
+            Ok(Some(Line::Whole(line))) => Some(match protocol::parse_line(&line) {
+                Ok(event) => Output::Event(event),
+                Err(_) => Output::Garbage { bytes: line.len() },
+            }),
+            Ok(Some(Line::TooLong { bytes })) => Some(Output::LineTooLong { bytes }),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!(%error, "reading codex's stdout failed");
+                None
+            }
+        }
+    }
+
+    async fn interrupt(&mut self) {
+        self.guard.interrupt().await;
+    }
+
+    async fn kill(&mut self) {
+        self.guard.kill().await;
+    }
+
+    async fn end(&mut self) -> End {
+        let closed = self.guard.closed().await;
+        self.prompt.abort();
+        // Its end is near: nothing that could write to it lives.
+        let _ = tokio::time::timeout(DRAIN, &mut self.stderr).await;
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        End {
+            exit: closed.exit,
+            leftovers: closed.leftovers,
+            stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
+        }
+    }
+}
+
+impl Drop for ExecRun {
+    fn drop(&mut self) {
+        self.prompt.abort();
+        self.stderr.abort();
+    }
+}
+
+async fn write_prompt(mut stdin: Sender, prompt: String) {
+    // A codex that ends without reading it says why on stderr.
+    if let Err(error) = stdin.write_all(prompt.as_bytes()).await {
+        tracing::debug!(%error, "codex did not read the whole prompt");
+    }
+}
+
+async fn log_stderr(stderr: Receiver, tail: Arc<Mutex<Vec<u8>>>) {
+    let mut lines = Lines::new(stderr, STDERR_LINE_BYTES);
+    while let Ok(Some(line)) = lines.next().await {
+        let Line::Whole(line) = line else { continue };
+        tracing::debug!(target: "codex::stderr", "{}", String::from_utf8_lossy(&line));
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend_from_slice(&line);
+        tail.push(b'\n');
+        let over = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+        tail.drain(..over);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> Exec {
+        Exec {
+            guard_program: "/proc/self/exe".into(),
+            program: "codex".into(),
+            sandbox: Sandbox::Bypass,
+            extra_args: vec!["--disable".into(), "plugins".into()],
+            env: Vec::new(),
+            max_line_bytes: 1024,
+        }
+    }
+
+    #[test]
+    fn argv_is_the_one_that_the_cli_takes() {
+        let thread = "01a201f5-61c9-7403-9850-cc317d92e3b1";
+        assert_eq!(
+            exec().args(Some("gpt-5.5"), Some(thread)).join(" "),
+            format!(
+                "exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \
+                 --disable plugins --model=gpt-5.5 resume {thread} -"
+            )
+        );
+        let mut fresh = exec();
+        fresh.sandbox = Sandbox::ReadOnly;
+        fresh.extra_args.clear();
+        assert_eq!(
+            fresh.args(None, None).join(" "),
+            "exec --json --skip-git-repo-check --sandbox read-only -"
+        );
+    }
+
+    #[test]
+    fn g8_no_model_name_is_taken_for_a_flag() {
+        let args = exec().args(Some("--config=x"), None);
+        assert!(args.contains(&"--model=--config=x".to_owned()));
+    }
+}

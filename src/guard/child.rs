@@ -1,0 +1,205 @@
+//! The guard's own side: single-threaded, without a runtime, so that little
+//! can go wrong in it.
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setsid,
+};
+
+use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
+use super::tree;
+
+/// Runs one turn's guard; its standard input is the worker's socket.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("turn-worker guard: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    // A terminal's Ctrl-C is for the worker, which then decides.
+    let _ = setsid();
+    // What the agent may read of its ancestors in /proc must not include us.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_child_subreaper(Some(getpid()))?;
+    // Caught, not ignored: a handler is gone after exec, so codex starts with the defaults.
+    let caught = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGHUP,
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(&caught))?;
+    }
+    let (children, ended) = UnixStream::pair()?;
+    children.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, ended)?;
+
+    let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let (start, fds) = receive_start(&mut worker)?;
+    // Held, never used: this description is the workspace's lock.
+    let [_lock, stdin, stdout, stderr] = fds;
+
+    let codex = match spawn(&start, stdin, stdout, stderr) {
+        Ok(pid) => pid,
+        Err(error) => {
+            let message = format!("{}: {error}", start.program.display());
+            tell(&mut worker, &Report::NotStarted { message });
+            tell(&mut worker, &Report::Gone { leftovers: 0 });
+            return Ok(());
+        }
+    };
+    tell(
+        &mut worker,
+        &Report::Started {
+            pid: codex.as_raw_pid(),
+        },
+    );
+    watch(&mut worker, &children, codex)?;
+    let leftovers = tree::kill_all_below_me(Some(codex));
+    tell(&mut worker, &Report::Gone { leftovers });
+    Ok(())
+}
+
+/// Until codex has ended, or the worker wants the end, or is gone.
+fn watch(worker: &mut UnixStream, children: &UnixStream, codex: Pid) -> io::Result<()> {
+    let handle = pidfd_open(codex, PidfdFlags::empty())?;
+    let mut bytes = [0; 64];
+    loop {
+        let mut ready = [
+            PollFd::new(&*worker, PollFlags::IN),
+            PollFd::new(children, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let from_worker = !ready[0].revents().is_empty();
+        while matches!((&*children).read(&mut bytes), Ok(n) if n > 0) {}
+        if let Some(report) = reap(codex) {
+            tell(worker, &report);
+            return Ok(());
+        }
+        if from_worker {
+            let read = match worker.read(&mut bytes) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => 0,
+            };
+            for byte in &bytes[..read] {
+                match *byte {
+                    INTERRUPT => drop(pidfd_send_signal(&handle, Signal::INT)),
+                    KILL => return Ok(()),
+                    _ => {}
+                }
+            }
+            if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Reaps whatever has ended below us; tells of codex's end when it is among it.
+fn reap(codex: Pid) -> Option<Report> {
+    let mut end = None;
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if pid == codex {
+            end = Some(Report::Exited {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+            });
+        }
+    }
+    end
+}
+
+fn tell(worker: &mut UnixStream, report: &Report) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        // The worker may be gone; what remains to be done is the same.
+        let _ = worker.write_all(&line);
+    }
+}
+
+fn spawn(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Pid> {
+    let mut command = Command::new(&start.program);
+    command
+        .args(&start.args)
+        .env_clear()
+        .envs(start.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&start.dir)
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::from(stdout))
+        .stderr(Stdio::from(stderr));
+    let guard = getpid();
+    #[expect(
+        unsafe_code,
+        reason = "std offers no death signal; the closure makes two system calls and touches no memory"
+    )]
+    // SAFETY: prctl and getppid are async-signal-safe, and nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The guard may have died before the call above took effect.
+            if rustix::process::getppid() != Some(guard) {
+                return Err(rustix::io::Errno::SRCH.into());
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("codex has no pid"))
+}
+
+fn receive_start(worker: &mut UnixStream) -> io::Result<(Start, [OwnedFd; FDS])> {
+    let mut length = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        &*worker,
+        &mut [IoSliceMut::new(&mut length)],
+        &mut ancillary,
+        // Closed on exec, or codex would hold the lock's description too.
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    if received.bytes == 0 {
+        return Err(io::Error::other("the worker closed its end first"));
+    }
+    let fds: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let fds: [OwnedFd; FDS] = fds
+        .try_into()
+        .map_err(|fds: Vec<_>| io::Error::other(format!("expected {FDS} descriptors, got {}", fds.len())))?;
+    worker.read_exact(&mut length[received.bytes..])?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_START_BYTES {
+        return Err(io::Error::other(format!(
+            "a start message of {length} bytes; at most {MAX_START_BYTES} are allowed"
+        )));
+    }
+    let mut json = vec![0; length as usize];
+    worker.read_exact(&mut json)?;
+    Ok((serde_json::from_slice(&json)?, fds))
+}

@@ -1,0 +1,265 @@
+//! The worker's side of a guard.
+
+use std::collections::HashSet;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+
+use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
+use super::{GUARD_ARG, TAG_VARIABLE, tree};
+use crate::codex::Exit;
+
+/// What a guard starts, and under which lock.
+#[derive(Debug)]
+pub struct GuardSpec<'a> {
+    /// This binary; in tests, the one that was built beside them.
+    pub guard_program: PathBuf,
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// The agent's whole environment; the workspace's tag is added to it.
+    pub env: Vec<(String, String)>,
+    pub dir: PathBuf,
+    /// Its description goes to the guard, which holds it to the end.
+    pub lock: BorrowedFd<'a>,
+}
+
+/// codex's standard streams.
+#[derive(Debug)]
+pub struct Pipes {
+    pub stdin: Sender,
+    pub stdout: Receiver,
+    pub stderr: Receiver,
+}
+
+/// What is known once nothing of the turn lives any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    pub exit: Exit,
+    /// Processes besides codex that had to be killed.
+    pub leftovers: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("can't make the guard's pipes")]
+    Pipes(#[source] io::Error),
+    #[error("can't start the guard {}", program.display())]
+    Spawn {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't tell the guard what to start")]
+    Start(#[source] io::Error),
+}
+
+/// The guards that live, by pid: what is below this process and below none
+/// of them is an orphan of a guard that was killed. Held while one is
+/// spawned, so that none is alive and not in it.
+static GUARDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
+
+/// A running guard. Dropping it closes the worker's end, which ends the turn.
+#[derive(Debug)]
+pub struct Guard {
+    orders: OwnedWriteHalf,
+    closed: oneshot::Receiver<Closed>,
+}
+
+impl Guard {
+    /// Sends codex SIGINT, on which it stops its command and ends.
+    pub async fn interrupt(&mut self) {
+        self.order(INTERRUPT).await;
+    }
+
+    /// Ends the whole tree now.
+    pub async fn kill(&mut self) {
+        self.order(KILL).await;
+    }
+
+    async fn order(&mut self, byte: u8) {
+        // A guard that is gone has already done what was wanted.
+        let _ = self.orders.write_all(&[byte]).await;
+    }
+
+    /// Completes when nothing of the turn lives any more. May be called
+    /// again after it was cancelled, not after it has completed.
+    pub async fn closed(&mut self) -> Closed {
+        (&mut self.closed).await.unwrap_or(Closed {
+            exit: Exit::GuardLost,
+            leftovers: 0,
+        })
+    }
+}
+
+/// Starts codex under a guard. Needs a tokio runtime.
+pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
+    let (pipes, codex_ends) = pipes().map_err(SpawnError::Pipes)?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(SpawnError::Pipes)?;
+    let start = start_message(&spec).map_err(SpawnError::Start)?;
+
+    let mut command = Command::new(&spec.guard_program);
+    command
+        .arg(GUARD_ARG)
+        // Not even the guard has the worker's environment: it could be read in /proc.
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit());
+    let child = {
+        let mut guards = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn().map_err(|source| SpawnError::Spawn {
+            program: spec.guard_program.clone(),
+            source,
+        })?;
+        guards.extend(child.id().map(u32::cast_signed));
+        child
+    };
+    let pid = child.id().map(u32::cast_signed);
+    // From here on the guard is watched, whatever comes.
+    let sent = send_start(&ours, &start, spec.lock, &codex_ends);
+    drop(command);
+    drop(codex_ends);
+    let stream = ours
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(ours))
+        .map_err(SpawnError::Start)?;
+    let (reports, orders) = stream.into_split();
+    let (tell, closed) = oneshot::channel();
+    tokio::spawn(async move {
+        let (exit, gone) = read_reports(BufReader::new(reports)).await;
+        let _ = tell.send(close(child, pid, exit, gone).await);
+    });
+    sent.map_err(SpawnError::Start)?;
+    Ok((Guard { orders, closed }, pipes))
+}
+
+/// Codex's exit, and the leftovers if the guard has seen everything end.
+async fn read_reports(
+    mut reports: BufReader<tokio::net::unix::OwnedReadHalf>,
+) -> (Option<Exit>, Option<u64>) {
+    let (mut exit, mut gone) = (None, None);
+    let mut line = String::new();
+    while matches!(reports.read_line(&mut line).await, Ok(n) if n > 0) {
+        match serde_json::from_str(&line) {
+            Ok(Report::Started { pid }) => tracing::debug!(pid, "codex started"),
+            Ok(Report::NotStarted { message }) => exit = Some(Exit::NotStarted { message }),
+            Ok(Report::Exited { code, signal }) => {
+                exit = Some(match (code, signal) {
+                    (Some(code), _) => Exit::Code(code),
+                    (None, Some(signal)) => Exit::Signal(signal),
+                    (None, None) => Exit::GuardLost,
+                });
+            }
+            Ok(Report::Gone { leftovers }) => gone = Some(leftovers),
+            Err(error) => tracing::warn!(%error, "the guard said something that is no report"),
+        }
+        line.clear();
+    }
+    (exit, gone)
+}
+
+async fn close(mut child: Child, pid: Option<i32>, exit: Option<Exit>, gone: Option<u64>) -> Closed {
+    let status = child.wait().await;
+    if let Some(pid) = pid {
+        let mut guards = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
+        guards.remove(&pid);
+    }
+    let Some(leftovers) = gone else {
+        tracing::error!(?status, "a guard died before its turn; ending what it left");
+        let killed = tokio::task::spawn_blocking(|| {
+            tree::kill_orphans(|| GUARDS.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        })
+        .await
+        .unwrap_or(0);
+        return Closed {
+            exit: exit.unwrap_or(Exit::GuardLost),
+            leftovers: killed,
+        };
+    };
+    Closed {
+        // Killed on our order: the guard had no time to see codex's own end.
+        exit: exit.unwrap_or(Exit::Signal(9)),
+        leftovers,
+    }
+}
+
+struct CodexEnds {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+fn pipes() -> io::Result<(Pipes, CodexEnds)> {
+    let (stdin_read, stdin_write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout_read, stdout_write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr_read, stderr_write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let pipes = Pipes {
+        stdin: Sender::from_owned_fd(stdin_write)?,
+        stdout: Receiver::from_owned_fd(stdout_read)?,
+        stderr: Receiver::from_owned_fd(stderr_read)?,
+    };
+    let ends = CodexEnds {
+        stdin: stdin_read,
+        stdout: stdout_write,
+        stderr: stderr_write,
+    };
+    Ok((pipes, ends))
+}
+
+fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
+    let mut env = spec.env.clone();
+    env.push((
+        TAG_VARIABLE.to_owned(),
+        spec.dir.to_string_lossy().into_owned(),
+    ));
+    Ok(serde_json::to_vec(&Start {
+        program: spec.program.clone(),
+        args: spec.args.clone(),
+        env,
+        dir: spec.dir.clone(),
+    })?)
+}
+
+/// Blocks for as long as the socket's buffer is full, which the guard empties at once.
+fn send_start(
+    socket: &std::os::unix::net::UnixStream,
+    json: &[u8],
+    lock: BorrowedFd<'_>,
+    codex: &CodexEnds,
+) -> io::Result<()> {
+    let length = u32::try_from(json.len())
+        .map_err(io::Error::other)?
+        .to_be_bytes();
+    let fds: [BorrowedFd<'_>; FDS] = [
+        lock,
+        codex.stdin.as_fd(),
+        codex.stdout.as_fd(),
+        codex.stderr.as_fd(),
+    ];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::Error::other("no room for the descriptors"));
+    }
+    let sent = sendmsg(
+        socket,
+        &[IoSlice::new(&length)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    let mut socket = socket;
+    io::Write::write_all(&mut socket, &length[sent..])?;
+    io::Write::write_all(&mut socket, json)
+}
