@@ -1,1 +1,99 @@
-//! (in the making)
+//! Requests: bytes in, a validated value out, or everything that is wrong
+//! with them at once.
+//!
+//! Nothing in here does I/O: whether a workspace can be used on disk is the
+//! workspace room's question.
+
+mod canonical;
+mod ids;
+mod parse;
+mod rejection;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+pub use ids::{IdError, TurnId, WorkspaceId};
+pub(crate) use ids::{MODEL_NAME_RULE, is_model_name};
+pub use rejection::{Rejection, Violation};
+
+/// codex reads no longer prompt from its stdin, in characters: beyond it, it
+/// ends without saying why.
+pub const MAX_PROMPT_CHARS: usize = 1_048_576;
+
+/// The most that `metadata` may take as compact JSON, in bytes: it comes back
+/// on two events of every attempt and lies in the journal with them.
+pub const MAX_METADATA_BYTES: usize = 4096;
+
+/// A turn to be run, as its producer asked for it. The worker's own limits
+/// are applied where it is run, so that workers with other limits agree on
+/// what the request is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnRequest {
+    pub turn_id: TurnId,
+    pub workspace: WorkspaceId,
+    /// 1 to [`MAX_PROMPT_CHARS`] characters, not only white space.
+    pub prompt: String,
+    pub model: Option<String>,
+    /// Whole seconds, at least one.
+    pub timeout: Option<Duration>,
+    /// At least one.
+    pub max_attempts: Option<u32>,
+    pub metadata: Option<Map<String, Value>>,
+    /// For the queue-wait metric only; a producer's clock decides nothing.
+    pub enqueued_at: Option<Timestamp>,
+}
+
+impl TurnRequest {
+    /// The turn's time limit under a worker's own.
+    pub fn effective_timeout(&self, limit: Duration) -> Duration {
+        self.timeout.map_or(limit, |asked| asked.min(limit))
+    }
+
+    /// How many attempts the turn gets under a worker's own limit.
+    pub fn effective_max_attempts(&self, limit: u32) -> u32 {
+        self.max_attempts.map_or(limit, |asked| asked.min(limit))
+    }
+}
+
+/// What a request may ask for.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_request_bytes: usize,
+    pub max_prompt_chars: usize,
+    pub max_metadata_bytes: usize,
+    /// The models that may be asked for; `None`: any.
+    pub models: Option<BTreeSet<String>>,
+    /// Spellings of the workspace root, absolute; a workspace that is an
+    /// absolute path must lie under one of them.
+    pub roots: Vec<PathBuf>,
+}
+
+impl Limits {
+    /// For requests that a sequencer has already accepted: an operator's
+    /// limits, which differ during a roll-out, no longer apply to them.
+    pub fn accepted() -> Self {
+        Self {
+            max_request_bytes: usize::MAX,
+            max_prompt_chars: MAX_PROMPT_CHARS,
+            max_metadata_bytes: MAX_METADATA_BYTES,
+            models: None,
+            roots: Vec::new(),
+        }
+    }
+}
+
+/// What the message's AMQP properties say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Properties<'a> {
+    pub message_id: Option<&'a str>,
+    pub correlation_id: Option<&'a str>,
+    /// Seconds since the Unix epoch.
+    pub timestamp: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The form in which a request travels between a sequencer and a worker: a
+//! request like any other, reduced to what was understood of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+
+use super::{Limits, Properties, TurnId, TurnRequest, WorkspaceId};
+
+#[derive(Serialize)]
+struct Canonical<'a> {
+    turn_id: &'a TurnId,
+    workspace: &'a WorkspaceId,
+    messages: [Message<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enqueued_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+impl<'a> Canonical<'a> {
+    fn of(request: &'a TurnRequest) -> Self {
+        Self {
+            turn_id: &request.turn_id,
+            workspace: &request.workspace,
+            messages: [Message {
+                role: "user",
+                content: &request.prompt,
+            }],
+            model: request.model.as_deref(),
+            timeout_s: request.timeout.map(|t| t.as_secs()),
+            max_attempts: request.max_attempts,
+            metadata: request.metadata.as_ref(),
+            enqueued_at: request.enqueued_at,
+        }
+    }
+
+    fn json(&self) -> String {
+        #[expect(
+            clippy::expect_used,
+            reason = "texts, numbers and maps with string keys always encode"
+        )]
+        serde_json::to_string(self).expect("a request encodes as JSON")
+    }
+}
+
+impl TurnRequest {
+    /// A request object that [`TurnRequest::parse`] reads back as an equal
+    /// value.
+    pub fn to_canonical_json(&self) -> String {
+        Canonical::of(self).json()
+    }
+
+    /// Tells whether two requests with one turn id ask for the same. When
+    /// they were sent plays no part: a producer that sends a turn again may
+    /// stamp it anew.
+    pub fn fingerprint(&self) -> u32 {
+        let timeless = Canonical {
+            enqueued_at: None,
+            ..Canonical::of(self)
+        };
+        crc32fast::hash(timeless.json().as_bytes())
+    }
+}
+
+impl Serialize for TurnRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Canonical::of(self).serialize(serializer)
+    }
+}
+
+/// Reads an accepted request, see [`Limits::accepted`].
+impl<'de> Deserialize<'de> for TurnRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        TurnRequest::from_value(&value, &Limits::accepted(), &Properties::default())
+            .map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,301 @@
+//! Read by hand from a JSON value, so that every violation has its field's
+//! path and all of them are found in one pass.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::ids::{MODEL_NAME_RULE, is_model_name};
+use super::rejection::{Violations, quoted, shown};
+use super::{IdError, Limits, Properties, Rejection, TurnId, TurnRequest, WorkspaceId};
+
+/// How deep `metadata` may be nested: what is accepted must be readable again
+/// inside an offer, an event, a journal record.
+const MAX_METADATA_DEPTH: usize = 32;
+
+/// serde_json gives objects whose first key begins so a meaning of its own.
+const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
+
+impl TurnRequest {
+    pub fn parse(
+        body: &[u8],
+        limits: &Limits,
+        properties: &Properties<'_>,
+    ) -> Result<Self, Rejection> {
+        let reject = |found: String, rule: String| {
+            let mut violations = Violations::default();
+            violations.add("body", found, rule);
+            Err(violations.reject(properties.turn_id(), None, None))
+        };
+        if body.len() > limits.max_request_bytes {
+            return reject(
+                format!("{} bytes", body.len()),
+                format!("at most {} bytes", limits.max_request_bytes),
+            );
+        }
+        match serde_json::from_slice(body) {
+            Ok(value) => Self::from_value(&value, limits, properties),
+            Err(error) => reject(
+                format!("{} bytes that are no JSON ({error})", body.len()),
+                "a JSON object in UTF-8".to_owned(),
+            ),
+        }
+    }
+
+    pub(super) fn from_value(
+        value: &Value,
+        limits: &Limits,
+        properties: &Properties<'_>,
+    ) -> Result<Self, Rejection> {
+        let mut violations = Violations::default();
+        let Some(fields) = value.as_object() else {
+            violations.add("body", shown(Some(value)), "a JSON object in UTF-8");
+            return Err(violations.reject(properties.turn_id(), None, None));
+        };
+        let mut reader = Reader {
+            fields,
+            limits,
+            violations,
+        };
+        let turn_id = reader.turn_id();
+        let workspace = reader.workspace();
+        let prompt = reader.prompt();
+        let model = reader.model();
+        let timeout = reader.at_least_one("timeout_s", "a whole number of seconds, at least 1");
+        let max_attempts = reader.at_least_one("max_attempts", "a whole number, at least 1");
+        let metadata = reader.metadata();
+        let enqueued_at = reader.enqueued_at();
+
+        match (turn_id, workspace, prompt) {
+            (Some(turn_id), Some(workspace), Some(prompt)) if reader.violations.is_empty() => {
+                Ok(Self {
+                    turn_id,
+                    workspace,
+                    prompt,
+                    model,
+                    timeout: timeout.map(Duration::from_secs),
+                    max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+                    metadata,
+                    enqueued_at: enqueued_at.or(properties.timestamp()),
+                })
+            }
+            (turn_id, workspace, _) => {
+                Err(reader
+                    .violations
+                    .reject(turn_id.or(properties.turn_id()), workspace, metadata))
+            }
+        }
+    }
+}
+
+impl Properties<'_> {
+    fn turn_id(&self) -> Option<TurnId> {
+        let of = |id: Option<&str>| id?.parse().ok();
+        of(self.message_id).or_else(|| of(self.correlation_id))
+    }
+
+    fn timestamp(&self) -> Option<Timestamp> {
+        Timestamp::from_second(i64::try_from(self.timestamp?).ok()?).ok()
+    }
+}
+
+/// Each field's method returns its value, or nothing when it is absent or
+/// wrong; what is wrong has been noted then.
+struct Reader<'a> {
+    fields: &'a Map<String, Value>,
+    limits: &'a Limits,
+    violations: Violations,
+}
+
+impl<'a> Reader<'a> {
+    /// A field that is there; `null` is as good as absent.
+    fn present(&self, field: &str) -> Option<&'a Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
+    fn violates(&mut self, field: &str, rule: impl Into<String>) {
+        let found = shown(self.fields.get(field));
+        self.violations.add(field, found, rule);
+    }
+
+    fn turn_id(&mut self) -> Option<TurnId> {
+        let text = self.present("turn_id").and_then(Value::as_str);
+        match text.unwrap_or_default().parse::<TurnId>() {
+            Ok(id) => Some(id),
+            Err(rule) => {
+                self.violates("turn_id", rule.to_string());
+                None
+            }
+        }
+    }
+
+    fn workspace(&mut self) -> Option<WorkspaceId> {
+        let Some(text) = self.present("workspace").and_then(Value::as_str) else {
+            self.violates("workspace", IdError::Workspace.to_string());
+            return None;
+        };
+        match WorkspaceId::parse(text, &self.limits.roots) {
+            Ok(id) => Some(id),
+            Err(rule) => {
+                self.violations
+                    .add_workspace(quoted(text), rule.to_string());
+                None
+            }
+        }
+    }
+
+    /// The last user message's text. Older user messages are read too, so
+    /// that what is wrong with them is told.
+    fn prompt(&mut self) -> Option<String> {
+        let Some(messages) = self.present("messages").and_then(Value::as_array) else {
+            self.violates("messages", "an array of messages");
+            return None;
+        };
+        let mut prompt = None;
+        for (index, message) in messages.iter().enumerate() {
+            prompt = user_text(index, message, &mut self.violations).or(prompt);
+        }
+        let Some(prompt) = prompt else {
+            let rule = "at least one message of role \"user\" that has text";
+            self.violates("messages", rule);
+            return None;
+        };
+        let chars = prompt.chars().count();
+        let limit = self.limits.max_prompt_chars;
+        if chars > limit {
+            let found = format!("a prompt of {chars} characters");
+            let rule = format!("a prompt of at most {limit} characters");
+            self.violations.add("messages", found, rule);
+            return None;
+        }
+        Some(prompt)
+    }
+
+    fn model(&mut self) -> Option<String> {
+        let value = self.present("model")?;
+        let Some(name) = value.as_str().filter(|name| is_model_name(name)) else {
+            self.violates("model", MODEL_NAME_RULE);
+            return None;
+        };
+        match &self.limits.models {
+            Some(list) if !list.contains(name) => {
+                let list: Vec<&str> = list.iter().map(String::as_str).collect();
+                self.violates("model", format!("one of {}", list.join(", ")));
+                None
+            }
+            _ => Some(name.to_owned()),
+        }
+    }
+
+    fn at_least_one(&mut self, field: &str, rule: &str) -> Option<u64> {
+        let number = self.present(field)?.as_u64().filter(|n| *n >= 1);
+        if number.is_none() {
+            self.violates(field, rule);
+        }
+        number
+    }
+
+    fn metadata(&mut self) -> Option<Map<String, Value>> {
+        let value = self.present("metadata")?;
+        let Some(map) = value.as_object() else {
+            self.violates("metadata", "an object");
+            return None;
+        };
+        let limit = self.limits.max_metadata_bytes;
+        let (found, rule) = if is_deeper(value, MAX_METADATA_DEPTH) {
+            let rule = format!("an object nested at most {MAX_METADATA_DEPTH} deep");
+            ("a deeper one".to_owned(), rule)
+        } else if has_private_key(value) {
+            let found = format!("a key that begins with {SERDE_JSON_PRIVATE}");
+            (found, "an object without such keys".to_owned())
+        } else {
+            match value.to_string().len() {
+                bytes if bytes <= limit => return Some(map.clone()),
+                bytes => (
+                    format!("{bytes} bytes"),
+                    format!("at most {limit} bytes of JSON"),
+                ),
+            }
+        };
+        self.violations.add("metadata", found, rule);
+        None
+    }
+
+    fn enqueued_at(&mut self) -> Option<Timestamp> {
+        let value = self.present("enqueued_at")?;
+        let time = value.as_str().and_then(|text| text.parse().ok());
+        if time.is_none() {
+            self.violates("enqueued_at", "a time in RFC 3339");
+        }
+        time
+    }
+}
+
+/// The text of a user message, if it is one and has any.
+fn user_text(index: usize, message: &Value, violations: &mut Violations) -> Option<String> {
+    let Some(message) = message.as_object() else {
+        violations.add(
+            format!("messages[{index}]"),
+            shown(Some(message)),
+            "an object",
+        );
+        return None;
+    };
+    match message.get("role") {
+        Some(Value::String(role)) if role == "user" => {}
+        Some(Value::String(_)) => return None,
+        role => {
+            let rule = "a role, such as \"user\"";
+            violations.add(format!("messages[{index}].role"), shown(role), rule);
+            return None;
+        }
+    }
+    let path = format!("messages[{index}].content");
+    let text = match message.get("content") {
+        None | Some(Value::Null) => return None,
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(blocks)) => text_of_blocks(&path, blocks, violations),
+        other => {
+            violations.add(path, shown(other), "a string or an array of blocks");
+            return None;
+        }
+    };
+    (!text.trim().is_empty()).then_some(text)
+}
+
+fn text_of_blocks(path: &str, blocks: &[Value], violations: &mut Violations) -> String {
+    let mut texts = Vec::new();
+    for (index, block) in blocks.iter().enumerate() {
+        if !block.is_object() {
+            violations.add(format!("{path}[{index}]"), shown(Some(block)), "an object");
+        } else if block.get("type").and_then(Value::as_str) == Some("text") {
+            match block.get("text") {
+                Some(Value::String(text)) => texts.push(text.as_str()),
+                other => {
+                    violations.add(format!("{path}[{index}].text"), shown(other), "a string");
+                }
+            }
+        }
+    }
+    texts.join("\n")
+}
+
+fn is_deeper(value: &Value, limit: usize) -> bool {
+    let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        _ => return false,
+    };
+    limit == 0 || inner.any(|value| is_deeper(value, limit - 1))
+}
+
+fn has_private_key(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_private_key),
+        Value::Object(map) => map
+            .iter()
+            .any(|(key, value)| key.starts_with(SERDE_JSON_PRIVATE) || has_private_key(value)),
+        _ => false,
+    }
+}
