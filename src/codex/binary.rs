@@ -70,7 +70,12 @@ fn native_behind(script: &Path) -> Option<PathBuf> {
     // As Node resolves a dependency: below the package, then in each folder above it.
     package
         .ancestors()
-        .map(|folder| folder.join("node_modules/@openai").join(platform).join(&binary))
+        .map(|folder| {
+            folder
+                .join("node_modules/@openai")
+                .join(platform)
+                .join(&binary)
+        })
         .chain([package.join(&binary)])
         .find(|candidate| is_executable(candidate))
 }
@@ -82,9 +87,8 @@ fn is_npm_script(path: &Path) -> bool {
         .and_then(|mut file| file.read(&mut start))
         .unwrap_or(0);
     let first_line = start[..read].split(|&byte| byte == b'\n').next();
-    first_line.is_some_and(|line| {
-        line.starts_with(b"#!") && line.windows(4).any(|word| word == b"node")
-    })
+    first_line
+        .is_some_and(|line| line.starts_with(b"#!") && line.windows(4).any(|word| word == b"node"))
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -1,12 +1,23 @@
 //! What we assume of the CLI. Its words never leave this room: they come in
 //! as lines and go out as [`crate::event::EventBody`]s.
+//!
+//! ```text
+//! stdout line ─ protocol ─▶ CliEvent ─ translate ─▶ EventBody …, verdict
+//! stderr ────── stderr ──────────────── failure ─▶ reason, retryable
+//! CODEX_HOME ── rollout ─▶ tokens, where stdout doesn't tell them
+//! ```
 
 pub mod binary;
 pub mod failure;
 pub mod lines;
 pub mod protocol;
 pub mod rollout;
+pub mod stderr;
+pub mod tool;
 pub mod translate;
+
+#[cfg(test)]
+mod transcripts;
 
 /// How codex, or the attempt to start it, ended. An exit is data: nothing
 /// here is an error of ours.

@@ -1,1 +1,321 @@
-//! (in the making)
+//! One stdout line of `codex exec --json` → a [`CliEvent`].
+//!
+//! Nothing that a line holds can fail a turn: an unknown kind is a value that
+//! gets counted, a missing or oddly typed field reads as empty, and what isn't
+//! an event at all says so.
+
+use std::{borrow::Cow, collections::HashMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
+use thiserror::Error;
+
+use super::tool::{ToolCall, ToolKind};
+use crate::event::{PlanItem, Usage};
+
+/// What codex tells while it runs a turn.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CliEvent {
+    ThreadStarted {
+        thread_id: String,
+    },
+    TurnStarted,
+    ItemStarted(Item),
+    ItemUpdated(Item),
+    ItemCompleted(Item),
+    /// The total is the thread's, across all of its turns.
+    TurnCompleted {
+        usage: Option<Usage>,
+    },
+    TurnFailed {
+        message: String,
+    },
+    /// Mostly not terminal; nothing in the line tells.
+    Error {
+        message: String,
+    },
+    /// A kind of event or item that this version doesn't know.
+    Unknown {
+        what: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Unique within one process; empty if the CLI left it out.
+    pub id: String,
+    pub kind: ItemKind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ItemKind {
+    AgentMessage { text: String },
+    Reasoning { text: String },
+    Tool(ToolCall),
+    TodoList { items: Vec<PlanItem> },
+    Warning { message: String },
+}
+
+/// Why a line is no event.
+#[derive(Debug, Error)]
+pub enum NotAnEvent {
+    #[error("the line is empty")]
+    Empty,
+    #[error("the line is not a JSON object in UTF-8")]
+    NotAnObject(#[source] serde_json::Error),
+    #[error("the object has no `type` that is a string")]
+    NoType,
+}
+
+/// Reads one line, with or without its newline.
+pub fn parse_line(line: &[u8]) -> Result<CliEvent, NotAnEvent> {
+    let line = line.trim_ascii();
+    if line.is_empty() {
+        return Err(NotAnEvent::Empty);
+    }
+    // Only what is looked at gets decoded: lines of several MB are real.
+    let fields: HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_slice(line).map_err(NotAnEvent::NotAnObject)?;
+    let get = |name: &str| fields.get(name).map_or("null", |raw| raw.get());
+    let kind: String = serde_json::from_str(get("type")).map_err(|_| NotAnEvent::NoType)?;
+
+    let item = || item(get("item"));
+    Ok(match kind.as_str() {
+        "thread.started" => CliEvent::ThreadStarted {
+            thread_id: text(get("thread_id")),
+        },
+        "turn.started" => CliEvent::TurnStarted,
+        "item.started" => item().map_or_else(unknown, CliEvent::ItemStarted),
+        "item.updated" => item().map_or_else(unknown, CliEvent::ItemUpdated),
+        "item.completed" => item().map_or_else(unknown, CliEvent::ItemCompleted),
+        "turn.completed" => CliEvent::TurnCompleted {
+            usage: usage(&object(get("usage"))),
+        },
+        "turn.failed" => CliEvent::TurnFailed {
+            message: field(&object(get("error")), "message"),
+        },
+        "error" => CliEvent::Error {
+            message: text(get("message")),
+        },
+        _ => unknown(format!("event {kind}")),
+    })
+}
+
+fn unknown(what: String) -> CliEvent {
+    CliEvent::Unknown { what }
+}
+
+/// An item, or the name of what isn't known as one.
+fn item(raw: &str) -> Result<Item, String> {
+    let fields = object(raw);
+    let id = match fields.get("id") {
+        Some(Value::Number(id)) => id.to_string(),
+        _ => field(&fields, "id"),
+    };
+    let kind = match field(&fields, "type").as_str() {
+        "agent_message" => ItemKind::AgentMessage {
+            text: field(&fields, "text"),
+        },
+        "reasoning" => ItemKind::Reasoning {
+            text: field(&fields, "text"),
+        },
+        "todo_list" => ItemKind::TodoList {
+            items: todo(&fields),
+        },
+        "error" => ItemKind::Warning {
+            message: field(&fields, "message"),
+        },
+        name => match ToolKind::named(name) {
+            Some(kind) => ItemKind::Tool(ToolCall { kind, fields }),
+            None => return Err(format!("item {name}")),
+        },
+    };
+    Ok(Item { id, kind })
+}
+
+fn todo(fields: &Map<String, Value>) -> Vec<PlanItem> {
+    let items = fields.get("items").and_then(Value::as_array);
+    items
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(|item| PlanItem {
+            text: field(item, "text"),
+            completed: item.get("completed").and_then(Value::as_bool) == Some(true),
+        })
+        .collect()
+}
+
+/// The CLI's token counts, on stdout as in its rollouts. Without whole numbers
+/// for input and output nothing was reported; the other three are newer than
+/// these and read as zero where they are missing.
+pub(super) fn usage(fields: &Map<String, Value>) -> Option<Usage> {
+    let count = |name: &str| fields.get(name).and_then(Value::as_u64);
+    Some(Usage {
+        input_tokens: count("input_tokens")?,
+        cache_read_tokens: count("cached_input_tokens").unwrap_or(0),
+        cache_write_tokens: count("cache_write_input_tokens").unwrap_or(0),
+        output_tokens: count("output_tokens")?,
+        thinking_tokens: count("reasoning_output_tokens").unwrap_or(0),
+    })
+}
+
+fn text(raw: &str) -> String {
+    serde_json::from_str(raw).unwrap_or_default()
+}
+
+fn field(fields: &Map<String, Value>, name: &str) -> String {
+    let value = fields.get(name).and_then(Value::as_str);
+    value.unwrap_or_default().to_owned()
+}
+
+fn object(raw: &str) -> Map<String, Value> {
+    serde_json::from_str(raw).map_or_else(|_| Map::new(), |FirstWins(fields)| fields)
+}
+
+/// An object that keeps the first of fields with the same name: `web_search`
+/// items carry their own `id` and then the model's.
+struct FirstWins(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for FirstWins {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = FirstWins;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FirstWins, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    fields.entry(name).or_insert(value);
+                }
+                Ok(FirstWins(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> CliEvent {
+        parse_line(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn first_of_two_ids_is_the_items() {
+        let event = parse(
+            r#"{"type":"item.started","item":{"id":"item_0","type":"web_search","id":"ws_16","query":"q"}}"#,
+        );
+        let CliEvent::ItemStarted(item) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(item.id, "item_0");
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_value() {
+        for (line, what) in [
+            (r#"{"type":"turn.paused"}"#, "event turn.paused"),
+            (
+                r#"{"type":"item.started","item":{"type":"teleport"}}"#,
+                "item teleport",
+            ),
+            (r#"{"type":"item.completed","item":7}"#, "item "),
+            (r#"{"type":"item.completed"}"#, "item "),
+        ] {
+            assert_eq!(parse(line), unknown(what.into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn odd_fields_read_as_empty() {
+        let error = |message: &str| CliEvent::Error {
+            message: message.into(),
+        };
+        assert_eq!(
+            parse(r#" {"message":"a","type":"error","new":[1]} "#),
+            error("a")
+        );
+        assert_eq!(parse(r#"{"type":"error"}"#), error(""));
+        assert_eq!(parse(r#"{"type":"error","message":{"a":1}}"#), error(""));
+        for line in [
+            r#"{"type":"turn.failed"}"#,
+            r#"{"type":"turn.failed","error":"x"}"#,
+            r#"{"type":"turn.failed","error":{"message":null}}"#,
+        ] {
+            assert_eq!(
+                parse(line),
+                CliEvent::TurnFailed {
+                    message: String::new()
+                }
+            );
+        }
+        let event = parse(
+            r#"{"type":"item.updated","item":{"id":3,"type":"todo_list","items":[1,{},{"text":"a","completed":true}]}}"#,
+        );
+        let CliEvent::ItemUpdated(item) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(item.id, "3");
+        let ItemKind::TodoList { items } = item.kind else {
+            panic!("{item:?}")
+        };
+        assert_eq!(items.len(), 2);
+        assert!(items[1].completed && items[1].text == "a");
+    }
+
+    #[test]
+    fn g7_usage_that_is_not_told_is_absent() {
+        let told = |usage: &str| match parse(&format!(r#"{{"type":"turn.completed"{usage}}}"#)) {
+            CliEvent::TurnCompleted { usage } => usage,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(""), None);
+        assert_eq!(told(r#","usage":null"#), None);
+        assert_eq!(told(r#","usage":{"input_tokens":5}"#), None);
+        assert_eq!(
+            told(r#","usage":{"input_tokens":-5,"output_tokens":1}"#),
+            None
+        );
+        assert_eq!(
+            told(
+                r#","usage":{"input_tokens":9,"cached_input_tokens":4,"cache_write_input_tokens":3,"output_tokens":2,"reasoning_output_tokens":1}"#
+            ),
+            Some(Usage {
+                input_tokens: 9,
+                cache_read_tokens: 4,
+                cache_write_tokens: 3,
+                output_tokens: 2,
+                thinking_tokens: 1,
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_says_why() {
+        use NotAnEvent::*;
+        assert!(matches!(parse_line(b" \r\n"), Err(Empty)));
+        for line in [
+            &b"Reading additional input"[..],
+            b"[1]",
+            b"{\"type\":\"error\"",
+            b"{\"type\":\"err\xff\"}",
+        ] {
+            assert!(matches!(parse_line(line), Err(NotAnObject(_))), "{line:?}");
+        }
+        for line in [&b"{}"[..], b"{\"type\":7}"] {
+            assert!(matches!(parse_line(line), Err(NoType)), "{line:?}");
+        }
+    }
+}

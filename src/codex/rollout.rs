@@ -1,1 +1,291 @@
-//! (in the making)
+//! The thread's own record under CODEX_HOME, and the tokens that it tells.
+//!
+//! stdout tells a thread's running total, and only when a turn ends well. The
+//! record (`sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`) knows more, as
+//! experiments with 0.169.0 showed:
+//!
+//! - A `token_usage_record` line is written for every answer of the model, at
+//!   once. It survives a SIGKILL in the middle of a turn.
+//! - A `token_count` line holds the running total from which the next turn
+//!   counts on. After a SIGKILL the killed turn's answers are not in it, and
+//!   never will be; after SIGINT they are.
+//! - Agents that the turn's agent starts have threads, records and totals of
+//!   their own; neither stdout nor this record counts them.
+//! - A torn tail gets its newline before codex appends to it.
+
+mod lines;
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufReader, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::protocol;
+use crate::event::Usage;
+
+/// How much of the file is in memory at once, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// The lines looked for have less than 1 KB; one longer than this, a command's
+/// output for example, is none of them.
+const MAX_LINE: usize = 64 * 1024;
+
+/// The most folder entries that a search looks at when the thread's id doesn't
+/// tell its day.
+const MAX_ENTRIES: usize = 100_000;
+
+/// The record of one thread. It is opened anew for every look: codex appends
+/// to it, and may put another file in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    path: PathBuf,
+    thread_id: String,
+}
+
+impl Rollout {
+    /// The thread's record, if codex has one as a plain file. There is none
+    /// for an id that is no UUID, before the thread's first answer, and for an
+    /// archived or compressed thread; so none is no proof that a thread which
+    /// ran before has spent nothing.
+    ///
+    /// # Errors
+    /// A folder that is there but can't be read.
+    pub fn find(codex_home: &Path, thread_id: &str) -> io::Result<Option<Self>> {
+        let Ok(id) = Uuid::try_parse(thread_id) else {
+            return Ok(None);
+        };
+        let thread_id = id.hyphenated().to_string();
+        let suffix = format!("-{thread_id}.jsonl");
+        let sessions = codex_home.join("sessions");
+        for day in days(id) {
+            if let Some(path) = search_day(&sessions, day, &suffix)? {
+                return Ok(Some(Self { path, thread_id }));
+            }
+        }
+        let mut left = MAX_ENTRIES;
+        let path = search_below(&sessions, 3, &suffix, &mut left)?;
+        Ok(path.map(|path| Self { path, thread_id }))
+    }
+
+    /// Its size now, in bytes: what comes later starts here.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(self.open()?.metadata()?.len())
+    }
+
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The running total from which codex counts on: a turn's usage is the
+    /// total that it reports minus this, read before the turn. `None` where
+    /// the record has no total yet; codex then counts from zero, even if the
+    /// thread has spent tokens (in turns that were killed).
+    ///
+    /// # Errors
+    /// The file can't be read, or (`InvalidData`) its last total is in a form
+    /// that this version doesn't know: an older one would be a wrong base.
+    pub fn last_total(&self) -> io::Result<Option<Usage>> {
+        let file = self.open()?;
+        let end = file.metadata()?.len();
+        lines::backwards(file, end, CHUNK, MAX_LINE, token_count)?.transpose()
+    }
+
+    /// What the model's answers since byte `offset` have cost, or `None`
+    /// where the record tells of no answer since then.
+    ///
+    /// # Errors
+    /// The file can't be read, or (`InvalidData`) one of the answers is told
+    /// in a form that this version doesn't know: a sum without it is wrong.
+    pub fn spent_since(&self, offset: u64) -> io::Result<Option<Usage>> {
+        let mut file = self.open()?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut spent = None;
+        let mut unreadable = false;
+        let mut counted = HashSet::new();
+        let reader = BufReader::with_capacity(CHUNK, file);
+        lines::forwards(reader, MAX_LINE, |line| {
+            let Some(answer) = Answer::read(line, &self.thread_id) else {
+                return;
+            };
+            if answer.key.is_none_or(|key| counted.insert(key)) {
+                match answer.usage {
+                    Some(usage) => spent = Some(usage.plus(spent.unwrap_or_default())),
+                    None => unreadable = true,
+                }
+            }
+        })?;
+        if unreadable {
+            return Err(unknown_form(ANSWER));
+        }
+        Ok(spent)
+    }
+
+    fn open(&self) -> io::Result<File> {
+        // Not blocking, should somebody have put a pipe there.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            let message = format!("{} is not a regular file", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(file)
+    }
+}
+
+/// The days under which codex may have put the thread. A UUIDv7 tells when it
+/// was made; the folders are named in whatever codex's local time was.
+fn days(id: Uuid) -> Vec<Date> {
+    let made = id
+        .get_timestamp()
+        .filter(|_| id.get_version_num() == 7)
+        .and_then(|time| i64::try_from(time.to_unix().0).ok())
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let Some(made) = made else {
+        return Vec::new();
+    };
+    let day = made.to_zoned(TimeZone::UTC).date();
+    [Ok(day), day.yesterday(), day.tomorrow()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// `sessions` may be a link, made by whoever runs the host; nothing below it
+/// is followed if it is one.
+fn search_day(sessions: &Path, day: Date, suffix: &str) -> io::Result<Option<PathBuf>> {
+    let mut folder = sessions.to_owned();
+    for part in ["%Y", "%m", "%d"] {
+        folder.push(day.strftime(part).to_string());
+        match fs::symlink_metadata(&folder) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Ok(None),
+            Err(why) if is_gone(&why) => return Ok(None),
+            Err(why) => return Err(why),
+        }
+    }
+    search_below(&folder, 0, suffix, &mut { usize::MAX })
+}
+
+/// Looks `depth` folders further down, the newest first, at no more than
+/// `left` entries altogether.
+fn search_below(
+    folder: &Path,
+    depth: u8,
+    suffix: &str,
+    left: &mut usize,
+) -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(why) if is_gone(&why) => return Ok(None),
+        entries => entries?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        *left = match left.checked_sub(1) {
+            Some(left) => left,
+            None => return Ok(None),
+        };
+        let kind = entry.file_type()?;
+        if depth > 0 && kind.is_dir() {
+            folders.push(entry.path());
+        } else if depth == 0 && kind.is_file() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("rollout-") && name.ends_with(suffix) {
+                return Ok(Some(entry.path()));
+            }
+        }
+    }
+    folders.sort();
+    for folder in folders.iter().rev() {
+        if let Some(found) = search_below(folder, depth - 1, suffix, left)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Not there, or gone between two looks.
+fn is_gone(why: &io::Error) -> bool {
+    matches!(
+        why.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+const ANSWER: &str = "token_usage_record";
+const TOTAL: &str = "token_count";
+
+/// One answer of the model.
+struct Answer {
+    /// What a line written twice has in common, and no other line. The id
+    /// alone won't do: not every provider gives each answer one of its own.
+    key: Option<String>,
+    usage: Option<Usage>,
+}
+
+impl Answer {
+    fn read(line: &[u8], thread_id: &str) -> Option<Self> {
+        let (kind, payload) = record(line, ANSWER)?;
+        if kind != ANSWER {
+            return None;
+        }
+        let text = |name: &str| payload.get(name).and_then(Value::as_str);
+        // A forked thread's record begins with a copy of the other's.
+        if text("thread_id").is_some_and(|of| of != thread_id) {
+            return None;
+        }
+        let key = text("response_id").map(|response| {
+            let turn = text("turn_id").unwrap_or_default();
+            let so_far = payload.get("turn_token_usage").unwrap_or(&Value::Null);
+            format!("{turn} {response} {so_far}")
+        });
+        let usage = payload.get("usage").and_then(Value::as_object);
+        Some(Self {
+            key,
+            usage: usage.and_then(protocol::usage),
+        })
+    }
+}
+
+/// The running total in a line that tells it. Some such lines only tell rate
+/// limits.
+fn token_count(line: &[u8]) -> Option<io::Result<Usage>> {
+    let (kind, payload) = record(line, TOTAL)?;
+    if kind != "event_msg" || payload.get("type").and_then(Value::as_str) != Some(TOTAL) {
+        return None;
+    }
+    let info = payload.get("info").filter(|info| !info.is_null())?;
+    let total = info.get("total_token_usage").and_then(Value::as_object);
+    let total = total.and_then(protocol::usage);
+    Some(total.ok_or_else(|| unknown_form(TOTAL)))
+}
+
+/// A line's type and payload, if it is whole and `word` stands in it.
+fn record(line: &[u8], word: &str) -> Option<(String, Map<String, Value>)> {
+    // Most lines are long and of no interest; this spares them the parser.
+    if !line.windows(word.len()).any(|part| part == word.as_bytes()) {
+        return None;
+    }
+    let mut line: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    match (line.remove("type")?, line.remove("payload")?) {
+        (Value::String(kind), Value::Object(payload)) => Some((kind, payload)),
+        _ => None,
+    }
+}
+
+fn unknown_form(what: &str) -> io::Error {
+    let message =
+        format!("a `{what}` line of the rollout has no token counts where they should be");
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+#[cfg(test)]
+mod tests;

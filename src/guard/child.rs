@@ -189,9 +189,9 @@ fn receive_start(worker: &mut UnixStream) -> io::Result<(Start, [OwnedFd; FDS])>
         })
         .flatten()
         .collect();
-    let fds: [OwnedFd; FDS] = fds
-        .try_into()
-        .map_err(|fds: Vec<_>| io::Error::other(format!("expected {FDS} descriptors, got {}", fds.len())))?;
+    let fds: [OwnedFd; FDS] = fds.try_into().map_err(|fds: Vec<_>| {
+        io::Error::other(format!("expected {FDS} descriptors, got {}", fds.len()))
+    })?;
     worker.read_exact(&mut length[received.bytes..])?;
     let length = u32::from_be_bytes(length);
     if length > MAX_START_BYTES {

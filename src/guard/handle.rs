@@ -170,7 +170,12 @@ async fn read_reports(
     (exit, gone)
 }
 
-async fn close(mut child: Child, pid: Option<i32>, exit: Option<Exit>, gone: Option<u64>) -> Closed {
+async fn close(
+    mut child: Child,
+    pid: Option<i32>,
+    exit: Option<Exit>,
+    gone: Option<u64>,
+) -> Closed {
     let status = child.wait().await;
     if let Some(pid) = pid {
         let mut guards = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +184,12 @@ async fn close(mut child: Child, pid: Option<i32>, exit: Option<Exit>, gone: Opt
     let Some(leftovers) = gone else {
         tracing::error!(?status, "a guard died before its turn; ending what it left");
         let killed = tokio::task::spawn_blocking(|| {
-            tree::kill_orphans(|| GUARDS.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            tree::kill_orphans(|| {
+                GUARDS
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            })
         })
         .await
         .unwrap_or(0);

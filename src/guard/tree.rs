@@ -112,9 +112,7 @@ pub fn kill_all_below_me(codex: Option<Pid>) -> u64 {
             leftovers.extend(
                 found
                     .iter()
-                    .filter(|(pid, stat)| {
-                        !stat.zombie && Some(**pid) != codex.map(Pid::as_raw_pid)
-                    })
+                    .filter(|(pid, stat)| !stat.zombie && Some(**pid) != codex.map(Pid::as_raw_pid))
                     .map(|(&pid, stat)| (pid, stat.started)),
             );
         }

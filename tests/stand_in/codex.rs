@@ -1,1 +1,267 @@
-fn main() {}
+#![allow(
+    clippy::unwrap_used,
+    reason = "a stand-in that fails should fail loudly"
+)]
+//! A stand-in for `codex exec --json` that does what its prompt says, one
+//! step a line, and records when it ran. It is as fast as a process can be,
+//! and it can misbehave in every way that the real one was seen to.
+//!
+//! What it records goes to `$STAND_IN_DIR/log`, one line an event, appended
+//! in one write, so that the file's order is the order of events:
+//! `start <workspace> <pid> <first word of the prompt's first line>`, then `end …`.
+//! Threads with their token totals live in `$STAND_IN_DIR/threads`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio, exit};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// What each model answer "costs"; a turn has one answer, and one more for each `say`.
+const ANSWER: [u64; 5] = [100, 40, 0, 20, 5];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--version") {
+        println!("codex-cli 0.169.0");
+        return;
+    }
+    let dir = PathBuf::from(std::env::var_os("STAND_IN_DIR").unwrap_or_else(|| {
+        eprintln!("STAND_IN_DIR is not set");
+        exit(2)
+    }));
+    let mut prompt = Vec::new();
+    std::io::stdin().read_to_end(&mut prompt).unwrap();
+    let prompt = String::from_utf8(prompt).unwrap();
+    let resume = args
+        .iter()
+        .position(|arg| arg == "resume")
+        .map(|at| args[at + 1].clone());
+
+    let mut stand_in = StandIn::start(dir, resume, &prompt, &args);
+    for line in prompt.lines() {
+        let (step, argument) = line.split_once(' ').unwrap_or((line, ""));
+        stand_in.step(step, argument);
+    }
+    stand_in.complete();
+}
+
+struct StandIn {
+    dir: PathBuf,
+    thread: String,
+    tag: String,
+    items: u32,
+    answers: u64,
+}
+
+impl StandIn {
+    fn start(dir: PathBuf, resume: Option<String>, prompt: &str, args: &[String]) -> Self {
+        fs::create_dir_all(dir.join("threads")).unwrap();
+        if let Some(id) = &resume
+            && !dir.join("threads").join(id).exists()
+        {
+            eprintln!(
+                "Error: thread/resume: thread/resume failed: no rollout found for thread id {id} (code -32600)"
+            );
+            exit(1);
+        }
+        let first = prompt.split_whitespace().next().unwrap_or("-").to_owned();
+        let stand_in = Self {
+            thread: resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            dir,
+            tag: first,
+            items: 0,
+            answers: 1,
+        };
+        stand_in.record("start");
+        fs::write(stand_in.dir.join("argv"), args.join(" ")).unwrap();
+        stand_in.emit(&json!({"type": "thread.started", "thread_id": stand_in.thread}));
+        let threads = stand_in.dir.join("threads").join(&stand_in.thread);
+        if !threads.exists() {
+            fs::write(&threads, "[0,0,0,0,0]").unwrap();
+        }
+        stand_in.emit(&json!({"type": "turn.started"}));
+        stand_in
+    }
+
+    fn step(&mut self, step: &str, argument: &str) {
+        match step {
+            "say" => {
+                self.answers += 1;
+                self.item("agent_message", json!({"text": argument}));
+            }
+            "think" => self.item("reasoning", json!({"text": argument})),
+            "run" => self.run(argument),
+            "sleep" => std::thread::sleep(Duration::from_millis(argument.parse().unwrap())),
+            "touch" => drop(File::create(self.dir.join(argument)).unwrap()),
+            "wait" => {
+                while !self.dir.join(argument).exists() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            "hang" => loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            },
+            "flood" => {
+                for n in 0..argument.parse().unwrap() {
+                    self.item("agent_message", json!({"text": format!("message {n}")}));
+                }
+            }
+            "long" => {
+                let text = "x".repeat(argument.parse().unwrap());
+                self.item("agent_message", json!({"text": text}));
+            }
+            "garbage" => write_all(b"\xff\xfe not json\n"),
+            "reconnect" => self.emit(
+                &json!({"type": "error", "message": "Reconnecting... 1/5 (stream disconnected)"}),
+            ),
+            "stderr" => eprintln!("{argument}"),
+            "env" => {
+                let text: Vec<String> = std::env::vars()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
+                self.item("agent_message", json!({"text": text.join("\n")}));
+            }
+            "cat" => {
+                let text = fs::read_to_string(argument).unwrap_or_else(|error| error.to_string());
+                self.item("agent_message", json!({"text": text}));
+            }
+            "ignore-signals" => {
+                for signal in [2, 15, 1] {
+                    // Caught and forgotten: as good as ignored, without unsafe code.
+                    signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).unwrap();
+                }
+            }
+            "daemon" => self.daemon(argument),
+            "fail" => {
+                self.emit(&json!({"type": "error", "message": argument}));
+                self.emit(&json!({"type": "turn.failed", "error": {"message": argument}}));
+                self.record("end");
+                exit(1);
+            }
+            "exit" => {
+                self.record("end");
+                exit(argument.parse().unwrap());
+            }
+            "die" => {
+                self.record("end");
+                rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::KILL,
+                )
+                .unwrap();
+            }
+            // A tag, or a comment.
+            _ => {}
+        }
+    }
+
+    /// A command in a session of its own, as codex runs them.
+    fn run(&mut self, command: &str) {
+        let id = format!("item_{}", self.items);
+        self.items += 1;
+        let item = |output: &str, code: Value, status: &str| {
+            json!({"id": id, "type": "command_execution", "command": command,
+                   "aggregated_output": output, "exit_code": code, "status": status})
+        };
+        self.emit(&json!({"type": "item.started", "item": item("", Value::Null, "in_progress")}));
+        let output = in_own_session(Command::new("sh").args(["-c", command]))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let code = output.status.code().unwrap_or(-1);
+        let status = if code == 0 { "completed" } else { "failed" };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        self.emit(&json!({"type": "item.completed", "item": item(&text, json!(code), status)}));
+    }
+
+    /// Forks twice into a session of its own, holds stdout and stderr, and
+    /// leaves its pid in `$STAND_IN_DIR/<name>`.
+    fn daemon(&self, name: &str) {
+        let file = self.dir.join(name);
+        let script = format!(
+            "(nohup setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > {0}.new && mv {0}.new {0}; exec sleep 100000' &)",
+            file.display()
+        );
+        in_own_session(Command::new("sh").args(["-c", &script]))
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
+        while !file.exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn item(&mut self, kind: &str, fields: Value) {
+        let mut item = json!({"id": format!("item_{}", self.items), "type": kind});
+        item.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        self.items += 1;
+        self.emit(&json!({"type": "item.completed", "item": item}));
+    }
+
+    fn complete(&self) {
+        let file = self.dir.join("threads").join(&self.thread);
+        let mut total: [u64; 5] = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        for (sum, each) in total.iter_mut().zip(ANSWER) {
+            *sum += each * self.answers;
+        }
+        fs::write(&file, json!(total).to_string()).unwrap();
+        self.record("end");
+        self.emit(&json!({"type": "turn.completed", "usage": {
+            "input_tokens": total[0], "cached_input_tokens": total[1], "cache_write_input_tokens": total[2],
+            "output_tokens": total[3], "reasoning_output_tokens": total[4]}}));
+    }
+
+    fn record(&self, what: &str) {
+        let here = std::env::current_dir().unwrap();
+        append(
+            &self.dir.join("log"),
+            &format!(
+                "{what} {} {} {}\n",
+                here.display(),
+                std::process::id(),
+                self.tag
+            ),
+        );
+    }
+
+    fn emit(&self, event: &Value) {
+        write_all(format!("{event}\n").as_bytes());
+    }
+}
+
+fn in_own_session(command: &mut Command) -> &mut Command {
+    #[expect(
+        unsafe_code,
+        reason = "std has no setsid; one system call, no memory touched"
+    )]
+    // SAFETY: setsid is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(Into::into))
+    }
+}
+
+fn append(path: &Path, line: &str) {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
+    file.write_all(line.as_bytes()).unwrap();
+}
+
+fn write_all(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    // The real one panics when its stdout is closed.
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .unwrap_or_else(|_| exit(101));
+}

@@ -1,0 +1,51 @@
+//! What becomes of an offer: one table, for every outcome of a turn.
+
+use crate::turn::Outcome;
+
+/// What the worker does with the delivery that carried the offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// The turn has ended: once its events are confirmed, tell the sequencer,
+    /// which offers the workspace's next turn, and ack.
+    Done,
+    /// Ack and forget: the sequencer offers the turn again when nobody is
+    /// heard running it, and so not at once.
+    Drop,
+    /// Back to the work queue, for another worker to take now.
+    GiveBack,
+}
+
+impl Settlement {
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Ended(_) | Outcome::AlreadyEnded(_) => Self::Done,
+            Outcome::Busy => Self::Drop,
+            // Given back, it would come again at once, for as long as the disk is full.
+            Outcome::NotStarted(_) => Self::Drop,
+            Outcome::Returned => Self::GiveBack,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::{Ended, NotStarted};
+
+    #[test]
+    fn g4_only_a_turn_that_has_ended_is_reported_done() {
+        let ended = Outcome::AlreadyEnded(Ended {
+            events: Vec::new(),
+            other_body: false,
+        });
+        let disk_full = Outcome::NotStarted(NotStarted::Home(std::io::Error::other("disk full")));
+        for (outcome, settlement) in [
+            (ended, Settlement::Done),
+            (Outcome::Busy, Settlement::Drop),
+            (disk_full, Settlement::Drop),
+            (Outcome::Returned, Settlement::GiveBack),
+        ] {
+            assert_eq!(Settlement::of(&outcome), settlement, "{outcome:?}");
+        }
+    }
+}

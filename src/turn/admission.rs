@@ -1,0 +1,201 @@
+//! May this turn run, here, now, and as which attempt? (G3, G4, G5)
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep};
+
+use super::attempt::Attempt;
+use super::ending::{Ending, failure, simple_ending};
+use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
+use crate::codex::engine::Engine;
+use crate::event::{ErrorCode, SealedEvent, StopReason};
+use crate::guard::{TAG_VARIABLE, tree};
+use crate::request::TurnRequest;
+use crate::workspace::{
+    Claim, ClaimOutcome, Claims, LockedJournal, StateError, TurnHistory, Verdict, Workspace,
+    WorkspaceError, WorkspaceLock,
+};
+
+/// A dying guard needs a moment to let go of the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What the records say of a turn.
+enum Found {
+    /// Never seen.
+    New,
+    /// Attempts of it have been started.
+    Started(TurnHistory),
+    Ended(Ended),
+}
+
+impl<E: Engine> Runner<E> {
+    /// Runs the turn, or tells why not. `patient`: whether to wait a little
+    /// for the workspace's lock. When this returns, the lock is free again
+    /// and nothing of the turn lives.
+    ///
+    /// Needs a runtime of several threads.
+    pub async fn take<S: EventSink>(
+        &self,
+        request: &TurnRequest,
+        patient: bool,
+        sink: &S,
+        stop: &StopHandle,
+    ) -> Outcome {
+        let outcome = match self.admit(request, patient, sink, stop).await {
+            Err(NotStarted::Workspace(WorkspaceError::Rejected(rejected))) => {
+                block_in_place(|| self.reject(request, rejected.to_string()))
+            }
+            outcome => outcome,
+        };
+        outcome.unwrap_or_else(Outcome::NotStarted)
+    }
+
+    async fn admit<S: EventSink>(
+        &self,
+        request: &TurnRequest,
+        patient: bool,
+        sink: &S,
+        stop: &StopHandle,
+    ) -> Result<Outcome, NotStarted> {
+        let workspace = block_in_place(|| self.root.workspace(request.workspace.as_str()))?;
+        if let Found::Ended(ended) = block_in_place(|| look_up(&workspace, request))? {
+            return Ok(Outcome::AlreadyEnded(ended));
+        }
+        let Some(lock) = lock(&workspace, patient).await? else {
+            return Ok(Outcome::Busy);
+        };
+        let mut journal = block_in_place(|| LockedJournal::open(&workspace, &lock))?;
+        // Again: it may have ended while we waited for the lock.
+        let history = match block_in_place(|| look_up(&workspace, request))? {
+            Found::Ended(ended) => return Ok(Outcome::AlreadyEnded(ended)),
+            Found::Started(history) => Some(history),
+            Found::New => None,
+        };
+        if stop.wanted() == Some(Stop::Shutdown) {
+            return Ok(Outcome::Returned);
+        }
+        block_in_place(|| end_stragglers(&journal, &workspace));
+
+        let cancelled = stop.wanted() == Some(Stop::Cancel)
+            || block_in_place(|| workspace.claims().is_cancelled(request.turn_id.as_str()))?;
+        if history.is_none() {
+            let verdict = if cancelled {
+                let ending = simple_ending(request, StopReason::Cancelled, None);
+                Verdict::Cancelled { ending }
+            } else {
+                Verdict::Run
+            };
+            if let Some(outcome) =
+                block_in_place(|| self.claim(workspace.claims(), request, verdict))?
+            {
+                return Ok(outcome);
+            }
+        }
+        let history = history.unwrap_or_default();
+        let attempt = Attempt::new(self, request, &workspace, &lock, &history);
+        let max_attempts = request
+            .max_attempts
+            .map_or(self.max_attempts, |wanted| wanted.min(self.max_attempts));
+        let charged = history.charged();
+        if cancelled {
+            let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before());
+            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+        } else if charged >= max_attempts {
+            let message = format!(
+                "{charged} of at most {max_attempts} attempts were cut off by the death of their worker"
+            );
+            let error = failure(ErrorCode::AttemptsExhausted, message, false);
+            let ending = Ending::not_run(StopReason::Error, Some(error), attempt.spent_before());
+            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+        } else {
+            attempt.run(&mut journal, sink, stop).await
+        }
+    }
+
+    /// For good: a workspace that can't be used. It has no folder of its own
+    /// to record that in, so the root keeps it.
+    fn reject(&self, request: &TurnRequest, message: String) -> Result<Outcome, NotStarted> {
+        let code = ErrorCode::WorkspaceRejected;
+        let error = failure(code, message, false);
+        let ending = simple_ending(request, StopReason::Error, Some(error));
+        let verdict = Verdict::Rejected { code, ending };
+        let outcome = self.claim(self.root.rejected(), request, verdict)?;
+        Ok(outcome.unwrap_or(Outcome::Busy))
+    }
+
+    /// Decides the turn's fate. Nothing is left to do where it ends the turn,
+    /// or where somebody ended it a moment ago.
+    fn claim(
+        &self,
+        claims: &Claims,
+        request: &TurnRequest,
+        verdict: Verdict,
+    ) -> Result<Option<Outcome>, StateError> {
+        let claim = Claim {
+            verdict,
+            fingerprint: request.fingerprint(),
+            made_at: Timestamp::now(),
+            by: self.worker.clone(),
+        };
+        let decided = match claims.claim(request.turn_id.as_str(), &claim)? {
+            ClaimOutcome::Won => claim,
+            ClaimOutcome::Lost(other) => other,
+        };
+        Ok(decided.verdict.ending().map(|events| {
+            Outcome::AlreadyEnded(ended(events, decided.fingerprint, request))
+        }))
+    }
+}
+
+/// Reads only the claim where the turn is new, which is nearly always.
+fn look_up(workspace: &Workspace, request: &TurnRequest) -> Result<Found, StateError> {
+    let turn_id = request.turn_id.as_str();
+    let Some(claim) = workspace.claims().find(turn_id)? else {
+        return Ok(Found::New);
+    };
+    if let Some(events) = claim.verdict.ending() {
+        return Ok(Found::Ended(ended(events, claim.fingerprint, request)));
+    }
+    let history = workspace.history(turn_id)?;
+    Ok(match history.finished {
+        Some(finished) => Found::Ended(ended(&finished.unconfirmed, claim.fingerprint, request)),
+        None => Found::Started(history),
+    })
+}
+
+fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> Ended {
+    Ended {
+        events: events.to_vec(),
+        other_body: fingerprint != request.fingerprint(),
+    }
+}
+
+async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<WorkspaceLock>, StateError> {
+    let wait = if patient { LOCK_WAIT } else { Duration::ZERO };
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(lock) = block_in_place(|| workspace.try_lock())? {
+            return Ok(Some(lock));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        sleep(LOCK_POLL).await;
+    }
+}
+
+/// What a guard and a worker that were killed together have left must be gone
+/// before anything runs here. An attempt that has ended left nothing, so
+/// mostly there is nothing to look for.
+fn end_stragglers(journal: &LockedJournal<'_>, workspace: &Workspace) {
+    if journal.has_open_attempt() {
+        let dir = workspace.dir().to_string_lossy();
+        let killed = tree::kill_tagged(TAG_VARIABLE, &dir);
+        if killed > 0 {
+            tracing::warn!(killed, "ended what an earlier attempt had left");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! How a turn's beginning and end are told.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::stop::Stop;
+use super::usage::Spent;
+use crate::codex::translate::{Finished, Verdict};
+use crate::event::{
+    ErrorCode, EventBody, NoticeCode, Reason, SealedEvent, Sealer, StopReason, TurnError,
+};
+use crate::request::TurnRequest;
+
+pub(super) fn message_start(request: &TurnRequest) -> EventBody {
+    EventBody::MessageStart {
+        workspace: request.workspace.as_str().to_owned(),
+        metadata: request.metadata.clone(),
+    }
+}
+
+/// All that is known when a turn has ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Still to be told before the end.
+    pub trailing: Vec<EventBody>,
+    pub stop_reason: StopReason,
+    pub error: Option<TurnError>,
+    pub text: Option<String>,
+    pub thread_id: Option<String>,
+    pub spent: Spent,
+    pub leftovers: u64,
+    pub ran: bool,
+}
+
+impl Ending {
+    /// Of a turn that codex was not started for.
+    pub fn not_run(stop_reason: StopReason, error: Option<TurnError>, spent: Spent) -> Self {
+        Self {
+            trailing: Vec::new(),
+            stop_reason,
+            error,
+            text: None,
+            thread_id: None,
+            spent,
+            leftovers: 0,
+            ran: false,
+        }
+    }
+
+    /// Of a turn that codex is done with, or was stopped at.
+    pub fn ran(finished: Finished, stop: Option<Stop>, spent: Spent, leftovers: u64) -> Self {
+        let mut trailing = finished.events;
+        if spent.base_unknown {
+            trailing.push(EventBody::Notice {
+                code: NoticeCode::UsageUnknown,
+                message: "the conversation's token total before this turn is unknown, \
+                          so this turn's tokens are not counted"
+                    .to_owned(),
+            });
+        }
+        let (stop_reason, error) = match stop {
+            None => match finished.verdict {
+                Verdict::EndTurn => (StopReason::EndTurn, None),
+                Verdict::Failed(error) => (StopReason::Error, Some(error)),
+            },
+            // A shutdown's turn is given back and never comes here; as a cancel it is at least true.
+            Some(Stop::Cancel | Stop::Shutdown) => (StopReason::Cancelled, None),
+            Some(Stop::Timeout) => (StopReason::Timeout, Some(timed_out(ErrorCode::TurnTimeout))),
+            Some(Stop::Idle) => (StopReason::Timeout, Some(timed_out(ErrorCode::IdleTimeout))),
+        };
+        Self {
+            trailing,
+            stop_reason,
+            error,
+            text: finished.last_text,
+            thread_id: finished.thread_id,
+            spent,
+            leftovers,
+            ran: true,
+        }
+    }
+
+    /// The last events, in their order.
+    pub fn bodies(&self, request: &TurnRequest, duration: Duration) -> Vec<EventBody> {
+        let error = self.error.clone().map(|error| EventBody::Error { error });
+        let end = EventBody::MessageEnd {
+            stop_reason: self.stop_reason,
+            text: self.text.clone(),
+            thread_id: self.thread_id.clone(),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            metadata: request.metadata.clone(),
+            usage: self.spent.usage,
+        };
+        self.trailing
+            .iter()
+            .cloned()
+            .chain(error)
+            .chain([end])
+            .collect()
+    }
+}
+
+fn timed_out(code: ErrorCode) -> TurnError {
+    let message = match code {
+        ErrorCode::IdleTimeout => "codex said nothing for longer than the idle limit",
+        _ => "the turn ran longer than its limit",
+    };
+    failure(code, message.to_owned(), true)
+}
+
+pub(super) fn failure(code: ErrorCode, message: String, retryable: bool) -> TurnError {
+    TurnError {
+        code,
+        message,
+        reason: Reason::Unknown,
+        retryable,
+    }
+}
+
+/// All events of a turn that never ran: their attempt is 0.
+pub fn simple_ending(
+    request: &TurnRequest,
+    stop_reason: StopReason,
+    error: Option<TurnError>,
+) -> Vec<SealedEvent> {
+    let mut sealer = Sealer::new(request.turn_id.as_str(), 0);
+    let ending = Ending::not_run(stop_reason, error, Spent::default());
+    let bodies = ending.bodies(request, Duration::ZERO);
+    [message_start(request)]
+        .into_iter()
+        .chain(bodies)
+        .map(|body| sealer.seal(body, Timestamp::now()))
+        .collect()
+}

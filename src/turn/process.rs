@@ -1,0 +1,148 @@
+//! One process of codex from its start to the last sign of it.
+//!
+//! ```text
+//! listening ──▶ leaving (codex is done, or has nothing more to say) ──▶ gone
+//!     └───────▶ stopping (interrupt, grace, kill) ────────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::emit::Emitter;
+use super::sink::EventSink;
+use super::stop::{Clocks, Stop};
+use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
+use crate::codex::translate::Translator;
+use crate::event::{EventBody, NoticeCode};
+use crate::guard::SpawnError;
+
+/// From the interrupt to the kill. codex stops its command and ends within
+/// a tenth of a second; the rest is for a busy machine.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long codex may live on after it said how the turn ended, before what
+/// hangs is killed. The turn's end is known, so nothing is lost by it.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long the last lines may take to come once everything is being killed.
+const DRAIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Ran {
+    pub translator: Translator,
+    pub end: End,
+    /// Why it was stopped, unless codex had already said how the turn ended.
+    pub stop: Option<Stop>,
+}
+
+/// Runs codex once. `on_thread` is told the thread's id as soon as codex
+/// tells it, before anything that follows is published.
+pub(super) async fn run<E: Engine, S: EventSink>(
+    engine: &E,
+    input: TurnInput<'_>,
+    out: &mut Emitter<'_, S>,
+    clocks: &mut Clocks,
+    on_thread: impl FnMut(&str) + Send,
+) -> Result<Ran, SpawnError> {
+    let run = engine.start(input)?;
+    let mut process = Process {
+        run,
+        translator: Translator::new(),
+        on_thread,
+    };
+    clocks.heard();
+    let stop = match process.listen(out, clocks).await {
+        Ok(()) => process.leave(clocks).await,
+        Err(stop) => Err(stop),
+    };
+    let (end, stop) = match stop {
+        Ok(end) => (end, None),
+        Err(stop) => (process.stop(out).await, Some(stop)),
+    };
+    Ok(Ran {
+        stop: stop.filter(|_| !process.translator.is_over()),
+        translator: process.translator,
+        end,
+    })
+}
+
+struct Process<R, F> {
+    run: R,
+    translator: Translator,
+    on_thread: F,
+}
+
+impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
+    /// Until codex has said how the turn ended, or says nothing more.
+    async fn listen<S: EventSink>(
+        &mut self,
+        out: &mut Emitter<'_, S>,
+        clocks: &mut Clocks,
+    ) -> Result<(), Stop> {
+        while !self.translator.is_over() {
+            let output = tokio::select! {
+                biased;
+                stop = clocks.stop() => return Err(stop),
+                output = self.run.next() => output,
+            };
+            let Some(output) = output else { return Ok(()) };
+            for body in self.translate(output) {
+                out.emit(body, clocks).await?;
+            }
+            clocks.heard();
+        }
+        Ok(())
+    }
+
+    /// codex is about to end by itself; anything that it still says is after
+    /// the turn's end.
+    async fn leave(&mut self, clocks: &mut Clocks) -> Result<End, Stop> {
+        let over = self.translator.is_over();
+        let linger = sleep_until(Instant::now() + LINGER);
+        let run = &mut self.run;
+        let leaving = async {
+            // Read on, or a full pipe would keep codex from ending.
+            while run.next().await.is_some() {}
+            run.end().await
+        };
+        tokio::select! {
+            biased;
+            end = leaving => Ok(end),
+            () = linger, if over => {
+                tracing::warn!("codex lives on though the turn has ended; killing it");
+                Err(Stop::Idle)
+            }
+            stop = clocks.stop() => Err(stop),
+        }
+    }
+
+    /// Interrupt, grace, kill. What codex says meanwhile still counts, and
+    /// still waits for room on its way out, but only so long.
+    async fn stop<S: EventSink>(&mut self, out: &mut Emitter<'_, S>) -> End {
+        self.run.interrupt().await;
+        let _ = self.listen(out, &mut Clocks::at_most(GRACE)).await;
+        // What has ended by itself takes no notice of it.
+        self.run.kill().await;
+        let _ = self.listen(out, &mut Clocks::at_most(DRAIN)).await;
+        self.run.end().await
+    }
+
+    fn translate(&mut self, output: Output) -> Vec<EventBody> {
+        match output {
+            Output::Event(event) => {
+                let known = self.translator.thread_id().is_some();
+                let bodies = self.translator.translate(event);
+                if let (false, Some(thread)) = (known, self.translator.thread_id()) {
+                    (self.on_thread)(thread);
+                }
+                bodies
+            }
+            Output::LineTooLong { bytes } => vec![EventBody::Notice {
+                code: NoticeCode::LineTooLong,
+                message: format!("codex wrote a line of {bytes} bytes, which was left out"),
+            }],
+            Output::Garbage { bytes } => {
+                tracing::warn!(bytes, "codex wrote a line that is no event");
+                Vec::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a running turn has to stop, and when its clocks say so.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Why a turn stops before codex is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody wants it to end.
+    Cancel,
+    /// The worker shuts down and can't wait for it: it starts again elsewhere.
+    Shutdown,
+    /// Its wall clock ran out.
+    Timeout,
+    /// codex said nothing for too long.
+    Idle,
+}
+
+/// The outside's wish that a turn stop; the first one counts.
+#[derive(Debug, Clone)]
+pub struct StopHandle {
+    stop: watch::Sender<Option<Stop>>,
+    /// Apart, since a turn that is being cancelled may have to be left all the same.
+    shutdown: CancellationToken,
+}
+
+impl StopHandle {
+    pub fn new() -> Self {
+        Self {
+            stop: watch::Sender::new(None),
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    pub fn stop(&self, why: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(why);
+            first
+        });
+        if why == Stop::Shutdown {
+            self.shutdown.cancel();
+        }
+    }
+
+    pub fn wanted(&self) -> Option<Stop> {
+        *self.stop.borrow()
+    }
+
+    /// Completes when the worker can't wait for the turn, also where it was
+    /// to stop for another reason before.
+    pub async fn shutting_down(&self) {
+        self.shutdown.cancelled().await;
+    }
+
+    pub async fn stopped(&self) -> Stop {
+        let mut receiver = self.stop.subscribe();
+        loop {
+            if let Some(stop) = *receiver.borrow_and_update() {
+                return stop;
+            }
+            // This handle is itself a sender, so the channel can't be closed.
+            let _ = receiver.changed().await;
+        }
+    }
+}
+
+impl Default for StopHandle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A turn's limits in time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The whole turn, waiting for a slow broker included.
+    pub wall: Duration,
+    /// Silence of codex.
+    pub idle: Duration,
+}
+
+/// Completes with the reason when a turn has to stop.
+#[derive(Debug)]
+pub struct Clocks {
+    handle: StopHandle,
+    wall: Pin<Box<Sleep>>,
+    idle: Pin<Box<Sleep>>,
+    idle_limit: Duration,
+}
+
+impl Clocks {
+    pub fn start(handle: StopHandle, limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            handle,
+            wall: Box::pin(sleep_until(now + limits.wall)),
+            idle: Box::pin(sleep_until(now + limits.idle)),
+            idle_limit: limits.idle,
+        }
+    }
+
+    /// Clocks that nobody but time can stop.
+    pub fn at_most(wall: Duration) -> Self {
+        Self::start(StopHandle::new(), Limits { wall, idle: wall })
+    }
+
+    /// codex said something, or we were the ones who did not listen: the
+    /// silence counts from now.
+    pub fn heard(&mut self) {
+        let idle = Instant::now() + self.idle_limit;
+        self.idle.as_mut().reset(idle);
+    }
+
+    /// While codex is listened to.
+    pub async fn stop(&mut self) -> Stop {
+        tokio::select! {
+            biased;
+            stop = self.handle.stopped() => stop,
+            () = &mut self.wall => Stop::Timeout,
+            () = &mut self.idle => Stop::Idle,
+        }
+    }
+
+    /// While codex is not listened to: then its silence is ours.
+    pub async fn stop_unheard(&mut self) -> Stop {
+        tokio::select! {
+            biased;
+            stop = self.handle.stopped() => stop,
+            () = &mut self.wall => Stop::Timeout,
+        }
+    }
+
+    /// `work`, unless the turn has to stop first.
+    pub async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            value = work => Ok(value),
+            stop = self.stop_unheard() => Err(stop),
+        }
+    }
+}

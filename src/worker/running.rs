@@ -1,0 +1,118 @@
+//! The turns that this process has taken and not settled yet.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::amqp::messages::Running;
+use crate::request::{TurnId, TurnRequest, WorkspaceId};
+use crate::turn::{Stop, StopHandle};
+
+type Key = (WorkspaceId, TurnId);
+
+#[derive(Debug, Clone, Default)]
+pub struct RunningTurns(Arc<Mutex<HashMap<Key, Taken>>>);
+
+#[derive(Debug, Clone)]
+struct Taken {
+    stop: StopHandle,
+    attempt: Arc<AtomicU32>,
+    since: Timestamp,
+}
+
+/// A turn that is this process's, until it is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    turns: RunningTurns,
+    key: Key,
+    taken: Taken,
+}
+
+impl RunningTurns {
+    /// Nothing where the turn is here already: a second offer of it.
+    pub fn enter(&self, request: &TurnRequest) -> Option<Entry> {
+        let key = (request.workspace.clone(), request.turn_id.clone());
+        let taken = Taken {
+            stop: StopHandle::new(),
+            attempt: Arc::new(AtomicU32::new(0)),
+            since: Timestamp::now(),
+        };
+        let mut turns = self.lock();
+        if turns.contains_key(&key) {
+            return None;
+        }
+        turns.insert(key.clone(), taken.clone());
+        Some(Entry {
+            turns: self.clone(),
+            key,
+            taken,
+        })
+    }
+
+    /// Stops every turn of that id, in that workspace if one is named; tells
+    /// in which workspaces.
+    pub fn cancel(&self, turn_id: &str, workspace: Option<&str>) -> Vec<WorkspaceId> {
+        let turns = self.lock();
+        let meant = turns.iter().filter(|((in_workspace, id), _)| {
+            id.as_str() == turn_id && workspace.is_none_or(|name| name == in_workspace.as_str())
+        });
+        meant
+            .map(|((workspace, _), taken)| {
+                taken.stop.stop(Stop::Cancel);
+                workspace.clone()
+            })
+            .collect()
+    }
+
+    /// The worker can't wait for them any longer.
+    pub fn cut(&self) {
+        for taken in self.lock().values() {
+            taken.stop.stop(Stop::Shutdown);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For heartbeats.
+    pub fn snapshot(&self) -> Vec<Running> {
+        let turns = self.lock();
+        turns
+            .iter()
+            .map(|((workspace, turn_id), taken)| Running {
+                workspace: workspace.as_str().to_owned(),
+                turn_id: turn_id.as_str().to_owned(),
+                attempt: taken.attempt.load(Ordering::Relaxed),
+                started_at: taken.since,
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Taken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    pub fn stop_handle(&self) -> &StopHandle {
+        &self.taken.stop
+    }
+
+    /// Known from its events, as soon as there are any.
+    pub fn in_attempt(&self, attempt: u32) {
+        self.taken.attempt.store(attempt, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.turns.lock().remove(&self.key);
+    }
+}
