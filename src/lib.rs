@@ -7,6 +7,7 @@
 //! ```
 
 pub mod config;
+pub mod error;
 
 pub mod event;
 pub mod request;
@@ -18,6 +19,10 @@ pub mod workspace;
 
 pub mod codex;
 pub mod guard;
+
+pub mod settlement;
+pub mod turn;
+pub mod worker;
 
 pub mod http;
 pub mod metrics;

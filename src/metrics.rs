@@ -1,1 +1,221 @@
-//! (in the making)
+//! What operators see. Call sites name what happened; which series that
+//! touches, and with which labels, is decided in here.
+//!
+//! No label comes from outside: they are members of closed sets, or models
+//! from a bounded list.
+
+mod models;
+mod series;
+mod turns;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use prometheus::{Registry, TextEncoder};
+
+use crate::event::{ErrorCode, StopReason, TurnError, Usage};
+use models::ModelLabels;
+use series::{EVENT_KINDS, Series};
+pub use turns::RunningTurn;
+use turns::RunningTurns;
+
+/// Cheap to clone; all clones count into the same series.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    series: Series,
+    models: ModelLabels,
+    running: RunningTurns,
+    backlog: Mutex<Backlog>,
+}
+
+/// What the sequencer holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Turns held, offered ones too.
+    pub turns: usize,
+    /// Workspaces with at least one of them.
+    pub workspaces: usize,
+    /// Since when the one that has waited longest has been held.
+    pub oldest: Option<Instant>,
+}
+
+impl Metrics {
+    /// `models` is the allow-list, when there is one.
+    pub fn new(models: Option<&BTreeSet<String>>) -> Self {
+        let (registry, series) = Series::registered();
+        let models = ModelLabels::new(models);
+        for model in models.known() {
+            series.tokens(&model, Usage::default());
+        }
+        Self {
+            inner: Arc::new(Inner {
+                registry,
+                series,
+                models,
+                running: RunningTurns::default(),
+                backlog: Mutex::default(),
+            }),
+        }
+    }
+
+    fn series(&self) -> &Series {
+        &self.inner.series
+    }
+
+    /// A slot is busy with a turn until the value that this returns is
+    /// dropped, however that comes about.
+    pub fn turn_started(&self) -> RunningTurn {
+        self.inner.running.start()
+    }
+
+    /// codex said its first words of a turn that began so long ago.
+    pub fn first_text(&self, after: Duration) {
+        self.series().first_text.observe(after.as_secs_f64());
+    }
+
+    /// A turn that ran has ended for good, after so long.
+    pub fn turn_ended(&self, stop: StopReason, error: Option<&TurnError>, took: Duration) {
+        self.series().turn_duration.observe(took.as_secs_f64());
+        self.turn_decided(stop, error);
+    }
+
+    /// A turn has ended for good without having run here: cancelled while it
+    /// waited, or out of attempts.
+    pub fn turn_decided(&self, stop: StopReason, error: Option<&TurnError>) {
+        self.series()
+            .turns
+            .with_label_values(&[stop.as_str()])
+            .inc();
+        if let Some(TurnError { code, reason, .. }) = error {
+            let labels = [code.as_str(), reason.as_str()];
+            self.series().failures.with_label_values(&labels).inc();
+        }
+    }
+
+    /// What an ended turn used; `None`: codex did not say.
+    pub fn tokens(&self, model: Option<&str>, usage: Option<Usage>) {
+        match usage {
+            Some(usage) => self.series().tokens(self.inner.models.label(model), usage),
+            None => self.series().without_usage.inc(),
+        }
+    }
+
+    /// A turn is started for the first time. A producer's clock may be ahead
+    /// of ours; then the turn has not waited.
+    pub fn queue_waited(&self, enqueued_at: Timestamp, now: Timestamp) {
+        let waited = now.duration_since(enqueued_at).as_secs_f64().max(0.0);
+        self.series().queue_wait.observe(waited);
+    }
+
+    /// The broker has confirmed an event, so long after it was published.
+    pub fn event_confirmed(&self, kind: &str, after: Duration) {
+        // A newer worker's journal may hold kinds that we don't know.
+        let known = EVENT_KINDS.iter().find(|known| **known == kind);
+        let kind = known.copied().unwrap_or("other");
+        self.series().events.with_label_values(&[kind]).inc();
+        self.series().event_confirm.observe(after.as_secs_f64());
+    }
+
+    /// The broker has refused an event.
+    pub fn event_nacked(&self) {
+        self.series().events_nacked.inc();
+    }
+
+    /// A delivery came that had been delivered before.
+    pub fn redelivered(&self) {
+        self.series().redeliveries.inc();
+    }
+
+    /// A turn came that is held, runs or has ended already.
+    pub fn duplicate_turn(&self) {
+        self.series().duplicates.inc();
+    }
+
+    pub fn request_rejected(&self, code: ErrorCode) {
+        self.series()
+            .rejected
+            .with_label_values(&[code.as_str()])
+            .inc();
+    }
+
+    pub fn set_slots(&self, slots: usize) {
+        self.series().slots.set(gauge(slots));
+    }
+
+    pub fn set_connected(&self, connected: bool) {
+        self.series().connected.set(connected.into());
+    }
+
+    /// The connection was lost and is there again.
+    pub fn reconnected(&self) {
+        self.series().reconnects.inc();
+    }
+
+    /// Whether the worker consumes offers.
+    pub fn set_consumer_active(&self, active: bool) {
+        self.series().consumer_active.set(active.into());
+    }
+
+    /// Whether this process's sequencer is the one that offers.
+    pub fn set_sequencer_active(&self, active: bool) {
+        self.series().sequencer_active.set(active.into());
+    }
+
+    /// A sequencer that is no longer active sets its default.
+    pub fn set_backlog(&self, backlog: Backlog) {
+        *lock(&self.inner.backlog) = backlog;
+    }
+
+    pub fn offer_repeated(&self) {
+        self.series().offers_repeated.inc();
+    }
+
+    /// Processes that a turn had left behind were killed.
+    pub fn leftovers_killed(&self, processes: usize) {
+        self.series().leftovers.inc_by(processes as u64);
+    }
+
+    /// The version that codex tells of itself.
+    pub fn set_codex_version(&self, version: &str) {
+        self.series().set_build_info(version);
+    }
+
+    /// All series in Prometheus' text format, as they are now.
+    pub fn gather_text(&self) -> prometheus::Result<String> {
+        let now = Instant::now();
+        let age = |since: Option<Instant>| {
+            since.map_or(0.0, |since| {
+                now.saturating_duration_since(since).as_secs_f64()
+            })
+        };
+        let series = self.series();
+        let (busy, oldest) = self.inner.running.now();
+        series.slots_busy.set(gauge(busy));
+        series.oldest_turn.set(age(oldest));
+        let backlog = *lock(&self.inner.backlog);
+        series.backlog_turns.set(gauge(backlog.turns));
+        series.backlog_workspaces.set(gauge(backlog.workspaces));
+        series.oldest_waiting.set(age(backlog.oldest));
+        TextEncoder::new().encode_to_string(&self.inner.registry.gather())
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What is behind these locks is whole at any time, so a panic elsewhere does
+/// not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 
 mod canonical;
 mod ids;
+pub mod json;
 mod parse;
 mod rejection;
 
@@ -16,8 +17,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
-pub(crate) use ids::{MODEL_NAME_RULE, is_model_name};
 pub use rejection::{Rejection, Violation};
 
 /// codex reads no longer prompt from its stdin, in characters: beyond it, it

@@ -8,7 +8,10 @@
 //! ```
 
 pub mod binary;
+pub mod engine;
+pub mod exec;
 pub mod failure;
+pub mod home;
 pub mod lines;
 pub mod protocol;
 pub mod rollout;

@@ -92,6 +92,11 @@ impl Translator {
         self.saw_event
     }
 
+    /// Whether codex has said how the turn ended.
+    pub fn is_over(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     /// The thread that codex said it runs, as soon as it has.
     pub fn thread_id(&self) -> Option<&str> {
         self.thread_id.as_deref()

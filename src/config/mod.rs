@@ -1,1 +1,216 @@
-//! (in the making)
+//! Settings: read once from the environment, typed from there on.
+//!
+//! [`SETTINGS`] is the one table of names, defaults and ranges; reading,
+//! `--help` and the README follow it.
+
+mod broker;
+mod error;
+mod read;
+mod table;
+mod value;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use broker::{Broker, BrokerUrlError};
+pub use error::{ConfigError, Problem, Warning};
+pub use table::{
+    Allowed, Preset, SETTINGS, Setting, VARIABLE_PREFIX, settings_help, settings_markdown,
+};
+
+use secrecy::SecretString;
+
+use crate::request::{Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+
+/// All that an operator can set. What each is for, its default and its range
+/// stand in [`SETTINGS`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub broker: Broker,
+    pub workspace_root: PathBuf,
+    pub slots: usize,
+    /// A bare name is looked up in `PATH`.
+    pub codex_bin: PathBuf,
+    pub codex_home: CodexHome,
+    /// On the allow-list, when there is one.
+    pub codex_model: Option<String>,
+    /// `None`: any model may be asked for.
+    pub codex_models: Option<BTreeSet<String>>,
+    pub codex_sandbox: Sandbox,
+    pub codex_args: Vec<String>,
+    /// Names of variables; none of the worker's own is among them.
+    pub codex_env: Vec<String>,
+    pub turn_timeout: Duration,
+    pub turn_idle_timeout: Duration,
+    pub max_attempts: u32,
+    pub events: EventSet,
+    pub max_request_bytes: usize,
+    pub max_line_bytes: usize,
+    pub backlog: usize,
+    pub max_waiting: usize,
+    pub dead_letter_limit: u32,
+    pub shutdown_grace: Duration,
+    pub http_addr: SocketAddr,
+    /// `None`: whatever suits where the log goes.
+    pub log_format: Option<LogFormat>,
+    /// Directives that `tracing_subscriber::EnvFilter` takes.
+    pub log: String,
+    /// Of all exchanges and queues.
+    pub prefix: String,
+    pub roles: Roles,
+}
+
+impl Settings {
+    /// Reads the process's environment; relative paths mean its current
+    /// directory. Every wrong value is in the error.
+    pub fn from_env() -> Result<(Self, Vec<Warning>), ConfigError> {
+        let (settings, warnings) = Self::from_os_vars(std::env::vars_os())?;
+        // Without a current directory the paths stay as they are, and what
+        // uses them says what is wrong.
+        let settings = match std::env::current_dir() {
+            Ok(directory) => settings.relative_to(&directory),
+            Err(_) => settings,
+        };
+        Ok((settings, warnings))
+    }
+
+    fn from_os_vars(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let ours = vars
+            .into_iter()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+        let mut texts = Vec::new();
+        let mut problems = Vec::new();
+        for (name, value) in ours {
+            match value.into_string() {
+                Ok(value) => texts.push((name, value)),
+                Err(_) => problems.push(Problem::not_unicode(name)),
+            }
+        }
+        let read = Self::from_vars(texts);
+        if problems.is_empty() {
+            return read;
+        }
+        problems.extend(read.err().into_iter().flat_map(|error| error.problems));
+        Err(ConfigError { problems })
+    }
+
+    /// Reads `vars`, in which variables of others may stand too. An empty
+    /// value is as good as none. Paths stay as they are spelled.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), ConfigError> {
+        read::settings(vars)
+    }
+
+    /// Makes paths absolute: codex runs in a workspace, where a relative path
+    /// would mean something of the agent's.
+    pub fn relative_to(mut self, directory: &Path) -> Self {
+        let absolute = |path: &mut PathBuf| {
+            // `components` drops the `.` in `./workspaces`.
+            *path = directory.join(&*path).components().collect();
+        };
+        absolute(&mut self.workspace_root);
+        if self.codex_bin.components().count() > 1 {
+            absolute(&mut self.codex_bin);
+        }
+        if let CodexHome::Shared(path) = &mut self.codex_home {
+            absolute(path);
+        }
+        if let Broker::File(path) = &mut self.broker {
+            absolute(path);
+        }
+        self
+    }
+
+    /// The broker's URL as it is now, see [`Broker::url`].
+    pub fn amqp_url(&self) -> Result<SecretString, BrokerUrlError> {
+        self.broker.url()
+    }
+
+    /// The rules for requests. `roots` are the spellings of the workspace
+    /// root under which absolute paths are taken: as configured, and with
+    /// symbolic links resolved.
+    pub fn request_limits(&self, roots: Vec<PathBuf>) -> Limits {
+        Limits {
+            max_request_bytes: self.max_request_bytes,
+            max_prompt_chars: MAX_PROMPT_CHARS,
+            max_metadata_bytes: MAX_METADATA_BYTES,
+            models: self.codex_models.clone(),
+            roots,
+        }
+    }
+}
+
+/// Where codex keeps its own state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CodexHome {
+    /// Where codex itself looks when nothing is said.
+    Default,
+    /// One folder for all workspaces.
+    Shared(PathBuf),
+    /// A folder for each workspace, under the workspace root's own folder.
+    PerWorkspace,
+}
+
+/// A closed set of words for a setting's value.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            pub const WORDS: &'static [&'static str] = &[$($text),+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            fn from_word(word: &str) -> Option<Self> {
+                match word { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+words! {
+    /// What codex lets the agent's commands do.
+    Sandbox {
+        /// Anything: the operator has put the worker into a sandbox.
+        Bypass = "bypass",
+        WorkspaceWrite = "workspace-write",
+        ReadOnly = "read-only",
+    }
+}
+
+words! {
+    /// Which events are published.
+    EventSet {
+        Full = "full",
+        /// Only those that carry the answer, see [`crate::event::EventBody::is_minimal`].
+        Minimal = "minimal",
+    }
+}
+
+words! {
+    LogFormat {
+        Text = "text",
+        Json = "json",
+    }
+}
+
+/// What this process does; at least one of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    pub sequencer: bool,
+    pub worker: bool,
+}
+
+#[cfg(test)]
+mod tests;

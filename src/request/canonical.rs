@@ -2,9 +2,11 @@
 //! request like any other, reduced to what was understood of it.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, DeserializeSeed};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::json::Plain;
 use super::{Limits, Properties, TurnId, TurnRequest, WorkspaceId};
 
 #[derive(Serialize)]
@@ -84,7 +86,7 @@ impl Serialize for TurnRequest {
 /// Reads an accepted request, see [`Limits::accepted`].
 impl<'de> Deserialize<'de> for TurnRequest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = Plain.deserialize(deserializer)?;
         TurnRequest::from_value(&value, &Limits::accepted(), &Properties::default())
             .map_err(de::Error::custom)
     }

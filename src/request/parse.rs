@@ -8,13 +8,14 @@ use serde_json::{Map, Value};
 
 use super::ids::{MODEL_NAME_RULE, is_model_name};
 use super::rejection::{Violations, quoted, shown};
-use super::{IdError, Limits, Properties, Rejection, TurnId, TurnRequest, WorkspaceId};
+use super::{IdError, Limits, Properties, Rejection, TurnId, TurnRequest, WorkspaceId, json};
 
 /// How deep `metadata` may be nested: what is accepted must be readable again
 /// inside an offer, an event, a journal record.
 const MAX_METADATA_DEPTH: usize = 32;
 
-/// serde_json gives objects whose first key begins so a meaning of its own.
+/// serde_json gives objects whose first key begins so a meaning of its own,
+/// and so may whoever reads our events.
 const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
 
 impl TurnRequest {
@@ -34,7 +35,7 @@ impl TurnRequest {
                 format!("at most {} bytes", limits.max_request_bytes),
             );
         }
-        match serde_json::from_slice(body) {
+        match json::from_slice(body) {
             Ok(value) => Self::from_value(&value, limits, properties),
             Err(error) => reject(
                 format!("{} bytes that are no JSON ({error})", body.len()),

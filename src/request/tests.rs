@@ -53,3 +53,472 @@ fn the_contracts_own_example_is_accepted() {
     assert_eq!(request.metadata.unwrap()["ticket"], "42");
     assert_eq!(request.enqueued_at, None);
 }
+
+#[test]
+fn the_prompt_is_the_last_user_message_that_has_text() {
+    let image = json!({"type": "image", "source": {"data": "…"}});
+    let cases = [
+        (json!([{"role": "user", "content": "a"}]), "a"),
+        (
+            json!([{"role": "user", "content": "old"}, {"role": "assistant", "content": "no"},
+                   {"role": "user", "content": "new"}, {"role": "tool", "content": 5}]),
+            "new",
+        ),
+        (
+            json!([{"role": "user", "content": [
+                {"type": "text", "text": "one"}, image, {"type": "text", "text": "two"}]}]),
+            "one\ntwo",
+        ),
+        (
+            json!([{"role": "user", "content": "text"}, {"role": "user", "content": [image]},
+                   {"role": "user", "content": " \n\t"}, {"role": "user", "content": null},
+                   {"role": "user"}]),
+            "text",
+        ),
+        (
+            json!([{"role": "user", "content": "--help\u{0}"}]),
+            "--help\u{0}",
+        ),
+    ];
+    for (messages, prompt) in cases {
+        let request = parse(&with("messages", messages.clone())).unwrap();
+        assert_eq!(request.prompt, prompt, "{messages}");
+    }
+}
+
+#[test]
+fn each_rule_names_its_field() {
+    let user = |content: Value| json!([{"role": "user", "content": content}]);
+    let cases = [
+        ("turn_id", json!("a b"), "turn_id"),
+        ("turn_id", json!(""), "turn_id"),
+        ("turn_id", json!("x".repeat(129)), "turn_id"),
+        ("turn_id", json!(7), "turn_id"),
+        ("turn_id", json!(null), "turn_id"),
+        ("workspace", json!(["a"]), "workspace"),
+        ("workspace", json!("a//b"), "workspace"),
+        ("messages", json!("hi"), "messages"),
+        ("messages", json!([]), "messages"),
+        (
+            "messages",
+            json!([{"role": "assistant", "content": "hi"}]),
+            "messages",
+        ),
+        ("messages", user(json!("  ")), "messages"),
+        ("model", json!("-x"), "model"),
+        ("model", json!(""), "model"),
+        ("model", json!("a b"), "model"),
+        ("model", json!("m".repeat(129)), "model"),
+        ("model", json!(["gpt"]), "model"),
+        ("timeout_s", json!(0), "timeout_s"),
+        ("timeout_s", json!(-1), "timeout_s"),
+        ("timeout_s", json!(1.5), "timeout_s"),
+        ("timeout_s", json!("60"), "timeout_s"),
+        ("max_attempts", json!(0), "max_attempts"),
+        ("max_attempts", json!(true), "max_attempts"),
+        ("metadata", json!([1]), "metadata"),
+        ("metadata", json!({"a": "x".repeat(4096)}), "metadata"),
+        (
+            "metadata",
+            json!({"a": [{"$serde_json::private::RawValue": "1"}]}),
+            "metadata",
+        ),
+        ("enqueued_at", json!("yesterday"), "enqueued_at"),
+        ("enqueued_at", json!(1_700_000_000), "enqueued_at"),
+    ];
+    for (field, value, named) in cases {
+        assert_eq!(fields(&with(field, value.clone())), [named], "{value}");
+    }
+}
+
+#[test]
+fn a_wrong_part_of_a_message_is_named_by_its_path() {
+    let messages = json!([
+        "text", {"content": "x"}, {"role": 1}, {"role": "user", "content": 5},
+        {"role": "user", "content": ["y", {"type": "text", "text": 1}, {"type": "text"}]},
+        {"role": "user", "content": "z"}
+    ]);
+    assert_eq!(
+        fields(&with("messages", messages)),
+        [
+            "messages[0]",
+            "messages[1].role",
+            "messages[2].role",
+            "messages[3].content",
+            "messages[4].content[0]",
+            "messages[4].content[1].text",
+            "messages[4].content[2].text",
+        ]
+    );
+}
+
+#[test]
+fn all_violations_are_told_at_once() {
+    let request = json!({"turn_id": "a b", "messages": [], "timeout_s": 0, "metadata": {"k": 1}});
+    let rejection = parse(&request).unwrap_err();
+    assert_eq!(rejection.code, ErrorCode::RequestInvalid);
+    assert_eq!(rejection.metadata.as_ref().unwrap()["k"], 1);
+    insta::assert_snapshot!(rejection, @r#"turn_id: found "a b", allowed is 1 to 128 of A-Z a-z 0-9 . _ -; workspace: found nothing, allowed is 1 to 4 segments joined by /, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit; messages: found an array of 0, allowed is at least one message of role "user" that has text; timeout_s: found 0, allowed is a whole number of seconds, at least 1"#);
+}
+
+#[test]
+fn an_answer_stays_small_and_on_one_line() {
+    let rejection = parse(&with("messages", json!(vec![1; 100_000]))).unwrap_err();
+    assert_eq!(rejection.violations.len() + rejection.omitted, 100_001);
+    assert!(rejection.to_string().len() < 4096);
+
+    let forged = format!(
+        "x\r\n{{\"level\":\"ERROR\"}}\u{1b}[31m\u{202e}\u{2028}{}",
+        "y".repeat(1000)
+    );
+    let text = parse(&with("turn_id", json!(forged)))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains(r#"x\r\n{\"level\":\"ERROR\"}\u{1b}[31m\u{202e}\u{2028}yyy"#),
+        "{text}"
+    );
+    assert!(
+        text.contains("more characters") && text.len() < 400,
+        "{text}"
+    );
+}
+
+#[test]
+fn null_is_as_good_as_absent_and_unknown_fields_are_ignored() {
+    let mut request = minimal();
+    for field in [
+        "model",
+        "timeout_s",
+        "max_attempts",
+        "metadata",
+        "enqueued_at",
+    ] {
+        request[field] = json!(null);
+    }
+    request["priority"] = json!({"of": "somebody's"});
+    assert_eq!(parse(&request), parse(&minimal()));
+}
+
+#[test]
+fn a_model_must_be_on_the_list_when_there_is_one() {
+    let listed = Limits {
+        models: Some(["gpt-5.5".to_owned()].into()),
+        ..limits()
+    };
+    let parse = |model: &str| {
+        let body = with("model", json!(model)).to_string();
+        TurnRequest::parse(body.as_bytes(), &listed, &Properties::default())
+    };
+    assert!(parse("gpt-5.5").is_ok());
+    let text = parse("gpt-4").unwrap_err().to_string();
+    assert_eq!(text, r#"model: found "gpt-4", allowed is one of gpt-5.5"#);
+}
+
+#[test]
+fn the_producer_is_answered_under_the_first_usable_id() {
+    let properties = |message_id, correlation_id| Properties {
+        message_id,
+        correlation_id,
+        timestamp: None,
+    };
+    let answered = |body: &str, properties| {
+        let rejection = TurnRequest::parse(body.as_bytes(), &limits(), &properties).unwrap_err();
+        rejection.turn_id.map(|id| id.to_string())
+    };
+    let both = properties(Some("m"), Some("c"));
+    assert_eq!(answered(r#"{"turn_id":"b"}"#, both).as_deref(), Some("b"));
+    assert_eq!(answered(r#"{"turn_id":"b b"}"#, both).as_deref(), Some("m"));
+    assert_eq!(answered("{", both).as_deref(), Some("m"));
+    assert_eq!(
+        answered("[]", properties(Some("t/1/2"), Some("c"))).as_deref(),
+        Some("c")
+    );
+    assert_eq!(
+        answered(&" ".repeat(300_000), properties(None, Some("c"))).as_deref(),
+        Some("c")
+    );
+    assert_eq!(answered("{", properties(None, None)), None);
+}
+
+#[test]
+fn the_bodys_time_goes_before_the_propertys() {
+    let parse = |value: Value, timestamp| {
+        let properties = Properties {
+            timestamp,
+            ..Properties::default()
+        };
+        let body = value.to_string();
+        let request = TurnRequest::parse(body.as_bytes(), &limits(), &properties).unwrap();
+        request.enqueued_at.map(|time| time.to_string())
+    };
+    let told = with("enqueued_at", json!("2026-01-02T03:04:05.678+01:00"));
+    assert_eq!(
+        parse(told, Some(1)).as_deref(),
+        Some("2026-01-02T02:04:05.678Z")
+    );
+    assert_eq!(
+        parse(minimal(), Some(1)).as_deref(),
+        Some("1970-01-01T00:00:01Z")
+    );
+    assert_eq!(parse(minimal(), Some(u64::MAX)), None);
+}
+
+#[test]
+fn a_workers_limits_cap_what_is_asked_for() {
+    let hour = Duration::from_secs(3600);
+    let asked = |timeout: Value, attempts: Value| {
+        let mut request = with("timeout_s", timeout);
+        request["max_attempts"] = attempts;
+        let request = parse(&request).unwrap();
+        (
+            request.effective_timeout(hour),
+            request.effective_max_attempts(3),
+        )
+    };
+    assert_eq!(asked(json!(60), json!(1)), (Duration::from_secs(60), 1));
+    assert_eq!(asked(json!(u64::MAX), json!(u64::MAX)), (hour, 3));
+    assert_eq!(asked(json!(null), json!(null)), (hour, 3));
+}
+
+#[test]
+fn g10_size_and_depth_are_bounded_before_anything_else() {
+    let large = with(
+        "messages",
+        json!([{"role": "user", "content": "x".repeat(300_000)}]),
+    );
+    assert_eq!(fields(&large), ["body"]);
+    assert_eq!(fields(&with("metadata", nested(33))), ["metadata"]);
+    assert!(parse(&with("metadata", nested(32))).is_ok());
+
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let rejection = TurnRequest::parse(deep.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(rejection.unwrap_err().violations[0].field, "body");
+}
+
+/// See [`super::json`]: read as serde_json does, this body overflows the
+/// stack and ends the process.
+#[test]
+fn g10_texts_in_texts_do_not_get_around_the_depth_limit() {
+    let mut text = "1".to_owned();
+    while text.len() < 100_000 {
+        let raw = json!({"$serde_json::private::RawValue": text}).to_string();
+        text = format!("{}{raw}{}", "[".repeat(120), "]".repeat(120));
+    }
+    let body = minimal()
+        .to_string()
+        .replacen('{', &format!(r#"{{"x":{text},"#), 1);
+    let request = TurnRequest::parse(body.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(request, parse(&minimal()));
+}
+
+fn nested(depth: usize) -> Value {
+    (1..depth).fold(json!({}), |inner, _| json!({ "a": inner }))
+}
+
+#[test]
+fn g8_a_workspace_is_a_name_below_the_root() {
+    let code = |text: &str| parse(&with("workspace", json!(text))).map_err(|r| r.code);
+    let good = [
+        ("a", "a"),
+        ("acme/website", "acme/website"),
+        ("A.b_c-9/0/x/y", "A.b_c-9/0/x/y"),
+        ("/srv/ws/acme/website", "acme/website"),
+        ("/srv/ws//acme/./website/", "acme/website"),
+        ("/data/real/acme/website", "acme/website"),
+    ];
+    for (text, id) in good {
+        assert_eq!(code(text).unwrap().workspace.as_str(), id);
+    }
+    let segment = "s".repeat(65);
+    let bad = [
+        "",
+        "/",
+        ".",
+        "..",
+        "a/..",
+        "../a",
+        "a/../b",
+        "a/",
+        "a//b",
+        "a/.hidden",
+        ".turn-worker",
+        "-a",
+        "_a",
+        "a/b/c/d/e",
+        "a b",
+        "a\nb",
+        "a\u{0}",
+        "ä",
+        "~",
+        "a\\b",
+        &segment,
+        "/srv/ws",
+        "/srv/ws/",
+        "/srv/ws/../etc",
+        "/srv/ws/a/../../b",
+        "/srv/wsx/a",
+        "/etc/passwd",
+        "/srv/ws/.turn-worker/x",
+    ];
+    for text in bad {
+        assert_eq!(code(text), Err(ErrorCode::WorkspaceRejected), "{text:?}");
+    }
+}
+
+#[test]
+fn the_nearest_of_two_nested_roots_counts() {
+    let roots = ["/a".into(), "/a/link".into()];
+    let id = WorkspaceId::parse("/a/link/x", &roots).unwrap();
+    assert_eq!(id.as_str(), "x");
+}
+
+#[test]
+fn the_code_tells_the_workspace_from_the_rest() {
+    let mut request = with("workspace", json!("../x"));
+    assert_eq!(
+        parse(&request).unwrap_err().code,
+        ErrorCode::WorkspaceRejected
+    );
+    request["timeout_s"] = json!(0);
+    assert_eq!(parse(&request).unwrap_err().code, ErrorCode::RequestInvalid);
+    assert_eq!(
+        parse(&with("workspace", json!(5))).unwrap_err().code,
+        ErrorCode::RequestInvalid
+    );
+}
+
+#[test]
+fn ids_are_checked_when_they_are_read_back() {
+    assert!(serde_json::from_str::<TurnId>(r#""t-1""#).is_ok());
+    assert!(serde_json::from_str::<TurnId>(r#""t/1""#).is_err());
+    assert!(serde_json::from_str::<WorkspaceId>(r#""a/b""#).is_ok());
+    assert!(serde_json::from_str::<WorkspaceId>(r#""/srv/ws/a""#).is_err());
+    assert!(serde_json::from_str::<WorkspaceId>(r#""a/..""#).is_err());
+}
+
+#[test]
+fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
+    let print = |value: &Value| parse(value).unwrap().fingerprint();
+    let block = json!([{"role": "system", "content": "s"},
+                       {"role": "user", "content": [{"type": "text", "text": "Fix it"}]}]);
+    let same = [
+        with("messages", block),
+        with("workspace", json!("/srv/ws/acme/website")),
+        with("enqueued_at", json!("2026-01-01T00:00:00Z")),
+        with("priority", json!(1)),
+    ];
+    for value in same {
+        assert_eq!(print(&value), print(&minimal()), "{value}");
+    }
+    let other = [
+        with("messages", json!([{"role": "user", "content": "Fix it."}])),
+        with("workspace", json!("acme/app")),
+        with("model", json!("m")),
+        with("timeout_s", json!(1)),
+        with("max_attempts", json!(1)),
+        with("metadata", json!({})),
+    ];
+    for value in other {
+        assert_ne!(print(&value), print(&minimal()), "{value}");
+    }
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+            Just(json!("user")),
+            Just(json!("text")),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            let key = prop_oneof![
+                "[a-z]{0,4}",
+                Just("role".to_owned()),
+                Just("content".to_owned()),
+                Just("type".to_owned()),
+                Just("text".to_owned()),
+                Just("$serde_json::private::RawValue".to_owned())
+            ];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((key, inner), 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Requests that are nearly right: each field is sound or anything.
+    fn request() -> impl Strategy<Value = Value> {
+        let or_any = |sound: BoxedStrategy<Value>| prop_oneof![9 => sound, 1 => json_value()];
+        let text = |pattern: &'static str| pattern.prop_map(Value::from).boxed();
+        let message = ("user|assistant", "\\PC{0,20}").prop_map(
+            |(role, text)| json!({"role": role, "content": [{"type": "text", "text": text}]}),
+        );
+        (
+            or_any(text("[A-Za-z0-9._-]{1,128}")),
+            or_any(text("(/srv/ws/)?[a-z0-9][a-z./]{0,6}[a-z0-9]")),
+            or_any(prop::collection::vec(message, 1..4).prop_map(Value::from).boxed()),
+            or_any(text("[A-Za-z0-9._:/@-]{1,20}")),
+            or_any(any::<u64>().prop_map(Value::from).boxed()),
+            or_any(any::<u64>().prop_map(Value::from).boxed()),
+            prop_oneof![prop::collection::hash_map("[$a-z]{0,3}", json_value(), 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())), json_value()],
+            or_any((-377_705_023_201i64..253_402_207_200, 0..1_000_000_000).prop_map(|(s, ns)|
+                json!(Timestamp::new(s, ns).unwrap().to_string())).boxed()),
+        )
+            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, metadata, enqueued_at)| {
+                json!({"turn_id": turn_id, "workspace": workspace, "messages": messages, "model": model,
+                       "timeout_s": timeout_s, "max_attempts": max_attempts, "metadata": metadata,
+                       "enqueued_at": enqueued_at})
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let rejection = TurnRequest::parse(&body, &limits(), &Properties::default()).unwrap_err();
+            prop_assert!(!rejection.violations.is_empty());
+        }
+
+        #[test]
+        fn no_json_makes_it_panic_or_forge_a_line(value in json_value()) {
+            let text = parse(&value).unwrap_err().to_string();
+            prop_assert!(!text.chars().any(char::is_control), "{text:?}");
+        }
+
+        #[test]
+        fn what_is_accepted_is_read_back_the_same(value in request()) {
+            if let Ok(request) = parse(&value) {
+                let canonical = request.to_canonical_json();
+                let again = TurnRequest::parse(canonical.as_bytes(), &limits(), &Properties::default());
+                prop_assert_eq!(again.as_ref(), Ok(&request));
+                prop_assert_eq!(again.unwrap().to_canonical_json(), canonical.clone());
+                let within = serde_json::from_str::<TurnRequest>(&canonical);
+                prop_assert_eq!(within.unwrap(), request);
+            }
+        }
+
+        #[test]
+        fn g8_no_text_becomes_an_id_that_leaves_the_root(text in "(/srv/ws)?[a-c./\\x00-\\x20-]{0,12}") {
+            if let Ok(id) = WorkspaceId::parse(&text, &limits().roots) {
+                prop_assert!((1..=4).contains(&id.segments().count()));
+                for segment in id.segments() {
+                    prop_assert!(!segment.is_empty() && !segment.starts_with('.'));
+                    prop_assert!(!segment.chars().any(|c| c.is_control() || c == ' '));
+                }
+                // Both spellings are one workspace.
+                let path = format!("/srv/ws/{id}");
+                prop_assert_eq!(WorkspaceId::parse(&path, &limits().roots), Ok(id));
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ use super::usage::{Meter, Spent};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle, Summary};
 use crate::codex::engine::{Engine, TurnInput};
 use crate::codex::failure::thread_lost;
+use crate::codex::stderr;
 use crate::event::{ErrorCode, EventBody, NoticeCode, SealedEvent, Sealer, StopReason};
 use crate::request::TurnRequest;
 use crate::workspace::{
@@ -296,7 +297,7 @@ fn lost_thread(ran: &Result<Ran, crate::guard::SpawnError>) -> Option<String> {
     let ran = ran.as_ref().ok()?;
     let (end, told) = (&ran.end, ran.translator.saw_event());
     (ran.stop.is_none() && thread_lost(&end.exit, told, &end.stderr_tail)).then(|| {
-        let why = end.stderr_tail.trim();
+        let why = stderr::clean_tail(&end.stderr_tail);
         format!("the stored conversation can't be resumed, so this turn starts a new one: {why}")
     })
 }

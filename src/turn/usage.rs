@@ -50,14 +50,13 @@ impl Meter {
         meter.carried = meter.carried(resume, earlier);
         meter.start = resume.map(|thread| {
             let rollout = meter.rollout(thread);
-            let base = rollout
-                .as_ref()
-                .and_then(|rollout| rollout.last_total().ok().flatten())
-                .or_else(|| {
-                    stored
-                        .filter(|stored| stored.thread_id == thread)
-                        .map(|stored| stored.total)
-                });
+            let base = match &rollout {
+                // Without a total in its record codex counts on from zero.
+                Some(rollout) => rollout.last_total().ok().map(Option::unwrap_or_default),
+                None => stored
+                    .filter(|stored| stored.thread_id == thread)
+                    .and_then(|stored| stored.total),
+            };
             ThreadStart {
                 id: thread.to_owned(),
                 base,

@@ -1,0 +1,91 @@
+use std::io::Read;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lapin::uri::AMQPUri;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::table::{AMQP_URL, AMQP_URL_FILE, Setting};
+
+/// A URL is far shorter; what is longer is another file.
+const MAX_FILE_BYTES: u64 = 16 * 1024;
+
+/// Where the broker's URL comes from. It holds a password, so it is a secret.
+#[derive(Debug, Clone)]
+pub enum Broker {
+    Url(SecretString),
+    File(PathBuf),
+}
+
+/// Why there is no usable URL.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerUrlError {
+    #[error("{} names {}, which can't be read", AMQP_URL_FILE.variable(), path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} names {}, which holds {found}, allowed is {}", AMQP_URL_FILE.variable(), path.display(), AMQP_URL.allowed)]
+    Unusable { path: PathBuf, found: String },
+}
+
+impl Broker {
+    /// The URL to connect to now. A file is read anew each time, and may end
+    /// with a line break; it is read blocking, and is small.
+    pub fn url(&self) -> Result<SecretString, BrokerUrlError> {
+        let path = match self {
+            Self::Url(url) => return Ok(url.clone()),
+            Self::File(path) => path,
+        };
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text))
+            .map_err(|source| BrokerUrlError::Unreadable {
+                path: path.clone(),
+                source,
+            })?;
+        parse(text.trim()).ok_or_else(|| BrokerUrlError::Unusable {
+            path: path.clone(),
+            found: redacted(text.trim()),
+        })
+    }
+
+    /// The setting that counts, for messages.
+    pub fn setting(&self) -> &'static Setting {
+        match self {
+            Self::Url(_) => &AMQP_URL,
+            Self::File(_) => &AMQP_URL_FILE,
+        }
+    }
+}
+
+pub(super) fn parse(text: &str) -> Option<SecretString> {
+    // The client takes an IPv6 address for no host at all, and connects to
+    // localhost.
+    let is_url = AMQPUri::from_str(text).is_ok() && !text.contains('[');
+    is_url.then(|| text.into())
+}
+
+/// The URL for people: whatever may be a password, or a part of one that was
+/// not encoded, is left out. What looks like no URL may be anything at all.
+pub fn redacted(url: &str) -> String {
+    let scheme = ["amqp", "amqps", "http", "https"]
+        .into_iter()
+        .find(|scheme| url.split_once("://").is_some_and(|(s, _)| s == *scheme));
+    match (scheme, url.rsplit_once('@')) {
+        (Some(scheme), Some((_, host))) => format!("\"{scheme}://***@{}\"", host.escape_debug()),
+        (Some(scheme), None) => format!("\"{scheme}://…\""),
+        (None, _) => format!("a text of {} characters", url.chars().count()),
+    }
+}
+
+impl Broker {
+    /// The URL without its credentials.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Url(url) => redacted(url.expose_secret()),
+            Self::File(path) => format!("the URL in {}", path.display()),
+        }
+    }
+}

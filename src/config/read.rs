@@ -1,0 +1,307 @@
+//! Every variable is read, also after one was found wrong, so that an
+//! operator is told of all of them at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::{ConfigError, Problem, Warning};
+use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
+use super::{Broker, CodexHome, EventSet, LogFormat, Roles, Sandbox, Settings, broker, value};
+use crate::request::is_model_name;
+
+/// Variables of tests have our prefix and are no settings.
+const TESTS_PREFIX: &str = "TURN_WORKER_TEST_";
+
+/// A misspelled name is so many letters away from the right one, at most.
+const NEAR: usize = 3;
+
+pub(super) fn settings(
+    vars: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Settings, Vec<Warning>), ConfigError> {
+    let mut known = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for (name, value) in vars {
+        if SETTINGS.iter().any(|setting| setting.variable() == name) {
+            known.insert(name, value);
+        } else if name.starts_with(VARIABLE_PREFIX) && !name.starts_with(TESTS_PREFIX) {
+            let suggestion = nearest(&name);
+            warnings.push(Warning::UnknownVariable { name, suggestion });
+        }
+    }
+    known.retain(|_, value| !value.is_empty());
+
+    // The fields are optional texts, so there is nothing to go wrong; if
+    // there were, it would be told like any wrong value.
+    let raw: Raw = envy::prefixed(VARIABLE_PREFIX)
+        .from_iter(known)
+        .map_err(|error| ConfigError {
+            problems: vec![Problem {
+                variable: format!("{VARIABLE_PREFIX}*"),
+                found: error.to_string(),
+                allowed: "text".to_owned(),
+            }],
+        })?;
+    let mut reader = Reader::default();
+    match reader.settings(raw) {
+        Some(settings) if reader.problems.is_empty() => Ok((settings, warnings)),
+        _ => Err(ConfigError {
+            problems: reader.problems,
+        }),
+    }
+}
+
+fn nearest(name: &str) -> Option<String> {
+    let upper = name.to_uppercase();
+    SETTINGS
+        .iter()
+        .map(|setting| setting.variable())
+        .map(|variable| (strsim::damerau_levenshtein(&upper, &variable), variable))
+        .filter(|(distance, _)| *distance <= NEAR)
+        .min()
+        .map(|(_, variable)| variable)
+}
+
+/// Each method returns nothing when a value is wrong, and notes why.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn settings(&mut self, raw: Raw) -> Option<Settings> {
+        // All are read before the first `?`.
+        let broker = self.broker(raw.amqp_url, raw.amqp_url_file);
+        let workspace_root = self.value(&table::WORKSPACE_ROOT, raw.workspace_root, path);
+        let slots = match raw.slots {
+            Some(text) => self.count(&table::SLOTS, Some(text)),
+            None => Some(default_slots()),
+        };
+        let codex_bin = self.value(&table::CODEX_BIN, raw.codex_bin, path);
+        let codex_home = self.value(&table::CODEX_HOME, raw.codex_home, codex_home);
+        let codex_models = self.optional(&table::CODEX_MODELS, raw.codex_models, models);
+        let codex_model = self.optional(&table::CODEX_MODEL, raw.codex_model, |text| {
+            let listed = match &codex_models {
+                Some(Some(list)) => list.contains(text),
+                _ => true,
+            };
+            (is_model_name(text) && listed).then(|| text.to_owned())
+        });
+        let codex_sandbox =
+            self.value(&table::CODEX_SANDBOX, raw.codex_sandbox, Sandbox::from_word);
+        let codex_args = self.value(&table::CODEX_ARGS, raw.codex_args, |text| {
+            shell_words::split(text).ok()
+        });
+        let codex_env = self.value(&table::CODEX_ENV, raw.codex_env, variables);
+        let turn_timeout = self.duration(&table::TURN_TIMEOUT, raw.turn_timeout);
+        let turn_idle_timeout = self.duration(&table::TURN_IDLE_TIMEOUT, raw.turn_idle_timeout);
+        let max_attempts = self.count(&table::MAX_ATTEMPTS, raw.max_attempts);
+        let events = self.value(&table::EVENTS, raw.events, EventSet::from_word);
+        let max_request_bytes = self.size(&table::MAX_REQUEST_BYTES, raw.max_request_bytes);
+        let max_line_bytes = self.size(&table::MAX_LINE_BYTES, raw.max_line_bytes);
+        let backlog = self.count(&table::BACKLOG, raw.backlog);
+        let max_waiting = self.count(&table::MAX_WAITING, raw.max_waiting);
+        let dead_letter_limit = self.count(&table::DEAD_LETTER_LIMIT, raw.dead_letter_limit);
+        let shutdown_grace = self.duration(&table::SHUTDOWN_GRACE, raw.shutdown_grace);
+        let http_addr = self.value(&table::HTTP_ADDR, raw.http_addr, |text| text.parse().ok());
+        let log_format = self.optional(&table::LOG_FORMAT, raw.log_format, LogFormat::from_word);
+        let log = self.value(&table::LOG, raw.log, log_filter);
+        let prefix = self.value(&table::PREFIX, raw.prefix, object_prefix);
+        let roles = self.value(&table::ROLES, raw.roles, roles);
+
+        Some(Settings {
+            broker: broker?,
+            workspace_root: workspace_root?,
+            slots: slots?,
+            codex_bin: codex_bin?,
+            codex_home: codex_home?,
+            codex_model: codex_model?,
+            codex_models: codex_models?,
+            codex_sandbox: codex_sandbox?,
+            codex_args: codex_args?,
+            codex_env: codex_env?,
+            turn_timeout: turn_timeout?,
+            turn_idle_timeout: turn_idle_timeout?,
+            max_attempts: max_attempts?,
+            events: events?,
+            max_request_bytes: max_request_bytes?,
+            max_line_bytes: max_line_bytes?,
+            backlog: backlog?,
+            max_waiting: max_waiting?,
+            dead_letter_limit: dead_letter_limit?,
+            shutdown_grace: shutdown_grace?,
+            http_addr: http_addr?,
+            log_format: log_format?,
+            log: log?,
+            prefix: prefix?,
+            roles: roles?,
+        })
+    }
+
+    fn broker(&mut self, url: Option<String>, file: Option<String>) -> Option<Broker> {
+        match (url, file) {
+            (Some(_), Some(file)) => self.wrong(&table::AMQP_URL_FILE, quoted(&file)),
+            (None, Some(file)) => Some(Broker::File(file.into())),
+            (url, None) => {
+                let text = url.or_else(|| table::AMQP_URL.preset())?;
+                let parsed = broker::parse(&text);
+                match parsed {
+                    Some(url) => Some(Broker::Url(url)),
+                    None => self.wrong(&table::AMQP_URL, broker::redacted(&text)),
+                }
+            }
+        }
+    }
+
+    /// A setting that always has a value.
+    fn value<T>(
+        &mut self,
+        setting: &Setting,
+        text: Option<String>,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = text.or_else(|| setting.preset())?;
+        match parse(&text) {
+            Some(value) => Some(value),
+            None => self.wrong(setting, quoted(&text)),
+        }
+    }
+
+    /// A setting without which something else happens.
+    fn optional<T>(
+        &mut self,
+        setting: &Setting,
+        text: Option<String>,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match text {
+            Some(text) => self.value(setting, Some(text), parse).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn count<T: TryFrom<u64>>(&mut self, setting: &Setting, text: Option<String>) -> Option<T> {
+        self.value(setting, text, |text| match setting.allowed {
+            Allowed::Count(min, max) => within(value::count(text)?, min, max)?.try_into().ok(),
+            _ => None,
+        })
+    }
+
+    fn size<T: TryFrom<u64>>(&mut self, setting: &Setting, text: Option<String>) -> Option<T> {
+        self.value(setting, text, |text| match setting.allowed {
+            Allowed::Size(min, max) => {
+                within(value::size(text)?, value::size(min)?, value::size(max)?)?
+                    .try_into()
+                    .ok()
+            }
+            _ => None,
+        })
+    }
+
+    fn duration(&mut self, setting: &Setting, text: Option<String>) -> Option<Duration> {
+        self.value(setting, text, |text| match setting.allowed {
+            Allowed::Duration(min, max) => within(
+                value::duration(text)?,
+                value::duration(min)?,
+                value::duration(max)?,
+            ),
+            _ => None,
+        })
+    }
+
+    fn wrong<T>(&mut self, setting: &Setting, found: String) -> Option<T> {
+        self.problems.push(Problem {
+            variable: setting.variable(),
+            found,
+            allowed: setting.allowed.to_string(),
+        });
+        None
+    }
+}
+
+impl Setting {
+    fn preset(&self) -> Option<String> {
+        match self.default {
+            Preset::Value(text) => Some(text.to_owned()),
+            Preset::Told(_) => None,
+        }
+    }
+}
+
+fn within<T: PartialOrd>(value: T, min: T, max: T) -> Option<T> {
+    (min <= value && value <= max).then_some(value)
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn default_slots() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores * 4).min(1000)
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.trim().is_empty()).then(|| text.into())
+}
+
+fn codex_home(text: &str) -> Option<CodexHome> {
+    match text {
+        "default" => Some(CodexHome::Default),
+        "per-workspace" => Some(CodexHome::PerWorkspace),
+        other => path(other).map(CodexHome::Shared),
+    }
+}
+
+fn models(text: &str) -> Option<BTreeSet<String>> {
+    let names: BTreeSet<String> = value::list(text).map(str::to_owned).collect();
+    (!names.is_empty() && names.iter().all(|name| is_model_name(name))).then_some(names)
+}
+
+fn variables(text: &str) -> Option<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for name in value::list(text) {
+        let sound = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && !name.starts_with(VARIABLE_PREFIX);
+        if !sound {
+            return None;
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    Some(names)
+}
+
+fn log_filter(text: &str) -> Option<String> {
+    tracing_subscriber::EnvFilter::try_new(text).ok()?;
+    Some(text.to_owned())
+}
+
+fn object_prefix(text: &str) -> Option<String> {
+    let sound = (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        // The broker keeps such names to itself.
+        && !text.starts_with("amq.");
+    sound.then(|| text.to_owned())
+}
+
+fn roles(text: &str) -> Option<Roles> {
+    let mut roles = Roles {
+        sequencer: false,
+        worker: false,
+    };
+    for word in value::list(text) {
+        match word {
+            "sequencer" => roles.sequencer = true,
+            "worker" => roles.worker = true,
+            _ => return None,
+        }
+    }
+    (roles.sequencer || roles.worker).then_some(roles)
+}

@@ -1,0 +1,217 @@
+use std::fmt;
+use std::fmt::Write;
+
+/// What all our variables begin with.
+pub const VARIABLE_PREFIX: &str = "TURN_WORKER_";
+
+/// A setting as the documentation shows it and as it is read.
+#[derive(Debug)]
+pub struct Setting {
+    /// Without the prefix.
+    pub name: &'static str,
+    pub default: Preset,
+    pub allowed: Allowed,
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The name in the environment.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Preset {
+    /// As if this text had been set.
+    Value(&'static str),
+    /// What happens without a value, in words.
+    Told(&'static str),
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Value(text) | Self::Told(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// What a value may be. Bounds are included, and stand as they would be set.
+#[derive(Debug, Clone, Copy)]
+pub enum Allowed {
+    Count(u64, u64),
+    Duration(&'static str, &'static str),
+    Size(&'static str, &'static str),
+    OneOf(&'static [&'static str]),
+    /// In words; the code that reads it knows.
+    Told(&'static str),
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(min, max) => write!(f, "{min} to {max}"),
+            Self::Duration(min, max) => {
+                write!(f, "a duration such as 90s or 1h30m, {min} to {max}")
+            }
+            Self::Size(min, max) => {
+                write!(f, "bytes or a size such as 256KiB or 16MiB, {min} to {max}")
+            }
+            Self::OneOf(words) => f.write_str(&words.join(", ")),
+            Self::Told(text) => f.write_str(text),
+        }
+    }
+}
+
+/// One list for the variables as envy reads them and for the table.
+macro_rules! settings {
+    ($($field:ident $name:ident { $default:expr, $allowed:expr, $help:literal })+) => {
+        /// The variables that are set, as they are set.
+        #[derive(Default, serde::Deserialize)]
+        pub(super) struct Raw { $(pub(super) $field: Option<String>),+ }
+
+        $(pub(super) static $name: Setting = Setting {
+            name: stringify!($name),
+            default: $default,
+            allowed: $allowed,
+            help: $help,
+        };)+
+
+        /// All settings, in the order of the documentation.
+        pub static SETTINGS: &[&Setting] = &[$(&$name),+];
+    };
+}
+
+use super::{EventSet, LogFormat, Sandbox};
+use Allowed::{Count, Duration, OneOf, Size};
+
+settings! {
+    amqp_url AMQP_URL {
+        Preset::Value("amqp://guest:guest@127.0.0.1:5672/%2f"),
+        Allowed::Told("amqp:// or amqps:// with user:password@host:port/vhost, each part percent-encoded, the host a name or an IPv4 address"),
+        "the broker" }
+    amqp_url_file AMQP_URL_FILE {
+        Preset::Told("none"),
+        Allowed::Told("a path, and not together with AMQP_URL"),
+        "a file with the broker's URL, read at every connect, so that it can be rotated" }
+    workspace_root WORKSPACE_ROOT {
+        Preset::Value("./workspaces"), Allowed::Told("a path"),
+        "the directory that holds all workspaces" }
+    slots SLOTS {
+        Preset::Told("number of cores × 4"), Count(1, 1000),
+        "how many turns run at the same time" }
+    codex_bin CODEX_BIN {
+        Preset::Value("codex"), Allowed::Told("a name in PATH or a path"),
+        "the codex CLI; of the npm package, its native binary is run" }
+    codex_home CODEX_HOME {
+        Preset::Value("default"), Allowed::Told("default, per-workspace or a path"),
+        "codex's own state: where codex keeps it by default, in one folder for all, or in one for each workspace" }
+    codex_model CODEX_MODEL {
+        Preset::Told("codex's own"),
+        Allowed::Told("1 to 128 of A-Z a-z 0-9 . _ : / @ - and not beginning with -, one of CODEX_MODELS if that is set"),
+        "the model of turns that name none" }
+    codex_models CODEX_MODELS {
+        Preset::Told("any"),
+        Allowed::Told("names of models, with commas between them"),
+        "the models that a turn may name" }
+    codex_sandbox CODEX_SANDBOX {
+        Preset::Value("bypass"), OneOf(Sandbox::WORDS),
+        "what codex lets the agent's commands do" }
+    codex_args CODEX_ARGS {
+        Preset::Value("--disable unbounded_connection_retries --disable plugins -c analytics.enabled=false"),
+        Allowed::Told("arguments, quoted as in a shell; a single blank for none"),
+        "arguments that every codex gets" }
+    codex_env CODEX_ENV {
+        Preset::Value("PATH,HOME,LANG,LC_ALL,TZ,TMPDIR,CODEX_API_KEY,SSL_CERT_FILE"),
+        Allowed::Told("names of variables, with commas between them, none beginning with TURN_WORKER_"),
+        "the variables that codex gets; all others are withheld" }
+    turn_timeout TURN_TIMEOUT {
+        Preset::Value("1h"), Duration("100ms", "7d"),
+        "how long a turn may take; a request can ask for less" }
+    turn_idle_timeout TURN_IDLE_TIMEOUT {
+        Preset::Value("15m"), Duration("100ms", "7d"),
+        "how long codex may say nothing" }
+    max_attempts MAX_ATTEMPTS {
+        Preset::Value("3"), Count(1, 100),
+        "how often a turn is started when workers die running it; a request can ask for less" }
+    events EVENTS {
+        Preset::Value("full"), OneOf(EventSet::WORDS),
+        "which events are published" }
+    max_request_bytes MAX_REQUEST_BYTES {
+        Preset::Value("256KiB"), Size("1KiB", "8MiB"),
+        "the largest request" }
+    max_line_bytes MAX_LINE_BYTES {
+        Preset::Value("16MiB"), Size("1KiB", "128MiB"),
+        "the longest line that is read from codex; longer ones are skipped with a notice" }
+    backlog BACKLOG {
+        Preset::Value("10000"), Count(1, 65_535),
+        "how many turns the sequencer holds" }
+    max_waiting MAX_WAITING {
+        Preset::Value("1000"), Count(1, 65_535),
+        "how many of them may be of one workspace; more are rejected with workspace.backlog_full" }
+    dead_letter_limit DEAD_LETTER_LIMIT {
+        Preset::Value("10000"), Count(1, 10_000_000),
+        "how many rejected requests are kept; the oldest go first" }
+    shutdown_grace SHUTDOWN_GRACE {
+        Preset::Value("10m"), Duration("0s", "7d"),
+        "how long running turns may go on after SIGTERM" }
+    http_addr HTTP_ADDR {
+        Preset::Value("127.0.0.1:9464"),
+        Allowed::Told("an IP address and a port, such as 127.0.0.1:9464, 0.0.0.0:9464 or [::1]:9464"),
+        "where /metrics, /healthz and /readyz are served" }
+    log_format LOG_FORMAT {
+        Preset::Told("text on a terminal, else json"), OneOf(LogFormat::WORDS),
+        "the form of the log on stderr" }
+    log LOG {
+        Preset::Value("info"),
+        Allowed::Told("off, error, warn, info, debug, trace or filters such as info,turn_worker=debug"),
+        "how much is logged" }
+    prefix PREFIX {
+        Preset::Value("codex"),
+        Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),
+        "what the names of all exchanges and queues begin with" }
+    roles ROLES {
+        Preset::Value("sequencer,worker"),
+        Allowed::Told("sequencer, worker or both, with a comma between them"),
+        "what this process does" }
+}
+
+/// For `--help`.
+pub fn settings_help() -> String {
+    let mut text = String::from("Settings (environment variables):\n");
+    for setting in SETTINGS {
+        let Setting {
+            default,
+            allowed,
+            help,
+            ..
+        } = setting;
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            text,
+            "  {}\n      {help}\n      allowed: {allowed}\n      default: {default}",
+            setting.variable()
+        );
+    }
+    text.push_str("\nAn empty value is as good as none. Relative paths mean the directory in which the process starts.\n");
+    text
+}
+
+/// For the README: a Markdown table.
+pub fn settings_markdown() -> String {
+    let mut text = String::from("| variable | default | allowed | |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let default = match setting.default {
+            Preset::Value(value) => format!("`{value}`"),
+            Preset::Told(words) => words.to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | {default} | {} | {} |",
+            setting.variable(),
+            setting.allowed,
+            setting.help
+        );
+    }
+    text
+}

@@ -1,0 +1,74 @@
+use tokio::sync::watch;
+
+use crate::config::Roles;
+
+/// What the process can do at the moment; cheap to clone, all clones share it.
+#[derive(Debug, Clone)]
+pub struct Health {
+    roles: Roles,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    connected: bool,
+    consuming: bool,
+    sequencer: SequencerState,
+    draining: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SequencerState {
+    #[default]
+    Absent,
+    /// Ready to take over as soon as the broker makes it the active one.
+    Standby,
+    Active,
+}
+
+impl Health {
+    /// Nothing works yet; `roles` says what has to.
+    pub fn new(roles: Roles) -> Self {
+        Self {
+            roles,
+            state: watch::Sender::new(State::default()),
+        }
+    }
+
+    pub fn set_connected(&self, connected: bool) {
+        self.state.send_modify(|state| state.connected = connected);
+    }
+
+    /// Whether the worker consumes offers. One with all slots busy does, too.
+    pub fn set_consuming(&self, consuming: bool) {
+        self.state.send_modify(|state| state.consuming = consuming);
+    }
+
+    pub fn set_sequencer(&self, sequencer: SequencerState) {
+        self.state.send_modify(|state| state.sequencer = sequencer);
+    }
+
+    /// The process takes no more turns, for the rest of its life.
+    pub fn set_draining(&self) {
+        self.state.send_modify(|state| state.draining = true);
+    }
+
+    /// Why the process can't take work; none: it can.
+    pub fn reasons(&self) -> Vec<&'static str> {
+        let state = *self.state.borrow();
+        let no_consumer = self.roles.worker && !state.consuming;
+        let no_sequencer = self.roles.sequencer && state.sequencer == SequencerState::Absent;
+        [
+            (state.draining, "draining: no more turns are taken"),
+            (!state.connected, "not connected to the broker"),
+            (no_consumer, "the worker does not consume offers"),
+            (
+                no_sequencer,
+                "the sequencer is neither active nor on standby",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(holds, reason)| holds.then_some(reason))
+        .collect()
+    }
+}

@@ -1,0 +1,196 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::Roles;
+
+struct Server {
+    addr: SocketAddr,
+    metrics: Metrics,
+    health: Health,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn server(roles: Roles) -> Server {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (metrics, health) = (Metrics::new(None), Health::new(roles));
+    let (stop, stopped) = oneshot::channel();
+    let serve = serve(listener, metrics.clone(), health.clone(), async {
+        let _ = stopped.await;
+    });
+    Server {
+        addr,
+        metrics,
+        health,
+        stop,
+        task: tokio::spawn(serve),
+    }
+}
+
+const BOTH: Roles = Roles {
+    sequencer: true,
+    worker: true,
+};
+
+/// The status line, the head and the body.
+async fn ask(addr: SocketAddr, method: &str, path: &str) -> (String, String, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, head) = head.split_once("\r\n").unwrap();
+    (status.to_owned(), head.to_owned(), body.to_owned())
+}
+
+async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+    let (status, _, body) = ask(addr, "GET", path).await;
+    (status, body)
+}
+
+#[tokio::test]
+async fn metrics_are_served_as_prometheus_reads_them() {
+    let server = server(BOTH).await;
+    server.metrics.set_slots(7);
+    let (status, head, body) = ask(server.addr, "GET", "/metrics").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{head}"
+    );
+    assert!(body.contains("\nturn_worker_slots 7\n"), "{body}");
+}
+
+#[tokio::test]
+async fn alive_is_not_yet_ready() {
+    let server = server(BOTH).await;
+    assert_eq!(
+        get(server.addr, "/healthz").await,
+        ("HTTP/1.1 200 OK".into(), "ok\n".into())
+    );
+    let (status, body) = get(server.addr, "/readyz").await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(
+        body,
+        "not connected to the broker\nthe worker does not consume offers\nthe sequencer is neither active nor on standby\n"
+    );
+}
+
+#[tokio::test]
+async fn a_standby_is_ready_and_a_draining_process_is_not() {
+    let server = server(BOTH).await;
+    server.health.set_connected(true);
+    server.health.set_consuming(true);
+    for state in [SequencerState::Standby, SequencerState::Active] {
+        server.health.set_sequencer(state);
+        assert_eq!(
+            get(server.addr, "/readyz").await,
+            ("HTTP/1.1 200 OK".into(), "ready\n".into())
+        );
+    }
+    server.health.set_draining();
+    let (status, body) = get(server.addr, "/readyz").await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(body, "draining: no more turns are taken\n");
+}
+
+#[test]
+fn only_what_the_roles_need_counts() {
+    let reasons = |sequencer, worker| {
+        let health = Health::new(Roles { sequencer, worker });
+        health.set_connected(true);
+        health.reasons()
+    };
+    assert_eq!(reasons(false, true), ["the worker does not consume offers"]);
+    assert_eq!(
+        reasons(true, false),
+        ["the sequencer is neither active nor on standby"]
+    );
+}
+
+#[tokio::test]
+async fn there_is_nothing_else() {
+    let server = server(BOTH).await;
+    assert_eq!(get(server.addr, "/").await.0, "HTTP/1.1 404 Not Found");
+    assert_eq!(
+        get(server.addr, "/metrics/..").await.0,
+        "HTTP/1.1 404 Not Found"
+    );
+    let (status, ..) = ask(server.addr, "POST", "/metrics").await;
+    assert_eq!(status, "HTTP/1.1 405 Method Not Allowed");
+}
+
+#[tokio::test]
+async fn g10_a_head_that_is_too_large_is_refused() {
+    let server = server(BOTH).await;
+    let path = format!("/{}", "x".repeat(2 * MAX_HEAD_BYTES));
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    // The server may close before it has read everything.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        !answer.contains("404") && !answer.contains("200"),
+        "{answer}"
+    );
+}
+
+/// The clock is stopped, and goes on when all tasks wait: silent connections
+/// reach their end at once, and make room for the one that asks.
+#[tokio::test(start_paused = true)]
+async fn g10_silent_connections_make_room() {
+    let server = server(BOTH).await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS + 5 {
+        silent.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    let answer = tokio::time::timeout(10 * CONNECTION_LIFE, get(server.addr, "/healthz")).await;
+    assert_eq!(answer.unwrap().0, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_does_not_hold_up_the_end() {
+    let server = server(BOTH).await;
+    let silent = TcpStream::connect(server.addr).await.unwrap();
+    get(server.addr, "/healthz").await;
+    server.stop.send(()).unwrap();
+    let begun = tokio::time::Instant::now();
+    server.task.await.unwrap();
+    assert!(begun.elapsed() < CONNECTION_LIFE / 2);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn the_end_waits_for_requests_that_have_begun() {
+    let server = server(BOTH).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\n")
+        .await
+        .unwrap();
+    // A whole answer on a later connection: the first one is accepted, too.
+    get(server.addr, "/healthz").await;
+    server.stop.send(()).unwrap();
+    stream.write_all(b"Host: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named_with_its_variable() {
+    let server = server(BOTH).await;
+    let error = bind(server.addr).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&server.addr.to_string()) && text.contains("TURN_WORKER_HTTP_ADDR"),
+        "{text}"
+    );
+}

@@ -1,0 +1,273 @@
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::event::{ErrorCode, Reason, StopReason, Usage};
+
+/// Of turns: from the quickest answer to beyond the default time limit.
+const TURN_SECONDS: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
+    3600.0, 7200.0,
+];
+
+/// Of a broker's confirms: a few milliseconds, until it is overloaded.
+const CONFIRM_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// The types of events, as [`crate::event::EventBody::kind`] has them.
+pub(super) const EVENT_KINDS: &[&str] = &[
+    "message_start",
+    "thinking_delta",
+    "tool_use",
+    "tool_result",
+    "plan",
+    "notice",
+    "text_delta",
+    "error",
+    "message_end",
+];
+
+/// With which a request can be rejected.
+const REJECTIONS: &[ErrorCode] = &[
+    ErrorCode::RequestInvalid,
+    ErrorCode::WorkspaceRejected,
+    ErrorCode::BacklogFull,
+];
+
+/// Every series that we have.
+pub(super) struct Series {
+    pub turns: IntCounterVec,
+    pub failures: IntCounterVec,
+    input_tokens: IntCounterVec,
+    cached_input_tokens: IntCounterVec,
+    output_tokens: IntCounterVec,
+    reasoning_output_tokens: IntCounterVec,
+    pub without_usage: IntCounter,
+    pub turn_duration: Histogram,
+    pub queue_wait: Histogram,
+    pub first_text: Histogram,
+    pub slots: IntGauge,
+    pub slots_busy: IntGauge,
+    pub oldest_turn: Gauge,
+    pub events: IntCounterVec,
+    pub event_confirm: Histogram,
+    pub events_nacked: IntCounter,
+    pub redeliveries: IntCounter,
+    pub duplicates: IntCounter,
+    pub rejected: IntCounterVec,
+    pub connected: IntGauge,
+    pub reconnects: IntCounter,
+    pub consumer_active: IntGauge,
+    pub sequencer_active: IntGauge,
+    pub backlog_turns: IntGauge,
+    pub backlog_workspaces: IntGauge,
+    pub oldest_waiting: Gauge,
+    pub offers_repeated: IntCounter,
+    pub leftovers: IntCounter,
+    build_info: IntGaugeVec,
+}
+
+impl Series {
+    /// All series, registered in a registry of their own.
+    pub(super) fn registered() -> (Registry, Self) {
+        let new = Registrar(Registry::new());
+        let series = Self {
+            turns: new.counters("turns_total", "Turns that ended, by how.", &["outcome"]),
+            failures: new.counters(
+                "turn_failures_total",
+                "Turns that ended with an error, by code and reason.",
+                &["code", "reason"],
+            ),
+            input_tokens: new.counters(
+                "input_tokens_total",
+                "Input tokens of ended turns, cached ones included.",
+                &["model"],
+            ),
+            cached_input_tokens: new.counters(
+                "cached_input_tokens_total",
+                "Input tokens of ended turns that were read from a cache.",
+                &["model"],
+            ),
+            output_tokens: new.counters(
+                "output_tokens_total",
+                "Output tokens of ended turns, reasoning included.",
+                &["model"],
+            ),
+            reasoning_output_tokens: new.counters(
+                "reasoning_output_tokens_total",
+                "Output tokens of ended turns that were reasoning.",
+                &["model"],
+            ),
+            without_usage: new.counter(
+                "turns_without_usage_total",
+                "Turns that ran and ended without codex telling their tokens.",
+            ),
+            turn_duration: new.histogram(
+                "turn_duration_seconds",
+                "From a turn's start to its end, in its last attempt.",
+                TURN_SECONDS,
+            ),
+            queue_wait: new.histogram(
+                "queue_wait_seconds",
+                "From when a turn was enqueued, as its producer tells, to its first start.",
+                TURN_SECONDS,
+            ),
+            first_text: new.histogram(
+                "first_text_seconds",
+                "From a turn's start to the first text of its answer.",
+                TURN_SECONDS,
+            ),
+            slots: new.gauge("slots", "Turns that this process can run at once."),
+            slots_busy: new.gauge("slots_busy", "Turns that this process runs."),
+            oldest_turn: new.seconds(
+                "oldest_turn_seconds",
+                "How long the oldest running turn has been running; 0 without one.",
+            ),
+            events: new.counters(
+                "events_published_total",
+                "Events that the broker confirmed, by type.",
+                &["type"],
+            ),
+            event_confirm: new.histogram(
+                "event_confirm_seconds",
+                "From an event's publishing to its confirm.",
+                CONFIRM_SECONDS,
+            ),
+            events_nacked: new.counter("events_nacked_total", "Events that the broker refused."),
+            redeliveries: new.counter(
+                "redeliveries_total",
+                "Deliveries that had been delivered before.",
+            ),
+            duplicates: new.counter(
+                "duplicate_turns_total",
+                "Requests for a turn that was known already.",
+            ),
+            rejected: new.counters(
+                "requests_rejected_total",
+                "Requests that were not accepted, by code.",
+                &["code"],
+            ),
+            connected: new.gauge("amqp_connected", "1 while connected to the broker."),
+            reconnects: new.counter(
+                "amqp_reconnects_total",
+                "How often a lost connection came back.",
+            ),
+            consumer_active: new.gauge("consumer_active", "1 while the worker consumes offers."),
+            sequencer_active: new.gauge(
+                "sequencer_active",
+                "1 while this process's sequencer is the active one.",
+            ),
+            backlog_turns: new.gauge("backlog_turns", "Turns that the sequencer holds."),
+            backlog_workspaces: new.gauge(
+                "backlog_workspaces",
+                "Workspaces of which the sequencer holds turns.",
+            ),
+            oldest_waiting: new.seconds(
+                "oldest_waiting_seconds",
+                "How long the sequencer has held its oldest turn; 0 without one.",
+            ),
+            offers_repeated: new.counter(
+                "offers_repeated_total",
+                "Turns that were offered again because nobody seemed to run them.",
+            ),
+            leftovers: new.counter(
+                "leftover_processes_killed_total",
+                "Processes that a turn left behind and that were killed.",
+            ),
+            build_info: new.register(IntGaugeVec::new(
+                opts("build_info", "1, with the versions as labels."),
+                &["version", "codex_version"],
+            )),
+        };
+        series.begin_at_zero();
+        (new.0, series)
+    }
+
+    /// Alerts on the rise of a counter miss the rise from nothing to one, so
+    /// the labels that can occur exist from the start.
+    fn begin_at_zero(&self) {
+        for stop in StopReason::ALL {
+            self.turns.with_label_values(&[stop.as_str()]);
+        }
+        for code in ErrorCode::ALL {
+            // Only codex's words have a reason to tell.
+            let reasons = match code {
+                ErrorCode::TurnFailed | ErrorCode::Exited | ErrorCode::StartFailed => Reason::ALL,
+                _ => &[Reason::Unknown],
+            };
+            for reason in reasons {
+                let labels = [code.as_str(), reason.as_str()];
+                self.failures.with_label_values(&labels);
+            }
+        }
+        for code in REJECTIONS {
+            self.rejected.with_label_values(&[code.as_str()]);
+        }
+        for kind in EVENT_KINDS {
+            self.events.with_label_values(&[*kind]);
+        }
+        self.set_build_info("unknown");
+    }
+
+    pub(super) fn tokens(&self, model: &str, usage: Usage) {
+        let add = |counter: &IntCounterVec, tokens| {
+            counter.with_label_values(&[model]).inc_by(tokens);
+        };
+        add(&self.input_tokens, usage.input_tokens);
+        add(&self.cached_input_tokens, usage.cache_read_tokens);
+        add(&self.output_tokens, usage.output_tokens);
+        add(&self.reasoning_output_tokens, usage.thinking_tokens);
+    }
+
+    /// There is one such series at a time.
+    pub(super) fn set_build_info(&self, codex_version: &str) {
+        self.build_info.reset();
+        let labels = [env!("CARGO_PKG_VERSION"), codex_version];
+        self.build_info.with_label_values(&labels).set(1);
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("turn_worker")
+}
+
+struct Registrar(Registry);
+
+impl Registrar {
+    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        #[expect(
+            clippy::expect_used,
+            reason = "names and labels are constants, and a test makes all of them"
+        )]
+        let collector = made.expect("a metric's name and labels are valid");
+        #[expect(clippy::expect_used, reason = "as above; each is registered once")]
+        self.0
+            .register(Box::new(collector.clone()))
+            .expect("a metric's name is taken once");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::with_opts(opts(name, help)))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.register(Histogram::with_opts(opts))
+    }
+}

@@ -1,0 +1,327 @@
+use super::*;
+use crate::event::{EventBody, NoticeCode, Reason};
+
+fn text(metrics: &Metrics) -> String {
+    metrics.gather_text().unwrap()
+}
+
+/// The value of a series, as it is scraped.
+fn value(metrics: &Metrics, series: &str) -> Option<String> {
+    let wanted = format!("turn_worker_{series} ");
+    let text = text(metrics);
+    let line = text.lines().find_map(|line| line.strip_prefix(&wanted));
+    line.map(str::to_owned)
+}
+
+fn error(code: ErrorCode, reason: Reason) -> TurnError {
+    TurnError {
+        code,
+        message: String::new(),
+        reason,
+        retryable: false,
+    }
+}
+
+/// The names are a contract with dashboards and alerts.
+#[test]
+fn the_names_and_kinds_are_the_documented_ones() {
+    let metrics = Metrics::new(None);
+    let text = text(&metrics);
+    let types: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE turn_worker_"))
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "amqp_connected gauge",
+            "amqp_reconnects_total counter",
+            "backlog_turns gauge",
+            "backlog_workspaces gauge",
+            "build_info gauge",
+            "cached_input_tokens_total counter",
+            "consumer_active gauge",
+            "duplicate_turns_total counter",
+            "event_confirm_seconds histogram",
+            "events_nacked_total counter",
+            "events_published_total counter",
+            "first_text_seconds histogram",
+            "input_tokens_total counter",
+            "leftover_processes_killed_total counter",
+            "offers_repeated_total counter",
+            "oldest_turn_seconds gauge",
+            "oldest_waiting_seconds gauge",
+            "output_tokens_total counter",
+            "queue_wait_seconds histogram",
+            "reasoning_output_tokens_total counter",
+            "redeliveries_total counter",
+            "requests_rejected_total counter",
+            "sequencer_active gauge",
+            "slots gauge",
+            "slots_busy gauge",
+            "turn_duration_seconds histogram",
+            "turn_failures_total counter",
+            "turns_total counter",
+            "turns_without_usage_total counter",
+        ]
+    );
+    for name in ["turn_duration", "queue_wait", "first_text"] {
+        for bound in ["0.05", "7200"] {
+            let bucket = format!("turn_worker_{name}_seconds_bucket{{le=\"{bound}\"}} 0\n");
+            assert!(text.contains(&bucket), "{bucket}");
+        }
+    }
+}
+
+#[test]
+fn what_alerts_look_at_is_there_before_it_happens() {
+    let metrics = Metrics::new(Some(&["gpt-5.5".to_owned()].into()));
+    let series = [
+        "turns_total{outcome=\"timeout\"}",
+        "turn_failures_total{code=\"turn.failed\",reason=\"auth\"}",
+        "turn_failures_total{code=\"turn.idle_timeout\",reason=\"unknown\"}",
+        "requests_rejected_total{code=\"workspace.backlog_full\"}",
+        "events_published_total{type=\"message_end\"}",
+        "input_tokens_total{model=\"gpt-5.5\"}",
+        "output_tokens_total{model=\"default\"}",
+        "cached_input_tokens_total{model=\"other\"}",
+    ];
+    for series in series {
+        assert_eq!(value(&metrics, series).as_deref(), Some("0"), "{series}");
+    }
+}
+
+#[test]
+fn each_happening_counts_where_it_should() {
+    let metrics = Metrics::new(None);
+    let second = Duration::from_secs(1);
+    let failed = error(ErrorCode::TurnFailed, Reason::RateLimited);
+    metrics.turn_ended(StopReason::Error, Some(&failed), second);
+    metrics.turn_ended(StopReason::EndTurn, None, second);
+    metrics.turn_decided(StopReason::Cancelled, None);
+    metrics.first_text(second);
+    metrics.event_confirmed("text_delta", second);
+    metrics.event_nacked();
+    metrics.redelivered();
+    metrics.duplicate_turn();
+    metrics.request_rejected(ErrorCode::WorkspaceRejected);
+    metrics.set_slots(8);
+    metrics.set_connected(true);
+    metrics.reconnected();
+    metrics.set_consumer_active(true);
+    metrics.set_sequencer_active(true);
+    metrics.set_backlog(Backlog {
+        turns: 5,
+        workspaces: 2,
+        oldest: None,
+    });
+    metrics.offer_repeated();
+    metrics.leftovers_killed(3);
+    let expected = [
+        ("turns_total{outcome=\"error\"}", "1"),
+        ("turns_total{outcome=\"end_turn\"}", "1"),
+        ("turns_total{outcome=\"cancelled\"}", "1"),
+        (
+            "turn_failures_total{code=\"turn.failed\",reason=\"rate_limited\"}",
+            "1",
+        ),
+        ("turn_duration_seconds_sum", "2"),
+        ("turn_duration_seconds_count", "2"),
+        ("first_text_seconds_count", "1"),
+        ("events_published_total{type=\"text_delta\"}", "1"),
+        ("event_confirm_seconds_count", "1"),
+        ("events_nacked_total", "1"),
+        ("redeliveries_total", "1"),
+        ("duplicate_turns_total", "1"),
+        ("requests_rejected_total{code=\"workspace.rejected\"}", "1"),
+        ("slots", "8"),
+        ("amqp_connected", "1"),
+        ("amqp_reconnects_total", "1"),
+        ("consumer_active", "1"),
+        ("sequencer_active", "1"),
+        ("backlog_turns", "5"),
+        ("backlog_workspaces", "2"),
+        ("oldest_waiting_seconds", "0"),
+        ("offers_repeated_total", "1"),
+        ("leftover_processes_killed_total", "3"),
+    ];
+    for (series, count) in expected {
+        assert_eq!(value(&metrics, series).as_deref(), Some(count), "{series}");
+    }
+}
+
+#[test]
+fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
+    let metrics = Metrics::new(None);
+    let usage = Usage {
+        input_tokens: 1200,
+        cache_read_tokens: 800,
+        cache_write_tokens: 7,
+        output_tokens: 90,
+        thinking_tokens: 40,
+    };
+    metrics.tokens(Some("m"), Some(usage));
+    metrics.tokens(Some("m"), Some(usage));
+    metrics.tokens(Some("m"), None);
+    let expected = [
+        ("input_tokens_total{model=\"m\"}", "2400"),
+        ("cached_input_tokens_total{model=\"m\"}", "1600"),
+        ("output_tokens_total{model=\"m\"}", "180"),
+        ("reasoning_output_tokens_total{model=\"m\"}", "80"),
+        ("turns_without_usage_total", "1"),
+    ];
+    for (series, count) in expected {
+        assert_eq!(value(&metrics, series).as_deref(), Some(count), "{series}");
+    }
+}
+
+#[test]
+fn a_model_off_the_list_is_other_and_none_is_default() {
+    let metrics = Metrics::new(Some(&["listed".to_owned()].into()));
+    let one = Some(Usage {
+        input_tokens: 1,
+        ..Usage::default()
+    });
+    for model in [Some("listed"), Some("a"), Some("b"), None] {
+        metrics.tokens(model, one);
+    }
+    for (label, count) in [("listed", "1"), ("other", "2"), ("default", "1")] {
+        let series = format!("input_tokens_total{{model=\"{label}\"}}");
+        assert_eq!(value(&metrics, &series).as_deref(), Some(count), "{label}");
+    }
+}
+
+#[test]
+fn g10_producers_cannot_grow_the_number_of_series() {
+    let metrics = Metrics::new(None);
+    for index in 0..1000 {
+        metrics.tokens(Some(&format!("model-{index}")), Some(Usage::default()));
+        metrics.event_confirmed(&format!("kind-{index}"), Duration::ZERO);
+        metrics.set_codex_version(&format!("0.{index}"));
+    }
+    metrics.tokens(
+        Some("model-0"),
+        Some(Usage {
+            input_tokens: 1,
+            ..Usage::default()
+        }),
+    );
+    let text = text(&metrics);
+    let count = |family: &str| {
+        let start = format!("turn_worker_{family}{{");
+        text.lines().filter(|line| line.starts_with(&start)).count()
+    };
+    assert_eq!(count("input_tokens_total"), 32 + 2);
+    assert_eq!(count("events_published_total"), EVENT_KINDS.len() + 1);
+    assert_eq!(count("build_info"), 1);
+    // Who had a label keeps it.
+    assert!(text.contains("input_tokens_total{model=\"model-0\"} 1\n"));
+}
+
+#[test]
+fn a_slot_is_free_again_however_the_turn_goes() {
+    let metrics = Metrics::new(None);
+    let busy = || value(&metrics, "slots_busy").unwrap();
+    let (one, two) = (metrics.turn_started(), metrics.turn_started());
+    assert_eq!(busy(), "2");
+    assert_ne!(value(&metrics, "oldest_turn_seconds").unwrap(), "0");
+    drop(one);
+    assert_eq!(busy(), "1");
+    let panicked = std::thread::spawn(move || {
+        let _running = two;
+        panic!("on purpose");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(busy(), "0");
+    assert_eq!(value(&metrics, "oldest_turn_seconds").unwrap(), "0");
+}
+
+#[test]
+fn a_producers_clock_that_is_ahead_makes_no_negative_wait() {
+    let metrics = Metrics::new(None);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    metrics.queue_waited(at(100), at(90));
+    metrics.queue_waited(at(100), at(104));
+    metrics.queue_waited(Timestamp::MIN, Timestamp::MAX);
+    assert_eq!(
+        value(&metrics, "queue_wait_seconds_bucket{le=\"0.05\"}").unwrap(),
+        "1"
+    );
+    assert_eq!(
+        value(&metrics, "queue_wait_seconds_bucket{le=\"5\"}").unwrap(),
+        "2"
+    );
+    assert_eq!(value(&metrics, "queue_wait_seconds_count").unwrap(), "3");
+}
+
+#[test]
+fn the_oldest_waiting_turn_has_an_age() {
+    let metrics = Metrics::new(None);
+    let since = Instant::now();
+    metrics.set_backlog(Backlog {
+        turns: 1,
+        workspaces: 1,
+        oldest: Some(since),
+    });
+    assert_ne!(value(&metrics, "oldest_waiting_seconds").unwrap(), "0");
+    metrics.set_backlog(Backlog::default());
+    assert_eq!(value(&metrics, "oldest_waiting_seconds").unwrap(), "0");
+}
+
+#[test]
+fn the_list_of_kinds_is_the_events_own() {
+    let bodies = [
+        EventBody::MessageStart {
+            workspace: String::new(),
+            metadata: None,
+        },
+        EventBody::ThinkingDelta {
+            item_id: String::new(),
+            text: String::new(),
+        },
+        EventBody::ToolUse {
+            id: String::new(),
+            name: String::new(),
+            input: ().into(),
+        },
+        EventBody::ToolResult {
+            tool_use_id: String::new(),
+            name: String::new(),
+            is_error: false,
+            content: ().into(),
+        },
+        EventBody::Plan { items: Vec::new() },
+        EventBody::Notice {
+            code: NoticeCode::Error,
+            message: String::new(),
+        },
+        EventBody::TextDelta {
+            item_id: String::new(),
+            text: String::new(),
+        },
+        EventBody::Error {
+            error: error(ErrorCode::Exited, Reason::Unknown),
+        },
+        EventBody::MessageEnd {
+            stop_reason: StopReason::EndTurn,
+            text: None,
+            thread_id: None,
+            duration_ms: 0,
+            metadata: None,
+            usage: None,
+        },
+    ];
+    let kinds: Vec<&str> = bodies.iter().map(EventBody::kind).collect();
+    assert_eq!(kinds, EVENT_KINDS);
+}
+
+#[test]
+fn build_info_names_both_versions() {
+    let metrics = Metrics::new(None);
+    metrics.set_codex_version("0.169.0");
+    let series = format!(
+        "build_info{{codex_version=\"0.169.0\",version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(value(&metrics, &series).as_deref(), Some("1"));
+}

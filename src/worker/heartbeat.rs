@@ -1,0 +1,43 @@
+//! Tells the sequencers what runs here.
+
+use std::sync::Arc;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Worker;
+use crate::amqp::messages::Status;
+use crate::amqp::publish::json_properties;
+use crate::codex::engine::Engine;
+use crate::error::with_sources;
+use crate::sequencer::queue::HEARTBEAT;
+
+impl<E: Engine> Worker<E> {
+    pub(super) async fn tell_heartbeats(self: Arc<Self>, end: CancellationToken) {
+        let mut ticks = interval(HEARTBEAT);
+        // One that could not be told in time tells nothing any more.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = end.cancelled() => return,
+            }
+            if !self.publisher.is_connected() {
+                continue;
+            }
+            let status = Status::Heartbeat {
+                worker: self.id.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                slots: u32::try_from(self.slots).unwrap_or(u32::MAX),
+                running: self.running.snapshot(),
+            };
+            let body = status.encode();
+            let told =
+                self.publisher
+                    .publish_confirmed(&self.topology.status, "", json_properties(), &body, false);
+            if let Err(error) = told.await {
+                tracing::debug!(error = with_sources(&error), "a heartbeat was not told");
+            }
+        }
+    }
+}

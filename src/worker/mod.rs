@@ -1,0 +1,216 @@
+//! The worker: takes offers from the work queue, one for each free slot.
+//!
+//! ```text
+//! connection ─▶ one consumer a free slot ─▶ offer ─▶ take ─▶ confirm ─▶ done ─▶ ack
+//!            └▶ control queue ─▶ cancel           heartbeat ─▶ status
+//! ```
+//!
+//! A slot is a consumer with a prefetch of one, so that no offer ever waits in
+//! a worker that has no room for it (G2). When the connection is lost, slots
+//! that run a turn keep running it; only free slots consume on the next one.
+
+mod heartbeat;
+mod offer;
+mod running;
+mod sink;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::amqp::connect::Connector;
+use crate::amqp::consume::{ConsumeError, Consumer};
+use crate::amqp::link::Link;
+use crate::amqp::messages::{Control, Decoded};
+use crate::amqp::outbox::OutboxSettings;
+use crate::amqp::pool::PublisherLink;
+use crate::amqp::topology::{Fanout, Topology};
+use crate::codex::engine::Engine;
+use crate::error::with_sources;
+use crate::http::Health;
+use crate::metrics::Metrics;
+use crate::request::{Limits, WorkspaceId};
+use crate::turn::Runner;
+
+pub use running::RunningTurns;
+
+/// Before a connection that ended is built anew.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Control messages are tiny and handled at once.
+const CONTROL_PREFETCH: u16 = 100;
+
+/// What a worker is made of.
+pub struct Worker<E> {
+    pub runner: Runner<E>,
+    /// Names this process in heartbeats.
+    pub id: String,
+    pub slots: usize,
+    pub connector: Connector,
+    pub publisher: PublisherLink,
+    pub topology: Topology,
+    pub outbox: OutboxSettings,
+    pub limits: Limits,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub running: RunningTurns,
+}
+
+/// How a worker is brought to an end.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Take no more.
+    pub drain: CancellationToken,
+    /// Wait no longer for what runs.
+    pub cut: CancellationToken,
+}
+
+impl<E: Engine> Worker<E> {
+    /// Works until `drain`, and then until nothing runs any more.
+    pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
+        let slots = Arc::new(Semaphore::new(self.slots));
+        let turns = TaskTracker::new();
+        let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.cut.clone()));
+        let connector = self.connector.named(format!("{} worker", self.id));
+        while let Some(link) = connector.connect_with_backoff(&shutdown.drain).await {
+            let reason = Arc::clone(&self)
+                .consume(&link, &slots, &turns, &shutdown)
+                .await;
+            self.health.consuming(false);
+            if shutdown.drain.is_cancelled() {
+                break;
+            }
+            tracing::warn!(reason, "taking no offers until the broker is back");
+            link.close().await;
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = shutdown.drain.cancelled() => break,
+            }
+        }
+        turns.close();
+        let running = self.running.len();
+        if running > 0 {
+            tracing::info!(running, "waiting for running turns");
+        }
+        tokio::select! {
+            () = turns.wait() => {}
+            () = shutdown.cut.cancelled() => {
+                tracing::warn!(running = self.running.len(), "giving back what still runs");
+                self.running.cut();
+                turns.wait().await;
+            }
+        }
+        heartbeat.abort();
+    }
+
+    /// Serves one connection until it ends; tells why it did.
+    async fn consume(
+        self: Arc<Self>,
+        link: &Link,
+        slots: &Arc<Semaphore>,
+        turns: &TaskTracker,
+        shutdown: &Shutdown,
+    ) -> String {
+        if let Err(error) = self.topology.declare(link).await {
+            return with_sources(&error);
+        }
+        // Bound before the first offer is taken: a cancel must not be missed.
+        let control = match self.topology.declare_exclusive(link, Fanout::Control).await {
+            Ok(queue) => Consumer::open(link, &queue, CONTROL_PREFETCH).await,
+            Err(error) => return with_sources(&error),
+        };
+        let control = match control {
+            Ok(control) => control,
+            Err(error) => return with_sources(&error),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&self).listen_to_control(control));
+        self.health.consuming(true);
+        // A slot that can't consume ends this connection, also for the others.
+        let (failed, mut failures) = tokio::sync::mpsc::channel(1);
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(slots).acquire_owned() => slot,
+                Some(error) = failures.recv() => return with_sources(&error),
+                Some(_) = tasks.join_next() => return "the control queue ended".to_owned(),
+                reason = link.closed() => return reason,
+                () = shutdown.drain.cancelled() => return "draining".to_owned(),
+            };
+            // The semaphore is never closed.
+            let Ok(slot) = slot else { continue };
+            let (worker, link, failed, shutdown) =
+                (Arc::clone(&self), link.clone(), failed.clone(), shutdown.clone());
+            turns.spawn(async move {
+                if let Err(error) = worker.serve_slot(&link, &shutdown).await {
+                    let _ = failed.try_send(error);
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    /// One offer after the other, until the connection ends or the worker drains.
+    async fn serve_slot(&self, link: &Link, shutdown: &Shutdown) -> Result<(), ConsumeError> {
+        let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
+        loop {
+            let delivery = tokio::select! {
+                delivery = consumer.next() => delivery?,
+                () = shutdown.drain.cancelled() => {
+                    consumer.stop().await;
+                    return Ok(());
+                }
+            };
+            self.serve_offer(delivery, shutdown).await;
+        }
+    }
+
+    async fn listen_to_control(self: Arc<Self>, mut control: Consumer) {
+        while let Ok(delivery) = control.next().await {
+            match Control::decode(&delivery.body) {
+                Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) => {
+                    self.cancel(&turn_id, workspace.as_deref());
+                }
+                Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),
+                Err(error) => {
+                    tracing::warn!(error = with_sources(&error), "ignored a control message");
+                }
+            }
+            if delivery.ack().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn cancel(&self, turn_id: &str, workspace: Option<&str>) {
+        // Both spellings of a workspace are one; another one than ours is none of ours.
+        let spelt = workspace.map(|name| WorkspaceId::parse(name, &self.limits.roots));
+        let workspace = match &spelt {
+            None => None,
+            Some(Ok(id)) => Some(id.as_str()),
+            Some(Err(rule)) => {
+                tracing::warn!(%rule, "ignored a cancel whose workspace can't be one");
+                return;
+            }
+        };
+        for workspace in self.running.cancel(turn_id, workspace) {
+            tracing::info!(turn_id, %workspace, "cancelling");
+            self.mark_cancelled(&workspace, turn_id);
+        }
+    }
+
+    /// For the next attempt to see, should this one be cut off before its end.
+    fn mark_cancelled(&self, workspace: &WorkspaceId, turn_id: &str) {
+        let marked = tokio::task::block_in_place(|| {
+            let workspace = self.runner.root.workspace(workspace.as_str())?;
+            workspace.claims().mark_cancelled(turn_id)?;
+            Ok::<_, crate::turn::NotStarted>(())
+        });
+        if let Err(error) = marked {
+            tracing::error!(error = with_sources(&error), turn_id, "can't keep the cancel");
+        }
+    }
+}

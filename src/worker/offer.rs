@@ -1,0 +1,192 @@
+//! One offer from its delivery to its settlement.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use jiff::Timestamp;
+use tokio::time::sleep;
+use tracing::Instrument;
+
+use super::running::Entry;
+use super::sink::OutboxSink;
+use super::{Shutdown, Worker};
+use crate::amqp::consume::Delivery;
+use crate::amqp::messages::{Decoded, Offer, Status};
+use crate::amqp::outbox::Outbox;
+use crate::amqp::publish::json_properties;
+use crate::codex::engine::Engine;
+use crate::error::with_sources;
+use crate::request::{Properties, TurnRequest};
+use crate::settlement::Settlement;
+use crate::turn::{Outcome, Summary};
+
+/// Between two tries to tell that a turn is done.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+impl<E: Engine> Worker<E> {
+    pub(super) async fn serve_offer(&self, delivery: Delivery, shutdown: &Shutdown) {
+        if delivery.redelivered {
+            self.metrics.redelivered();
+        }
+        let settlement = match self.read(&delivery.body) {
+            Some((offer, request)) => {
+                let span = tracing::info_span!(
+                    "turn",
+                    turn_id = %request.turn_id,
+                    workspace = %request.workspace
+                );
+                self.serve_turn(&offer, &request, shutdown)
+                    .instrument(span)
+                    .await
+            }
+            // Of another version, or broken: the sequencer keeps the turn and
+            // will offer it again, maybe to a worker that understands it.
+            None => Settlement::Drop,
+        };
+        let settled = match settlement {
+            Settlement::Done | Settlement::Drop => delivery.ack().await,
+            Settlement::GiveBack => delivery.give_back().await,
+        };
+        if let Err(error) = settled {
+            // The broker delivers it again, and the journal answers it.
+            tracing::debug!(error = with_sources(&error), "an offer could not be settled");
+        }
+    }
+
+    fn read(&self, body: &[u8]) -> Option<(Offer, TurnRequest)> {
+        let offer = match Offer::decode(body) {
+            Ok(Decoded::Known(offer)) => offer,
+            Ok(Decoded::Unknown(what)) => {
+                tracing::warn!(what, "left an offer to newer workers");
+                return None;
+            }
+            Err(error) => {
+                tracing::error!(error = with_sources(&error), "dropped a broken offer");
+                return None;
+            }
+        };
+        // Parsed again, by the same rules: who may publish here is the broker's
+        // word, what is run here is ours.
+        let request = offer.request.get().as_bytes();
+        match TurnRequest::parse(request, &self.limits, &Properties::default()) {
+            Ok(request) => Some((offer, request)),
+            Err(rejection) => {
+                tracing::error!(%rejection, "dropped an offer of a request that is not valid here");
+                None
+            }
+        }
+    }
+
+    async fn serve_turn(
+        &self,
+        offer: &Offer,
+        request: &TurnRequest,
+        shutdown: &Shutdown,
+    ) -> Settlement {
+        // Offered again while it is here: the run goes on, its `done` will come.
+        let Some(entry) = self.running.enter(request) else {
+            return Settlement::Drop;
+        };
+        let tracker = self.metrics.turn_started();
+        let waited = offer.enqueued_at.or(request.enqueued_at).map(since);
+        tracing::debug!(repeat = offer.repeat, "taking the turn");
+        let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &shutdown.cut);
+        let sink = OutboxSink {
+            outbox: &outbox,
+            entry: &entry,
+        };
+        let stop = entry.stop_handle();
+        let outcome = self.runner.take(request, !offer.repeat, &sink, stop).await;
+        let settlement = Settlement::of(&outcome);
+        match outcome {
+            Outcome::Ended(summary) => self.tell_end(&summary, waited),
+            Outcome::AlreadyEnded(ended) => {
+                if ended.other_body {
+                    self.metrics.duplicate_turn();
+                    tracing::warn!("the turn has ended before, with another request under its id");
+                }
+                outbox.push_final(ended.events);
+            }
+            Outcome::Busy => tracing::debug!("somebody else has the workspace"),
+            Outcome::Returned => tracing::info!("gave the turn back"),
+            Outcome::NotStarted(error) => {
+                tracing::error!(error = with_sources(&error), "could not start the turn");
+            }
+        }
+        drop(tracker);
+        if settlement == Settlement::Done && !self.report_done(request, &outbox, shutdown, &entry).await {
+            // Cut off before it was told: whoever gets the offer next reads the record.
+            return Settlement::GiveBack;
+        }
+        settlement
+    }
+
+    /// Once every event has arrived, tells the sequencer. False if cut off.
+    async fn report_done(
+        &self,
+        request: &TurnRequest,
+        outbox: &Outbox,
+        shutdown: &Shutdown,
+        _still_here: &Entry,
+    ) -> bool {
+        if outbox.drained().await.is_err() {
+            return false;
+        }
+        let done = Status::Done {
+            workspace: request.workspace.as_str().to_owned(),
+            turn_id: request.turn_id.as_str().to_owned(),
+            worker: self.id.clone(),
+        }
+        .encode();
+        let mut delays = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY)
+            .with_max_delay(LAST_RETRY)
+            .without_max_times()
+            .with_jitter()
+            .build();
+        loop {
+            let told =
+                self.publisher
+                    .publish_confirmed(&self.topology.status, "", json_properties(), &done, false);
+            match told.await {
+                Ok(()) => return true,
+                Err(error) => {
+                    tracing::warn!(error = with_sources(&error), "can't tell that the turn is done yet");
+                }
+            }
+            tokio::select! {
+                () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
+                () = shutdown.cut.cancelled() => return false,
+            }
+        }
+    }
+
+    fn tell_end(&self, summary: &Summary, waited: Option<Duration>) {
+        self.metrics.turn_ended(summary, waited);
+        let usage = summary.usage.unwrap_or_default();
+        tracing::info!(
+            attempt = summary.attempt,
+            outcome = summary.stop_reason.as_str(),
+            code = summary.error.as_ref().map(|error| error.code.as_str()),
+            reason = summary.error.as_ref().map(|error| error.reason.as_str()),
+            error = summary.error.as_ref().map(|error| error.message.as_str()),
+            duration_s = summary.duration.as_secs_f64(),
+            queue_wait_s = waited.map(|waited| waited.as_secs_f64()),
+            first_text_s = summary.first_text.map(|first| first.as_secs_f64()),
+            thread_id = summary.thread_id,
+            usage_known = summary.usage.is_some(),
+            input_tokens = usage.input_tokens,
+            cached_input_tokens = usage.cache_read_tokens,
+            output_tokens = usage.output_tokens,
+            reasoning_output_tokens = usage.thinking_tokens,
+            leftovers = summary.leftovers,
+            "turn ended"
+        );
+    }
+}
+
+/// Never negative: the producer's clock may be ahead of ours.
+fn since(then: Timestamp) -> Duration {
+    Duration::try_from(Timestamp::now().duration_since(then)).unwrap_or_default()
+}
