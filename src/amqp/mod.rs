@@ -1,1 +1,20 @@
-//! (in the making)
+//! RabbitMQ: connections, what is declared on them, and what goes over them.
+//!
+//! ```text
+//! connect → topology → consume → … → outbox → pool → broker
+//! ```
+//!
+//! lapin's automatic recovery stays off: it was seen to deliver again what is
+//! in flight without a word. Whatever ends here is closed and built anew, by
+//! code that knows what it held.
+
+pub mod connect;
+pub mod consume;
+pub mod declare_error;
+pub mod link;
+pub mod messages;
+pub mod outbox;
+pub mod pool;
+pub mod publish;
+pub mod target;
+pub mod topology;

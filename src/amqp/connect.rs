@@ -1,0 +1,288 @@
+//! Connects to the broker, again and again when it must.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
+use secrecy::SecretString;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Link, Socket};
+use super::target::{self, Target, UrlError};
+
+/// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// AMQP heartbeat interval, in seconds. Either side gives the connection up
+/// when nothing came for two of them, so it bounds a takeover.
+pub const HEARTBEAT_S: u16 = 10;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a [`Connector`] tells the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Connected,
+    Disconnected,
+}
+
+pub(super) type StateHook = Arc<dyn Fn(State) + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the AMQP URL can't be read")]
+    Source(#[source] BoxError),
+    #[error("the AMQP URL is invalid")]
+    Url(#[source] UrlError),
+    #[error("broker {target}: the host name can't be resolved")]
+    Resolve {
+        target: Target,
+        #[source]
+        source: io::Error,
+    },
+    #[error("broker {target}: no TCP connection")]
+    Tcp {
+        target: Target,
+        #[source]
+        source: io::Error,
+    },
+    #[error("broker {target}: the TLS handshake failed")]
+    Tls {
+        target: Target,
+        #[source]
+        source: io::Error,
+    },
+    #[error("broker {target}: user {:?} or its password was refused: {detail}", .target.user)]
+    AuthRefused { target: Target, detail: String },
+    #[error("broker {target}: there is no virtual host {:?}; create it, or name another at the end of the URL: {detail}", .target.vhost)]
+    VhostMissing { target: Target, detail: String },
+    #[error("broker {target}: user {:?} has no permissions in virtual host {:?}: {detail}", .target.user, .target.vhost)]
+    VhostRefused { target: Target, detail: String },
+    #[error(
+        "broker {target}: the AMQP handshake failed (is this the AMQP port, and the right one for amqp or amqps?)"
+    )]
+    Handshake {
+        target: Target,
+        #[source]
+        source: lapin::Error,
+    },
+    #[error("broker {target}: {phase} took longer than {} s", CONNECT_LIMIT.as_secs())]
+    TimedOut { target: Target, phase: &'static str },
+}
+
+/// Where and how to connect.
+#[derive(Clone)]
+pub struct Connector {
+    url: Arc<dyn Fn() -> Result<SecretString, BoxError> + Send + Sync>,
+    name: String,
+    on_state: StateHook,
+}
+
+impl Connector {
+    /// `url` is asked before every attempt, so that a rotated password is
+    /// taken up; `name` is what the broker's operator sees.
+    pub fn new(
+        name: impl Into<String>,
+        url: impl Fn() -> Result<SecretString, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            url: Arc::new(url),
+            name: name.into(),
+            on_state: Arc::new(|_| {}),
+        }
+    }
+
+    /// Calls `hook` on every connection made and every connection lost.
+    pub fn on_state(mut self, hook: impl Fn(State) + Send + Sync + 'static) -> Self {
+        self.on_state = Arc::new(hook);
+        self
+    }
+
+    /// The same broker, under another connection name.
+    pub fn named(&self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..self.clone()
+        }
+    }
+
+    /// Tries once, within [`CONNECT_LIMIT`].
+    pub async fn connect(&self) -> Result<Link, ConnectError> {
+        let url = (self.url)().map_err(ConnectError::Source)?;
+        let (mut uri, target) = target::parse(&url).map_err(ConnectError::Url)?;
+        uri.query.heartbeat = Some(HEARTBEAT_S);
+
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        let timed_out = |phase| {
+            let target = target.clone();
+            move |_| ConnectError::TimedOut { target, phase }
+        };
+
+        let addresses: Vec<SocketAddr> = timeout_at(
+            deadline,
+            tokio::net::lookup_host((target.host.as_str(), target.port)),
+        )
+        .await
+        .map_err(timed_out("resolving the host name"))?
+        .map_err(|source| ConnectError::Resolve {
+            target: target.clone(),
+            source,
+        })?
+        .collect();
+
+        let tcp_error = |source| ConnectError::Tcp {
+            target: target.clone(),
+            source,
+        };
+        let runtime = lapin::runtime::default_runtime()
+            .map_err(|error| tcp_error(io::Error::other(error)))?;
+        let stream = timeout_at(deadline, AsyncTcpStream::connect(&runtime, addresses))
+            .await
+            .map_err(timed_out("the TCP connection"))?
+            .map_err(tcp_error)?;
+        let AsyncTcpStream::Plain(plain) = &stream else {
+            return Err(tcp_error(io::Error::other("TLS before its handshake")));
+        };
+        let socket = plain
+            .get_ref()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(|fd| Socket(fd.into()))
+            .map_err(tcp_error)?;
+        let stream = if target.tls {
+            let config = OwnedTLSConfig::default();
+            timeout_at(deadline, stream.into_tls(&target.host, config.as_ref()))
+                .await
+                .map_err(timed_out("the TLS handshake"))?
+                .map_err(|source| ConnectError::Tls {
+                    target: target.clone(),
+                    source,
+                })?
+        } else {
+            stream
+        };
+
+        // lapin connects on a thread of its own, without a time limit, and
+        // lets nobody at the socket; so it gets one that is connected. What
+        // ends in here drops `socket`, and with it that thread.
+        let ready = Mutex::new(Some(stream));
+        let hand_over = async move |_, _| {
+            let stream = ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+            stream.ok_or_else(|| io::Error::other("a connection is made once only").into())
+        };
+        let properties = ConnectionProperties::default()
+            .with_connection_name(self.name.as_str().into())
+            .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        let handshake = Connection::connector(uri, runtime, hand_over, properties);
+        let connection = match timeout_at(deadline, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(refused(target, error)),
+            Err(elapsed) => return Err(timed_out("the AMQP handshake")(elapsed)),
+        };
+        (self.on_state)(State::Connected);
+        Ok(Link::new(
+            connection,
+            socket,
+            target,
+            Arc::clone(&self.on_state),
+        ))
+    }
+
+    /// Tries until it succeeds; `None` when `shutdown` came first. A failure
+    /// is logged when it is another one than before, not at every attempt.
+    pub async fn connect_with_backoff(&self, shutdown: &CancellationToken) -> Option<Link> {
+        let mut delays = backoff();
+        let mut logged = None;
+        loop {
+            let error = tokio::select! {
+                result = self.connect() => match result {
+                    Ok(link) => {
+                        tracing::info!(broker = %link.target(), connection = self.name, "connected to the broker");
+                        return Some(link);
+                    }
+                    Err(error) => chain(&error),
+                },
+                () = shutdown.cancelled() => return None,
+            };
+            if logged.as_ref() == Some(&error) {
+                tracing::debug!(connection = self.name, error, "still not connected");
+            } else {
+                tracing::warn!(
+                    connection = self.name,
+                    error,
+                    "not connected to the broker, trying again"
+                );
+                logged = Some(error);
+            }
+            tokio::select! {
+                () = sleep(delays.next().unwrap_or(BACKOFF_MAX)) => {}
+                () = shutdown.cancelled() => return None,
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Half of what is allowed, since the jitter may double it.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The delays between attempts: 0.2 s, doubling, never above 10 s, endless,
+/// and jittered, so that a pool does not come back to its broker all at once.
+pub(super) fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // lapin's errors repeat their cause.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Why the broker ended the handshake, as far as its words tell.
+fn refused(target: Target, error: lapin::Error) -> ConnectError {
+    let ErrorKind::ProtocolError(refusal) = error.kind() else {
+        return ConnectError::Handshake {
+            target,
+            source: error,
+        };
+    };
+    let detail = refusal.get_message().to_string();
+    match refusal.get_id() {
+        403 => ConnectError::AuthRefused { target, detail },
+        530 if detail.contains("not found") => ConnectError::VhostMissing { target, detail },
+        530 => ConnectError::VhostRefused { target, detail },
+        _ => ConnectError::Handshake {
+            target,
+            source: error,
+        },
+    }
+}

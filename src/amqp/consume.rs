@@ -1,0 +1,224 @@
+//! Takes messages from a queue; each is acked or given back once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Acker, BasicProperties, Channel};
+use tokio::time::timeout;
+
+use super::link::{Link, LinkError};
+
+/// How long an ack may take to leave. After a close, lapin's may never return.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why no more deliveries come. What was delivered and not acked is the
+/// broker's again: close what is left, and consume anew.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumeError {
+    #[error("can't consume from queue {queue:?}")]
+    Open {
+        queue: String,
+        #[source]
+        source: LinkError,
+    },
+    #[error("the name of queue {queue:?} is longer than 255 bytes")]
+    NameTooLong { queue: String },
+    #[error("consuming from queue {queue:?} ended: {reason}")]
+    Ended { queue: String, reason: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The broker delivers the message again.
+    #[error("the channel of the delivery is closed, so the broker has it back")]
+    Closed(#[source] Option<lapin::Error>),
+    #[error("the ack did not leave within {} s", SETTLE_LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// A message to be settled. Dropped unsettled, it stays with this process
+/// until the channel closes, which gives it back.
+#[derive(Debug)]
+pub struct Delivery {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+    pub routing_key: String,
+    /// The broker delivered it before, to this process or to another.
+    pub redelivered: bool,
+    acker: Acker,
+    /// Keeps the channel open: lapin closes it with its last handle.
+    _channel: Arc<Channel>,
+}
+
+impl Delivery {
+    /// Tells the broker that the message is dealt with.
+    pub async fn ack(self) -> Result<(), SettleError> {
+        settle(self.acker.ack(BasicAckOptions::default())).await
+    }
+
+    /// Gives the message back to the queue, for whoever consumes next.
+    pub async fn give_back(self) -> Result<(), SettleError> {
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        settle(self.acker.nack(options)).await
+    }
+
+    /// Whether it can still be acked; if not, it is the broker's again.
+    pub fn is_held(&self) -> bool {
+        self.acker.usable()
+    }
+}
+
+async fn settle(ack: impl Future<Output = lapin::Result<bool>>) -> Result<(), SettleError> {
+    match timeout(SETTLE_LIMIT, ack).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(SettleError::Closed(None)),
+        Ok(Err(error)) => Err(SettleError::Closed(Some(error))),
+        Err(_) => Err(SettleError::TimedOut),
+    }
+}
+
+/// A consumer on a channel of its own. Dropped, it is cancelled; the channel
+/// stays open while there are deliveries of it.
+///
+/// For a queue with a single active consumer, take [`ConsumerHold`].
+#[derive(Debug)]
+pub struct Consumer {
+    inner: lapin::Consumer,
+    channel: Arc<Channel>,
+    link: Link,
+    queue: String,
+}
+
+impl Consumer {
+    /// `prefetch`: how many deliveries are out unacked at most. Never 0, which
+    /// a quorum queue does not take for "all".
+    pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
+        let name = ShortString::try_new(queue).map_err(|_| ConsumeError::NameTooLong {
+            queue: queue.to_owned(),
+        })?;
+        let open = async {
+            let channel = link.channel().await?;
+            let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions::default());
+            link.bounded("setting the prefetch", qos).await?;
+            let consume = channel.basic_consume(
+                name,
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            );
+            let inner = link.bounded("starting to consume", consume).await?;
+            Ok((channel, inner))
+        };
+        let (channel, inner) = open.await.map_err(|source| ConsumeError::Open {
+            queue: queue.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            inner,
+            channel: Arc::new(channel),
+            link: link.clone(),
+            queue: queue.to_owned(),
+        })
+    }
+
+    /// The next delivery. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Delivery, ConsumeError> {
+        // The watching of the connection comes second: lapin ends the stream
+        // when it notices, this is for when it doesn't.
+        let item = tokio::select! {
+            biased;
+            item = self.inner.next() => item,
+            reason = self.link.closed() => return Err(self.ended(reason)),
+        };
+        match item {
+            // Already prefetched when its channel closed: the broker has it back.
+            Some(Ok(delivery)) if !delivery.acker.usable() => {
+                Err(self.ended("the channel is closed".to_owned()))
+            }
+            Some(Ok(delivery)) => Ok(Delivery {
+                body: delivery.data,
+                properties: delivery.properties,
+                routing_key: delivery.routing_key.into(),
+                redelivered: delivery.redelivered,
+                acker: delivery.acker,
+                _channel: Arc::clone(&self.channel),
+            }),
+            Some(Err(error)) => Err(self.ended(error.to_string())),
+            None => Err(self.ended("it was cancelled".to_owned())),
+        }
+    }
+
+    /// Takes no more. What was delivered can still be settled; what this
+    /// consumer holds and has not handed out goes back to the queue. Never for
+    /// a single active consumer: the next one would start at once, out of order.
+    pub async fn stop(mut self) {
+        let cancel = self
+            .channel
+            .basic_cancel(self.inner.tag(), BasicCancelOptions::default());
+        if self.link.bounded("a cancel", cancel).await.is_err() {
+            return;
+        }
+        while let Ok(delivery) = self.next().await {
+            if delivery.give_back().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn ended(&self, reason: String) -> ConsumeError {
+        ConsumeError::Ended {
+            queue: self.queue.clone(),
+            reason,
+        }
+    }
+}
+
+/// The consumer of a queue with a single active consumer, with the connection
+/// that it lives and dies with.
+///
+/// A cancel lets the successor start before the unacked deliveries are back:
+/// out of order. A connection that ends returns them first, sorted. So this
+/// never cancels: dropped, also by a panic, it hangs up.
+#[derive(Debug)]
+pub struct ConsumerHold {
+    // Dropped before the connection, and after `Drop` hung up: the cancel that
+    // lapin then sends has no socket to go through.
+    consumer: Consumer,
+    link: Link,
+}
+
+impl ConsumerHold {
+    /// Takes the connection over; other consumers on it end with this one.
+    pub async fn open(link: Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
+        let consumer = Consumer::open(&link, queue, prefetch).await?;
+        Ok(Self { consumer, link })
+    }
+
+    /// The next delivery. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Delivery, ConsumeError> {
+        self.consumer.next().await
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Closes the connection in an orderly way, with the consumer alive.
+    pub async fn close(self) {
+        self.link.close().await;
+    }
+}
+
+impl Drop for ConsumerHold {
+    fn drop(&mut self) {
+        self.link.hang_up();
+    }
+}

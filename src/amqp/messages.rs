@@ -1,0 +1,345 @@
+//! What workers and sequencers tell each other, and the cancel from outside.
+//!
+//! Old and new workers run side by side: fields that are unknown are ignored,
+//! a version or a type that is unknown is a value, to be counted and ignored.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The version of the messages among workers.
+pub const VERSION: u32 = 1;
+
+/// What a message is to this version.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decoded<T> {
+    Known(T),
+    /// Another version or type; what it says it is.
+    Unknown(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the {what} is not what it should be")]
+    Json {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the {what} has the {field} {found:?}; allowed is {allowed}")]
+    Field {
+        what: &'static str,
+        field: &'static str,
+        found: String,
+        allowed: &'static str,
+    },
+}
+
+/// A turn that the sequencer offers to the workers.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Offered before: a worker doesn't wait for a lock that is not free.
+    pub repeat: bool,
+    /// When the turn was enqueued, if that is known.
+    pub enqueued_at: Option<Timestamp>,
+    /// The request in its canonical form.
+    pub request: Box<RawValue>,
+}
+
+/// What a worker tells the sequencers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Status {
+    /// The turn's end is recorded and published.
+    Done {
+        workspace: String,
+        turn_id: String,
+        worker: String,
+    },
+    Heartbeat {
+        worker: String,
+        /// Of the program, for the operator.
+        version: String,
+        slots: u32,
+        running: Vec<Running>,
+    },
+}
+
+/// A turn that a worker is running.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    pub workspace: String,
+    pub turn_id: String,
+    pub attempt: u32,
+    pub started_at: Timestamp,
+}
+
+/// What anybody may ask of all processes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Control {
+    /// `workspace` is as the sender spelt it: not checked here.
+    Cancel {
+        turn_id: String,
+        workspace: Option<String>,
+    },
+}
+
+impl Offer {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(&OfferWire {
+            v: VERSION,
+            kind: "offer".into(),
+            repeat: self.repeat,
+            enqueued_at: self.enqueued_at,
+            request: Cow::Borrowed(&self.request),
+        })
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
+        let what = "offer";
+        match head(what, body)?.as_deref() {
+            Ok("offer") => {
+                let wire: OfferWire<'_> = json(what, body)?;
+                Ok(Decoded::Known(Self {
+                    repeat: wire.repeat,
+                    enqueued_at: wire.enqueued_at,
+                    request: wire.request.into_owned(),
+                }))
+            }
+            Ok(kind) => Ok(unknown_type(kind)),
+            Err(version) => Ok(unknown_version(*version)),
+        }
+    }
+}
+
+impl Status {
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Done {
+                workspace,
+                turn_id,
+                worker,
+            } => encode(&DoneWire {
+                v: VERSION,
+                kind: "done".into(),
+                workspace: workspace.into(),
+                turn_id: turn_id.into(),
+                worker: worker.into(),
+            }),
+            Self::Heartbeat {
+                worker,
+                version,
+                slots,
+                running,
+            } => encode(&HeartbeatWire {
+                v: VERSION,
+                kind: "heartbeat".into(),
+                worker: worker.into(),
+                version: version.into(),
+                slots: *slots,
+                running: running.into(),
+            }),
+        }
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
+        let what = "status";
+        match head(what, body)?.as_deref() {
+            Ok("done") => {
+                let wire: DoneWire<'_> = json(what, body)?;
+                check_turn_id(what, &wire.turn_id)?;
+                check_workspace(what, &wire.workspace)?;
+                Ok(Decoded::Known(Self::Done {
+                    workspace: wire.workspace.into_owned(),
+                    turn_id: wire.turn_id.into_owned(),
+                    worker: wire.worker.into_owned(),
+                }))
+            }
+            Ok("heartbeat") => {
+                let wire: HeartbeatWire<'_> = json(what, body)?;
+                for running in wire.running.iter() {
+                    check_turn_id(what, &running.turn_id)?;
+                    check_workspace(what, &running.workspace)?;
+                }
+                Ok(Decoded::Known(Self::Heartbeat {
+                    worker: wire.worker.into_owned(),
+                    version: wire.version.into_owned(),
+                    slots: wire.slots,
+                    running: wire.running.into_owned(),
+                }))
+            }
+            Ok(kind) => Ok(unknown_type(kind)),
+            Err(version) => Ok(unknown_version(*version)),
+        }
+    }
+}
+
+impl Control {
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Cancel { turn_id, workspace } => encode(&CancelWire {
+                action: "cancel".into(),
+                turn_id: turn_id.into(),
+                workspace: workspace.as_deref().map(Cow::Borrowed),
+            }),
+        }
+    }
+
+    /// Part of the contract with the outside, which has no version field.
+    pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
+        #[derive(Deserialize)]
+        struct Head {
+            action: String,
+        }
+        let what = "control message";
+        let Head { action } = json(what, body)?;
+        if action != "cancel" {
+            return Ok(Decoded::Unknown(format!("action {:?}", shown(&action))));
+        }
+        let wire: CancelWire<'_> = json(what, body)?;
+        check_turn_id(what, &wire.turn_id)?;
+        Ok(Decoded::Known(Self::Cancel {
+            turn_id: wire.turn_id.into_owned(),
+            workspace: wire.workspace.map(Cow::into_owned),
+        }))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct OfferWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(default)]
+    repeat: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    enqueued_at: Option<Timestamp>,
+    request: Cow<'a, RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DoneWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    workspace: Cow<'a, str>,
+    turn_id: Cow<'a, str>,
+    worker: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeartbeatWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    worker: Cow<'a, str>,
+    #[serde(default)]
+    version: Cow<'a, str>,
+    #[serde(default)]
+    slots: u32,
+    running: Cow<'a, [Running]>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CancelWire<'a> {
+    action: Cow<'a, str>,
+    turn_id: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workspace: Option<Cow<'a, str>>,
+}
+
+/// The type of a message of this version, or its other version.
+fn head(what: &'static str, body: &[u8]) -> Result<Result<String, u32>, DecodeError> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    // One by one: another version may not even have a type.
+    let Version { v } = json(what, body)?;
+    if v != VERSION {
+        return Ok(Err(v));
+    }
+    Ok(Ok(json::<Kind>(what, body)?.kind))
+}
+
+fn json<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, DecodeError> {
+    serde_json::from_slice(body).map_err(|source| DecodeError::Json { what, source })
+}
+
+fn encode(message: &impl Serialize) -> Vec<u8> {
+    #[expect(
+        clippy::expect_used,
+        reason = "structs of strings, numbers and times always encode"
+    )]
+    serde_json::to_vec(message).expect("an internal message encodes as JSON")
+}
+
+fn unknown_type<T>(kind: &str) -> Decoded<T> {
+    Decoded::Unknown(format!("type {:?}", shown(kind)))
+}
+
+fn unknown_version<T>(version: u32) -> Decoded<T> {
+    Decoded::Unknown(format!("version {version}"))
+}
+
+/// As much of a foreign string as belongs into a log line.
+fn shown(text: &str) -> &str {
+    let mut end = text.len().min(200);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn check_turn_id(what: &'static str, id: &str) -> Result<(), DecodeError> {
+    check(what, "turn_id", id, "[A-Za-z0-9._-]{1,128}", is_turn_id)
+}
+
+fn check_workspace(what: &'static str, id: &str) -> Result<(), DecodeError> {
+    let allowed = "1 to 4 segments [A-Za-z0-9][A-Za-z0-9._-]{0,63} joined by /";
+    check(what, "workspace", id, allowed, is_workspace)
+}
+
+fn check(
+    what: &'static str,
+    field: &'static str,
+    found: &str,
+    allowed: &'static str,
+    is_allowed: fn(&str) -> bool,
+) -> Result<(), DecodeError> {
+    if is_allowed(found) {
+        return Ok(());
+    }
+    Err(DecodeError::Field {
+        what,
+        field,
+        found: shown(found).to_owned(),
+        allowed,
+    })
+}
+
+fn is_turn_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(is_name_byte)
+}
+
+fn is_workspace(id: &str) -> bool {
+    id.split('/').count() <= 4
+        && id.split('/').all(|segment| {
+            segment.len() <= 64
+                && segment.bytes().all(is_name_byte)
+                && segment.starts_with(|c: char| c.is_ascii_alphanumeric())
+        })
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+
+fn time() -> Timestamp {
+    "2026-01-02T03:04:05Z".parse().unwrap()
+}
+
+fn done() -> Status {
+    Status::Done {
+        workspace: "acme/website".into(),
+        turn_id: "t-01".into(),
+        worker: "host-1".into(),
+    }
+}
+
+fn heartbeat() -> Status {
+    Status::Heartbeat {
+        worker: "host-1".into(),
+        version: "0.1.0".into(),
+        slots: 4,
+        running: vec![Running {
+            workspace: "acme/website".into(),
+            turn_id: "t-01".into(),
+            attempt: 2,
+            started_at: time(),
+        }],
+    }
+}
+
+#[test]
+fn an_offer_comes_back_with_the_same_request_bytes() {
+    // Order, numbers and spaces stay: a worker compares and records them.
+    let request = r#"{"turn_id":"t-01", "z":1.0e3,"a":["\u00e9"]}"#;
+    let offer = Offer {
+        repeat: true,
+        enqueued_at: Some(time()),
+        request: RawValue::from_string(request.to_owned()).unwrap(),
+    };
+    let Decoded::Known(back) = Offer::decode(&offer.encode()).unwrap() else {
+        panic!("an offer of this version is known");
+    };
+    assert_eq!(back.request.get(), request);
+    assert!(back.repeat);
+    assert_eq!(back.enqueued_at, Some(time()));
+}
+
+#[test]
+fn status_comes_back() {
+    for status in [done(), heartbeat()] {
+        assert_eq!(
+            Status::decode(&status.encode()).unwrap(),
+            Decoded::Known(status)
+        );
+    }
+}
+
+#[test]
+fn control_reads_as_the_contract_shows_it() {
+    let plain = Control::Cancel {
+        turn_id: "t-01".into(),
+        workspace: None,
+    };
+    let body = br#"{"action":"cancel","turn_id":"t-01"}"#;
+    assert_eq!(plain.encode(), body);
+    assert_eq!(Control::decode(body).unwrap(), Decoded::Known(plain));
+
+    // Any spelling of a workspace: what it means, only the root's owner knows.
+    let absolute = br#"{"action":"cancel","turn_id":"t-01","workspace":"/srv/w/acme"}"#;
+    assert_eq!(
+        Control::decode(absolute).unwrap(),
+        Decoded::Known(Control::Cancel {
+            turn_id: "t-01".into(),
+            workspace: Some("/srv/w/acme".into()),
+        })
+    );
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    let body = br#"{"v":1,"type":"done","workspace":"acme/website","turn_id":"t-01","worker":"host-1","mood":"good"}"#;
+    assert_eq!(Status::decode(body).unwrap(), Decoded::Known(done()));
+}
+
+#[test]
+fn another_version_or_type_is_a_value() {
+    let unknown = |text: &str| Decoded::Unknown(text.to_owned());
+    for (body, text) in [
+        (r#"{"v":2,"kind":17}"#, "version 2"),
+        (r#"{"v":1,"type":"farewell"}"#, r#"type "farewell""#),
+    ] {
+        assert_eq!(Status::decode(body.as_bytes()).unwrap(), unknown(text));
+        match Offer::decode(body.as_bytes()).unwrap() {
+            Decoded::Unknown(found) => assert_eq!(found, text),
+            Decoded::Known(offer) => panic!("{body} became {offer:?}"),
+        }
+    }
+    assert_eq!(
+        Control::decode(br#"{"action":"pause"}"#).unwrap(),
+        unknown(r#"action "pause""#)
+    );
+}
+
+#[test]
+fn what_is_malformed_is_named() {
+    use crate::amqp::connect::chain;
+    for (body, named) in [
+        ("", "EOF while parsing"),
+        ("[]", "invalid"),
+        (r#"{"type":"done"}"#, "missing field `v`"),
+        (r#"{"v":1}"#, "missing field `type`"),
+        (
+            r#"{"v":1,"type":"done","workspace":"a","worker":"w"}"#,
+            "missing field `turn_id`",
+        ),
+        (
+            r#"{"v":1,"type":"done","workspace":"a","turn_id":"a b","worker":"w"}"#,
+            r#"turn_id "a b"; allowed is [A-Za-z0-9._-]{1,128}"#,
+        ),
+        (
+            r#"{"v":1,"type":"done","workspace":"a/../b","turn_id":"t","worker":"w"}"#,
+            r#"workspace "a/../b"; allowed is 1 to 4 segments"#,
+        ),
+        (
+            r#"{"v":1,"type":"heartbeat","worker":"w","running":[{"workspace":"","turn_id":"t","attempt":1,"started_at":"2026-01-02T03:04:05Z"}]}"#,
+            r#"workspace "";"#,
+        ),
+    ] {
+        let error = chain(&Status::decode(body.as_bytes()).unwrap_err());
+        assert!(error.contains(named), "{body}: {error}");
+    }
+}
+
+#[test]
+fn an_error_shows_a_bounded_piece_of_what_was_found() {
+    let body = format!(r#"{{"action":"cancel","turn_id":"{}"}}"#, "é".repeat(5_000));
+    let error = Control::decode(body.as_bytes()).unwrap_err().to_string();
+    assert!(error.len() < 400, "{} bytes", error.len());
+}

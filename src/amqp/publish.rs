@@ -1,0 +1,129 @@
+//! Publishes one message and waits until the broker has it.
+
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{LongString, ShortString};
+use lapin::{BasicProperties, Confirmation};
+use tokio::time::timeout;
+
+use super::connect::chain;
+use super::pool::{ChannelError, PublisherLink};
+
+/// How long the broker may take to confirm. A quorum queue writes to disk on
+/// several nodes first; more than this is not slow but stuck.
+pub(super) const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
+
+/// AMQP's delivery mode for messages that survive the broker's restart.
+const PERSISTENT: u8 = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Only for mandatory messages.
+    #[error(
+        "no queue takes what is published to exchange {exchange:?} with routing key {key:?}: {reply}"
+    )]
+    Returned {
+        exchange: String,
+        key: String,
+        reply: String,
+    },
+    #[error("the broker refused the message (nack): a queue that it goes to is full or failed")]
+    Nacked,
+    /// The broker may or may not have it: published again, it may be there twice.
+    #[error("the message is not confirmed: {0}")]
+    Lost(String),
+    #[error("the {what} has {length} bytes; allowed are 255")]
+    TooLong { what: &'static str, length: usize },
+}
+
+impl From<ChannelError> for PublishError {
+    fn from(error: ChannelError) -> Self {
+        Self::Lost(chain(&error))
+    }
+}
+
+/// What every message of ours has: persistent, and JSON.
+pub fn json_properties() -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/json".into())
+}
+
+pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString, PublishError> {
+    // lapin's own conversion panics.
+    ShortString::try_new(text).map_err(|_| PublishError::TooLong {
+        what,
+        length: text.len(),
+    })
+}
+
+impl PublisherLink {
+    /// Publishes and waits for the confirm, in bounded time. One channel
+    /// carries one such message at a time: with several, lapin may tell the
+    /// wrong one that it was returned.
+    ///
+    /// Headers must fit into one frame (128 KiB): the broker closes the whole
+    /// connection over more.
+    pub async fn publish_confirmed(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+        mandatory: bool,
+    ) -> Result<(), PublishError> {
+        let exchange_name = short("exchange name", exchange)?;
+        let routing_key = short("routing key", key)?;
+        // On a blocked connection lapin would keep the message, and publish it
+        // at some time after this has given up.
+        match timeout(CONFIRM_LIMIT, self.ready()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(ChannelError::ShutDown.into()),
+            Err(_) => return Err(ChannelError::NotConnected.into()),
+        }
+        let lease = self.lease().await?;
+        let options = BasicPublishOptions {
+            mandatory,
+            ..BasicPublishOptions::default()
+        };
+        let confirmed = timeout(CONFIRM_LIMIT, async {
+            lease
+                .channel
+                .basic_publish(exchange_name, routing_key, options, body, properties)
+                .await?
+                .await
+        });
+        let verdict = match confirmed.await {
+            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+            Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+                Err(PublishError::Returned {
+                    exchange: exchange.to_owned(),
+                    key: key.to_owned(),
+                    reply: format!("{} {}", returned.reply_code, returned.reply_text),
+                })
+            }
+            Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Nacked),
+            Ok(Ok(Confirmation::NotRequested)) => {
+                return Err(PublishError::Lost("the channel has no confirms".to_owned()));
+            }
+            Ok(Err(error)) => return Err(PublishError::Lost(chain(&error))),
+            Err(_) => {
+                let limit = CONFIRM_LIMIT.as_secs();
+                return Err(PublishError::Lost(format!("no confirm within {limit} s")));
+            }
+        };
+        lease.give_back();
+        verdict
+    }
+}
+
+/// A header value for [`BasicProperties::with_headers`], bounded so that a
+/// foreign text can't make the header frame too large.
+pub fn header_text(text: &str) -> LongString {
+    let mut end = text.len().min(4096);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    LongString::from(&text[..end])
+}

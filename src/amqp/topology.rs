@@ -1,0 +1,239 @@
+//! What the workers declare on the broker, and under which names.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
+
+use super::declare_error::{DeclareError, Operation};
+use super::link::Link;
+
+/// The routing key under which producers publish their requests.
+pub const REQUEST_KEY: &str = "turn";
+/// Above any count of deliveries: an attempt is counted by the journal, and
+/// from RabbitMQ 4.0 the broker would drop a turn after 20 deliveries.
+const DELIVERY_LIMIT: i64 = 1_000_000;
+/// 30 days: the default of 30 minutes would close the channel of whoever
+/// holds a turn for longer.
+const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
+
+/// The names of all objects, and their arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// Direct exchange of the producers.
+    pub requests: String,
+    /// Queue of the turns, for the active sequencer.
+    pub turns: String,
+    /// Queue of the offers, for the workers.
+    pub work: String,
+    /// Queue of what could not be accepted.
+    pub dead: String,
+    /// Topic exchange of the replies.
+    pub events: String,
+    /// Fanout exchange of cancels.
+    pub control: String,
+    /// Fanout exchange among workers.
+    pub status: String,
+    dead_letter_limit: u32,
+}
+
+/// A fanout that each process listens to with a queue of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fanout {
+    Status,
+    Control,
+}
+
+impl Topology {
+    /// `dead_letter_limit`: messages that the dead queue keeps, the newest.
+    pub fn new(prefix: &str, dead_letter_limit: u32) -> Self {
+        Self {
+            requests: format!("{prefix}.requests"),
+            turns: format!("{prefix}.turns"),
+            work: format!("{prefix}.turns.work"),
+            dead: format!("{prefix}.turns.dead"),
+            events: format!("{prefix}.events"),
+            control: format!("{prefix}.control"),
+            status: format!("{prefix}.status"),
+            dead_letter_limit,
+        }
+    }
+
+    /// Declares everything; what exists already as it should be stays as it
+    /// is. The connection is usable afterwards, also after an error.
+    pub async fn declare(&self, link: &Link) -> Result<(), DeclareError> {
+        // The broker closes the channel on an error, so it gets its own.
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare
+            .exchange(&self.requests, ExchangeKind::Direct)
+            .await?;
+        declare.exchange(&self.events, ExchangeKind::Topic).await?;
+        declare
+            .exchange(&self.control, ExchangeKind::Fanout)
+            .await?;
+        declare.exchange(&self.status, ExchangeKind::Fanout).await?;
+        declare
+            .quorum_queue(&self.turns, self.turns_arguments())
+            .await?;
+        declare
+            .quorum_queue(&self.work, Self::work_arguments())
+            .await?;
+        declare
+            .quorum_queue(&self.dead, self.dead_arguments())
+            .await?;
+        declare
+            .bind(&self.turns, &self.requests, REQUEST_KEY)
+            .await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
+    }
+
+    /// Declares this process's own queue of a fanout, bound to it; it goes when
+    /// the connection goes. Returns its name, which starts with the prefix, so
+    /// that a user's permissions can be told by that.
+    pub async fn declare_exclusive(
+        &self,
+        link: &Link,
+        fanout: Fanout,
+    ) -> Result<String, DeclareError> {
+        let exchange = match fanout {
+            Fanout::Status => &self.status,
+            Fanout::Control => &self.control,
+        };
+        let queue = format!("{exchange}.{}", uuid::Uuid::now_v7().simple());
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare
+            .queue(&queue, options, FieldTable::default())
+            .await?;
+        declare.bind(&queue, exchange, "").await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(queue)
+    }
+
+    fn turns_arguments(&self) -> FieldTable {
+        let mut arguments = Self::work_arguments();
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        arguments
+    }
+
+    fn work_arguments() -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-delivery-limit".into(),
+            AMQPValue::LongLongInt(DELIVERY_LIMIT),
+        );
+        arguments.insert(
+            "x-consumer-timeout".into(),
+            AMQPValue::LongLongInt(CONSUMER_TIMEOUT_MS),
+        );
+        arguments
+    }
+
+    fn dead_arguments(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-max-length".into(),
+            AMQPValue::LongLongInt(self.dead_letter_limit.into()),
+        );
+        // The oldest go: the newest tell what is wrong now.
+        arguments.insert(
+            "x-overflow".into(),
+            AMQPValue::LongString("drop-head".into()),
+        );
+        arguments
+    }
+}
+
+/// Declarations on one channel, with errors that name what was declared.
+struct Declare<'a> {
+    link: &'a Link,
+    channel: &'a Channel,
+}
+
+impl Declare<'_> {
+    async fn exchange(&self, name: &str, kind: ExchangeKind) -> Result<(), DeclareError> {
+        let operation = Operation::Exchange {
+            name: name.to_owned(),
+        };
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let request = self.channel.exchange_declare(
+            operation.short(name)?,
+            kind,
+            options,
+            FieldTable::default(),
+        );
+        self.run(operation, request).await
+    }
+
+    async fn quorum_queue(
+        &self,
+        name: &str,
+        mut arguments: FieldTable,
+    ) -> Result<(), DeclareError> {
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("quorum".into()),
+        );
+        self.queue(name, QueueDeclareOptions::durable(), arguments)
+            .await
+    }
+
+    async fn queue(
+        &self,
+        name: &str,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+    ) -> Result<(), DeclareError> {
+        let operation = Operation::Queue {
+            name: name.to_owned(),
+        };
+        let request = self
+            .channel
+            .queue_declare(operation.short(name)?, options, arguments);
+        self.run(operation, request).await?;
+        Ok(())
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), DeclareError> {
+        let operation = Operation::Binding {
+            queue: queue.to_owned(),
+            exchange: exchange.to_owned(),
+        };
+        let request = self.channel.queue_bind(
+            operation.short(queue)?,
+            operation.short(exchange)?,
+            ShortString::from(key),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        self.run(operation, request).await
+    }
+
+    async fn run<T>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, DeclareError> {
+        self.link
+            .bounded("a declaration", request)
+            .await
+            .map_err(|error| DeclareError::of(operation, self.link.target(), error))
+    }
+}
