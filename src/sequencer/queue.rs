@@ -1,0 +1,611 @@
+//! The sequencer's queue: which turn is offered when, and which delivery is
+//! acked when. Pure: no clock, no I/O. The shell feeds it what it hears and
+//! carries out the [`Action`]s it gets back, in their order.
+//!
+//! A queue belongs to one consumer of `codex.turns`: delivery tags mean nothing
+//! beyond their channel. When that ends, [`Queue::reset`] lets go of the turns
+//! and keeps the cancels. A standby feeds its queue the cancels it hears too,
+//! so that they outlive the sequencer that heard them with it.
+//!
+//! # What holds at all times
+//!
+//! 1. *Nothing is acked that could be lost.* A delivery is acked when its turn is
+//!    done (its end is recorded and its events are confirmed), when a claim that
+//!    ends it is answered (written, published and confirmed), or when it is a
+//!    duplicate, delivered for the first time, of a turn that is held unacked.
+//!    Each is acked once, by its own tag, never "all up to".
+//! 2. *Only heads are offered.* The turns of a workspace stand in the order in
+//!    which they were delivered; none is offered before all ahead of it have
+//!    ended. A turn's end is for ever, so an offer that lies about for long, or
+//!    comes from a sequencer that was deposed without knowing, breaks no order.
+//! 3. *A fate is asked for, not assumed.* Cancelled and rejected turns keep their
+//!    place until the claim is answered; nobody behind them moves up before,
+//!    since the claim may tell that the turn has been run.
+//! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
+//!    a timer. So whatever gets lost outside (offer, `done`, worker, claim), the
+//!    head comes up again.
+//! 5. *Lines know nothing of each other*, but for what the pool has taken (see
+//!    [`Queue::work_queue_depth`]), and that only delays repeats.
+//! 6. *Memory* is what the prefetch lets in, and [`cancels`] with their own bound.
+//!
+//! Safety rests on lock and journal, not on these: an offer too many costs a
+//! look into the journal, a `done` too many is ignored.
+//!
+//! # Rules worth a reason
+//!
+//! - *Redelivered turns.* A predecessor may have offered it, so it may run. What is
+//!   listened for is time since the delivery (the status queue was bound before),
+//!   not since it became head: a turn that becomes head later has been listened
+//!   for in line, and heartbeats that named it there count. That is no theory: when
+//!   the predecessor's last acks are lost, the running turn comes back in second place.
+//! - *Lost `done`.* Not remembered for turns that are yet to be delivered: the head
+//!   is offered, and the worker answers from its journal with the events and
+//!   `done`. A memory would save that once per takeover and would swallow the
+//!   answer to a producer that publishes a finished turn again.
+//! - *`max_waiting`* counts the turns held for a workspace, with the head, running
+//!   or not, without those whose claim was asked for on arrival. A turn beyond it is never rejected
+//!   outright, since it may have run before this sequencer knew it: the claim decides.
+
+mod backoff;
+mod cancels;
+mod held;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use backoff::{Backoff, Jitter};
+use cancels::Cancels;
+use held::{Fate, Held, LastOffer, Line};
+pub use held::{QueuedTurn, Ticket, Verdict};
+
+/// How often a worker tells what it runs.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// For how long a redelivered turn is listened for: one heartbeat, and half a
+/// second for that to be late.
+pub const LISTEN: Duration = Duration::from_millis(2_500);
+
+/// Until an offered head is offered again, of which nothing is heard. The first
+/// wait is five heartbeats: a worker that lost a few is not doubted yet.
+const REPEAT: Backoff = Backoff {
+    first: Duration::from_secs(10),
+    most: Duration::from_secs(5 * 60),
+};
+
+/// Until an offer that the broker did not take is tried again.
+const OFFER_FAILED: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    most: Duration::from_secs(30),
+};
+
+/// Until a claim that could not be written or published is tried again.
+const CLAIM_FAILED: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(60),
+};
+
+/// For how long an offer may be believed to lie in the work queue untaken.
+const LIES_AT_MOST: Duration = Duration::from_secs(60 * 60);
+
+/// What the shell has to do. Turn and request are shared, not copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ack this delivery, and no other (`multiple` unset).
+    Ack { tag: u64 },
+    /// Publish the turn to the work queue, mandatory and persistent, and tell
+    /// [`Queue::offer_confirmed`] or [`Queue::offer_failed`]. `repeat`: an
+    /// earlier offer of it was confirmed to this queue (a worker does not wait for the lock then).
+    Offer {
+        ticket: Ticket,
+        turn: Arc<QueuedTurn>,
+        repeat: bool,
+    },
+    /// Settle the turn's fate, off the loop, and tell [`Queue::claim_answered`].
+    /// For [`Verdict::Cancelled`] the durable cancel mark is written first, also
+    /// where the turn turns out to have been run: its next attempt looks at it.
+    Claim {
+        ticket: Ticket,
+        turn: Arc<QueuedTurn>,
+        verdict: Verdict,
+    },
+    /// Publish the cancel once more: a worker tells that it still runs the turn.
+    RepeatCancel { turn: Arc<QueuedTurn> },
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// A turn of its own.
+    New,
+    /// A turn that is held already; acked.
+    Duplicate { other_body: bool },
+    /// A turn that is held already; acked together with it, as the two may be
+    /// one message.
+    Redelivered { other_body: bool },
+}
+
+/// How the claim came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimAnswer {
+    /// Created by us; the ending it holds is published and confirmed.
+    Won,
+    /// The turn had ended already; what its record holds is published and confirmed.
+    AlreadyEnded,
+    /// The turn has been started: it stays in line. (Where its run has also
+    /// ended, a worker will answer its next offer from the journal.)
+    AlreadyRun,
+    /// It could not be written, read, or published; or no mark could be.
+    Failed,
+}
+
+/// The oldest turn that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oldest {
+    /// By this sequencer.
+    pub received: Instant,
+    /// By the producer, if that told.
+    pub enqueued_at: Option<Timestamp>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Queue {
+    max_waiting: usize,
+    /// All held turns, in the order in which they came.
+    turns: BTreeMap<Ticket, Held>,
+    lines: HashMap<Arc<str>, Line>,
+    /// For cancels without a workspace.
+    by_id: HashMap<Arc<str>, BTreeSet<Ticket>>,
+    timers: BTreeSet<(Instant, Ticket)>,
+    cancels: Cancels,
+    jitter: Jitter,
+    next_ticket: u64,
+    /// Offers made so far.
+    offers: u64,
+    /// The newest offer known to have been taken by a worker, by its number.
+    taken: u64,
+    /// Offers that lie in the work queue, as the broker said last.
+    untaken: u64,
+}
+
+impl Queue {
+    /// `max_waiting`: turns held of one workspace, at least 1. `seed` decides
+    /// the jitter only; sequencers should not share it.
+    pub fn new(max_waiting: usize, seed: u64) -> Self {
+        Self {
+            max_waiting: max_waiting.max(1),
+            turns: BTreeMap::new(),
+            lines: HashMap::new(),
+            by_id: HashMap::new(),
+            timers: BTreeSet::new(),
+            cancels: Cancels::default(),
+            jitter: Jitter::new(seed),
+            next_ticket: 0,
+            offers: 0,
+            taken: 0,
+            untaken: 0,
+        }
+    }
+
+    /// The consumer is gone, and with it every delivery: they will come again, here or
+    /// elsewhere. Answers that are still under way for them will be ignored.
+    pub fn reset(&mut self) {
+        self.turns.clear();
+        self.lines.clear();
+        self.by_id.clear();
+        self.timers.clear();
+        self.untaken = 0;
+    }
+
+    /// A delivery of `codex.turns`.
+    pub fn delivered(
+        &mut self,
+        now: Instant,
+        tag: u64,
+        redelivered: bool,
+        turn: QueuedTurn,
+        out: &mut Vec<Action>,
+    ) -> Arrival {
+        // Before any limit: a turn that is in line must not be told that the line is full.
+        if let Some(ticket) = self.find(&turn.workspace, &turn.turn_id)
+            && let Some(held) = self.turns.get_mut(&ticket)
+        {
+            let other_body = held.turn.fingerprint != turn.fingerprint;
+            if redelivered {
+                held.tags.push(tag);
+                return Arrival::Redelivered { other_body };
+            }
+            out.push(Action::Ack { tag });
+            return Arrival::Duplicate { other_body };
+        }
+
+        let turn = Arc::new(turn);
+        let not_before = if redelivered { now + LISTEN } else { now };
+        let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
+        let line = self.lines.entry(Arc::clone(&turn.workspace)).or_default();
+        held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
+        let verdict = if held.cancelled {
+            Some(Verdict::Cancelled)
+        } else if line.counted >= self.max_waiting {
+            Some(Verdict::BacklogFull)
+        } else {
+            None
+        };
+        if let Some(verdict) = verdict {
+            held.counted = false;
+            held.fate = Fate::ToAsk {
+                verdict,
+                failures: 0,
+                at: now,
+            };
+        }
+
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        line.order.insert(ticket);
+        line.by_id.insert(Arc::clone(&turn.turn_id), ticket);
+        line.counted += usize::from(held.counted);
+        self.by_id
+            .entry(Arc::clone(&turn.turn_id))
+            .or_default()
+            .insert(ticket);
+        self.turns.insert(ticket, held);
+        self.attend(ticket, now, out);
+        Arrival::New
+    }
+
+    /// A worker tells that the turn has ended and its events are confirmed.
+    /// False: it is not held here, which is no fault (a second `done`, or an
+    /// offer that outlived its turn).
+    pub fn done(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let Some(ticket) = self.find(workspace, turn_id) else {
+            return false;
+        };
+        self.was_taken(ticket);
+        self.end(ticket, now, out);
+        true
+    }
+
+    /// A worker tells what it runs, as pairs of workspace and turn id.
+    pub fn heartbeat<'a>(
+        &mut self,
+        now: Instant,
+        running: impl IntoIterator<Item = (&'a str, &'a str)>,
+        out: &mut Vec<Action>,
+    ) {
+        for (workspace, turn_id) in running {
+            let Some(ticket) = self.find(workspace, turn_id) else {
+                continue;
+            };
+            self.was_taken(ticket);
+            let wait = self.jitter.wait(REPEAT, 0);
+            let Some(held) = self.turns.get_mut(&ticket) else {
+                continue;
+            };
+            held.seen = Some(now);
+            held.waits = 0;
+            held.not_before = now + wait;
+            if held.cancelled {
+                out.push(Action::RepeatCancel {
+                    turn: Arc::clone(&held.turn),
+                });
+            }
+            self.attend(ticket, now, out);
+        }
+    }
+
+    /// Somebody wants the turn cancelled. Without a workspace, every turn of
+    /// that id is meant; where none is held, any that comes later.
+    pub fn cancel(
+        &mut self,
+        now: Instant,
+        turn_id: &str,
+        workspace: Option<&str>,
+        out: &mut Vec<Action>,
+    ) {
+        let tickets: Vec<Ticket> = match workspace {
+            Some(workspace) => self.find(workspace, turn_id).into_iter().collect(),
+            None => self
+                .by_id
+                .get(turn_id)
+                .map(|tickets| tickets.iter().copied().collect())
+                .unwrap_or_default(),
+        };
+        if tickets.is_empty() {
+            let workspace = workspace.map(Arc::from);
+            self.cancels.remember(now, turn_id.into(), workspace);
+        }
+        for ticket in tickets {
+            let Some(held) = self.turns.get_mut(&ticket) else {
+                continue;
+            };
+            // Also of a held turn, since it may come again to this queue after
+            // a reset; then of this workspace's only.
+            let QueuedTurn {
+                workspace, turn_id, ..
+            } = &*held.turn;
+            self.cancels
+                .remember(now, Arc::clone(turn_id), Some(Arc::clone(workspace)));
+            if std::mem::replace(&mut held.cancelled, true) {
+                continue;
+            }
+            match &mut held.fate {
+                fate @ Fate::Open => {
+                    *fate = Fate::ToAsk {
+                        verdict: Verdict::Cancelled,
+                        failures: 0,
+                        at: now,
+                    };
+                }
+                Fate::ToAsk { verdict, .. } => *verdict = Verdict::Cancelled,
+                // Two claims of one turn at once would only race each other; the answer goes on.
+                Fate::Asked { .. } => {}
+            }
+            self.attend(ticket, now, out);
+        }
+    }
+
+    /// The answer to [`Action::Claim`]. One that comes after the turn's `done` is ignored.
+    pub fn claim_answered(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        answer: ClaimAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let Fate::Asked { verdict, failures } = held.fate else {
+            return;
+        };
+        let wanted = if held.cancelled {
+            Verdict::Cancelled
+        } else {
+            verdict
+        };
+        match answer {
+            ClaimAnswer::Won | ClaimAnswer::AlreadyEnded => {
+                self.end(ticket, now, out);
+                return;
+            }
+            ClaimAnswer::AlreadyRun => {
+                held.fate = if wanted == verdict {
+                    Fate::Open
+                } else {
+                    // Cancelled while the limit was looked into: the mark is still to be written.
+                    Fate::ToAsk {
+                        verdict: wanted,
+                        failures: 0,
+                        at: now,
+                    }
+                };
+                // Where a `run` claim exists, limits no longer apply; it takes a place all the same.
+                if !std::mem::replace(&mut held.counted, true)
+                    && let Some(line) = self.lines.get_mut(&held.turn.workspace)
+                {
+                    line.counted += 1;
+                }
+            }
+            ClaimAnswer::Failed => {
+                held.fate = Fate::ToAsk {
+                    verdict: wanted,
+                    failures: failures.saturating_add(1),
+                    at: now + self.jitter.wait(CLAIM_FAILED, failures),
+                };
+            }
+        }
+        self.attend(ticket, now, out);
+    }
+
+    /// The broker has confirmed the offer.
+    pub fn offer_confirmed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
+            return;
+        };
+        held.in_flight = false;
+        held.was_offered = true;
+        held.failures = 0;
+        // The turn may have been seen running before its confirm came: the later wait holds.
+        let wait = self.jitter.wait(REPEAT, held.waits);
+        held.not_before = held.not_before.max(now + wait);
+        held.waits = held.waits.saturating_add(1);
+        self.attend(ticket, now, out);
+    }
+
+    /// The broker has returned or nacked the offer.
+    pub fn offer_failed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
+            return;
+        };
+        held.in_flight = false;
+        // It lies nowhere, so nothing may be inferred from what the pool has taken.
+        held.last_offer = None;
+        let wait = self.jitter.wait(OFFER_FAILED, held.failures);
+        held.not_before = held.not_before.max(now + wait);
+        held.failures = held.failures.saturating_add(1);
+        self.attend(ticket, now, out);
+    }
+
+    /// How many offers lie in the work queue, ready and untaken, as the broker
+    /// says (a passive declare tells).
+    ///
+    /// When the pool is full, offers lie there for as long as turns run, and repeating
+    /// them all every five minutes would only pile up copies. The work queue is
+    /// first in, first out: while something lies in it and no later offer has been taken, an
+    /// offer is not lost but waiting, and is repeated only after an hour. A shell
+    /// that never tells gets plain repeats.
+    pub fn work_queue_depth(&mut self, ready: u64) {
+        self.untaken = ready;
+    }
+
+    /// Time has passed. Due is whatever [`Queue::next_deadline`] told, or more.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        // Attending takes the timer away or moves it past `now`.
+        while let Some(&(at, ticket)) = self.timers.first()
+            && at <= now
+        {
+            self.attend(ticket, now, out);
+        }
+    }
+
+    /// When [`Queue::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a turn of that id is held, in whichever workspace.
+    pub fn holds_turn_id(&self, turn_id: &str) -> bool {
+        self.by_id.contains_key(turn_id)
+    }
+
+    /// How many turns are held.
+    pub fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// How many workspaces have turns here.
+    pub fn workspaces(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The oldest turn that is not known to run. Looks past those that do, of
+    /// which there are no more than the pool has slots.
+    pub fn oldest_waiting(&self, now: Instant) -> Option<Oldest> {
+        let runs = |held: &Held| held.seen.is_some_and(|seen| now < seen + REPEAT.first);
+        let held = self.turns.values().find(|held| !runs(held))?;
+        Some(Oldest {
+            received: held.received,
+            enqueued_at: held.turn.enqueued_at,
+        })
+    }
+
+    /// The workspaces with the most turns, longest first. For people who look:
+    /// goes through all workspaces.
+    pub fn longest_lines(&self, most: usize) -> Vec<(Arc<str>, usize)> {
+        let mut lines: Vec<_> = self
+            .lines
+            .iter()
+            .map(|(workspace, line)| (Arc::clone(workspace), line.order.len()))
+            .collect();
+        lines.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        lines.truncate(most);
+        lines
+    }
+
+    fn find(&self, workspace: &str, turn_id: &str) -> Option<Ticket> {
+        self.lines.get(workspace)?.by_id.get(turn_id).copied()
+    }
+
+    /// A worker has the turn or had it, so at least its first offer was taken.
+    fn was_taken(&mut self, ticket: Ticket) {
+        if let Some(offer) = self.turns.get(&ticket).and_then(|held| held.last_offer) {
+            self.taken = self.taken.max(offer.first);
+        }
+    }
+
+    /// Acks the turn, takes it out of line, and lets the next one move up.
+    fn end(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.remove(&ticket) else {
+            return;
+        };
+        out.extend(held.tags.iter().map(|&tag| Action::Ack { tag }));
+        if let Some(at) = held.timer {
+            self.timers.remove(&(at, ticket));
+        }
+        let QueuedTurn {
+            workspace, turn_id, ..
+        } = &*held.turn;
+        if let Some(tickets) = self.by_id.get_mut(turn_id) {
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.by_id.remove(turn_id);
+            }
+        }
+        let Some(line) = self.lines.get_mut(workspace) else {
+            return;
+        };
+        line.order.remove(&ticket);
+        line.by_id.remove(turn_id);
+        line.counted -= usize::from(held.counted);
+        match line.head() {
+            Some(head) => self.attend(head, now, out),
+            None => {
+                self.lines.remove(workspace);
+            }
+        }
+    }
+
+    /// The one place that decides what a turn needs now: to be claimed, to be
+    /// offered, or to be looked at again at a certain time.
+    fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let line = self.lines.get(&held.turn.workspace);
+        let is_head = line.and_then(Line::head) == Some(ticket);
+        let wake = match held.fate {
+            Fate::Asked { .. } => None,
+            Fate::ToAsk { at, .. } if at > now => Some(at),
+            Fate::ToAsk {
+                verdict, failures, ..
+            } => {
+                held.fate = Fate::Asked { verdict, failures };
+                out.push(Action::Claim {
+                    ticket,
+                    turn: Arc::clone(&held.turn),
+                    verdict,
+                });
+                None
+            }
+            Fate::Open if !is_head || held.in_flight => None,
+            Fate::Open if held.not_before > now => Some(held.not_before),
+            Fate::Open if lies_untaken(held.last_offer, self.untaken, self.taken, now) => {
+                held.not_before = now + self.jitter.wait(REPEAT, held.waits);
+                held.waits = held.waits.saturating_add(1);
+                Some(held.not_before)
+            }
+            Fate::Open => {
+                self.offers += 1;
+                held.in_flight = true;
+                held.last_offer = Some(LastOffer {
+                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
+                    newest: self.offers,
+                    at: now,
+                });
+                out.push(Action::Offer {
+                    ticket,
+                    turn: Arc::clone(&held.turn),
+                    repeat: held.was_offered,
+                });
+                None
+            }
+        };
+        if held.timer != wake {
+            if let Some(at) = std::mem::replace(&mut held.timer, wake) {
+                self.timers.remove(&(at, ticket));
+            }
+            if let Some(at) = wake {
+                self.timers.insert((at, ticket));
+            }
+        }
+    }
+}
+
+/// Whether the turn's newest offer is to be believed to wait in the work queue.
+fn lies_untaken(offer: Option<LastOffer>, untaken: u64, taken: u64, now: Instant) -> bool {
+    offer.is_some_and(|offer| untaken > 0 && offer.newest > taken && now < offer.at + LIES_AT_MOST)
+}
