@@ -1,4 +1,18 @@
-//! The sequencer: one process at a time holds the waiting turns and offers
-//! each workspace's first one to the pool.
+//! The sequencer: keeps each workspace's turns in order, and offers only the
+//! first of each to the workers. It runs nothing.
+//!
+//! ```text
+//! codex.turns ─▶ session ─▶ queue (pure) ─▶ actions ─┬▶ offers   ─▶ codex.turns.work
+//! codex.status ─▶   ▲                                ├▶ verdicts ─▶ claims, events
+//! codex.control ─▶  └──────── answers ◀──────────────┘  acks
+//! ```
 
 pub mod queue;
+
+mod actions;
+mod rejection;
+mod session;
+mod verdict;
+mod watchdog;
+
+pub use session::Sequencer;

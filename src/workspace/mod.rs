@@ -1,1 +1,133 @@
-//! (in the making)
+//! Workspaces: from an id to a directory, its lock, its journal and claims.
+//!
+//! ```text
+//! <root>/<id>/                              the agent's directory
+//!     .plexum-codex-session                 the thread to resume
+//! <root>/.turn-worker/                      ours, mode 0700
+//!     registry.lock                         held while a workspace is registered
+//!     threads/<uuid>                        the workspace that a thread belongs to
+//!     rejected/<turn id>.claim              verdicts on requests without a workspace
+//!     workspaces/<id>/.state/
+//!         lock                              who holds it may run codex; made last
+//!         journal, journal.old              what happened to the turns
+//!         checkpoint                        how far the journal has been understood
+//!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
+//! ```
+//!
+//! Segments of an id never start with a dot, so `.state` meets none of them;
+//! ids hold no `~`, with which our other file names start. Records are lines
+//! of a checksum and versioned JSON, in every file alike.
+//!
+//! All of this blocks: async callers use `spawn_blocking`.
+
+mod check;
+mod claims;
+mod dir;
+mod durable;
+mod error;
+mod id;
+mod journal;
+mod line;
+mod lock;
+mod prune;
+mod root;
+mod session;
+#[cfg(test)]
+mod testing;
+mod threads;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
+pub use claims::{Claim, ClaimOutcome, Claims, Verdict};
+pub use error::{DiskError, Rejection, StateError, WorkspaceError};
+pub use journal::{
+    Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
+};
+pub use lock::WorkspaceLock;
+pub use root::{Root, RootError};
+pub use session::{SESSION_FILE, SessionFile};
+pub use threads::{Adoption, Resume, Threads, resolve_session};
+
+use dir::Dir;
+
+const STATE: &str = ".state";
+const CLAIMS: &str = "claims";
+
+/// A registered workspace, its folders open.
+#[derive(Debug)]
+pub struct Workspace {
+    id: String,
+    dir: Arc<Dir>,
+    state: Arc<Dir>,
+    claims: Claims,
+}
+
+impl Workspace {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The agent's directory, canonical.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The same directory, held open: no later rename or symbolic link
+    /// changes what this stands for.
+    pub fn dir_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Ours, for what else must be kept per workspace.
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Takes the workspace's lock, or gives `None` while anybody holds it:
+    /// a worker, or a guard whose worker is gone.
+    pub fn try_lock(&self) -> Result<Option<WorkspaceLock>, DiskError> {
+        lock::try_lock(&self.state)
+    }
+
+    /// As [`Self::try_lock`], again and again until `patience` is slept away.
+    pub fn acquire(
+        &self,
+        patience: Duration,
+        sleep: impl FnMut(Duration),
+    ) -> Result<Option<WorkspaceLock>, DiskError> {
+        lock::acquire(patience, || self.try_lock(), sleep)
+    }
+
+    /// A turn's records as far as they are written, without the lock.
+    pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
+        journal::history(&self.state, id::turn_id(turn_id)?, None)
+    }
+
+    /// What the session file says; see [`resolve_session`].
+    pub fn session(&self) -> Result<SessionFile, DiskError> {
+        session::read(&self.dir)
+    }
+
+    /// For the lock's holder only.
+    pub fn write_session(&self, thread: Uuid) -> Result<(), DiskError> {
+        session::write(&self.dir, thread)
+    }
+
+    /// For the lock's holder only.
+    pub fn remove_session(&self) -> Result<(), DiskError> {
+        session::remove(&self.dir)
+    }
+}
+
+#[cfg(test)]
+mod lock_tests;

@@ -1,0 +1,157 @@
+//! What the queue wants done and takes time: each in a task of its own, which
+//! answers the session.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Action, ClaimAnswer, QueuedTurn, Ticket};
+use crate::amqp::messages::{Control, Offer};
+use crate::amqp::outbox::{Outbox, OutboxSettings};
+use crate::amqp::pool::PublisherLink;
+use crate::amqp::publish::{PublishError, json_properties};
+use crate::amqp::topology::Topology;
+use crate::error::with_sources;
+use crate::event::SealedEvent;
+use crate::metrics::Metrics;
+use crate::workspace::Root;
+
+/// What publishes at the same time: more only queue up at the broker, and
+/// each takes a channel of the pool.
+const AT_ONCE: usize = 16;
+
+/// The answer to an [`Action`].
+#[derive(Debug)]
+pub(super) enum Answer {
+    OfferConfirmed(Ticket),
+    OfferFailed(Ticket),
+    Claim(Ticket, ClaimAnswer),
+    /// An invalid request is dealt with: its delivery can be acked.
+    Rejected { tag: u64 },
+}
+
+/// Carries out actions; cheap to clone.
+#[derive(Clone)]
+pub struct Actor {
+    pub(super) publisher: PublisherLink,
+    pub(super) topology: Topology,
+    pub(super) outbox: OutboxSettings,
+    pub(super) root: Root,
+    pub(super) metrics: Metrics,
+    pub(super) by: String,
+    pub(super) cut: CancellationToken,
+    at_once: Arc<Semaphore>,
+}
+
+impl Actor {
+    pub fn new(
+        publisher: PublisherLink,
+        topology: Topology,
+        outbox: OutboxSettings,
+        root: Root,
+        metrics: Metrics,
+        by: String,
+        cut: CancellationToken,
+    ) -> Self {
+        Self {
+            publisher,
+            topology,
+            outbox,
+            root,
+            metrics,
+            by,
+            cut,
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    pub(super) fn act(&self, action: Action, answers: &mpsc::UnboundedSender<Answer>) {
+        let (actor, answers) = (self.clone(), answers.clone());
+        // A session that is over has no use for the answer.
+        let tell = move |answer| drop(answers.send(answer));
+        match action {
+            Action::Ack { .. } => {}
+            Action::Offer {
+                ticket,
+                turn,
+                repeat,
+            } => self.spawn(async move {
+                tell(match actor.offer(&turn, repeat).await {
+                    Ok(()) => Answer::OfferConfirmed(ticket),
+                    Err(error) => {
+                        let error = with_sources(&*error);
+                        tracing::warn!(error, turn_id = &*turn.turn_id, "an offer failed");
+                        Answer::OfferFailed(ticket)
+                    }
+                });
+            }),
+            Action::Claim {
+                ticket,
+                turn,
+                verdict,
+            } => self.spawn(async move {
+                tell(Answer::Claim(ticket, actor.decide(&turn, verdict).await));
+            }),
+            Action::RepeatCancel { turn } => self.spawn(async move {
+                actor.repeat_cancel(&turn).await;
+            }),
+        }
+    }
+
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let at_once = Arc::clone(&self.at_once);
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let _place = at_once.acquire_owned().await;
+            work.await;
+        });
+    }
+
+    async fn offer(
+        &self,
+        turn: &QueuedTurn,
+        repeat: bool,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if repeat {
+            self.metrics.offer_repeated();
+        }
+        let request = std::str::from_utf8(&turn.request)?.to_owned();
+        let offer = Offer {
+            repeat,
+            enqueued_at: turn.enqueued_at,
+            request: RawValue::from_string(request)?,
+        };
+        // Over the default exchange, to the queue of this name: nobody but
+        // workers may publish there.
+        let (work, body) = (&self.topology.work, offer.encode());
+        let published =
+            self.publisher
+                .publish_confirmed("", work, json_properties(), &body, true);
+        Ok(published.await?)
+    }
+
+    async fn repeat_cancel(&self, turn: &QueuedTurn) {
+        let cancel = Control::Cancel {
+            turn_id: turn.turn_id.to_string(),
+            workspace: Some(turn.workspace.to_string()),
+        };
+        let control = &self.topology.control;
+        let published: Result<(), PublishError> = self
+            .publisher
+            .publish_confirmed(control, "", json_properties(), &cancel.encode(), false)
+            .await;
+        if let Err(error) = published {
+            // The next heartbeat brings it up again.
+            tracing::debug!(error = with_sources(&error), "could not repeat a cancel");
+        }
+    }
+
+    /// Publishes a turn's ending; false if the process was cut off before it arrived.
+    pub(super) async fn publish_events(&self, events: Vec<SealedEvent>) -> bool {
+        let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &self.cut);
+        outbox.push_final(events);
+        outbox.drained().await.is_ok()
+    }
+}

@@ -1,0 +1,158 @@
+//! Answers requests that can't be accepted: kept in the dead queue with the
+//! reason, and told to whoever listens for the turn, where it has a usable id.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use jiff::Timestamp;
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::sleep;
+
+use super::actions::Actor;
+use crate::amqp::publish::{header_text, json_properties};
+use crate::error::with_sources;
+use crate::event::{ErrorCode, SealedEvent};
+use crate::request::Rejection;
+use crate::turn::{NotStarted, rejected_ending};
+use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// The header of a dead letter that says why it is there.
+const CODE_HEADER: &str = "x-error-code";
+const REASON_HEADER: &str = "x-error-message";
+
+impl Actor {
+    /// Until it is done, over and over; then calls `done`.
+    pub(super) fn reject(
+        &self,
+        rejection: Rejection,
+        body: Vec<u8>,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let actor = self.clone();
+        self.spawn(async move {
+            let mut delays = ExponentialBuilder::default()
+                .with_min_delay(FIRST_RETRY)
+                .with_max_delay(LAST_RETRY)
+                .without_max_times()
+                .with_jitter()
+                .build();
+            while !actor.try_reject(&rejection, &body).await {
+                tokio::select! {
+                    () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
+                    () = actor.cut.cancelled() => return,
+                }
+            }
+            done();
+        });
+    }
+
+    async fn try_reject(&self, rejection: &Rejection, body: &[u8]) -> bool {
+        let message = rejection.to_string();
+        let (root, by, rejection_, fingerprint) = (
+            self.root.clone(),
+            self.by.clone(),
+            rejection.clone(),
+            crc32fast::hash(body),
+        );
+        let ending =
+            tokio::task::spawn_blocking(move || claim(&root, &rejection_, fingerprint, by)).await;
+        let ending = match ending {
+            Ok(Ok(ending)) => ending,
+            Ok(Err(error)) => {
+                tracing::error!(error = with_sources(&error), "can't record a rejection yet");
+                return false;
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "recording a rejection failed");
+                return false;
+            }
+        };
+        if !self.bury(body, rejection.code, &message).await {
+            return false;
+        }
+        let events = match ending {
+            Answered::With(events) => events,
+            Answered::KnownTurn => Vec::new(),
+        };
+        if !self.publish_events(events).await {
+            return false;
+        }
+        self.metrics.request_rejected(rejection.code);
+        tracing::warn!(
+            turn_id = rejection.turn_id.as_ref().map(|id| id.as_str()),
+            code = rejection.code.as_str(),
+            message,
+            "rejected a request"
+        );
+        true
+    }
+
+    /// Puts a request into the dead queue, with the reason. False: try again.
+    pub(super) async fn bury(&self, body: &[u8], code: ErrorCode, message: &str) -> bool {
+        let mut headers = FieldTable::default();
+        let text = |text: &str| AMQPValue::LongString(header_text(text));
+        headers.insert(CODE_HEADER.into(), text(code.as_str()));
+        headers.insert(REASON_HEADER.into(), text(message));
+        let properties = json_properties().with_headers(headers);
+        let dead = &self.topology.dead;
+        let buried = self
+            .publisher
+            .publish_confirmed("", dead, properties, body, true)
+            .await;
+        if let Err(error) = &buried {
+            tracing::warn!(error = with_sources(error), "can't keep a rejected request yet");
+        }
+        buried.is_ok()
+    }
+}
+
+enum Answered {
+    With(Vec<SealedEvent>),
+    /// A turn of that id was accepted before: what is said of it is its own.
+    KnownTurn,
+}
+
+/// Claims the rejection, so that whoever rejects it again says the same.
+fn claim(
+    root: &Root,
+    rejection: &Rejection,
+    fingerprint: u32,
+    by: String,
+) -> Result<Answered, NotStarted> {
+    let Some(turn_id) = &rejection.turn_id else {
+        return Ok(Answered::With(Vec::new()));
+    };
+    let workspace = match &rejection.workspace {
+        None => None,
+        Some(id) => match root.workspace(id.as_str()) {
+            Ok(workspace) => Some(workspace),
+            Err(WorkspaceError::Rejected(_)) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let claims = match &workspace {
+        Some(workspace) => workspace.claims(),
+        None => root.rejected(),
+    };
+    let ending = rejected_ending(rejection, turn_id);
+    let claim = Claim {
+        verdict: Verdict::Rejected {
+            code: rejection.code,
+            ending: ending.clone(),
+        },
+        fingerprint,
+        made_at: Timestamp::now(),
+        by,
+    };
+    Ok(match claims.claim(turn_id.as_str(), &claim)? {
+        ClaimOutcome::Won => Answered::With(ending),
+        ClaimOutcome::Lost(other) if other.fingerprint == fingerprint => {
+            // This very request, delivered again.
+            Answered::With(other.verdict.ending().unwrap_or_default().to_vec())
+        }
+        ClaimOutcome::Lost(_) => Answered::KnownTurn,
+    })
+}

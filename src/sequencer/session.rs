@@ -1,0 +1,275 @@
+//! One connection of the sequencer: what it hears, and in which order it acts
+//! on it. The queue decides everything; this only listens and obeys.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::{interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::actions::{Actor, Answer};
+use super::queue::{Action, Arrival, Queue, QueuedTurn};
+use super::watchdog::Watchdog;
+use crate::amqp::connect::Connector;
+use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, SettleError};
+use crate::amqp::declare_error::DeclareError;
+use crate::amqp::link::Link;
+use crate::amqp::messages::{Control, Decoded, Status};
+use crate::amqp::topology::{Fanout, Topology};
+use crate::error::with_sources;
+use crate::http::{Health, SequencerState};
+use crate::metrics::{Backlog, Metrics};
+use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
+
+/// Before a connection that ended is built anew.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Status and control messages are tiny and handled at once.
+const STATUS_PREFETCH: u16 = 1_000;
+/// For metrics, and so that a loop with nothing to do shows that it lives.
+const PULSE: Duration = Duration::from_secs(1);
+/// How often the work queue is asked for what lies in it, in pulses.
+const PULSES_PER_DEPTH: u64 = 10;
+
+/// What a sequencer is made of.
+pub struct Sequencer {
+    pub connector: Connector,
+    pub topology: Topology,
+    /// Turns held at once: the consumer's prefetch.
+    pub backlog: u16,
+    pub max_waiting: usize,
+    pub limits: Limits,
+    pub actor: Actor,
+    pub metrics: Metrics,
+    pub health: Health,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("what it needs can't be declared")]
+    Declare(#[from] DeclareError),
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    #[error("a delivery could not be acked")]
+    Ack(#[from] SettleError),
+    #[error("it is asked to end")]
+    Drain,
+}
+
+impl Sequencer {
+    /// Until `drain`: then it closes its connection at once, and the next
+    /// process's sequencer takes over with everything that is unacked.
+    pub async fn run(self, id: &str, drain: CancellationToken) {
+        let mut queue = Queue::new(self.max_waiting, rand_seed());
+        let connector = self.connector.named(format!("{id} sequencer"));
+        while let Some(link) = connector.connect_with_backoff(&drain).await {
+            let ended = self.session(&link, &mut queue, &drain).await;
+            // Never by cancelling the consumer: its successor would start before
+            // the unacked deliveries are back, out of order (G1).
+            link.close().await;
+            queue.reset();
+            self.health.set_sequencer(SequencerState::Absent);
+            self.metrics.set_sequencer_active(false);
+            self.metrics.set_backlog(Backlog::default());
+            let Err(ended) = ended;
+            if matches!(ended, Ended::Drain) {
+                return;
+            }
+            tracing::warn!(reason = with_sources(&ended), "the sequencer begins anew");
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = drain.cancelled() => return,
+            }
+        }
+    }
+
+    async fn session(
+        &self,
+        link: &Link,
+        queue: &mut Queue,
+        drain: &CancellationToken,
+    ) -> Result<std::convert::Infallible, Ended> {
+        self.topology.declare(link).await?;
+        // Bound before the first turn is taken, so that no `done` and no
+        // heartbeat is missed; on the same connection, so that none outlives the other.
+        let status_queue = self.topology.declare_exclusive(link, Fanout::Status).await?;
+        let control_queue = self.topology.declare_exclusive(link, Fanout::Control).await?;
+        let mut status = Consumer::open(link, &status_queue, STATUS_PREFETCH).await?;
+        let mut control = Consumer::open(link, &control_queue, STATUS_PREFETCH).await?;
+        let mut turns = ConsumerHold::open(link.clone(), &self.topology.turns, self.backlog).await?;
+        self.health.set_sequencer(SequencerState::Standby);
+
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let mut session = Session {
+            sequencer: self,
+            queue,
+            held: HashMap::new(),
+            next_tag: 0,
+            answers,
+            out: Vec::new(),
+        };
+        let watchdog = Watchdog::start(link.clone());
+        let mut pulse = interval(PULSE);
+        let mut pulses: u64 = 0;
+        loop {
+            let deadline = session
+                .queue
+                .next_deadline()
+                .unwrap_or_else(|| Instant::now() + PULSE);
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return Err(Ended::Drain),
+                delivery = status.next() => session.status(delivery?).await?,
+                delivery = control.next() => session.control(delivery?).await?,
+                Some(answer) = answered.recv() => session.answer(answer),
+                () = sleep_until(deadline.into()) => {
+                    session.queue.tick(Instant::now(), &mut session.out);
+                }
+                delivery = turns.next() => session.turn(delivery?),
+                _ = pulse.tick() => {
+                    session.observe();
+                    if pulses % PULSES_PER_DEPTH == 0
+                        && let Ok(ready) = self.topology.work_queue_depth(link).await
+                    {
+                        session.queue.work_queue_depth(ready);
+                    }
+                    pulses += 1;
+                }
+            }
+            session.act().await?;
+            watchdog.alive();
+        }
+    }
+}
+
+/// What belongs to one connection.
+struct Session<'a> {
+    sequencer: &'a Sequencer,
+    queue: &'a mut Queue,
+    /// Unacked deliveries of `codex.turns`, by the tags that the queue knows.
+    held: HashMap<u64, Delivery>,
+    next_tag: u64,
+    answers: mpsc::UnboundedSender<Answer>,
+    out: Vec<Action>,
+}
+
+impl Session<'_> {
+    fn turn(&mut self, delivery: Delivery) {
+        let sequencer = self.sequencer;
+        sequencer.health.set_sequencer(SequencerState::Active);
+        sequencer.metrics.set_sequencer_active(true);
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let properties = Properties::of(&delivery.properties);
+        match TurnRequest::parse(&delivery.body, &sequencer.limits, &properties) {
+            Ok(request) => {
+                let redelivered = delivery.redelivered;
+                self.held.insert(tag, delivery);
+                let turn = QueuedTurn {
+                    workspace: request.workspace.shared(),
+                    turn_id: request.turn_id.shared(),
+                    fingerprint: request.fingerprint().into(),
+                    enqueued_at: request.enqueued_at,
+                    request: Arc::from(request.to_canonical_json().into_bytes()),
+                };
+                let now = Instant::now();
+                match self.queue.delivered(now, tag, redelivered, turn, &mut self.out) {
+                    Arrival::New => {}
+                    Arrival::Duplicate { other_body } => {
+                        sequencer.metrics.duplicate_turn();
+                        tracing::info!(turn_id = %request.turn_id, workspace = %request.workspace,
+                            other_body, "a turn that is held already was published again");
+                    }
+                    Arrival::Redelivered { .. } => {}
+                }
+            }
+            Err(rejection) => {
+                let answers = self.answers.clone();
+                let body = delivery.body.clone();
+                self.held.insert(tag, delivery);
+                sequencer.actor.reject(rejection, body, move || {
+                    // A session that is over has no use for it: the delivery comes again.
+                    let _ = answers.send(Answer::Rejected { tag });
+                });
+            }
+        }
+    }
+
+    async fn status(&mut self, delivery: Delivery) -> Result<(), SettleError> {
+        let now = Instant::now();
+        match Status::decode(&delivery.body) {
+            Ok(Decoded::Known(Status::Done { workspace, turn_id, .. })) => {
+                self.queue.done(now, &workspace, &turn_id, &mut self.out);
+            }
+            Ok(Decoded::Known(Status::Heartbeat { running, .. })) => {
+                let running = running
+                    .iter()
+                    .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
+                self.queue.heartbeat(now, running, &mut self.out);
+            }
+            Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
+            Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
+        }
+        delivery.ack().await
+    }
+
+    async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
+        match Control::decode(&delivery.body) {
+            Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) => {
+                let roots = &self.sequencer.limits.roots;
+                match workspace.map(|name| WorkspaceId::parse(&name, roots)).transpose() {
+                    Ok(workspace) => {
+                        let workspace = workspace.as_ref().map(WorkspaceId::as_str);
+                        self.queue.cancel(Instant::now(), &turn_id, workspace, &mut self.out);
+                    }
+                    Err(rule) => tracing::warn!(%rule, "ignored a cancel whose workspace can't be one"),
+                }
+            }
+            Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),
+            Err(error) => tracing::warn!(error = with_sources(&error), "ignored a control message"),
+        }
+        delivery.ack().await
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let now = Instant::now();
+        let out = &mut self.out;
+        match answer {
+            Answer::OfferConfirmed(ticket) => self.queue.offer_confirmed(now, ticket, out),
+            Answer::OfferFailed(ticket) => self.queue.offer_failed(now, ticket, out),
+            Answer::Claim(ticket, answer) => self.queue.claim_answered(now, ticket, answer, out),
+            Answer::Rejected { tag } => out.push(Action::Ack { tag }),
+        }
+    }
+
+    /// Carries out what the queue wants, in its order. Only acks are done
+    /// here; whatever takes time goes to a task of its own.
+    async fn act(&mut self) -> Result<(), SettleError> {
+        for action in std::mem::take(&mut self.out) {
+            match action {
+                Action::Ack { tag } => {
+                    if let Some(delivery) = self.held.remove(&tag) {
+                        delivery.ack().await?;
+                    }
+                }
+                other => self.sequencer.actor.act(other, &self.answers),
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&self) {
+        let oldest = self.queue.oldest_waiting(Instant::now());
+        self.sequencer.metrics.set_backlog(Backlog {
+            turns: self.queue.turns(),
+            workspaces: self.queue.workspaces(),
+            oldest: oldest.map(|oldest| oldest.received),
+        });
+    }
+}
+
+/// Sequencers should not wait in step.
+fn rand_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}

@@ -1,0 +1,316 @@
+//! Claims: each turn's fate, decided once by the exclusive creation of a file.
+//!
+//! A turn's files are `<turn id>.claim` and `<turn id>.cancel`. Turn ids may
+//! hold dots, even be `..`, and yet no two names meet: each ends in one of the
+//! two suffixes, what stands before it is the whole id, and names of other
+//! files in here hold a `~`, which no id may.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::dir::Dir;
+use super::durable::Created;
+use super::error::{DiskError, StateError};
+use super::{id, line};
+use crate::event::{ErrorCode, SealedEvent};
+
+pub(super) const CLAIM: &str = ".claim";
+pub(super) const CANCEL: &str = ".cancel";
+
+/// Of so many verdicts one prunes. No count is kept: on average that does.
+const VERDICTS_PER_PRUNE: u128 = 1_000;
+
+/// What was decided for a turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Of the request's body: another body under the same id is told by it.
+    pub fingerprint: u32,
+    pub made_at: Timestamp,
+    /// The worker that made it.
+    pub by: String,
+}
+
+/// A verdict that ends the turn holds its whole ending, every event of it:
+/// whoever comes second publishes the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It runs, or ran: the journal has its attempts. Only for who holds the
+    /// workspace's lock.
+    Run,
+    Cancelled {
+        ending: Vec<SealedEvent>,
+    },
+    Rejected {
+        code: ErrorCode,
+        ending: Vec<SealedEvent>,
+    },
+}
+
+impl Verdict {
+    /// The events that end the turn, unless it runs.
+    pub fn ending(&self) -> Option<&[SealedEvent]> {
+        match self {
+            Self::Run => None,
+            Self::Cancelled { ending } | Self::Rejected { ending, .. } => Some(ending),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClaimOutcome {
+    Won,
+    /// Somebody decided before.
+    Lost(Claim),
+}
+
+/// A folder of claims and cancel marks. Needs no lock.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    pub(super) dir: Arc<Dir>,
+}
+
+impl Claims {
+    pub(super) fn new(dir: Dir) -> Self {
+        Self { dir: Arc::new(dir) }
+    }
+
+    /// Decides the turn's fate, unless it is decided. Either way the decision
+    /// that it returns is durable.
+    pub fn claim(&self, turn_id: &str, claim: &Claim) -> Result<ClaimOutcome, StateError> {
+        let name = claim_name(turn_id)?;
+        let bytes = line::encode(claim);
+        loop {
+            if self.dir.create_exclusive(&name, &bytes)? == Created::New {
+                if claim.verdict != Verdict::Run {
+                    self.prune_now_and_then();
+                }
+                return Ok(ClaimOutcome::Won);
+            }
+            // Pruned since it was met? Then it is free again.
+            if let Some(claim) = self.read(&name)? {
+                return Ok(ClaimOutcome::Lost(claim));
+            }
+        }
+    }
+
+    /// The turn's claim, made durable. A turn without one has never been seen.
+    pub fn find(&self, turn_id: &str) -> Result<Option<Claim>, StateError> {
+        let claim = self.read(&claim_name(turn_id)?)?;
+        if claim.is_some() {
+            // Who made it may not have got to syncing it.
+            self.dir.sync()?;
+        }
+        Ok(claim)
+    }
+
+    /// Marks the turn as cancelled, for every later attempt to see.
+    pub fn mark_cancelled(&self, turn_id: &str) -> Result<(), StateError> {
+        self.dir.make_file(&cancel_name(turn_id)?)?;
+        Ok(self.dir.sync()?)
+    }
+
+    pub fn is_cancelled(&self, turn_id: &str) -> Result<bool, StateError> {
+        Ok(self.dir.stat(&cancel_name(turn_id)?)?.is_some())
+    }
+
+    pub(super) fn read(&self, name: &str) -> Result<Option<Claim>, StateError> {
+        let Some(mut file) = self.dir.file(name, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|error| self.dir.error("read", name, error))?;
+        match line::decode(&bytes) {
+            Ok(claim) => Ok(Some(claim)),
+            Err(why) => Err(StateError::unreadable(&self.dir.path().join(name), 0, why)),
+        }
+    }
+
+    /// Forgets a turn: its claim and its cancel mark. Durable after a sync.
+    pub(super) fn forget(&self, turn_id: &str) -> Result<(), DiskError> {
+        self.dir.remove(&format!("{turn_id}{CANCEL}"))?;
+        self.dir.remove(&format!("{turn_id}{CLAIM}"))?;
+        Ok(())
+    }
+
+    fn prune_now_and_then(&self) {
+        if Uuid::new_v4().as_u128().is_multiple_of(VERDICTS_PER_PRUNE)
+            && let Err(error) = self.prune()
+        {
+            warn!(error = %error, "old verdicts stay for now");
+        }
+    }
+}
+
+fn claim_name(turn_id: &str) -> Result<String, StateError> {
+    Ok(format!("{}{CLAIM}", id::turn_id(turn_id)?))
+}
+
+fn cancel_name(turn_id: &str) -> Result<String, StateError> {
+    Ok(format!("{}{CANCEL}", id::turn_id(turn_id)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::testing::{events, run_claim, store, time};
+    use std::collections::HashSet;
+    use std::os::unix::fs::symlink;
+    use std::sync::Barrier;
+
+    #[test]
+    fn g5_of_racing_claims_one_wins_and_all_read_the_same() {
+        let (_tmp, claims) = store();
+        let barrier = Barrier::new(6);
+        let outcomes: Vec<(Claim, ClaimOutcome)> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..6)
+                .map(|n| {
+                    let (claims, barrier) = (&claims, &barrier);
+                    scope.spawn(move || {
+                        let claim = Claim {
+                            verdict: Verdict::Cancelled {
+                                ending: events("t", 0, 2),
+                            },
+                            by: format!("worker {n}"),
+                            ..run_claim()
+                        };
+                        barrier.wait();
+                        let outcome = claims.claim("t", &claim).unwrap();
+                        (claim, outcome)
+                    })
+                })
+                .collect();
+            racers.into_iter().map(|r| r.join().unwrap()).collect()
+        });
+        let kept = claims.find("t").unwrap().unwrap();
+        let mut won = 0;
+        for (claim, outcome) in outcomes {
+            match outcome {
+                ClaimOutcome::Won => {
+                    won += 1;
+                    assert_eq!(claim, kept);
+                }
+                ClaimOutcome::Lost(existing) => assert_eq!(existing, kept),
+            }
+        }
+        assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn g5_a_lost_claim_gives_the_winners_whole_ending() {
+        let (_tmp, claims) = store();
+        let rejected = Claim {
+            verdict: Verdict::Rejected {
+                code: ErrorCode::BacklogFull,
+                ending: events("t", 0, 3),
+            },
+            ..run_claim()
+        };
+        assert_eq!(claims.find("t").unwrap(), None);
+        assert_eq!(claims.claim("t", &rejected).unwrap(), ClaimOutcome::Won);
+        let lost = claims.claim("t", &run_claim()).unwrap();
+        let ClaimOutcome::Lost(existing) = lost else {
+            panic!("won twice");
+        };
+        assert_eq!(existing.verdict.ending().unwrap(), events("t", 0, 3));
+        assert_eq!(run_claim().verdict.ending(), None);
+    }
+
+    #[test]
+    fn names_of_different_turns_and_kinds_never_meet() {
+        let (_tmp, claims) = store();
+        let long = "x".repeat(128);
+        let ids = [
+            ".", "..", "...", "a", "a.claim", "a.cancel", ".claim", ".cancel", &long,
+        ];
+        let names: HashSet<_> = ids
+            .iter()
+            .flat_map(|id| [claim_name(id).unwrap(), cancel_name(id).unwrap()])
+            .collect();
+        assert_eq!(names.len(), 2 * ids.len());
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(claims.find(id).unwrap(), None, "{id}");
+            assert!(!claims.is_cancelled(id).unwrap(), "{id}");
+            let claim = Claim {
+                fingerprint: n as u32,
+                ..run_claim()
+            };
+            assert_eq!(claims.claim(id, &claim).unwrap(), ClaimOutcome::Won);
+            claims.mark_cancelled(id).unwrap();
+            claims.mark_cancelled(id).unwrap();
+        }
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(claims.find(id).unwrap().unwrap().fingerprint, n as u32);
+            assert!(claims.is_cancelled(id).unwrap());
+        }
+    }
+
+    #[test]
+    fn g8_a_turn_id_that_is_a_path_is_refused() {
+        let (_tmp, claims) = store();
+        for id in ["", "../x", "/etc/passwd", "a/b"] {
+            assert!(matches!(
+                claims.claim(id, &run_claim()),
+                Err(StateError::TurnId { .. })
+            ));
+            assert!(claims.find(id).is_err());
+            assert!(claims.mark_cancelled(id).is_err());
+            assert!(claims.is_cancelled(id).is_err());
+        }
+    }
+
+    #[test]
+    fn g4_a_claim_of_a_newer_version_is_an_error_not_a_free_turn() {
+        let (tmp, claims) = store();
+        let json = r#"{"v":2,"verdict":"postponed"}"#;
+        let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        std::fs::write(tmp.path().join("t.claim"), text).unwrap();
+        for error in [
+            claims.find("t").unwrap_err(),
+            claims.claim("t", &run_claim()).unwrap_err(),
+        ] {
+            assert!(matches!(error, StateError::NewerVersion { found: 2, .. }));
+            assert!(error.to_string().contains("t.claim"));
+        }
+    }
+
+    #[test]
+    fn g4_a_damaged_claim_is_an_error_not_a_free_turn() {
+        let (tmp, claims) = store();
+        claims.claim("t", &run_claim()).unwrap();
+        let path = tmp.path().join("t.claim");
+        let whole = std::fs::read(&path).unwrap();
+        // All but the newline.
+        for len in 0..whole.len() - 1 {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            assert!(matches!(claims.find("t"), Err(StateError::Damaged { .. })));
+        }
+        std::fs::remove_file(&path).unwrap();
+        symlink("/dev/null", &path).unwrap();
+        assert!(claims.find("t").is_err());
+    }
+
+    #[test]
+    fn a_claim_reads_as_documented() {
+        let (tmp, claims) = store();
+        claims.claim("t", &run_claim()).unwrap();
+        let text = std::fs::read_to_string(tmp.path().join("t.claim")).unwrap();
+        let json = &text[9..text.len() - 1];
+        assert_eq!(
+            json,
+            format!(
+                r#"{{"v":1,"verdict":"run","fingerprint":7,"made_at":"{}","by":"w"}}"#,
+                time()
+            )
+        );
+    }
+}

@@ -1,0 +1,258 @@
+//! An open directory, and what is done in it by name.
+//!
+//! Everything below the root is reached from one of these, a segment at a
+//! time and never over a symbolic link, so nobody who can write in a
+//! workspace can lead the worker out of it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::error::DiskError;
+
+/// Mode of the directories that only workers may enter.
+pub(super) const PRIVATE_DIR: Mode = Mode::RWXU;
+/// Mode of an agent's directory; the umask has the last word.
+pub(super) const SHARED_DIR: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
+/// Mode of every file of ours.
+pub(super) const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    /// For messages, and for what must be handed on as a path.
+    path: PathBuf,
+}
+
+/// What stands where a directory was looked for.
+#[derive(Debug)]
+pub(super) enum Found {
+    Dir(Dir),
+    Missing,
+    /// Its kind, in words.
+    Other(&'static str),
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Dir {
+    /// Opens a directory by its whole path, over symbolic links if need be:
+    /// for the root only, which the operator names.
+    pub(super) fn open(path: &Path) -> Result<Dir, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
+            Ok(fd) => Ok(Dir {
+                fd,
+                path: path.to_owned(),
+            }),
+            Err(errno) => Err(DiskError::new("open directory", path, errno)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn error(
+        &self,
+        doing: &'static str,
+        name: &str,
+        source: impl Into<io::Error>,
+    ) -> DiskError {
+        DiskError::new(doing, &self.path.join(name), source)
+    }
+
+    /// Looks for the directory `name`; follows nothing.
+    pub(super) fn dir(&self, name: &str) -> Result<Found, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        match self.open_raw(name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Found::Dir(Dir {
+                fd,
+                path: self.path.join(name),
+            })),
+            Err(Errno::NOENT) => Ok(Found::Missing),
+            Err(Errno::NOTDIR | Errno::LOOP) => Ok(Found::Other(match self.stat(name)? {
+                Some(stat) => kind(&stat),
+                None => "gone",
+            })),
+            Err(errno) => Err(self.error("open directory", name, errno)),
+        }
+    }
+
+    /// Makes the directory `name` durable, whoever made it.
+    pub(super) fn make_dir(&self, name: &str, mode: Mode) -> Result<Found, DiskError> {
+        one_name(name)
+            .and_then(|name| rustix::fs::mkdirat(&self.fd, name, mode))
+            .or_else(|errno| match errno {
+                Errno::EXIST => Ok(()),
+                errno => Err(self.error("make directory", name, errno)),
+            })?;
+        self.sync()?;
+        self.dir(name)
+    }
+
+    /// A directory of our own, in which only a directory may stand.
+    pub(super) fn make_own_dir(&self, name: &str) -> Result<Dir, DiskError> {
+        match self.make_dir(name, PRIVATE_DIR)? {
+            Found::Dir(dir) => Ok(dir),
+            Found::Missing => Err(self.error("open directory", name, Errno::NOENT)),
+            Found::Other(kind) => Err(self.not_a_directory(name, kind)),
+        }
+    }
+
+    pub(super) fn not_a_directory(&self, name: &str, kind: &'static str) -> DiskError {
+        let found = io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("it is {kind}, not a directory"),
+        );
+        self.error("open directory", name, found)
+    }
+
+    /// Opens a file; nothing there is `None`. Follows nothing.
+    pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<Option<File>, DiskError> {
+        match self.open_raw(name, flags | OFlags::NOFOLLOW, PRIVATE_FILE) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("open", name, errno)),
+        }
+    }
+
+    /// Opens a file of our own for reading and writing, making it if need be.
+    pub(super) fn make_file(&self, name: &str) -> Result<File, DiskError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+        match self.open_raw(name, flags, PRIVATE_FILE) {
+            Ok(fd) => Ok(File::from(fd)),
+            Err(errno) => Err(self.error("open", name, errno)),
+        }
+    }
+
+    pub(super) fn open_raw(
+        &self,
+        name: &str,
+        flags: OFlags,
+        mode: Mode,
+    ) -> rustix::io::Result<OwnedFd> {
+        let name = one_name(name)?;
+        // No descriptor of ours may slip into codex.
+        retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags | OFlags::CLOEXEC, mode))
+    }
+
+    /// What `name` is itself, not what it may point to.
+    pub(super) fn stat(&self, name: &str) -> Result<Option<Stat>, DiskError> {
+        let stat = one_name(name)
+            .and_then(|name| rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW));
+        match stat {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("look at", name, errno)),
+        }
+    }
+
+    /// Removes a file; tells whether there was one.
+    pub(super) fn remove(&self, name: &str) -> Result<bool, DiskError> {
+        let removed =
+            one_name(name).and_then(|name| rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()));
+        match removed {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.error("remove", name, errno)),
+        }
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        one_name(from)
+            .and_then(|from| Ok((from, one_name(to)?)))
+            .and_then(|(from, to)| rustix::fs::renameat(&self.fd, from, &self.fd, to))
+            .map_err(|errno| self.error("rename into place", to, errno))
+    }
+
+    /// The names in here, in no order; those that are no UTF-8 are not ours.
+    pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
+        let list = || -> rustix::io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&self.fd)? {
+                if let Ok(name) = entry?.file_name().to_str()
+                    && !matches!(name, "." | "..")
+                {
+                    names.push(name.to_owned());
+                }
+            }
+            Ok(names)
+        };
+        list().map_err(|errno| DiskError::new("list", &self.path, errno))
+    }
+}
+
+/// The last look at a name before a path is formed of it.
+fn one_name(name: &str) -> rustix::io::Result<&str> {
+    if name.is_empty() || matches!(name, "." | "..") || name.contains(['/', '\0']) {
+        return Err(Errno::INVAL);
+    }
+    Ok(name)
+}
+
+pub(super) fn kind(stat: &Stat) -> &'static str {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        _ => "a device",
+    }
+}
+
+/// How long ago it was last written; zero when the clocks disagree.
+pub(super) fn age(stat: &Stat) -> Duration {
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.max(0).unsigned_abs());
+    written.elapsed().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn g8_no_name_leads_out_of_a_directory() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        for name in ["", ".", "..", "../x", "/etc", "a/b", "a\0b"] {
+            assert!(dir.dir(name).is_err(), "{name:?}");
+            assert!(dir.make_dir(name, PRIVATE_DIR).is_err(), "{name:?}");
+            assert!(dir.make_file(name).is_err(), "{name:?}");
+            assert!(dir.file(name, OFlags::RDONLY).is_err(), "{name:?}");
+            assert!(dir.stat(name).is_err(), "{name:?}");
+            assert!(dir.remove(name).is_err(), "{name:?}");
+            assert!(dir.rename("x", name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn g8_nothing_is_reached_over_a_symlink() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        symlink("/", tmp.path().join("to-dir")).unwrap();
+        symlink("/etc/passwd", tmp.path().join("to-file")).unwrap();
+        symlink("/nowhere", tmp.path().join("dangling")).unwrap();
+        assert!(matches!(
+            dir.dir("to-dir").unwrap(),
+            Found::Other("a symbolic link")
+        ));
+        assert!(matches!(
+            dir.make_dir("dangling", SHARED_DIR).unwrap(),
+            Found::Other("a symbolic link")
+        ));
+        assert!(dir.file("to-file", OFlags::RDONLY).is_err());
+        assert!(dir.make_file("dangling").is_err());
+    }
+}

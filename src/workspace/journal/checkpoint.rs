@@ -1,0 +1,64 @@
+//! What the journal amounts to so far, so that opening it needs its tail only.
+//!
+//! A cache: it is written without waiting for the disk, checked by its
+//! checksum, ignored when it is of another segment, and made anew from the
+//! journal. It is only ever written after what it vouches for is durable.
+
+use std::io::Read;
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::CHECKPOINT;
+use super::record::{Baseline, Record, Segment};
+use crate::workspace::dir::Dir;
+use crate::workspace::error::DiskError;
+use crate::workspace::line::{self, Unreadable};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    /// The segment's number.
+    pub segment: u64,
+    /// Bytes of whole records that the rest of this is made of.
+    pub len: u64,
+    /// Turns that finished in this segment.
+    pub turns: u64,
+    pub baseline: Option<Baseline>,
+}
+
+impl Checkpoint {
+    pub fn of_header(segment: &Segment, len: u64) -> Self {
+        Self {
+            segment: segment.number,
+            len,
+            turns: 0,
+            baseline: segment.baseline.clone(),
+        }
+    }
+
+    /// The stored one, if it is whole, ours, and of this segment.
+    pub fn load(state: &Dir, segment: u64) -> Result<Option<Self>, DiskError> {
+        let Some(mut file) = state.file(CHECKPOINT, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|error| state.error("read", CHECKPOINT, error))?;
+        Ok(line::decode(&bytes)
+            .ok()
+            .filter(|checkpoint: &Self| checkpoint.segment == segment))
+    }
+
+    pub fn store(&self, state: &Dir) -> Result<(), DiskError> {
+        state.write_cache(CHECKPOINT, &line::encode(self))
+    }
+
+    /// Adds a record to the tally; `len` is the caller's.
+    pub fn add(&mut self, json: &[u8]) -> Result<(), Unreadable> {
+        if let Record::Finished(finished) = line::parse(json)? {
+            self.turns += 1;
+            self.baseline = finished.baseline().or(self.baseline.take());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+use std::fs::File;
+use std::io;
+
+use rustix::fs::OFlags;
+use serde::Serialize;
+use tracing::warn;
+
+use super::checkpoint::Checkpoint;
+use super::read::{self, Extent, header, scan};
+use super::record::{Baseline, Finished, Record, Returned, Segment, Started, TurnHistory};
+use super::{JOURNAL, OLD, TURNS_PER_SEGMENT, rotate};
+use crate::workspace::dir::{Dir, PRIVATE_FILE};
+use crate::workspace::error::StateError;
+use crate::workspace::lock::WorkspaceLock;
+use crate::workspace::{durable, id, line};
+
+/// The journal with the lock that allows to append to it. It owns the lock:
+/// a turn keeps one value for as long as it runs, across threads, and the
+/// length that it left the file with stays known. Dropping it releases the
+/// lock, once the guard has closed its copy too.
+#[derive(Debug)]
+pub struct LockedJournal {
+    lock: WorkspaceLock,
+    file: File,
+    tally: Checkpoint,
+    /// A failed append could not be undone.
+    spoilt: bool,
+}
+
+impl WorkspaceLock {
+    /// Opens the journal, reading what was added since the last checkpoint,
+    /// and cuts a torn tail. On an error the lock is released.
+    pub fn open_journal(self) -> Result<LockedJournal, StateError> {
+        self.open_journal_of(TURNS_PER_SEGMENT)
+    }
+
+    pub(super) fn open_journal_of(self, turns: u64) -> Result<LockedJournal, StateError> {
+        let file = match open(&self.state)? {
+            Some(file) => file,
+            None => create_next(&self.state)?,
+        };
+        let tally = take_stock(&self.state, &file)?;
+        let mut journal = LockedJournal {
+            lock: self,
+            file,
+            tally,
+            spoilt: false,
+        };
+        if journal.tally.turns >= turns {
+            rotate::forget_old(&journal)?;
+            journal.begin_segment()?;
+        }
+        Ok(journal)
+    }
+}
+
+impl LockedJournal {
+    /// The lock, for the guard to inherit.
+    pub fn lock(&self) -> &WorkspaceLock {
+        &self.lock
+    }
+
+    /// A turn's records. Unlike a reader without the lock this one takes no
+    /// unreadable record for one that is just being written.
+    pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
+        let turn_id = id::turn_id(turn_id)?;
+        read::history(self.state(), turn_id, Some((&self.file, self.tally.len)))
+    }
+
+    /// What the next turn's usage is counted from; none before any thread.
+    pub fn baseline(&self) -> Option<&Baseline> {
+        self.tally.baseline.as_ref()
+    }
+
+    pub fn started(&mut self, started: &Started) -> Result<(), StateError> {
+        id::turn_id(&started.turn_id)?;
+        self.append(&Record::Started(started.clone()))
+    }
+
+    pub fn returned(&mut self, returned: &Returned) -> Result<(), StateError> {
+        id::turn_id(&returned.turn_id)?;
+        self.append(&Record::Returned(returned.clone()))
+    }
+
+    /// Records the end. [`StateError::NotNewest`] when somebody else has
+    /// written since this value's last record: then this attempt's end is
+    /// worth nothing. After any other error it may be tried again.
+    pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
+        id::turn_id(&finished.turn_id)?;
+        self.append(&Borrowed::Finished(finished))?;
+        self.tally.turns += 1;
+        if let Some(baseline) = finished.baseline() {
+            self.tally.baseline = Some(baseline);
+        }
+        self.save_tally();
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> &Dir {
+        &self.lock.state
+    }
+
+    pub(super) fn file(&self) -> (&File, u64) {
+        (&self.file, self.tally.len)
+    }
+
+    fn append(&mut self, record: &impl Serialize) -> Result<(), StateError> {
+        self.must_be_newest()?;
+        let bytes = line::encode(record);
+        if let Err(error) = durable::append(&self.file, &bytes) {
+            // What is not known to be durable must not look so: the next try
+            // writes it afresh.
+            self.spoilt = durable::cut(&self.file, self.tally.len).is_err();
+            return Err(self.state().error("append to", JOURNAL, error).into());
+        }
+        self.tally.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The journal by its name must still be our file, as long as we left it.
+    fn must_be_newest(&self) -> Result<(), StateError> {
+        if self.spoilt {
+            let error = io::Error::other("an earlier record may be half written");
+            return Err(self.state().error("append to", JOURNAL, error).into());
+        }
+        let ours = rustix::fs::fstat(&self.file)
+            .map_err(|errno| self.state().error("look at", JOURNAL, errno))?;
+        let found = match self.state().stat(JOURNAL)? {
+            None => "no file".to_owned(),
+            Some(named) if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino) => {
+                "another file".to_owned()
+            }
+            Some(named) if u64::try_from(named.st_size) != Ok(self.tally.len) => {
+                format!("{} bytes", named.st_size)
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(StateError::NotNewest {
+            path: self.state().path().join(JOURNAL),
+            expected: self.tally.len,
+            found,
+        })
+    }
+
+    /// Moves the full segment aside and begins the next. Dead in between,
+    /// the next opening finds no journal and goes on from the old one.
+    fn begin_segment(&mut self) -> Result<(), StateError> {
+        let next = Segment {
+            number: self.tally.segment + 1,
+            baseline: self.tally.baseline.clone(),
+        };
+        self.state().rename(JOURNAL, OLD)?;
+        self.file = create(self.state(), &next)?;
+        self.tally = take_stock(self.state(), &self.file)?;
+        Ok(())
+    }
+
+    fn save_tally(&self) {
+        save(&self.tally, self.state());
+    }
+}
+
+/// As [`Record`], without a copy of what may be megabytes.
+#[derive(Serialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+enum Borrowed<'a> {
+    Finished(&'a Finished),
+}
+
+fn open(state: &Dir) -> Result<Option<File>, StateError> {
+    Ok(state.file(JOURNAL, OFlags::RDWR | OFlags::APPEND)?)
+}
+
+/// The first segment, or the one after `journal.old`.
+fn create_next(state: &Dir) -> Result<File, StateError> {
+    let segment = match state.file(OLD, OFlags::RDONLY)? {
+        None => Segment {
+            number: 1,
+            baseline: None,
+        },
+        Some(old) => {
+            let path = state.path().join(OLD);
+            let (header, len) = header(&old, &path)?;
+            let mut tally = Checkpoint::of_header(&header, len);
+            let end = Extent::Known(read::len(&old, &path)?);
+            scan(&old, &path, len, end, |json| tally.add(json))?;
+            Segment {
+                number: header.number + 1,
+                baseline: tally.baseline,
+            }
+        }
+    };
+    create(state, &segment)
+}
+
+fn create(state: &Dir, segment: &Segment) -> Result<File, StateError> {
+    let record = line::encode(&Record::Segment(segment.clone()));
+    state.write_atomic(JOURNAL, &record, PRIVATE_FILE)?;
+    open(state)?.ok_or_else(|| {
+        let error = io::Error::from(io::ErrorKind::NotFound);
+        state.error("open", JOURNAL, error).into()
+    })
+}
+
+/// Reads what the checkpoint doesn't cover, cuts a torn tail, and brings the
+/// checkpoint up to date.
+fn take_stock(state: &Dir, file: &File) -> Result<Checkpoint, StateError> {
+    let path = state.path().join(JOURNAL);
+    let (segment, header_len) = header(file, &path)?;
+    let size = read::len(file, &path)?;
+    let stored = Checkpoint::load(state, segment.number)?;
+    if let Some(stored) = &stored
+        && stored.len > size
+    {
+        return Err(StateError::Shortened {
+            path,
+            found: size,
+            expected: stored.len,
+        });
+    }
+    let mut tally = stored
+        .clone()
+        .unwrap_or_else(|| Checkpoint::of_header(&segment, header_len));
+    tally.len = scan(file, &path, tally.len, Extent::Open, |json| tally.add(json))?;
+    if tally.len < size {
+        warn!(path = %path.display(), at = tally.len, "the journal's torn tail is cut");
+        durable::cut(file, tally.len).map_err(|error| state.error("cut", JOURNAL, error))?;
+    }
+    let turns = stored.as_ref().map(|stored| stored.turns);
+    if turns != Some(tally.turns) {
+        save(&tally, state);
+    }
+    Ok(tally)
+}
+
+fn save(tally: &Checkpoint, state: &Dir) {
+    // An older one is right as well, only dearer to go on from.
+    if let Err(error) = tally.store(state) {
+        warn!(error = %error, "the journal's checkpoint stays behind");
+    }
+}

@@ -1,0 +1,25 @@
+//! The journal: what happened to the turns of a workspace, append-only.
+//!
+//! `journal` begins with a segment record and grows by a line per event of a
+//! turn's life; with [`TURNS_PER_SEGMENT`] turns it becomes `journal.old` and
+//! a new one begins. The `checkpoint` beside it says how far the journal has
+//! been understood, so that opening it costs the same however long it is.
+
+mod checkpoint;
+mod locked;
+mod read;
+mod record;
+mod rotate;
+#[cfg(test)]
+mod tests;
+
+pub use locked::LockedJournal;
+pub(super) use read::history;
+pub use record::{Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory};
+
+const JOURNAL: &str = "journal";
+const OLD: &str = "journal.old";
+const CHECKPOINT: &str = "checkpoint";
+
+/// A segment is full with so many turns; at least as many are remembered.
+const TURNS_PER_SEGMENT: u64 = 10_000;

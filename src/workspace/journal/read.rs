@@ -1,0 +1,168 @@
+//! Reading journals, record by record, in memory for one record.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use memchr::memmem::Finder;
+use rustix::fs::OFlags;
+
+use super::record::{Record, Segment, TurnHistory};
+use super::{JOURNAL, OLD};
+use crate::workspace::dir::Dir;
+use crate::workspace::error::{DiskError, StateError};
+use crate::workspace::line::{self, Unreadable};
+
+/// How far a file is known to be whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// To here every record must be readable.
+    Known(u64),
+    /// A crash or a writer at work may have left the last record torn.
+    Open,
+}
+
+/// Hands each record's JSON from byte `from` on to `each`, and gives the
+/// offset behind the last whole record.
+pub(super) fn scan(
+    file: &File,
+    path: &Path,
+    from: u64,
+    extent: Extent,
+    mut each: impl FnMut(&[u8]) -> Result<(), Unreadable>,
+) -> Result<u64, StateError> {
+    let end = match extent {
+        Extent::Known(end) => end,
+        Extent::Open => u64::MAX,
+    };
+    let disk = |error| DiskError::new("read", path, error);
+    let at = At { file, offset: from };
+    let mut reader = BufReader::with_capacity(64 * 1024, at.take(end.saturating_sub(from)));
+    let mut offset = from;
+    let mut record = Vec::new();
+    loop {
+        record.clear();
+        let read = reader.read_until(b'\n', &mut record).map_err(disk)?;
+        if read == 0 {
+            break;
+        }
+        let whole = if record.ends_with(b"\n") {
+            line::check(&record)
+        } else {
+            Err(Unreadable::Checksum)
+        };
+        match whole.and_then(&mut each) {
+            Ok(()) => offset += read as u64,
+            Err(Unreadable::Checksum)
+                if extent == Extent::Open && reader.fill_buf().map_err(disk)?.is_empty() =>
+            {
+                return Ok(offset);
+            }
+            Err(why) => return Err(StateError::unreadable(path, offset, why)),
+        }
+    }
+    match extent {
+        Extent::Known(end) if offset < end => Err(StateError::Shortened {
+            path: path.to_owned(),
+            found: offset,
+            expected: end,
+        }),
+        _ => Ok(offset),
+    }
+}
+
+/// The header and its length.
+pub(super) fn header(file: &File, path: &Path) -> Result<(Segment, u64), StateError> {
+    let unreadable = |why| StateError::unreadable(path, 0, why);
+    let mut record = Vec::new();
+    BufReader::new(At { file, offset: 0 })
+        .read_until(b'\n', &mut record)
+        .map_err(|error| DiskError::new("read", path, error))?;
+    match line::decode(&record).map_err(unreadable)? {
+        Record::Segment(segment) => Ok((segment, record.len() as u64)),
+        _ => Err(unreadable(Unreadable::Meaning(
+            "it does not begin with a segment record".into(),
+        ))),
+    }
+}
+
+/// A turn's records in both files. `current` is how far the newer one is
+/// known to be whole.
+pub(in crate::workspace) fn history(
+    state: &Dir,
+    turn_id: &str,
+    current: Option<(&File, u64)>,
+) -> Result<TurnHistory, StateError> {
+    // The newer file first: a rotation in between then shows some records
+    // in both and never hides any.
+    let opened;
+    let newer = match current {
+        Some((file, len)) => Some((file, Extent::Known(len))),
+        None => {
+            opened = state.file(JOURNAL, OFlags::RDONLY)?;
+            opened.as_ref().map(|file| (file, Extent::Open))
+        }
+    };
+    let older = state.file(OLD, OFlags::RDONLY)?;
+    let newer_path = state.path().join(JOURNAL);
+    let mut history = TurnHistory::default();
+
+    if let Some(older) = &older {
+        let path = state.path().join(OLD);
+        let number = header(older, &path)?.0.number;
+        let is_older = match newer {
+            Some((newer, _)) => number < header(newer, &newer_path)?.0.number,
+            None => true,
+        };
+        if is_older {
+            let whole = Extent::Known(len(older, &path)?);
+            collect(older, &path, whole, turn_id, &mut history)?;
+        }
+    }
+    if let Some((newer, extent)) = newer {
+        collect(newer, &newer_path, extent, turn_id, &mut history)?;
+    }
+    Ok(history)
+}
+
+fn collect(
+    file: &File,
+    path: &Path,
+    extent: Extent,
+    turn_id: &str,
+    history: &mut TurnHistory,
+) -> Result<(), StateError> {
+    // Neither needs escaping in JSON. The same text within a string value
+    // does, so that a match outside is the record's own field.
+    let needle = format!(r#""turn_id":"{turn_id}""#);
+    let finder = Finder::new(&needle);
+    scan(file, path, 0, extent, |json| {
+        if finder.find(json).is_some() {
+            history.add(line::parse(json)?);
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+pub(super) fn len(file: &File, path: &Path) -> Result<u64, DiskError> {
+    let meta = file.metadata();
+    Ok(meta
+        .map_err(|error| DiskError::new("look at", path, error))?
+        .len())
+}
+
+/// Reads without moving the position that all copies of the descriptor share.
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buf, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,452 @@
+//! The workspace root, and how a workspace comes to be under it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Access, AtFlags, Mode};
+
+use super::claims::Claims;
+use super::dir::{Dir, Found, SHARED_DIR};
+use super::durable::temp_name;
+use super::error::{DiskError, Rejection, WorkspaceError};
+use super::threads::Threads;
+use super::{CLAIMS, STATE, Workspace, id, lock};
+
+/// The variable that names the root.
+const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
+
+/// All of ours, beside the agents' directories. No workspace begins with a dot.
+pub(super) const OURS: &str = ".turn-worker";
+const WORKSPACES: &str = "workspaces";
+const THREADS: &str = "threads";
+const REJECTED: &str = "rejected";
+/// Held while a new workspace is registered, by one process of all.
+const REGISTRY_LOCK: &str = "registry.lock";
+
+/// The root can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{VARIABLE}: `{}` is not a directory that may be written to", path.display())]
+pub struct RootError {
+    pub path: PathBuf,
+    #[source]
+    pub source: DiskError,
+}
+
+#[derive(Debug, Clone)]
+pub struct Root {
+    /// Canonical.
+    dir: Arc<Dir>,
+    ours: Arc<Dir>,
+    workspaces: Arc<Dir>,
+    threads: Threads,
+    rejected: Claims,
+}
+
+/// Where a walk over segments ended.
+enum Walk {
+    Dir(Dir),
+    Missing,
+    Other { path: PathBuf, kind: &'static str },
+}
+
+impl Root {
+    /// Opens the root, making it and our own directories if need be.
+    pub fn open(path: &Path) -> Result<Root, RootError> {
+        Self::open_all(path).map_err(|source| RootError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn open_all(path: &Path) -> Result<Root, DiskError> {
+        std::fs::create_dir_all(path)
+            .map_err(|error| DiskError::new("make directory", path, error))?;
+        let canonical = path
+            .canonicalize()
+            .map_err(|error| DiskError::new("resolve", path, error))?;
+        let dir = Dir::open(&canonical)?;
+        rustix::fs::accessat(
+            &dir,
+            ".",
+            Access::WRITE_OK | Access::EXEC_OK,
+            AtFlags::EACCESS,
+        )
+        .map_err(|errno| DiskError::new("write to", &canonical, errno))?;
+        let ours = dir.make_own_dir(OURS)?;
+        // Where nothing can be created, better say so now than at each turn.
+        let probe = temp_name();
+        ours.make_file(&probe)?;
+        ours.remove(&probe)?;
+
+        let threads = ours.make_own_dir(THREADS)?;
+        let rejected = ours.make_own_dir(REJECTED)?;
+        threads.sweep()?;
+        rejected.sweep()?;
+        Ok(Root {
+            workspaces: Arc::new(ours.make_own_dir(WORKSPACES)?),
+            threads: Threads::new(threads),
+            rejected: Claims::new(rejected),
+            dir: Arc::new(dir),
+            ours: Arc::new(ours),
+        })
+    }
+
+    /// Canonical.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// Verdicts on requests that name a turn but no workspace.
+    pub fn rejected(&self) -> &Claims {
+        &self.rejected
+    }
+
+    pub(super) fn ours(&self) -> &Arc<Dir> {
+        &self.ours
+    }
+
+    /// The workspace of that id. A new one is registered, durably: its
+    /// directory and its state are made, unless it would lie inside another
+    /// workspace or hold one.
+    pub fn workspace(&self, id: &str) -> Result<Workspace, WorkspaceError> {
+        let rejected = |why| rejected(id, why);
+        let segments = id::segments(id).map_err(rejected)?;
+        let state = match self.find_state(&segments)? {
+            Some(state) => state,
+            None => self.register(id, &segments)?,
+        };
+        let claims = match state.dir(CLAIMS)? {
+            Found::Dir(claims) => claims,
+            _ => state.make_own_dir(CLAIMS)?,
+        };
+        Ok(Workspace {
+            id: id.to_owned(),
+            dir: Arc::new(self.agent_dir(id, &segments)?),
+            state: Arc::new(state),
+            claims: Claims::new(claims),
+        })
+    }
+
+    /// The state of a workspace whose registration is complete and durable:
+    /// the lock file comes last.
+    fn find_state(&self, segments: &[&str]) -> Result<Option<Dir>, DiskError> {
+        let path: Vec<&str> = segments.iter().copied().chain([STATE]).collect();
+        match walk(&self.workspaces, &path)? {
+            Walk::Dir(state) => Ok(state.stat(lock::LOCK)?.is_some().then_some(state)),
+            Walk::Missing => Ok(None),
+            Walk::Other { path, kind } => Err(odd_state(&path, kind)),
+        }
+    }
+
+    fn register(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
+        let registry = self.ours.make_file(REGISTRY_LOCK)?;
+        registry
+            .lock()
+            .map_err(|error| self.ours.error("lock", REGISTRY_LOCK, error))?;
+        self.must_not_nest(id, segments)?;
+        self.agent_dir(id, segments)?;
+        let mut state = self.workspaces.make_own_dir(segments[0])?;
+        for name in segments[1..].iter().copied().chain([STATE]) {
+            state = state.make_own_dir(name)?;
+        }
+        state.make_own_dir(CLAIMS)?;
+        state.make_file(lock::LOCK)?;
+        state.sync()?;
+        Ok(state)
+    }
+
+    /// Under the registry's lock.
+    fn must_not_nest(&self, id: &str, segments: &[&str]) -> Result<(), WorkspaceError> {
+        for depth in 1..segments.len() {
+            let path: Vec<&str> = segments[..depth].iter().copied().chain([STATE]).collect();
+            if let Walk::Dir(_) = walk(&self.workspaces, &path)? {
+                let other = segments[..depth].join("/");
+                return Err(rejected(id, Rejection::Inside { other }));
+            }
+        }
+        if let Walk::Dir(own) = walk(&self.workspaces, segments)?
+            && let Some(below) = workspace_below(&own)?
+        {
+            let other = format!("{id}/{below}");
+            return Err(rejected(id, Rejection::Holds { other }));
+        }
+        Ok(())
+    }
+
+    /// The agent's directory, made if it is missing: also when somebody has
+    /// removed it since.
+    fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
+        let found = match walk(&self.dir, segments)? {
+            Walk::Missing => make(&self.dir, segments, SHARED_DIR)?,
+            found => found,
+        };
+        match found {
+            Walk::Dir(dir) => Ok(dir),
+            Walk::Other { path, kind } => {
+                Err(rejected(id, Rejection::NotADirectory { path, found: kind }))
+            }
+            Walk::Missing => {
+                let error = std::io::Error::from(std::io::ErrorKind::NotFound);
+                let path = self.path().join(id);
+                Err(DiskError::new("open directory", &path, error).into())
+            }
+        }
+    }
+}
+
+fn rejected(id: &str, why: Rejection) -> WorkspaceError {
+    WorkspaceError::Rejected {
+        workspace: id.to_owned(),
+        why,
+    }
+}
+
+/// Nothing that a request could help: the operator has to look.
+fn odd_state(path: &Path, kind: &'static str) -> DiskError {
+    let error = std::io::Error::new(
+        std::io::ErrorKind::NotADirectory,
+        format!("it is {kind}, not a directory"),
+    );
+    DiskError::new("open directory", path, error)
+}
+
+fn walk(from: &Dir, segments: &[&str]) -> Result<Walk, DiskError> {
+    steps(segments, |dir, name| dir.unwrap_or(from).dir(name))
+}
+
+/// Walks, makes what is missing, and makes every step durable.
+fn make(from: &Dir, segments: &[&str], mode: Mode) -> Result<Walk, DiskError> {
+    steps(segments, |dir, name| {
+        dir.unwrap_or(from).make_dir(name, mode)
+    })
+}
+
+fn steps(
+    segments: &[&str],
+    mut step: impl FnMut(Option<&Dir>, &str) -> Result<Found, DiskError>,
+) -> Result<Walk, DiskError> {
+    let mut dir: Option<Dir> = None;
+    for (depth, name) in segments.iter().enumerate() {
+        match step(dir.as_ref(), name)? {
+            Found::Dir(next) => dir = Some(next),
+            Found::Missing => return Ok(Walk::Missing),
+            Found::Other(kind) => {
+                let path = segments[..=depth].iter().collect();
+                return Ok(Walk::Other { path, kind });
+            }
+        }
+    }
+    Ok(dir.map_or(Walk::Missing, Walk::Dir))
+}
+
+/// A registered workspace in the folders below one of the state tree. Folders
+/// that a registration left when it died hold none.
+fn workspace_below(dir: &Dir) -> Result<Option<String>, DiskError> {
+    for name in dir.names()? {
+        if name == STATE {
+            continue;
+        }
+        if let Found::Dir(below) = dir.dir(&name)? {
+            if matches!(below.dir(STATE)?, Found::Dir(_)) {
+                return Ok(Some(name));
+            }
+            if let Some(deeper) = workspace_below(&below)? {
+                return Ok(Some(format!("{name}/{deeper}")));
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::testing::root;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn rejection(root: &Root, id: &str) -> Rejection {
+        match root.workspace(id) {
+            Err(WorkspaceError::Rejected { why, .. }) => why,
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_workspace_has_a_directory_and_private_state() {
+        let (_tmp, root) = root();
+        let workspace = root.workspace("acme/website").unwrap();
+        assert_eq!(workspace.dir(), root.path().join("acme/website"));
+        assert!(workspace.dir().is_dir());
+        let state = root
+            .path()
+            .join(".turn-worker/workspaces/acme/website/.state");
+        assert_eq!(workspace.state_dir(), state);
+        assert_eq!(mode(&root.path().join(OURS)), 0o700);
+        assert_eq!(mode(&state), 0o700);
+        assert_eq!(mode(&state.join("claims")), 0o700);
+        assert_eq!(mode(&state.join("lock")), 0o600);
+    }
+
+    #[test]
+    fn opening_a_known_workspace_waits_for_no_disk_and_no_registry() {
+        let (_tmp, root) = root();
+        root.workspace("a/b").unwrap();
+        let registry = root.ours.make_file(REGISTRY_LOCK).unwrap();
+        registry.lock().unwrap();
+        crate::workspace::durable::syncs::take();
+        root.workspace("a/b").unwrap();
+        assert_eq!(crate::workspace::durable::syncs::take(), 0);
+    }
+
+    #[test]
+    fn g3_no_workspace_lies_inside_another() {
+        let (_tmp, root) = root();
+        root.workspace("a/b").unwrap();
+        for id in ["a/b/c", "a/b/c/d"] {
+            let other = "a/b".to_owned();
+            assert_eq!(rejection(&root, id), Rejection::Inside { other });
+        }
+        let other = "a/b".to_owned();
+        assert_eq!(rejection(&root, "a"), Rejection::Holds { other });
+        assert!(!root.path().join("a/b/c").exists());
+        for id in ["a/c", "a/bb", "b"] {
+            root.workspace(id).unwrap();
+        }
+    }
+
+    #[test]
+    fn g3_of_nesting_workspaces_registered_at_once_one_comes_to_be() {
+        for _ in 0..20 {
+            let (_tmp, root) = root();
+            let made: usize = std::thread::scope(|scope| {
+                let racers = ["a", "a/b", "a/b/c"].map(|id| {
+                    let root = &root;
+                    scope.spawn(move || usize::from(root.workspace(id).is_ok()))
+                });
+                racers.into_iter().map(|r| r.join().unwrap()).sum()
+            });
+            assert_eq!(made, 1);
+        }
+    }
+
+    #[test]
+    fn a_registration_that_died_is_completed_and_blocks_no_other() {
+        let (_tmp, root) = root();
+        std::fs::create_dir_all(root.workspaces.path().join("a/b/c")).unwrap();
+        root.workspace("a").unwrap();
+        std::fs::create_dir_all(root.workspaces.path().join("x/y/.state")).unwrap();
+        let other = "x/y".to_owned();
+        assert_eq!(rejection(&root, "x"), Rejection::Holds { other });
+        let workspace = root.workspace("x/y").unwrap();
+        assert!(workspace.try_lock().is_ok());
+    }
+
+    #[test]
+    fn a_removed_directory_is_made_again() {
+        let (_tmp, root) = root();
+        let workspace = root.workspace("a/b").unwrap();
+        std::fs::remove_dir_all(root.path().join("a")).unwrap();
+        root.workspace("a/b").unwrap();
+        assert!(workspace.dir().is_dir());
+    }
+
+    #[test]
+    fn g8_no_id_leads_out_of_the_root() {
+        let (_tmp, root) = root();
+        for id in [
+            "",
+            "/etc",
+            "..",
+            "a/../..",
+            "../x",
+            ".turn-worker",
+            "a/.state",
+        ] {
+            rejection(&root, id);
+        }
+    }
+
+    #[test]
+    fn g8_no_segment_may_be_a_symlink_or_a_file() {
+        let (tmp, root) = root();
+        let outside = tmp.path().join("outside");
+        std::fs::create_dir_all(outside.join("b/c")).unwrap();
+        for known in [false, true] {
+            for (at, id) in [
+                ("s", "s"),
+                ("t", "t/b/c"),
+                ("u/b", "u/b/c"),
+                ("v/w/c", "v/w/c"),
+            ] {
+                if known {
+                    let _ = std::fs::remove_file(root.path().join(at));
+                    root.workspace(id).unwrap();
+                    std::fs::remove_dir_all(root.path().join(at)).unwrap();
+                }
+                let at = root.path().join(at);
+                std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+                let _ = std::fs::remove_file(&at);
+                symlink(&outside, &at).unwrap();
+                let why = rejection(&root, id);
+                assert!(
+                    matches!(why, Rejection::NotADirectory { found, .. } if found == "a symbolic link"),
+                    "{id}: {why}"
+                );
+                std::fs::remove_file(&at).unwrap();
+                std::fs::write(&at, "").unwrap();
+                let why = rejection(&root, id);
+                assert!(
+                    matches!(why, Rejection::NotADirectory { found, .. } if found == "a file"),
+                    "{id}: {why}"
+                );
+            }
+        }
+        assert!(!outside.join("b/c/d").exists());
+        assert_eq!(std::fs::read_dir(outside.join("b/c")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn g8_our_own_folders_are_not_reached_over_symlinks_either() {
+        let (tmp, root) = root();
+        let outside = tmp.path().join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        symlink(&outside, root.workspaces.path().join("a")).unwrap();
+        // Not the request's fault, and so no verdict on it.
+        for id in ["a", "a/b"] {
+            assert!(matches!(root.workspace(id), Err(WorkspaceError::Io(_))));
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+
+        let other = tmp.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        symlink(&outside, other.join(OURS)).unwrap();
+        assert!(Root::open(&other).is_err());
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_root_itself_may_be_reached_over_a_symlink() {
+        let (tmp, root) = root();
+        let link = tmp.path().join("link");
+        symlink(root.path(), &link).unwrap();
+        assert_eq!(Root::open(&link).unwrap().path(), root.path());
+    }
+
+    #[test]
+    fn a_root_that_is_no_directory_names_path_and_variable() {
+        let (tmp, _) = root();
+        let file = tmp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Root::open(&file).unwrap_err().to_string();
+        assert!(error.contains(VARIABLE), "{error}");
+        assert!(error.contains(&file.display().to_string()), "{error}");
+    }
+}
