@@ -24,5 +24,7 @@ pub mod settlement;
 pub mod turn;
 pub mod worker;
 
+pub mod serve;
+
 pub mod http;
 pub mod metrics;

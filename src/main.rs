@@ -1,11 +1,16 @@
+//! The command line. Everything that it does is in the library.
+
+mod cli;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else: a guard has no use for a runtime, settings or logs.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|arg| arg == turn_worker::guard::GUARD_ARG)
     {
         return turn_worker::guard::guard_main();
     }
-    ExitCode::SUCCESS
+    cli::main()
 }

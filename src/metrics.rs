@@ -178,8 +178,8 @@ impl Metrics {
     }
 
     /// Processes that a turn had left behind were killed.
-    pub fn leftovers_killed(&self, processes: usize) {
-        self.series().leftovers.inc_by(processes as u64);
+    pub fn leftovers_killed(&self, processes: u64) {
+        self.series().leftovers.inc_by(processes);
     }
 
     /// The version that codex tells of itself.

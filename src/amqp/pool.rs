@@ -73,6 +73,12 @@ impl PublisherLink {
         self.current.borrow().as_ref().is_some_and(Link::is_open)
     }
 
+    /// Completes when the connection was let go of, after the `cut`.
+    pub async fn closed(&self) {
+        let mut current = self.current.clone();
+        while current.changed().await.is_ok() {}
+    }
+
     /// Waits for a connection that takes publishes; `None` once shut down.
     pub async fn ready(&self) -> Option<Link> {
         let mut current = self.current.clone();

@@ -124,6 +124,21 @@ impl Topology {
         Ok(queue)
     }
 
+    /// How many offers lie in the work queue, untaken.
+    pub async fn work_queue_depth(&self, link: &Link) -> Result<u64, DeclareError> {
+        let channel = link.channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let name = self.work.as_str().into();
+        let declare = channel.queue_declare(name, options, FieldTable::default());
+        let queue = link.bounded("asking for the work queue", declare).await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(queue.message_count().into())
+    }
+
     fn turns_arguments(&self) -> FieldTable {
         let mut arguments = Self::work_arguments();
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));

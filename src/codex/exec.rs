@@ -1,6 +1,7 @@
 //! The engine `codex exec`: one process a turn, the prompt on its stdin.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,33 +11,25 @@ use tokio::task::JoinHandle;
 
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::lines::{Line, Lines};
-use super::protocol::{self, CliEvent};
+use super::protocol;
+use crate::config::Sandbox;
 use crate::guard::{self, Guard, GuardSpec, SpawnError};
 
 /// Enough for the last words of a failing start-up; the whole goes to the log.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
+/// codex tells its version within a tenth of a second.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Longer lines of stderr are left out of the log.
 const STDERR_LINE_BYTES: usize = 64 << 10;
 /// How long the pipes may take to end once every process of the turn is gone:
 /// only a descriptor handed to a foreign process keeps them open.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What codex may do to the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sandbox {
-    /// Everything that its user may: contain it from outside.
-    Bypass,
-    WorkspaceWrite,
-    ReadOnly,
-}
-
-impl Sandbox {
-    const fn args(self) -> &'static [&'static str] {
-        match self {
-            Self::Bypass => &["--dangerously-bypass-approvals-and-sandbox"],
-            Self::WorkspaceWrite => &["--sandbox", "workspace-write"],
-            Self::ReadOnly => &["--sandbox", "read-only"],
-        }
+const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
+    match sandbox {
+        Sandbox::Bypass => &["--dangerously-bypass-approvals-and-sandbox"],
+        Sandbox::WorkspaceWrite => &["--sandbox", "workspace-write"],
+        Sandbox::ReadOnly => &["--sandbox", "read-only"],
     }
 }
 
@@ -55,9 +48,23 @@ pub struct Exec {
 }
 
 impl Exec {
+    /// As codex tells it: `codex-cli 0.169.0` → `0.169.0`.
+    pub async fn version(&self) -> Option<String> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .arg("--version")
+            .env_clear()
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_LIMIT, command.output()).await;
+        let text = String::from_utf8(output.ok()?.ok()?.stdout).ok()?;
+        text.split_whitespace().last().map(str::to_owned)
+    }
+
     fn args(&self, model: Option<&str>, resume: Option<&str>) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
-        args.extend(self.sandbox.args());
+        args.extend(sandbox_args(self.sandbox));
         args.extend(self.extra_args.iter().map(String::as_str));
         // One word, so that no value can be taken for a flag.
         let model = model.map(|model| format!("--model={model}"));

@@ -15,4 +15,5 @@ mod session;
 mod verdict;
 mod watchdog;
 
+pub use actions::Actor;
 pub use session::Sequencer;

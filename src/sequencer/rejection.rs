@@ -129,7 +129,7 @@ fn claim(
         None => None,
         Some(id) => match root.workspace(id.as_str()) {
             Ok(workspace) => Some(workspace),
-            Err(WorkspaceError::Rejected(_)) => None,
+            Err(WorkspaceError::Rejected { .. }) => None,
             Err(error) => return Err(error.into()),
         },
     };

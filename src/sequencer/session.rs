@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lapin::BasicProperties;
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -161,7 +162,7 @@ impl Session<'_> {
         sequencer.metrics.set_sequencer_active(true);
         let tag = self.next_tag;
         self.next_tag += 1;
-        let properties = Properties::of(&delivery.properties);
+        let properties = told_by(&delivery.properties);
         match TurnRequest::parse(&delivery.body, &sequencer.limits, &properties) {
             Ok(request) => {
                 let redelivered = delivery.redelivered;
@@ -266,6 +267,14 @@ impl Session<'_> {
             workspaces: self.queue.workspaces(),
             oldest: oldest.map(|oldest| oldest.received),
         });
+    }
+}
+
+fn told_by(properties: &BasicProperties) -> Properties<'_> {
+    Properties {
+        message_id: properties.message_id().as_ref().map(|id| id.as_str()),
+        correlation_id: properties.correlation_id().as_ref().map(|id| id.as_str()),
+        timestamp: *properties.timestamp(),
     }
 }
 

@@ -75,7 +75,7 @@ fn claim(
 ) -> Result<Decided, NotStarted> {
     let workspace = root.workspace(&turn.workspace)?;
     let claims = workspace.claims();
-    let limits = Limits::internal();
+    let limits = Limits::accepted();
     // What the queue holds is our own canonical form, which parses.
     let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
         return Ok(Decided::Runs);

@@ -15,7 +15,7 @@ use crate::guard::{TAG_VARIABLE, tree};
 use crate::request::TurnRequest;
 use crate::workspace::{
     Claim, ClaimOutcome, Claims, LockedJournal, StateError, TurnHistory, Verdict, Workspace,
-    WorkspaceError, WorkspaceLock,
+    WorkspaceError,
 };
 
 /// A dying guard needs a moment to let go of the lock.
@@ -45,7 +45,7 @@ impl<E: Engine> Runner<E> {
         stop: &StopHandle,
     ) -> Outcome {
         let outcome = match self.admit(request, patient, sink, stop).await {
-            Err(NotStarted::Workspace(WorkspaceError::Rejected(rejected))) => {
+            Err(NotStarted::Workspace(rejected @ WorkspaceError::Rejected { .. })) => {
                 block_in_place(|| self.reject(request, rejected.to_string()))
             }
             outcome => outcome,
@@ -64,10 +64,9 @@ impl<E: Engine> Runner<E> {
         if let Found::Ended(ended) = block_in_place(|| look_up(&workspace, request))? {
             return Ok(Outcome::AlreadyEnded(ended));
         }
-        let Some(lock) = lock(&workspace, patient).await? else {
+        let Some(mut journal) = lock(&workspace, patient).await? else {
             return Ok(Outcome::Busy);
         };
-        let mut journal = block_in_place(|| LockedJournal::open(&workspace, &lock))?;
         // Again: it may have ended while we waited for the lock.
         let history = match block_in_place(|| look_up(&workspace, request))? {
             Found::Ended(ended) => return Ok(Outcome::AlreadyEnded(ended)),
@@ -95,15 +94,13 @@ impl<E: Engine> Runner<E> {
             }
         }
         let history = history.unwrap_or_default();
-        let attempt = Attempt::new(self, request, &workspace, &lock, &history);
-        let max_attempts = request
-            .max_attempts
-            .map_or(self.max_attempts, |wanted| wanted.min(self.max_attempts));
+        let attempt = Attempt::new(self, request, &workspace, &history);
+        let max_attempts = request.effective_max_attempts(self.max_attempts);
         let charged = history.charged();
         if cancelled {
             let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before());
             Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
-        } else if charged >= max_attempts {
+        } else if charged >= max_attempts as usize {
             let message = format!(
                 "{charged} of at most {max_attempts} attempts were cut off by the death of their worker"
             );
@@ -173,12 +170,13 @@ fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> End
     }
 }
 
-async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<WorkspaceLock>, StateError> {
+/// Takes the workspace's lock, and opens the journal with it.
+async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<LockedJournal>, StateError> {
     let wait = if patient { LOCK_WAIT } else { Duration::ZERO };
     let deadline = Instant::now() + wait;
     loop {
         if let Some(lock) = block_in_place(|| workspace.try_lock())? {
-            return Ok(Some(lock));
+            return Ok(Some(block_in_place(|| lock.open_journal())?));
         }
         if Instant::now() >= deadline {
             return Ok(None);
@@ -190,7 +188,7 @@ async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<WorkspaceLo
 /// What a guard and a worker that were killed together have left must be gone
 /// before anything runs here. An attempt that has ended left nothing, so
 /// mostly there is nothing to look for.
-fn end_stragglers(journal: &LockedJournal<'_>, workspace: &Workspace) {
+fn end_stragglers(journal: &LockedJournal, workspace: &Workspace) {
     if journal.has_open_attempt() {
         let dir = workspace.dir().to_string_lossy();
         let killed = tree::kill_tagged(TAG_VARIABLE, &dir);

@@ -21,8 +21,9 @@ use crate::codex::stderr;
 use crate::event::{ErrorCode, EventBody, NoticeCode, SealedEvent, Sealer, StopReason};
 use crate::request::TurnRequest;
 use crate::workspace::{
-    Finished, FinishedThread, LockedJournal, Resume, Returned, Started, StateError, TurnHistory,
-    Workspace, WorkspaceLock,
+    Finished, LockedJournal, Resume, Returned, Started, StateError, ThreadEnd, ThreadStart,
+    TurnHistory, Workspace,
+    resolve_session,
 };
 
 /// Between two tries to record a turn's end: unrecorded it must not be told.
@@ -32,7 +33,6 @@ pub(super) struct Attempt<'a, E> {
     runner: &'a Runner<E>,
     request: &'a TurnRequest,
     workspace: &'a Workspace,
-    lock: &'a WorkspaceLock,
     history: &'a TurnHistory,
     number: u32,
     began: Instant,
@@ -43,14 +43,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         runner: &'a Runner<E>,
         request: &'a TurnRequest,
         workspace: &'a Workspace,
-        lock: &'a WorkspaceLock,
-        history: &'a TurnHistory,
+            history: &'a TurnHistory,
     ) -> Self {
         Self {
             runner,
             request,
             workspace,
-            lock,
             history,
             number: history.next_attempt(),
             began: Instant::now(),
@@ -59,18 +57,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     pub async fn run<S: EventSink>(
         &self,
-        journal: &mut LockedJournal<'_>,
+        journal: &mut LockedJournal,
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
         let home = block_in_place(|| self.runner.homes.of(self.workspace.state_dir()))?;
-        let (resume, ignored) = match block_in_place(|| self.workspace.resolve_session())? {
+        let (resume, ignored) = match block_in_place(|| self.session())? {
             Resume::Fresh => (None, None),
-            Resume::Thread(thread) => (Some(thread), None),
+            Resume::Thread(thread) => (Some(thread.to_string()), None),
             Resume::Ignored { why } => (None, Some(why)),
         };
-        let mut meter = block_in_place(|| self.meter(home.path(), resume.as_deref(), journal))?;
+        let mut meter = block_in_place(|| self.meter(home.path(), resume.as_deref(), journal));
         block_in_place(|| journal.started(&self.started(&meter)))?;
+        tracing::info!(attempt = self.number, resumes = resume, "turn started");
 
         let mut out = self.emitter(sink);
         let mut clocks = Clocks::start(stop.clone(), self.limits());
@@ -86,7 +85,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             resume: resume.as_deref(),
             dir: self.workspace.dir(),
             home: home.own(),
-            lock: self.lock.as_fd(),
+            lock: journal.lock().as_fd(),
         };
         let engine = &self.runner.engine;
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
@@ -122,7 +121,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// Ends the turn without running codex.
     pub async fn end_unrun<S: EventSink>(
         &self,
-        journal: &mut LockedJournal<'_>,
+        journal: &mut LockedJournal,
         ending: Ending,
         sink: &S,
         stop: &StopHandle,
@@ -138,8 +137,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         block_in_place(|| {
             let home = self.runner.homes.of(self.workspace.state_dir()).ok();
             let home = home.and_then(|home| home.path().map(PathBuf::from));
-            let resume = match self.workspace.resolve_session() {
-                Ok(Resume::Thread(thread)) => Some(thread),
+            let resume = match self.session() {
+                Ok(Resume::Thread(thread)) => Some(thread.to_string()),
                 _ => None,
             };
             Meter::start(home, resume.as_deref(), None, self.earlier()).finish(None, None)
@@ -150,18 +149,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
         &self,
         home: Option<&std::path::Path>,
         resume: Option<&str>,
-        journal: &LockedJournal<'_>,
-    ) -> Result<Meter, StateError> {
-        let baseline = journal.baseline()?;
-        Ok(Meter::start(
-            home.map(PathBuf::from),
-            resume,
-            baseline.as_ref(),
-            self.earlier(),
-        ))
+        journal: &LockedJournal,
+    ) -> Meter {
+        let home = home.map(PathBuf::from);
+        Meter::start(home, resume, journal.baseline(), self.earlier())
     }
 
-    fn earlier(&self) -> impl Iterator<Item = Option<&crate::workspace::ThreadStart>> {
+    fn session(&self) -> Result<Resume, StateError> {
+        let session = self.workspace.session()?;
+        let threads = self.runner.root.threads();
+        Ok(resolve_session(session, self.workspace.id(), threads)?)
+    }
+
+    fn earlier(&self) -> impl Iterator<Item = Option<&ThreadStart>> {
         self.history
             .started
             .iter()
@@ -180,9 +180,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn limits(&self) -> Limits {
-        let most = self.runner.turn_timeout;
         Limits {
-            wall: self.request.timeout.map_or(most, |wanted| wanted.min(most)),
+            wall: self.request.effective_timeout(self.runner.turn_timeout),
             idle: self.runner.idle_timeout,
         }
     }
@@ -199,16 +198,27 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// So that the conversation goes on here, even if this attempt is cut off.
     fn keep_thread(&self, thread: &str) {
-        if let Err(error) = self.workspace.keep_session(thread) {
+        let keep = || {
+            let Ok(thread) = thread.parse() else {
+                return Err("it is no UUID".to_owned());
+            };
+            // Ours first: the file alone could be adopted by another workspace.
+            let threads = self.runner.root.threads();
+            threads
+                .adopt(thread, self.workspace.id())
+                .and_then(|_| self.workspace.write_session(thread))
+                .map_err(|error| crate::error::with_sources(&error))
+        };
+        if let Err(error) = keep() {
             tracing::error!(
-                error = crate::error::with_sources(&error),
+                error,
                 thread,
                 "can't keep the conversation's thread: the next turn will start a new one"
             );
         }
     }
 
-    fn give_back(&self, journal: &mut LockedJournal<'_>) -> Outcome {
+    fn give_back(&self, journal: &mut LockedJournal) -> Outcome {
         let returned = Returned {
             turn_id: self.request.turn_id.as_str().to_owned(),
             attempt: self.number,
@@ -227,7 +237,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// was told must not be.
     async fn record<S: EventSink>(
         &self,
-        journal: &mut LockedJournal<'_>,
+        journal: &mut LockedJournal,
         ending: Ending,
         mut out: Emitter<'_, S>,
         sink: &S,
@@ -236,7 +246,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let duration = self.began.elapsed();
         let first_text = out.first_text().map(|at| at.duration_since(self.began));
         let last: Vec<SealedEvent> = ending
-            .bodies(self.request, duration)
+            .bodies(self.request.metadata.clone(), duration)
             .into_iter()
             .filter_map(|body| out.seal(body))
             .collect();
@@ -249,11 +259,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
             stop_reason: ending.stop_reason,
             code: ending.error.as_ref().map(|error| error.code),
             usage: ending.spent.usage,
-            thread: ending.thread_id.clone().map(|id| FinishedThread {
+            thread: ending.thread_id.clone().map(|id| ThreadEnd {
                 id,
                 total: ending.spent.total,
             }),
             unconfirmed,
+            ending: last.clone(),
         };
         loop {
             match block_in_place(|| journal.finished(&finished)) {

@@ -5,15 +5,8 @@ use tokio::time::Instant;
 
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
+use crate::config::EventSet;
 use crate::event::{EventBody, SealedEvent, Sealer};
-
-/// Which events are published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventSet {
-    Full,
-    /// Start, text, error and end.
-    Minimal,
-}
 
 pub(super) struct Emitter<'a, S> {
     sealer: Sealer,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use super::stop::Stop;
 use super::usage::Spent;
@@ -10,7 +11,7 @@ use crate::codex::translate::{Finished, Verdict};
 use crate::event::{
     ErrorCode, EventBody, NoticeCode, Reason, SealedEvent, Sealer, StopReason, TurnError,
 };
-use crate::request::TurnRequest;
+use crate::request::{Rejection, TurnId, TurnRequest};
 
 pub(super) fn message_start(request: &TurnRequest) -> EventBody {
     EventBody::MessageStart {
@@ -82,14 +83,18 @@ impl Ending {
     }
 
     /// The last events, in their order.
-    pub fn bodies(&self, request: &TurnRequest, duration: Duration) -> Vec<EventBody> {
+    pub fn bodies(
+        &self,
+        metadata: Option<Map<String, Value>>,
+        duration: Duration,
+    ) -> Vec<EventBody> {
         let error = self.error.clone().map(|error| EventBody::Error { error });
         let end = EventBody::MessageEnd {
             stop_reason: self.stop_reason,
             text: self.text.clone(),
             thread_id: self.thread_id.clone(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            metadata: request.metadata.clone(),
+            metadata,
             usage: self.spent.usage,
         };
         self.trailing
@@ -124,12 +129,35 @@ pub fn simple_ending(
     stop_reason: StopReason,
     error: Option<TurnError>,
 ) -> Vec<SealedEvent> {
-    let mut sealer = Sealer::new(request.turn_id.as_str(), 0);
     let ending = Ending::not_run(stop_reason, error, Spent::default());
-    let bodies = ending.bodies(request, Duration::ZERO);
-    [message_start(request)]
+    let start = message_start(request);
+    let metadata = request.metadata.clone();
+    unrun(&request.turn_id, start, ending, metadata)
+}
+
+/// All events of a request that can't be accepted. Its workspace may be
+/// unknown; then it stands there empty.
+pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEvent> {
+    let workspace = rejection.workspace.as_ref();
+    let start = EventBody::MessageStart {
+        workspace: workspace.map_or_else(String::new, |id| id.as_str().to_owned()),
+        metadata: rejection.metadata.clone(),
+    };
+    let error = failure(rejection.code, rejection.to_string(), false);
+    let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
+    unrun(turn_id, start, ending, rejection.metadata.clone())
+}
+
+fn unrun(
+    turn_id: &TurnId,
+    start: EventBody,
+    ending: Ending,
+    metadata: Option<Map<String, Value>>,
+) -> Vec<SealedEvent> {
+    let mut sealer = Sealer::new(turn_id.as_str(), 0);
+    [start]
         .into_iter()
-        .chain(bodies)
+        .chain(ending.bodies(metadata, Duration::ZERO))
         .map(|body| sealer.seal(body, Timestamp::now()))
         .collect()
 }

@@ -22,12 +22,12 @@ mod usage;
 
 use std::time::Duration;
 
-pub use emit::EventSet;
-pub use ending::simple_ending;
+pub use ending::{rejected_ending, simple_ending};
 pub use sink::{EventSink, Immediate};
 pub use stop::{Stop, StopHandle};
 
 use crate::codex::home::Homes;
+use crate::config::EventSet;
 use crate::event::{SealedEvent, StopReason, TurnError, Usage};
 use crate::workspace::{Root, StateError, WorkspaceError};
 

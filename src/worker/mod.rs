@@ -67,6 +67,8 @@ pub struct Shutdown {
     pub drain: CancellationToken,
     /// Wait no longer for what runs.
     pub cut: CancellationToken,
+    /// Everything is settled: let go of the last connections.
+    pub end: CancellationToken,
 }
 
 impl<E: Engine> Worker<E> {
@@ -80,7 +82,7 @@ impl<E: Engine> Worker<E> {
             let reason = Arc::clone(&self)
                 .consume(&link, &slots, &turns, &shutdown)
                 .await;
-            self.health.consuming(false);
+            self.set_consuming(false);
             if shutdown.drain.is_cancelled() {
                 break;
             }
@@ -129,7 +131,7 @@ impl<E: Engine> Worker<E> {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&self).listen_to_control(control));
-        self.health.consuming(true);
+        self.set_consuming(true);
         // A slot that can't consume ends this connection, also for the others.
         let (failed, mut failures) = tokio::sync::mpsc::channel(1);
         loop {
@@ -166,6 +168,11 @@ impl<E: Engine> Worker<E> {
             };
             self.serve_offer(delivery, shutdown).await;
         }
+    }
+
+    fn set_consuming(&self, consuming: bool) {
+        self.health.set_consuming(consuming);
+        self.metrics.set_consumer_active(consuming);
     }
 
     async fn listen_to_control(self: Arc<Self>, mut control: Consumer) {

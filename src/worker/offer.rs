@@ -16,7 +16,7 @@ use crate::amqp::outbox::Outbox;
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
-use crate::request::{Properties, TurnRequest};
+use crate::request::{Limits, Properties, TurnRequest};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Summary};
 
@@ -69,7 +69,7 @@ impl<E: Engine> Worker<E> {
         // Parsed again, by the same rules: who may publish here is the broker's
         // word, what is run here is ours.
         let request = offer.request.get().as_bytes();
-        match TurnRequest::parse(request, &self.limits, &Properties::default()) {
+        match TurnRequest::parse(request, &Limits::accepted(), &Properties::default()) {
             Ok(request) => Some((offer, request)),
             Err(rejection) => {
                 tracing::error!(%rejection, "dropped an offer of a request that is not valid here");
@@ -162,8 +162,23 @@ impl<E: Engine> Worker<E> {
         }
     }
 
+    fn count_end(&self, summary: &Summary) {
+        let error = summary.error.as_ref();
+        if !summary.ran {
+            self.metrics.turn_decided(summary.stop_reason, error);
+            return;
+        }
+        self.metrics
+            .turn_ended(summary.stop_reason, error, summary.duration);
+        self.metrics.tokens(summary.model.as_deref(), summary.usage);
+        if let Some(first) = summary.first_text {
+            self.metrics.first_text(first);
+        }
+        self.metrics.leftovers_killed(summary.leftovers);
+    }
+
     fn tell_end(&self, summary: &Summary, waited: Option<Duration>) {
-        self.metrics.turn_ended(summary, waited);
+        self.count_end(summary);
         let usage = summary.usage.unwrap_or_default();
         tracing::info!(
             attempt = summary.attempt,

@@ -96,6 +96,12 @@ impl Root {
         self.dir.path()
     }
 
+    /// What each workspace's own CODEX_HOME is made from, if the operator put
+    /// a folder there.
+    pub fn codex_home_template(&self) -> PathBuf {
+        self.ours.path().join("codex-home-template")
+    }
+
     pub fn threads(&self) -> &Threads {
         &self.threads
     }

@@ -24,6 +24,9 @@ pub(super) struct Checkpoint {
     /// Turns that finished in this segment.
     pub turns: u64,
     pub baseline: Option<Baseline>,
+    /// The last record is of an attempt that began.
+    #[serde(default)]
+    pub open_attempt: bool,
 }
 
 impl Checkpoint {
@@ -33,6 +36,7 @@ impl Checkpoint {
             len,
             turns: 0,
             baseline: segment.baseline.clone(),
+            open_attempt: false,
         }
     }
 
@@ -55,9 +59,15 @@ impl Checkpoint {
 
     /// Adds a record to the tally; `len` is the caller's.
     pub fn add(&mut self, json: &[u8]) -> Result<(), Unreadable> {
-        if let Record::Finished(finished) = line::parse(json)? {
-            self.turns += 1;
-            self.baseline = finished.baseline().or(self.baseline.take());
+        match line::parse(json)? {
+            Record::Segment(_) => {}
+            Record::Started(_) => self.open_attempt = true,
+            Record::Returned(_) => self.open_attempt = false,
+            Record::Finished(finished) => {
+                self.open_attempt = false;
+                self.turns += 1;
+                self.baseline = finished.baseline().or(self.baseline.take());
+            }
         }
         Ok(())
     }

@@ -72,14 +72,24 @@ impl LockedJournal {
         self.tally.baseline.as_ref()
     }
 
+    /// Whether an attempt began here and nobody recorded its end: its worker
+    /// died, and may have left processes behind.
+    pub fn has_open_attempt(&self) -> bool {
+        self.tally.open_attempt
+    }
+
     pub fn started(&mut self, started: &Started) -> Result<(), StateError> {
         id::turn_id(&started.turn_id)?;
-        self.append(&Record::Started(started.clone()))
+        self.append(&Record::Started(started.clone()))?;
+        self.tally.open_attempt = true;
+        Ok(())
     }
 
     pub fn returned(&mut self, returned: &Returned) -> Result<(), StateError> {
         id::turn_id(&returned.turn_id)?;
-        self.append(&Record::Returned(returned.clone()))
+        self.append(&Record::Returned(returned.clone()))?;
+        self.tally.open_attempt = false;
+        Ok(())
     }
 
     /// Records the end. [`StateError::NotNewest`] when somebody else has
@@ -88,6 +98,7 @@ impl LockedJournal {
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;
         self.append(&Borrowed::Finished(finished))?;
+        self.tally.open_attempt = false;
         self.tally.turns += 1;
         if let Some(baseline) = finished.baseline() {
             self.tally.baseline = Some(baseline);
