@@ -162,6 +162,7 @@ fn cancel_name(turn_id: &str) -> Result<String, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::durable::syncs;
     use crate::workspace::testing::{events, run_claim, store, time};
     use std::collections::HashSet;
     use std::os::unix::fs::symlink;
@@ -223,6 +224,23 @@ mod tests {
         };
         assert_eq!(existing.verdict.ending().unwrap(), events("t", 0, 3));
         assert_eq!(run_claim().verdict.ending(), None);
+    }
+
+    #[test]
+    fn g5_a_claim_is_durable_before_anybody_acts_on_it() {
+        let (_tmp, claims) = store();
+        claims.claim("t", &run_claim()).unwrap();
+        syncs::take();
+        assert!(claims.find("t").unwrap().is_some());
+        assert_eq!(syncs::take(), 1, "found: the folder");
+        assert_eq!(claims.find("other").unwrap(), None);
+        assert_eq!(syncs::take(), 0, "no claim");
+        claims.claim("t", &run_claim()).unwrap();
+        assert_eq!(syncs::take(), 2, "lost: file and folder");
+        for _ in 0..2 {
+            claims.mark_cancelled("t").unwrap();
+            assert_eq!(syncs::take(), 1, "cancelled: the folder");
+        }
     }
 
     #[test]

@@ -110,11 +110,7 @@ impl Dir {
     }
 
     pub(super) fn not_a_directory(&self, name: &str, kind: &'static str) -> DiskError {
-        let found = io::Error::new(
-            io::ErrorKind::NotADirectory,
-            format!("it is {kind}, not a directory"),
-        );
-        self.error("open directory", name, found)
+        DiskError::not_a_directory(&self.path.join(name), kind)
     }
 
     /// Opens a file; nothing there is `None`. Follows nothing.

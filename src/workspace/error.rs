@@ -22,6 +22,16 @@ impl DiskError {
             source: source.into(),
         }
     }
+
+    /// Among our own folders, where no request can have put it: the operator
+    /// has to look.
+    pub(super) fn not_a_directory(path: &Path, kind: &'static str) -> Self {
+        let found = io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("it is {kind}, not a directory"),
+        );
+        Self::new("open directory", path, found)
+    }
 }
 
 /// Why no workspace came of an id.

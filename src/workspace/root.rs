@@ -46,7 +46,11 @@ pub struct Root {
 enum Walk {
     Dir(Dir),
     Missing,
-    Other { path: PathBuf, kind: &'static str },
+    /// The path as far as walked, from where the walk began.
+    Other {
+        path: PathBuf,
+        kind: &'static str,
+    },
 }
 
 impl Root {
@@ -144,7 +148,10 @@ impl Root {
         match walk(&self.workspaces, &path)? {
             Walk::Dir(state) => Ok(state.stat(lock::LOCK)?.is_some().then_some(state)),
             Walk::Missing => Ok(None),
-            Walk::Other { path, kind } => Err(odd_state(&path, kind)),
+            Walk::Other { path, kind } => {
+                let path = self.workspaces.path().join(path);
+                Err(DiskError::not_a_directory(&path, kind))
+            }
         }
     }
 
@@ -209,15 +216,6 @@ fn rejected(id: &str, why: Rejection) -> WorkspaceError {
         workspace: id.to_owned(),
         why,
     }
-}
-
-/// Nothing that a request could help: the operator has to look.
-fn odd_state(path: &Path, kind: &'static str) -> DiskError {
-    let error = std::io::Error::new(
-        std::io::ErrorKind::NotADirectory,
-        format!("it is {kind}, not a directory"),
-    );
-    DiskError::new("open directory", path, error)
 }
 
 fn walk(from: &Dir, segments: &[&str]) -> Result<Walk, DiskError> {

@@ -1,1 +1,45 @@
-fn main() {}
+//! `stand-in-model`: answers like the OpenAI Responses API, as far as codex
+//! needs it, without a model behind it. The demo runs on it.
+
+#[path = "model_server.rs"]
+mod model_server;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::net::TcpListener;
+
+/// A stand-in for the OpenAI Responses API: costs nothing, needs no key
+///
+/// Point codex at it with a provider in its config.toml:
+///
+///   model_provider = "stand-in"
+///   [model_providers.stand-in]
+///   name = "stand-in"
+///   base_url = "http://127.0.0.1:PORT/v1"
+///   wire_api = "responses"
+#[derive(Parser)]
+#[command(name = "stand-in-model", verbatim_doc_comment, after_help = model_server::NOTATION)]
+struct Arguments {
+    /// Port on 127.0.0.1; 0 takes a free one, which the first line of output tells
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Arguments { port } = Arguments::parse();
+    match run(port).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stand-in-model: port {port}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(port: u16) -> std::io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening on http://{}/v1", listener.local_addr()?);
+    model_server::serve(listener, model_server::Shared::default()).await
+}

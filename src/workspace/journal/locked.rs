@@ -94,7 +94,8 @@ impl LockedJournal {
 
     /// Records the end. [`StateError::NotNewest`] when somebody else has
     /// written since this value's last record: then this attempt's end is
-    /// worth nothing. After any other error it may be tried again.
+    /// worth nothing. After any other error it may be tried again, if need be
+    /// on a journal that is opened anew.
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;
         self.append(&Borrowed::Finished(finished))?;

@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# What the scripts in ops/ share.  Sourced by each of them, first thing.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TOOLS=$ROOT/.tools # what ops/setup puts there; ignored by git
+# shellcheck disable=SC2034  # for those who source this
+CODEX=$TOOLS/bin/codex
+
+# shellcheck disable=SC2034
+if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
+  BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' RESET=$'\e[0m'
+else
+  BOLD='' DIM='' RED='' GREEN='' RESET=''
+fi
+
+heading() { printf '\n%s%s%s\n' "$BOLD" "$*" "$RESET"; }
+say() { printf '%s\n' "$*"; }
+done_() { printf '%s✓%s %s\n' "$GREEN" "$RESET" "$*"; }
+fail() { printf '%s✗%s %s\n' "$RED" "$RESET" "$*" >&2; }
+die() {
+  fail "$*"
+  exit 1
+}
+
+has() { command -v "$1" >/dev/null; }
+
+# The comment at the top of a script is its manual.
+usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
+
+# listening PORT: whether something accepts connections there.
+listening() { (exec 9<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# free_ports N: the first of N free ports in a row, below the range that the kernel hands out itself.
+# Each process begins to look somewhere else, so that two that look at the same time don't find the same.
+free_ports() {
+  local try base port
+  for ((try = 0; try < 100; try++)); do
+    base=$((10000 + ($$ * 8 + try * 1000) % 22000))
+    for ((port = base; port < base + $1; port++)); do
+      ! listening "$port" || continue 2
+    done
+    echo "$base"
+    return
+  done
+  die "found no $1 free ports in a row"
+}
+
+# wait_until SECONDS COMMAND…: tries COMMAND until it succeeds; fails when the time is up.
+wait_until() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < end)) || return 1
+    sleep 0.05
+  done
+}
+
+# end_process PID SECONDS: asks it to end, kills it when it has not after SECONDS.  Only for own children.
+end_process() {
+  kill -TERM "$1" 2>/dev/null || return 0
+  wait_until "$2" process_gone "$1" || kill -KILL "$1" 2>/dev/null || true
+}
+
+# A child that ended but was not waited for counts as gone.
+process_gone() {
+  local state
+  state=$(ps -o state= -p "$1" 2>/dev/null) || return 0
+  [[ $state == Z* ]]
+}

@@ -1,0 +1,183 @@
+//! RabbitMQ nodes for tests, run by `ops/rabbitmq/node`. One is shared by all
+//! tests of the process, each in a vhost of its own; a test that stops or
+//! kills its broker takes a private one.
+
+#![allow(dead_code, reason = "not every test binary needs all of it")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio, id};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
+
+/// Vhosts that the shared node is started with; each costs its start some 20 ms, and more are made when they are out.
+const PREPARED_VHOSTS: usize = 64;
+
+/// A node of its own folder and port.
+#[derive(Debug)]
+pub struct Broker {
+    dir: PathBuf,
+    /// 0 until the first start.
+    port: u16,
+    running: Option<Running>,
+}
+
+/// The node ends when this end of its standard input closes: also when this process is killed.
+#[derive(Debug)]
+struct Running {
+    script: Child,
+    stdin: ChildStdin,
+}
+
+impl Broker {
+    /// The node that all tests of this process share. The first call starts it, which takes some seconds.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let mut broker = Self::new("shared");
+            let vhosts = PREPARED_VHOSTS.to_string();
+            broker.launch(&["--temporary", "--vhosts", &vhosts]);
+            broker
+        })
+    }
+
+    /// The URL of a vhost of the shared node that nobody else has got.
+    pub fn vhost() -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let shared = Self::shared();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{number}");
+        if number >= PREPARED_VHOSTS {
+            shared.ctl(&["add_vhost", &name]);
+            shared.ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]);
+        }
+        format!("amqp://guest:guest@127.0.0.1:{}/{name}", shared.port)
+    }
+
+    /// A running node for one test alone, which may stop, kill and start it.
+    pub fn private() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut broker = Self::new(&format!("private-{number}"));
+        broker.start();
+        broker
+    }
+
+    /// Of the default vhost; the same after a restart.
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Takes it up again with its data, on its port.
+    pub fn start(&mut self) {
+        assert!(self.running.is_none(), "the node is running");
+        self.launch(&[]);
+    }
+
+    /// Shuts it down in order, and waits for that.
+    pub fn stop(&mut self) {
+        if let Some(Running { mut script, stdin }) = self.running.take() {
+            drop(stdin);
+            let _ = script.wait();
+        }
+    }
+
+    /// Kills it as a failing machine would, and waits until it is gone.
+    ///
+    /// Quorum queues declared within the last half second would not survive that (their registry is written late):
+    /// a weakness that is not what tests want to see, so the registry is written first.
+    pub fn kill(&mut self) {
+        if self.running.is_some() {
+            self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]);
+        }
+        self.end_now();
+    }
+
+    fn end_now(&mut self) {
+        if let Some(Running { mut script, .. }) = self.running.take() {
+            // The kernel kills the node along with the script.
+            let _ = script.kill();
+            let _ = script.wait();
+            while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Closes, from the broker's side, all connections to the vhost of that URL.
+    pub fn close_all_connections(&self, url: &str) {
+        let vhost = match url.rsplit('/').next() {
+            Some("%2f") | None => "/",
+            Some(name) => name,
+        };
+        self.ctl(&["close_all_connections", "-p", vhost, "a test wants it so"]);
+    }
+
+    /// Runs `rabbitmqctl` and returns what it prints.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new(NODE)
+            .arg("ctl")
+            .arg("--dir")
+            .arg(&self.dir)
+            .arg("--quiet")
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("{NODE}: {error}"));
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn new(name: &str) -> Self {
+        let dir = format!("broker-{}-{name}", id());
+        Self {
+            dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(dir),
+            port: 0,
+            running: None,
+        }
+    }
+
+    fn launch(&mut self, options: &[&str]) {
+        let mut script = Command::new(NODE)
+            .args(["start", "--until-stdin-closes", "--dir"])
+            .arg(&self.dir)
+            .args(["--port", &self.port.to_string()])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{NODE}: {error}"));
+        let (Some(stdin), Some(stdout)) = (script.stdin.take(), script.stdout.take()) else {
+            unreachable!("both are piped")
+        };
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        let port = line.trim().rsplit(':').next().map(str::parse);
+        let (Ok(_), Some(Ok(port))) = (read, port) else {
+            panic!("the broker did not start: {line:?}; what it said stands above");
+        };
+        self.port = port;
+        self.running = Some(Running { script, stdin });
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.end_now();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
