@@ -1,1 +1,2 @@
-
+#[path = "it/amqp/mod.rs"]
+mod amqp;

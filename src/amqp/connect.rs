@@ -41,38 +41,41 @@ pub enum ConnectError {
     Url(#[source] UrlError),
     #[error("broker {target}: the host name can't be resolved")]
     Resolve {
-        target: Target,
+        target: Arc<Target>,
         #[source]
         source: io::Error,
     },
     #[error("broker {target}: no TCP connection")]
     Tcp {
-        target: Target,
+        target: Arc<Target>,
         #[source]
         source: io::Error,
     },
     #[error("broker {target}: the TLS handshake failed")]
     Tls {
-        target: Target,
+        target: Arc<Target>,
         #[source]
         source: io::Error,
     },
     #[error("broker {target}: user {:?} or its password was refused: {detail}", .target.user)]
-    AuthRefused { target: Target, detail: String },
+    AuthRefused { target: Arc<Target>, detail: String },
     #[error("broker {target}: there is no virtual host {:?}; create it, or name another at the end of the URL: {detail}", .target.vhost)]
-    VhostMissing { target: Target, detail: String },
+    VhostMissing { target: Arc<Target>, detail: String },
     #[error("broker {target}: user {:?} has no permissions in virtual host {:?}: {detail}", .target.user, .target.vhost)]
-    VhostRefused { target: Target, detail: String },
+    VhostRefused { target: Arc<Target>, detail: String },
     #[error(
         "broker {target}: the AMQP handshake failed (is this the AMQP port, and the right one for amqp or amqps?)"
     )]
     Handshake {
-        target: Target,
+        target: Arc<Target>,
         #[source]
         source: lapin::Error,
     },
     #[error("broker {target}: {phase} took longer than {} s", CONNECT_LIMIT.as_secs())]
-    TimedOut { target: Target, phase: &'static str },
+    TimedOut {
+        target: Arc<Target>,
+        phase: &'static str,
+    },
 }
 
 /// Where and how to connect.
@@ -119,7 +122,7 @@ impl Connector {
 
         let deadline = Instant::now() + CONNECT_LIMIT;
         let timed_out = |phase| {
-            let target = target.clone();
+            let target = Arc::clone(&target);
             move |_| ConnectError::TimedOut { target, phase }
         };
 
@@ -130,13 +133,13 @@ impl Connector {
         .await
         .map_err(timed_out("resolving the host name"))?
         .map_err(|source| ConnectError::Resolve {
-            target: target.clone(),
+            target: Arc::clone(&target),
             source,
         })?
         .collect();
 
         let tcp_error = |source| ConnectError::Tcp {
-            target: target.clone(),
+            target: Arc::clone(&target),
             source,
         };
         let runtime = lapin::runtime::default_runtime()
@@ -160,7 +163,7 @@ impl Connector {
                 .await
                 .map_err(timed_out("the TLS handshake"))?
                 .map_err(|source| ConnectError::Tls {
-                    target: target.clone(),
+                    target: Arc::clone(&target),
                     source,
                 })?
         } else {
@@ -268,7 +271,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Why the broker ended the handshake, as far as its words tell.
-fn refused(target: Target, error: lapin::Error) -> ConnectError {
+fn refused(target: Arc<Target>, error: lapin::Error) -> ConnectError {
     let ErrorKind::ProtocolError(refusal) = error.kind() else {
         return ConnectError::Handshake {
             target,

@@ -1,6 +1,7 @@
 //! Why a declaration was refused, from the broker's words, and what to do.
 
 use std::fmt;
+use std::sync::Arc;
 
 use lapin::ErrorKind;
 use lapin::types::ShortString;
@@ -30,18 +31,16 @@ impl fmt::Display for Operation {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
-    #[error("{operation} on {target} exists with another {argument}: it has {found}, wanted is {wanted}; {}", remedy(.operation))]
+    #[error("{operation} on {target} exists with another {}: it has {}, wanted is {}; {}", .mismatch.argument, .mismatch.found, .mismatch.wanted, remedy(.operation))]
     Mismatch {
         operation: Operation,
-        target: Target,
-        argument: String,
-        found: String,
-        wanted: String,
+        target: Arc<Target>,
+        mismatch: Box<Mismatch>,
     },
     #[error("{operation} on {target} can't be declared: user {:?} has no {permission} permission for {object:?} (rabbitmqctl set_permissions): {detail}", .target.user)]
     Forbidden {
         operation: Operation,
-        target: Target,
+        target: Arc<Target>,
         permission: &'static str,
         object: String,
         detail: String,
@@ -49,7 +48,7 @@ pub enum DeclareError {
     #[error("{operation} on {target} was refused: {detail}")]
     Refused {
         operation: Operation,
-        target: Target,
+        target: Arc<Target>,
         detail: String,
     },
     #[error("the name of {operation} has {length} bytes; allowed are 255")]
@@ -98,22 +97,20 @@ impl Operation {
 }
 
 impl DeclareError {
-    pub(super) fn of(operation: Operation, target: &Target, error: LinkError) -> Self {
+    pub(super) fn of(operation: Operation, target: &Arc<Target>, error: LinkError) -> Self {
         let LinkError::Amqp { source, .. } = &error else {
             return Self::Link(error);
         };
         let ErrorKind::ProtocolError(refusal) = source.kind() else {
             return Self::Link(error);
         };
-        let target = target.clone();
+        let target = Arc::clone(target);
         let detail = refusal.get_message().to_string();
         match (refusal.get_id(), Mismatch::parse(&detail)) {
             (406, Some(mismatch)) => Self::Mismatch {
                 operation,
                 target,
-                argument: mismatch.argument.to_owned(),
-                found: mismatch.found.to_owned(),
-                wanted: mismatch.wanted.to_owned(),
+                mismatch: Box::new(mismatch),
             },
             (403, _) => {
                 let (permission, object) = operation.needs(&detail);
@@ -134,24 +131,25 @@ impl DeclareError {
     }
 }
 
-/// The parts of the broker's `inequivalent arg` text.
+/// What the broker has and what was declared; an argument not given is `none`.
 #[derive(Debug, PartialEq, Eq)]
-struct Mismatch<'a> {
-    argument: &'a str,
-    found: &'a str,
-    wanted: &'a str,
+pub struct Mismatch {
+    pub argument: String,
+    pub found: String,
+    pub wanted: String,
 }
 
-impl<'a> Mismatch<'a> {
-    fn parse(detail: &'a str) -> Option<Self> {
+impl Mismatch {
+    /// Reads the broker's `inequivalent arg` text.
+    fn parse(detail: &str) -> Option<Self> {
         let (_, rest) = detail.split_once("inequivalent arg '")?;
         let (argument, rest) = rest.split_once('\'')?;
         let (_, rest) = rest.split_once(": received ")?;
         let (wanted, found) = rest.split_once(" but current is ")?;
         Some(Self {
-            argument,
-            found: value(found),
-            wanted: value(wanted),
+            argument: argument.to_owned(),
+            found: value(found).to_owned(),
+            wanted: value(wanted).to_owned(),
         })
     }
 }
@@ -209,9 +207,9 @@ mod tests {
             assert_eq!(
                 Mismatch::parse(detail),
                 Some(Mismatch {
-                    argument,
-                    found,
-                    wanted
+                    argument: argument.to_owned(),
+                    found: found.to_owned(),
+                    wanted: wanted.to_owned()
                 }),
                 "{detail}"
             );

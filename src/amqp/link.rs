@@ -32,7 +32,7 @@ pub enum LinkState {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("the connection to {target} is closed: {reason}")]
-    Closed { target: Target, reason: String },
+    Closed { target: Arc<Target>, reason: String },
     #[error("{what} took longer than {} s", .limit.as_secs())]
     TimedOut { what: &'static str, limit: Duration },
     #[error("{what} failed")]
@@ -54,14 +54,14 @@ struct Inner {
     /// shutting the socket needs neither.
     socket: Arc<Socket>,
     state: watch::Receiver<LinkState>,
-    target: Target,
+    target: Arc<Target>,
 }
 
 impl Link {
     pub(super) fn new(
         connection: Connection,
         socket: Socket,
-        target: Target,
+        target: Arc<Target>,
         on_state: StateHook,
     ) -> Self {
         let socket = Arc::new(socket);
@@ -85,7 +85,7 @@ impl Link {
         }))
     }
 
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &Arc<Target> {
         &self.0.target
     }
 
@@ -191,7 +191,7 @@ impl Link {
             _ => "it was just lost".to_owned(),
         };
         LinkError::Closed {
-            target: self.0.target.clone(),
+            target: Arc::clone(&self.0.target),
             reason,
         }
     }

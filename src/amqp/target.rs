@@ -1,6 +1,7 @@
 //! Where the broker is: the AMQP URL taken apart, and its name without what is secret.
 
 use std::fmt;
+use std::sync::Arc;
 
 use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
@@ -45,7 +46,7 @@ pub enum UrlError {
 }
 
 /// Takes the URL apart.
-pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Target), UrlError> {
+pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlError> {
     let text = url.expose_secret().trim();
     let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
     // Before lapin's parser sees it: two of that one's messages quote the URL.
@@ -74,7 +75,7 @@ pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Target), UrlError> {
         user: uri.authority.userinfo.username.clone(),
         tls: matches!(uri.scheme, lapin::uri::AMQPScheme::AMQPS),
     };
-    Ok((uri, target))
+    Ok((uri, Arc::new(target)))
 }
 
 /// The address in `user@[::1]:5672/…`: lapin's parser silently takes `localhost` for it.
@@ -88,7 +89,7 @@ fn ipv6_host(rest: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn target(url: &str) -> Result<Target, UrlError> {
+    fn target(url: &str) -> Result<Arc<Target>, UrlError> {
         parse(&SecretString::from(url)).map(|(_, target)| target)
     }
 

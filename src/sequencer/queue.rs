@@ -26,7 +26,7 @@
 //!    head comes up again.
 //! 5. *Lines know nothing of each other*, but for what the pool has taken (see
 //!    [`Queue::work_queue_depth`]), and that only delays repeats.
-//! 6. *Memory* is what the prefetch lets in, and [`cancels`] with their own bound.
+//! 6. *Memory* is what the prefetch lets in, and at most 10,000 cancels.
 //!
 //! Safety rests on lock and journal, not on these: an offer too many costs a
 //! look into the journal, a `done` too many is ignored.
@@ -42,13 +42,16 @@
 //!   is offered, and the worker answers from its journal with the events and
 //!   `done`. A memory would save that once per takeover and would swallow the
 //!   answer to a producer that publishes a finished turn again.
-//! - *`max_waiting`* counts the turns held for a workspace, with the head, running
-//!   or not, without those whose claim was asked for on arrival. A turn beyond it is never rejected
-//!   outright, since it may have run before this sequencer knew it: the claim decides.
+//! - *`max_waiting`* counts the turns held for a workspace: with the head, running
+//!   or not; without those whose claim was asked for on arrival. A turn beyond it
+//!   is never rejected outright, since it may have run before this sequencer knew
+//!   it: the claim decides.
 
 mod backoff;
 mod cancels;
+mod counts;
 mod held;
+mod messages;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -58,12 +61,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
+pub use counts::Oldest;
 use held::{Fate, Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
+pub use messages::{Action, Arrival, ClaimAnswer};
 
 /// How often a worker tells what it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -93,66 +96,6 @@ const CLAIM_FAILED: Backoff = Backoff {
 
 /// For how long an offer may be believed to lie in the work queue untaken.
 const LIES_AT_MOST: Duration = Duration::from_secs(60 * 60);
-
-/// What the shell has to do. Turn and request are shared, not copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Ack this delivery, and no other (`multiple` unset).
-    Ack { tag: u64 },
-    /// Publish the turn to the work queue, mandatory and persistent, and tell
-    /// [`Queue::offer_confirmed`] or [`Queue::offer_failed`]. `repeat`: an
-    /// earlier offer of it was confirmed to this queue (a worker does not wait for the lock then).
-    Offer {
-        ticket: Ticket,
-        turn: Arc<QueuedTurn>,
-        repeat: bool,
-    },
-    /// Settle the turn's fate, off the loop, and tell [`Queue::claim_answered`].
-    /// For [`Verdict::Cancelled`] the durable cancel mark is written first, also
-    /// where the turn turns out to have been run: its next attempt looks at it.
-    Claim {
-        ticket: Ticket,
-        turn: Arc<QueuedTurn>,
-        verdict: Verdict,
-    },
-    /// Publish the cancel once more: a worker tells that it still runs the turn.
-    RepeatCancel { turn: Arc<QueuedTurn> },
-}
-
-/// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// A turn of its own.
-    New,
-    /// A turn that is held already; acked.
-    Duplicate { other_body: bool },
-    /// A turn that is held already; acked together with it, as the two may be
-    /// one message.
-    Redelivered { other_body: bool },
-}
-
-/// How the claim came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimAnswer {
-    /// Created by us; the ending it holds is published and confirmed.
-    Won,
-    /// The turn had ended already; what its record holds is published and confirmed.
-    AlreadyEnded,
-    /// The turn has been started: it stays in line. (Where its run has also
-    /// ended, a worker will answer its next offer from the journal.)
-    AlreadyRun,
-    /// It could not be written, read, or published; or no mark could be.
-    Failed,
-}
-
-/// The oldest turn that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Oldest {
-    /// By this sequencer.
-    pub received: Instant,
-    /// By the producer, if that told.
-    pub enqueued_at: Option<Timestamp>,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -194,8 +137,8 @@ impl Queue {
         }
     }
 
-    /// The consumer is gone, and with it every delivery: they will come again, here or
-    /// elsewhere. Answers that are still under way for them will be ignored.
+    /// The consumer is gone, and with it every delivery: they will come again,
+    /// here or elsewhere. Answers still under way for them will be ignored.
     pub fn reset(&mut self) {
         self.turns.clear();
         self.lines.clear();
@@ -351,7 +294,7 @@ impl Queue {
                     };
                 }
                 Fate::ToAsk { verdict, .. } => *verdict = Verdict::Cancelled,
-                // Two claims of one turn at once would only race each other; the answer goes on.
+                // Two claims of one turn would only race each other.
                 Fate::Asked { .. } => {}
             }
             self.attend(ticket, now, out);
@@ -393,7 +336,7 @@ impl Queue {
                         at: now,
                     }
                 };
-                // Where a `run` claim exists, limits no longer apply; it takes a place all the same.
+                // Limits no longer apply to it; it takes a place all the same.
                 if !std::mem::replace(&mut held.counted, true)
                     && let Some(line) = self.lines.get_mut(&held.turn.workspace)
                 {
@@ -419,9 +362,7 @@ impl Queue {
         held.in_flight = false;
         held.was_offered = true;
         held.failures = 0;
-        // The turn may have been seen running before its confirm came: the later wait holds.
-        let wait = self.jitter.wait(REPEAT, held.waits);
-        held.not_before = held.not_before.max(now + wait);
+        held.not_before = now + self.jitter.wait(REPEAT, held.waits);
         held.waits = held.waits.saturating_add(1);
         self.attend(ticket, now, out);
     }
@@ -435,6 +376,7 @@ impl Queue {
         // It lies nowhere, so nothing may be inferred from what the pool has taken.
         held.last_offer = None;
         let wait = self.jitter.wait(OFFER_FAILED, held.failures);
+        // It may be seen running all the same: then the later wait holds.
         held.not_before = held.not_before.max(now + wait);
         held.failures = held.failures.saturating_add(1);
         self.attend(ticket, now, out);
@@ -443,21 +385,24 @@ impl Queue {
     /// How many offers lie in the work queue, ready and untaken, as the broker
     /// says (a passive declare tells).
     ///
-    /// When the pool is full, offers lie there for as long as turns run, and repeating
-    /// them all every five minutes would only pile up copies. The work queue is
-    /// first in, first out: while something lies in it and no later offer has been taken, an
-    /// offer is not lost but waiting, and is repeated only after an hour. A shell
-    /// that never tells gets plain repeats.
+    /// When the pool is full, offers lie there for as long as turns run, and
+    /// repeating them all every five minutes would only pile up copies. The work
+    /// queue is first in, first out: while something lies in it and no later offer
+    /// has been taken, an offer is not lost but waiting, and is repeated only after
+    /// an hour. A shell that never tells gets plain repeats.
     pub fn work_queue_depth(&mut self, ready: u64) {
         self.untaken = ready;
     }
 
     /// Time has passed. Due is whatever [`Queue::next_deadline`] told, or more.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
-        // Attending takes the timer away or moves it past `now`.
         while let Some(&(at, ticket)) = self.timers.first()
             && at <= now
         {
+            self.timers.pop_first();
+            if let Some(held) = self.turns.get_mut(&ticket) {
+                held.timer = None;
+            }
             self.attend(ticket, now, out);
         }
     }
@@ -465,45 +410,6 @@ impl Queue {
     /// When [`Queue::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
-    }
-
-    /// Whether a turn of that id is held, in whichever workspace.
-    pub fn holds_turn_id(&self, turn_id: &str) -> bool {
-        self.by_id.contains_key(turn_id)
-    }
-
-    /// How many turns are held.
-    pub fn turns(&self) -> usize {
-        self.turns.len()
-    }
-
-    /// How many workspaces have turns here.
-    pub fn workspaces(&self) -> usize {
-        self.lines.len()
-    }
-
-    /// The oldest turn that is not known to run. Looks past those that do, of
-    /// which there are no more than the pool has slots.
-    pub fn oldest_waiting(&self, now: Instant) -> Option<Oldest> {
-        let runs = |held: &Held| held.seen.is_some_and(|seen| now < seen + REPEAT.first);
-        let held = self.turns.values().find(|held| !runs(held))?;
-        Some(Oldest {
-            received: held.received,
-            enqueued_at: held.turn.enqueued_at,
-        })
-    }
-
-    /// The workspaces with the most turns, longest first. For people who look:
-    /// goes through all workspaces.
-    pub fn longest_lines(&self, most: usize) -> Vec<(Arc<str>, usize)> {
-        let mut lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|(workspace, line)| (Arc::clone(workspace), line.order.len()))
-            .collect();
-        lines.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        lines.truncate(most);
-        lines
     }
 
     fn find(&self, workspace: &str, turn_id: &str) -> Option<Ticket> {

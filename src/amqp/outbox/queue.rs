@@ -222,7 +222,7 @@ mod tests {
         queue.cut();
         assert_eq!(poll!(push.as_mut()), Poll::Ready(Err(Cut)));
         assert_eq!(poll!(drained.as_mut()), Poll::Ready(Err(Cut)));
-        queue.push_now([late]);
+        queue.push_now([late.clone()]);
         assert_eq!(queue.snapshot().len() as u64, full + 1);
     }
 }

@@ -1,1 +1,104 @@
+//! The queue in a small world of its own: a broker, workers with a journal and
+//! locks, and everything that can be lost between them, under random schedules.
 
+mod world;
+
+use proptest::prelude::*;
+
+use world::World;
+
+const WORKSPACES: [&str; 3] = ["a", "b", "c"];
+const WORKERS: usize = 3;
+const SLOTS: usize = 2;
+
+/// A turn's name: workspace and number. The same number occurs in all workspaces.
+type Name = (usize, usize);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(Name),
+    Deliver(usize),
+    Confirm { which: usize, taken: bool },
+    Claim { which: usize, how: ClaimRun },
+    HearStatus { many: usize, lost: bool },
+    FlushAcks(usize),
+    Take(usize),
+    Finish { worker: usize, which: usize },
+    Die(usize),
+    LoseOffer(usize),
+    Cancel { turn: Name, with_workspace: bool },
+    Pass { seconds: u64, beats_lost: bool },
+    TellDepth,
+    Takeover { how: Takeover, published: bool },
+    ZombiePasses(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ClaimRun {
+    Answered,
+    FailedBefore,
+    /// It took effect, and then its publication failed.
+    FailedAfter,
+    /// Where a run has ended, the shell may say either.
+    SaysRun,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Takeover {
+    /// The same process connects again.
+    Reset,
+    /// Another process; the one before is dead.
+    Successor,
+    /// Another process, and the one before does not know.
+    Zombie,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let name = || (0..WORKSPACES.len(), 0..7usize);
+    let claim = prop_oneof![
+        4 => Just(ClaimRun::Answered), 1 => Just(ClaimRun::FailedBefore),
+        1 => Just(ClaimRun::FailedAfter), 1 => Just(ClaimRun::SaysRun),
+    ];
+    let takeover = prop_oneof![
+        Just(Takeover::Reset),
+        Just(Takeover::Successor),
+        Just(Takeover::Zombie)
+    ];
+    let usually = || prop::bool::weighted(0.8);
+    let rarely = || prop::bool::weighted(0.2);
+    let step = prop_oneof![
+        20 => name().prop_map(Step::Publish),
+        20 => (1..6usize).prop_map(Step::Deliver),
+        20 => (0..9usize, usually()).prop_map(|(which, taken)| Step::Confirm { which, taken }),
+        12 => (0..9usize, claim).prop_map(|(which, how)| Step::Claim { which, how }),
+        16 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearStatus { many, lost }),
+        10 => (1..9usize).prop_map(Step::FlushAcks),
+        24 => (0..WORKERS).prop_map(Step::Take),
+        20 => (0..WORKERS, 0..SLOTS).prop_map(|(worker, which)| Step::Finish { worker, which }),
+        3 => (0..WORKERS).prop_map(Step::Die),
+        3 => (0..9usize).prop_map(Step::LoseOffer),
+        8 => (name(), any::<bool>()).prop_map(|(turn, with_workspace)| Step::Cancel { turn, with_workspace }),
+        14 => (1..40u64, rarely()).prop_map(|(seconds, beats_lost)| Step::Pass { seconds, beats_lost }),
+        3 => Just(Step::TellDepth),
+        3 => (takeover, any::<bool>()).prop_map(|(how, published)| Step::Takeover { how, published }),
+        2 => (1..700u64).prop_map(Step::ZombiePasses),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn g1_g2_g4_g5_hold_under_random_schedules(
+        max_waiting in 1..6usize,
+        seed in any::<u64>(),
+        steps in steps(),
+    ) {
+        let mut world = World::new(max_waiting, seed);
+        for step in &steps {
+            world.step(step);
+        }
+        world.settle();
+    }
+}

@@ -1,0 +1,61 @@
+//! What the queue and its shell say to each other.
+
+use std::sync::Arc;
+
+use super::{QueuedTurn, Ticket, Verdict};
+
+/// What the shell has to do. Turn and request are shared, not copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ack this delivery, and no other (`multiple` unset).
+    Ack { tag: u64 },
+    /// Publish the turn to the work queue, mandatory and persistent, and tell
+    /// [`offer_confirmed`] or [`offer_failed`]. `repeat`: an earlier offer of it
+    /// was confirmed to this queue (a worker does not wait for the lock then).
+    ///
+    /// [`offer_confirmed`]: super::Queue::offer_confirmed
+    /// [`offer_failed`]: super::Queue::offer_failed
+    Offer {
+        ticket: Ticket,
+        turn: Arc<QueuedTurn>,
+        repeat: bool,
+    },
+    /// Settle the turn's fate, off the loop, and tell [`claim_answered`].
+    /// For [`Verdict::Cancelled`] the durable cancel mark is written first, also
+    /// where the turn turns out to have been run: its next attempt looks at it.
+    ///
+    /// [`claim_answered`]: super::Queue::claim_answered
+    Claim {
+        ticket: Ticket,
+        turn: Arc<QueuedTurn>,
+        verdict: Verdict,
+    },
+    /// Publish the cancel once more: a worker tells that it still runs the turn.
+    RepeatCancel { turn: Arc<QueuedTurn> },
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// A turn of its own.
+    New,
+    /// A turn that is held already; acked.
+    Duplicate { other_body: bool },
+    /// A turn that is held already; acked together with it, as the two may be
+    /// one message.
+    Redelivered { other_body: bool },
+}
+
+/// How the claim came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimAnswer {
+    /// Created by us; the ending it holds is published and confirmed.
+    Won,
+    /// The turn had ended already; what its record holds is published and confirmed.
+    AlreadyEnded,
+    /// The turn has been started: it stays in line. (Where its run has also
+    /// ended, a worker will answer its next offer from the journal.)
+    AlreadyRun,
+    /// It could not be written, read, or published; or no mark could be.
+    Failed,
+}

@@ -1,0 +1,574 @@
+//! The world: broker, shell, workers, journal and locks, as far as the queue can
+//! tell. It checks what must hold as it goes.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::super::*;
+use super::{ClaimRun, Name, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
+
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    place: u64,
+    turn: Name,
+    redelivered: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    ByRun,
+    By(Verdict),
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    /// Where its first copy stands in the order of enqueuing.
+    place: Option<u64>,
+    has_run: bool,
+    ended: Option<Ended>,
+    mark: bool,
+    cancelled: bool,
+}
+
+enum Status {
+    Done(Name),
+    Beat(Vec<Name>),
+}
+
+/// What the model knows of a turn that the active queue holds.
+struct InLine {
+    turn: Name,
+    redelivered: bool,
+    at: Instant,
+    tags: Vec<u64>,
+}
+
+pub struct World {
+    now: Instant,
+    max_waiting: usize,
+    queue: Queue,
+    zombie: Option<Queue>,
+    successors: u64,
+
+    published: u64,
+    ready: VecDeque<Message>,
+    unacked: BTreeMap<u64, Message>,
+    next_tag: u64,
+    /// Acks on their way to the broker.
+    acks: VecDeque<u64>,
+    acked: HashSet<u64>,
+
+    offers: Vec<(Ticket, Name)>,
+    claims: Vec<(Ticket, Name, Verdict)>,
+    status: VecDeque<Status>,
+
+    work: VecDeque<Name>,
+    workers: Vec<Vec<Name>>,
+    records: HashMap<Name, Record>,
+
+    lines: Vec<Vec<InLine>>,
+    /// By the active queue.
+    offered: HashSet<Name>,
+    /// Asked to be claimed, and not told that it runs.
+    undecided: HashSet<Name>,
+    named: HashMap<Name, Instant>,
+}
+
+impl World {
+    pub fn new(max_waiting: usize, seed: u64) -> Self {
+        Self {
+            now: Instant::now(),
+            max_waiting,
+            queue: Queue::new(max_waiting, seed),
+            zombie: None,
+            successors: 0,
+            published: 0,
+            ready: VecDeque::new(),
+            unacked: BTreeMap::new(),
+            next_tag: 0,
+            acks: VecDeque::new(),
+            acked: HashSet::new(),
+            offers: Vec::new(),
+            claims: Vec::new(),
+            status: VecDeque::new(),
+            work: VecDeque::new(),
+            workers: vec![Vec::new(); WORKERS],
+            records: HashMap::new(),
+            lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
+            offered: HashSet::new(),
+            undecided: HashSet::new(),
+            named: HashMap::new(),
+        }
+    }
+
+    fn record(&mut self, turn: Name) -> &mut Record {
+        self.records.entry(turn).or_default()
+    }
+
+    fn has_ended(&self, turn: Name) -> bool {
+        self.records.get(&turn).is_some_and(|r| r.ended.is_some())
+    }
+
+    /// Whether all that were enqueued before it in its workspace have ended.
+    fn is_its_turn(&self, turn: Name) -> bool {
+        let place = self.records[&turn].place;
+        self.records
+            .iter()
+            .filter(|((workspace, _), record)| {
+                *workspace == turn.0 && record.place.is_some() && record.place < place
+            })
+            .all(|(_, record)| record.ended.is_some())
+    }
+
+    // The shell: carries out what the active queue wants.
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Ack { tag } => self.ack(tag),
+                Action::Offer { ticket, turn, .. } => {
+                    let turn = name_of(&turn);
+                    assert!(
+                        self.is_its_turn(turn),
+                        "{turn:?} offered before its turn (G1)"
+                    );
+                    let twice = self.offers.iter().any(|(other, _)| *other == ticket);
+                    assert!(
+                        !twice,
+                        "{turn:?} offered while its last offer was in flight"
+                    );
+                    self.offers.push((ticket, turn));
+                    self.offered.insert(turn);
+                }
+                Action::Claim {
+                    ticket,
+                    turn,
+                    verdict,
+                } => {
+                    let turn = name_of(&turn);
+                    let twice = self.claims.iter().any(|(other, ..)| *other == ticket);
+                    assert!(!twice, "{turn:?} claimed twice at once");
+                    if verdict == Verdict::BacklogFull && self.undecided.insert(turn) {
+                        // Its own delivery is not yet in the line.
+                        let held = self.lines[turn.0].len();
+                        assert!(held >= self.max_waiting, "rejected with {held} in line");
+                    }
+                    if verdict == Verdict::Cancelled {
+                        self.undecided.insert(turn);
+                        assert!(self.records[&turn].cancelled, "nobody cancelled {turn:?}");
+                    }
+                    self.claims.push((ticket, turn, verdict));
+                }
+                Action::RepeatCancel { turn } => {
+                    assert!(self.records[&name_of(&turn)].cancelled);
+                }
+            }
+        }
+    }
+
+    fn ack(&mut self, tag: u64) {
+        let turn = self.unacked[&tag].turn;
+        assert!(self.acked.insert(tag), "{turn:?} acked twice");
+        let first_is_held = || {
+            self.unacked.iter().any(|(other, message)| {
+                *other != tag && message.turn == turn && !self.acked.contains(other)
+            })
+        };
+        assert!(
+            self.has_ended(turn) || first_is_held(),
+            "{turn:?} acked before its end (G4)"
+        );
+        self.acks.push_back(tag);
+        let line = &mut self.lines[turn.0];
+        for in_line in line.iter_mut() {
+            in_line.tags.retain(|other| *other != tag);
+        }
+        line.retain(|in_line| !in_line.tags.is_empty());
+    }
+
+    fn with_queue<T>(
+        &mut self,
+        feed: impl FnOnce(&mut Queue, Instant, &mut Vec<Action>) -> T,
+    ) -> T {
+        let mut out = Vec::new();
+        let value = feed(&mut self.queue, self.now, &mut out);
+        self.carry_out(out);
+        value
+    }
+
+    fn deliver(&mut self) {
+        let Some(message) = self.ready.pop_front() else {
+            return;
+        };
+        let (tag, turn) = (self.next_tag, message.turn);
+        self.next_tag += 1;
+        self.unacked.insert(tag, message);
+        let mut out = Vec::new();
+        let queued = QueuedTurn {
+            workspace: WORKSPACES[turn.0].into(),
+            turn_id: turn.1.to_string().into(),
+            fingerprint: 0,
+            request: Arc::from([]),
+            enqueued_at: None,
+        };
+        let arrival = self
+            .queue
+            .delivered(self.now, tag, message.redelivered, queued, &mut out);
+        // Checks of the limit look at who is ahead; acks of duplicates touch no line.
+        self.carry_out(out);
+        match arrival {
+            Arrival::New => self.lines[turn.0].push(InLine {
+                turn,
+                redelivered: message.redelivered,
+                at: self.now,
+                tags: vec![tag],
+            }),
+            Arrival::Redelivered { .. } => {
+                let held = self.lines[turn.0].iter_mut().find(|l| l.turn == turn);
+                held.unwrap().tags.push(tag);
+            }
+            Arrival::Duplicate { .. } => assert!(!message.redelivered),
+        }
+    }
+
+    fn confirm(&mut self, which: usize, taken: bool) {
+        if self.offers.is_empty() {
+            return;
+        }
+        let (ticket, turn) = self.offers.remove(which % self.offers.len());
+        if taken {
+            self.work.push_back(turn);
+            self.with_queue(|queue, now, out| queue.offer_confirmed(now, ticket, out));
+        } else {
+            self.with_queue(|queue, now, out| queue.offer_failed(now, ticket, out));
+        }
+    }
+
+    /// The claim as the file system and the broker see it.
+    fn claim(&mut self, turn: Name, verdict: Verdict) -> ClaimAnswer {
+        let record = self.record(turn);
+        if record.ended.is_some() {
+            return ClaimAnswer::AlreadyEnded;
+        }
+        record.mark |= verdict == Verdict::Cancelled;
+        if record.has_run {
+            return ClaimAnswer::AlreadyRun;
+        }
+        record.ended = Some(Ended::By(verdict));
+        ClaimAnswer::Won
+    }
+
+    fn run_claim(&mut self, which: usize, how: ClaimRun) {
+        if self.claims.is_empty() {
+            return;
+        }
+        let (ticket, turn, verdict) = self.claims.remove(which % self.claims.len());
+        let answer = match how {
+            ClaimRun::FailedBefore => ClaimAnswer::Failed,
+            ClaimRun::FailedAfter => {
+                self.claim(turn, verdict);
+                ClaimAnswer::Failed
+            }
+            ClaimRun::Answered => self.claim(turn, verdict),
+            ClaimRun::SaysRun => match self.claim(turn, verdict) {
+                ClaimAnswer::AlreadyEnded if self.records[&turn].has_run => ClaimAnswer::AlreadyRun,
+                answer => answer,
+            },
+        };
+        if answer == ClaimAnswer::AlreadyRun {
+            self.undecided.remove(&turn);
+        }
+        self.with_queue(|queue, now, out| queue.claim_answered(now, ticket, answer, out));
+    }
+
+    fn hear(&mut self, status: Status) {
+        match status {
+            Status::Done((workspace, turn)) => {
+                let id = turn.to_string();
+                self.with_queue(|queue, now, out| queue.done(now, WORKSPACES[workspace], &id, out));
+            }
+            Status::Beat(turns) => {
+                self.named
+                    .extend(turns.iter().map(|turn| (*turn, self.now)));
+                let ids: Vec<String> = turns.iter().map(|turn| turn.1.to_string()).collect();
+                let running = turns
+                    .iter()
+                    .zip(&ids)
+                    .map(|(turn, id)| (WORKSPACES[turn.0], id.as_str()));
+                self.with_queue(|queue, now, out| queue.heartbeat(now, running, out));
+            }
+        }
+    }
+
+    fn flush_acks(&mut self, many: usize) {
+        for tag in self.acks.drain(..many.min(self.acks.len())) {
+            self.unacked.remove(&tag);
+        }
+    }
+
+    fn take(&mut self, worker: usize) {
+        if self.workers[worker].len() >= SLOTS {
+            return;
+        }
+        let Some(turn) = self.work.pop_front() else {
+            return;
+        };
+        if self.has_ended(turn) {
+            self.status.push_back(Status::Done(turn));
+            return;
+        }
+        if self.workers.iter().flatten().any(|other| other.0 == turn.0) {
+            return;
+        }
+        assert!(
+            self.is_its_turn(turn),
+            "{turn:?} started before its turn (G1)"
+        );
+        let record = self.record(turn);
+        record.has_run = true;
+        if record.mark {
+            record.ended = Some(Ended::ByRun);
+            self.status.push_back(Status::Done(turn));
+        } else {
+            self.workers[worker].push(turn);
+        }
+    }
+
+    fn finish(&mut self, worker: usize, which: usize) {
+        let running = &mut self.workers[worker];
+        if running.is_empty() {
+            return;
+        }
+        let turn = running.remove(which % running.len());
+        let before = self.record(turn).ended.replace(Ended::ByRun);
+        assert_eq!(before, None, "{turn:?} ended twice (G5)");
+        self.status.push_back(Status::Done(turn));
+    }
+
+    fn cancel(&mut self, turn: Name, with_workspace: bool) {
+        for workspace in 0..WORKSPACES.len() {
+            if !with_workspace || workspace == turn.0 {
+                self.record((workspace, turn.1)).cancelled = true;
+            }
+        }
+        let id = turn.1.to_string();
+        let workspace = with_workspace.then_some(WORKSPACES[turn.0]);
+        self.with_queue(|queue, now, out| queue.cancel(now, &id, workspace, out));
+    }
+
+    fn pass(&mut self, time: Duration, beats_lost: bool) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = end.min(self.now + HEARTBEAT);
+            if !beats_lost {
+                let beats = self.workers.iter().filter(|running| !running.is_empty());
+                let beats: Vec<_> = beats.cloned().map(Status::Beat).collect();
+                beats.into_iter().for_each(|beat| self.hear(beat));
+            }
+            self.with_queue(|queue, now, out| queue.tick(now, out));
+        }
+    }
+
+    fn take_over(&mut self, how: Takeover, published: bool) {
+        // What was under way may have arrived or not.
+        for (_, turn) in std::mem::take(&mut self.offers) {
+            if published {
+                self.work.push_back(turn);
+            }
+        }
+        for (_, turn, verdict) in std::mem::take(&mut self.claims) {
+            if published {
+                self.claim(turn, verdict);
+            }
+        }
+        self.acks.clear();
+        self.status.clear();
+        for (_, message) in std::mem::take(&mut self.unacked).into_iter().rev() {
+            self.ready.push_front(Message {
+                redelivered: true,
+                ..message
+            });
+        }
+        let order: Vec<u64> = self.ready.iter().map(|message| message.place).collect();
+        assert!(order.is_sorted());
+        self.lines.iter_mut().for_each(Vec::clear);
+        self.offered.clear();
+        self.undecided.clear();
+        self.named.clear();
+        match how {
+            Takeover::Reset => self.queue.reset(),
+            Takeover::Successor | Takeover::Zombie => {
+                self.successors += 1;
+                let successor = Queue::new(self.max_waiting, self.successors);
+                let before = std::mem::replace(&mut self.queue, successor);
+                self.zombie = matches!(how, Takeover::Zombie).then_some(before);
+            }
+        }
+    }
+
+    /// A sequencer that is no longer one, hears nothing and acks into the void,
+    /// goes on offering what it believes in and gets its claims answered.
+    fn zombie_passes(&mut self, time: Duration) {
+        let Some(mut zombie) = self.zombie.take() else {
+            return;
+        };
+        let mut todo = Vec::new();
+        zombie.tick(self.now + time, &mut todo);
+        while let Some(action) = todo.pop() {
+            match action {
+                Action::Offer { ticket, turn, .. } => {
+                    let turn = name_of(&turn);
+                    assert!(
+                        self.is_its_turn(turn),
+                        "{turn:?} offered before its turn (G1)"
+                    );
+                    self.work.push_back(turn);
+                    zombie.offer_confirmed(self.now + time, ticket, &mut todo);
+                }
+                Action::Claim {
+                    ticket,
+                    turn,
+                    verdict,
+                } => {
+                    let answer = self.claim(name_of(&turn), verdict);
+                    zombie.claim_answered(self.now + time, ticket, answer, &mut todo);
+                }
+                Action::Ack { .. } | Action::RepeatCancel { .. } => {}
+            }
+        }
+        self.zombie = Some(zombie);
+    }
+
+    pub fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Publish(turn) => {
+                let place = self.published;
+                self.published += 1;
+                self.record(turn).place.get_or_insert(place);
+                self.ready.push_back(Message {
+                    place,
+                    turn,
+                    redelivered: false,
+                });
+            }
+            Step::Deliver(many) => (0..many).for_each(|_| self.deliver()),
+            Step::Confirm { which, taken } => self.confirm(which, taken),
+            Step::Claim { which, how } => self.run_claim(which, how),
+            Step::HearStatus { many, lost } => {
+                for _ in 0..many {
+                    if let Some(status) = self.status.pop_front().filter(|_| !lost) {
+                        self.hear(status);
+                    }
+                }
+            }
+            Step::FlushAcks(many) => self.flush_acks(many),
+            Step::Take(worker) => self.take(worker),
+            Step::Finish { worker, which } => self.finish(worker, which),
+            Step::Die(worker) => {
+                for turn in std::mem::take(&mut self.workers[worker]) {
+                    self.work.push_front(turn);
+                }
+            }
+            Step::LoseOffer(which) => {
+                if !self.work.is_empty() {
+                    self.work.remove(which % self.work.len());
+                }
+            }
+            Step::Cancel {
+                turn,
+                with_workspace,
+            } => self.cancel(turn, with_workspace),
+            Step::Pass {
+                seconds,
+                beats_lost,
+            } => self.pass(Duration::from_secs(seconds), beats_lost),
+            Step::TellDepth => self.queue.work_queue_depth(self.work.len() as u64),
+            Step::Takeover { how, published } => self.take_over(how, published),
+            Step::ZombiePasses(seconds) => self.zombie_passes(Duration::from_secs(seconds)),
+        }
+        self.check();
+    }
+
+    /// No head waits without a reason of its own (G2), and the numbers agree.
+    fn check(&self) {
+        let held: usize = self.lines.iter().map(Vec::len).sum();
+        assert_eq!(self.queue.turns(), held);
+        let busy = self.lines.iter().filter(|line| !line.is_empty()).count();
+        assert_eq!(self.queue.workspaces(), busy);
+        let mut needs_timer = false;
+        for head in self.lines.iter().filter_map(|line| line.first()) {
+            let turn = head.turn;
+            let in_flight = self.offers.iter().any(|(_, other)| *other == turn);
+            let in_claim = self.claims.iter().any(|(_, other, _)| *other == turn);
+            needs_timer |= !in_flight && !in_claim;
+            let listens = head.redelivered && self.now < head.at + LISTEN;
+            let named = self.named.get(&turn);
+            let runs = named.is_some_and(|at| self.now < *at + REPEAT.first);
+            assert!(
+                self.offered.contains(&turn) || self.undecided.contains(&turn) || listens || runs,
+                "{turn:?} is head and was not offered (G2)"
+            );
+        }
+        if needs_timer {
+            let next = self.queue.next_deadline();
+            assert!(next.is_some_and(|at| at <= self.now + REPEAT.most));
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.ready.is_empty() && self.unacked.is_empty() && self.queue.turns() == 0
+    }
+
+    /// Nothing goes wrong any more: everything must come to its end.
+    pub fn settle(&mut self) {
+        for _ in 0..2_000 {
+            if self.is_quiet() {
+                break;
+            }
+            while !self.ready.is_empty() {
+                self.deliver();
+            }
+            while !self.claims.is_empty() {
+                self.run_claim(0, ClaimRun::Answered);
+            }
+            while !self.offers.is_empty() {
+                self.confirm(0, true);
+            }
+            while let Some(status) = self.status.pop_front() {
+                self.hear(status);
+            }
+            for worker in 0..WORKERS {
+                while !self.workers[worker].is_empty() {
+                    self.finish(worker, 0);
+                }
+                self.take(worker);
+                self.take(worker);
+            }
+            self.flush_acks(usize::MAX);
+            self.queue.work_queue_depth(self.work.len() as u64);
+            if self.work.is_empty() && self.status.is_empty() && self.workers.concat().is_empty() {
+                let next = self.queue.next_deadline().unwrap_or(self.now);
+                self.pass(next.saturating_duration_since(self.now), false);
+            }
+            self.check();
+        }
+        assert!(self.is_quiet(), "something is held for ever (G4)");
+        assert_eq!(self.queue.next_deadline(), None);
+        assert!(self.queue.by_id.is_empty() && self.queue.lines.is_empty());
+        for (turn, record) in &self.records {
+            assert!(
+                record.place.is_none() || record.ended.is_some(),
+                "{turn:?} never ended"
+            );
+            if let Some(Ended::By(Verdict::Cancelled)) = record.ended {
+                assert!(record.cancelled);
+            }
+            if let Some(Ended::By(_)) = record.ended {
+                assert!(!record.has_run, "{turn:?} ran and was told it did not");
+            }
+        }
+    }
+}
+
+fn name_of(turn: &QueuedTurn) -> Name {
+    let workspace = WORKSPACES.iter().position(|w| *w == &*turn.workspace);
+    (workspace.unwrap(), turn.turn_id.parse().unwrap())
+}

@@ -1,0 +1,203 @@
+//! The room `amqp` on a real broker, a virtual host for each test.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod connecting;
+mod consuming;
+mod declaring;
+mod proxy;
+mod publishing;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use tokio_util::sync::CancellationToken;
+use turn_worker::amqp::connect::Connector;
+use turn_worker::amqp::link::Link;
+use turn_worker::amqp::outbox::{Outbox, OutboxMetrics, OutboxSettings};
+use turn_worker::amqp::pool::PublisherLink;
+use turn_worker::amqp::topology::Topology;
+use turn_worker::event::{EventBody, SealedEvent, Sealer};
+
+/// A virtual host of its own on the node that the environment names.
+struct Vhost {
+    name: String,
+    url: String,
+}
+
+impl Vhost {
+    async fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("amqp-{}-{number}", std::process::id());
+        ctl(&["add_vhost", &name]).await;
+        ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]).await;
+        let base = variable("TURN_WORKER_TEST_AMQP");
+        let url = format!("{}/{name}", base.trim_end_matches('/'));
+        Self { name, url }
+    }
+
+    fn connector(&self) -> Connector {
+        connector(&self.url)
+    }
+
+    async fn link(&self) -> Link {
+        self.connector().connect().await.unwrap()
+    }
+
+    /// A link, with the topology declared.
+    async fn declared(&self) -> Link {
+        let link = self.link().await;
+        topology().declare(&link).await.unwrap();
+        link
+    }
+
+    /// What the broker's operator can do at any time.
+    async fn close_all_connections(&self) {
+        ctl(&["close_all_connections", "--vhost", &self.name, "a test"]).await;
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} names no test broker"))
+}
+
+async fn ctl(arguments: &[&str]) -> String {
+    let command = variable("TURN_WORKER_TEST_RABBITMQCTL");
+    let mut words = command.split_whitespace();
+    let output = tokio::process::Command::new(words.next().unwrap())
+        .args(words)
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "rabbitmqctl {arguments:?}: {output:?}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn connector(url: &str) -> Connector {
+    let url = url.to_owned();
+    Connector::new("test", move || Ok(url.as_str().into()))
+}
+
+fn topology() -> Topology {
+    Topology::new("codex", 100)
+}
+
+fn events(turn: &str) -> impl Iterator<Item = SealedEvent> + use<> {
+    let mut sealer = Sealer::new(turn, 1);
+    std::iter::repeat_with(move || {
+        let text = EventBody::TextDelta {
+            item_id: "item_0".into(),
+            text: "x".repeat(100),
+        };
+        sealer.seal(text, "2026-01-02T03:04:05Z".parse().unwrap())
+    })
+}
+
+/// A durable queue bound to all events, as a producer has.
+async fn reader_queue(link: &Link, arguments: FieldTable) -> String {
+    let queue = format!("reader-{}", uuid::Uuid::new_v4());
+    let channel = link.channel().await.unwrap();
+    channel
+        .queue_declare(
+            queue.as_str().into(),
+            QueueDeclareOptions::durable(),
+            arguments,
+        )
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            queue.as_str().into(),
+            "codex.events".into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    queue
+}
+
+/// What is in a queue, taken out.
+async fn take_all(link: &Link, queue: &str) -> Vec<lapin::message::Delivery> {
+    let channel = link.channel().await.unwrap();
+    let mut all = Vec::new();
+    let options = BasicGetOptions { no_ack: true };
+    while let Some(message) = channel.basic_get(queue.into(), options).await.unwrap() {
+        all.push(message.delivery);
+    }
+    all
+}
+
+fn message_ids(deliveries: &[lapin::message::Delivery]) -> Vec<String> {
+    let id = |delivery: &lapin::message::Delivery| {
+        delivery
+            .properties
+            .message_id()
+            .clone()
+            .unwrap()
+            .to_string()
+    };
+    deliveries.iter().map(id).collect()
+}
+
+/// Without what came before: what a reader that follows the contract sees.
+fn first_seen(ids: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    ids.into_iter()
+        .filter(|id| seen.insert(id.clone()))
+        .collect()
+}
+
+#[derive(Default)]
+struct Counts {
+    confirmed: Mutex<Vec<String>>,
+    nacked: AtomicU32,
+    abandoned: AtomicU32,
+}
+
+impl OutboxMetrics for Counts {
+    fn confirmed(&self, kind: &str, _: std::time::Duration) {
+        self.confirmed.lock().unwrap().push(kind.to_owned());
+    }
+
+    fn nacked(&self) {
+        self.nacked.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn abandoned(&self, _: &str) {
+        self.abandoned.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Publishing {
+    cut: CancellationToken,
+    publisher: PublisherLink,
+    counts: Arc<Counts>,
+    outbox: Outbox,
+}
+
+fn publishing(url: &str, nack_limit: Option<u32>) -> Publishing {
+    let cut = CancellationToken::new();
+    let publisher = PublisherLink::start(connector(url), 4, cut.clone());
+    let counts = Arc::new(Counts::default());
+    let settings = OutboxSettings {
+        exchange: "codex.events".into(),
+        metrics: Arc::clone(&counts) as Arc<dyn OutboxMetrics>,
+        nack_limit,
+    };
+    let outbox = Outbox::start(publisher.clone(), settings, &cut);
+    Publishing {
+        cut,
+        publisher,
+        counts,
+        outbox,
+    }
+}

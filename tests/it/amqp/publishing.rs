@@ -1,0 +1,307 @@
+use std::sync::atomic::Ordering;
+
+use lapin::types::{AMQPValue, FieldTable};
+use turn_worker::amqp::link::LinkState;
+use turn_worker::amqp::outbox::{Cut, WINDOW_EVENTS};
+use turn_worker::amqp::publish::{PublishError, json_properties};
+use turn_worker::event::SealedEvent;
+
+use super::proxy::Proxy;
+use super::{
+    Publishing, Vhost, ctl, events, first_seen, message_ids, publishing, reader_queue, take_all,
+};
+
+fn ids(events: &[SealedEvent]) -> Vec<String> {
+    events.iter().map(SealedEvent::message_id).collect()
+}
+
+/// A classic queue that refuses what goes beyond `length`.
+fn rejecting(length: i64) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(length));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    arguments
+}
+
+/// Pushes until it has to wait; returns what was taken.
+async fn push_until_full(outbox: &turn_worker::amqp::outbox::Outbox) -> Vec<SealedEvent> {
+    let mut taken = Vec::new();
+    for event in events("t-01") {
+        // A full window stays full here, so one poll tells.
+        if futures_util::poll!(std::pin::pin!(outbox.push(&event))).is_pending() {
+            break;
+        }
+        taken.push(event);
+    }
+    taken
+}
+
+#[tokio::test]
+async fn g6_events_arrive_in_order_with_their_properties() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let sent: Vec<_> = events("t-01").take(1_000).collect();
+    for event in &sent {
+        outbox.push(event).await.unwrap();
+    }
+    outbox.drained().await.unwrap();
+    assert!(outbox.unconfirmed().is_empty());
+    let got = take_all(&link, &queue).await;
+    assert_eq!(message_ids(&got), ids(&sent));
+    assert_eq!(counts.confirmed.lock().unwrap().len(), 1_000);
+    let properties = &got[7].properties;
+    assert_eq!(got[7].routing_key.as_str(), "t-01");
+    assert_eq!(got[7].data, sent[7].json.as_bytes());
+    assert_eq!(
+        properties.correlation_id().as_ref().unwrap().as_str(),
+        "t-01"
+    );
+    assert_eq!(properties.kind().as_ref().unwrap().as_str(), "text_delta");
+    assert_eq!(
+        properties.content_type().as_ref().unwrap().as_str(),
+        "application/json"
+    );
+    assert_eq!(*properties.delivery_mode(), Some(2));
+}
+
+#[tokio::test]
+async fn g6_lost_connections_leave_no_gap_and_keep_the_order() {
+    let vhost = Vhost::new().await;
+    let queue = reader_queue(&vhost.declared().await, FieldTable::default()).await;
+    let Publishing { outbox, .. } = publishing(&vhost.url, None);
+    let cutting = async {
+        for _ in 0..3 {
+            vhost.close_all_connections().await;
+        }
+    };
+    let mut cutting = std::pin::pin!(cutting);
+    let mut sent = Vec::new();
+    // Events flow all the time while the connections are cut.
+    let mut source = events("t-01");
+    loop {
+        let event = source.next().unwrap();
+        sent.push(event.clone());
+        let mut push = std::pin::pin!(outbox.push(&event));
+        let done = tokio::select! {
+            biased;
+            () = &mut cutting => true,
+            result = push.as_mut() => { result.unwrap(); false }
+        };
+        if done {
+            push.await.unwrap();
+            break;
+        }
+    }
+    outbox.push_final(source.take(2).inspect(|event| sent.push(event.clone())));
+    outbox.drained().await.unwrap();
+    let got = take_all(&vhost.link().await, &queue).await;
+    assert_eq!(first_seen(message_ids(&got)), ids(&sent));
+    // A duplicate is identical.
+    for delivery in &got {
+        let id = delivery.properties.message_id().clone().unwrap();
+        let original = sent.iter().find(|event| event.message_id() == id.as_str());
+        assert_eq!(delivery.data, original.unwrap().json.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn g10_without_a_connection_push_waits_at_the_window() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}/%2f", listener.local_addr().unwrap());
+    drop(listener);
+    let Publishing { outbox, cut, .. } = publishing(&url, None);
+    let mut taken = push_until_full(&outbox).await;
+    assert_eq!(taken.len(), WINDOW_EVENTS);
+    assert_eq!(outbox.unconfirmed(), taken);
+    // An ending doesn't wait, and stands in the snapshot for the journal.
+    let ending: Vec<_> = events("t-01").skip(taken.len()).take(2).collect();
+    outbox.push_final(ending.clone());
+    taken.extend(ending);
+    cut.cancel();
+    assert_eq!(outbox.drained().await, Err(Cut));
+    assert_eq!(outbox.push(&taken[0]).await, Err(Cut));
+    assert_eq!(outbox.unconfirmed(), taken);
+}
+
+#[tokio::test]
+async fn g10_without_confirms_push_waits_at_the_window() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    let proxy = Proxy::before(&vhost.url).await;
+    let Publishing { outbox, .. } = publishing(&proxy.url, None);
+    let mut sent: Vec<_> = events("t-01").take(1).collect();
+    outbox.push(&sent[0]).await.unwrap();
+    outbox.drained().await.unwrap();
+    proxy.freeze();
+    let taken = push_until_full(&outbox).await;
+    assert_eq!(taken.len(), WINDOW_EVENTS);
+    assert_eq!(outbox.unconfirmed(), taken);
+    proxy.thaw();
+    outbox.drained().await.unwrap();
+    sent.extend(taken);
+    let got = first_seen(message_ids(&take_all(&link, &queue).await));
+    assert_eq!(got, first_seen(ids(&sent)));
+}
+
+#[tokio::test]
+async fn g10_a_blocked_connection_holds_events_back_and_duplicates_none() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    let proxy = Proxy::before(&vhost.url).await;
+    let Publishing {
+        outbox, publisher, ..
+    } = publishing(&proxy.url, None);
+    let connection = publisher.ready().await.unwrap();
+    proxy.block().await;
+    while connection.state() != LinkState::Blocked("mem".into()) {
+        tokio::task::yield_now().await;
+    }
+    let taken = push_until_full(&outbox).await;
+    assert_eq!(taken.len(), WINDOW_EVENTS);
+    assert_eq!(outbox.unconfirmed(), taken);
+    proxy.unblock().await;
+    outbox.drained().await.unwrap();
+    assert_eq!(message_ids(&take_all(&link, &queue).await), ids(&taken));
+}
+
+#[tokio::test]
+async fn a_nacked_event_is_published_again_until_it_is_taken() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, rejecting(1)).await;
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let sent: Vec<_> = events("t-01").take(5).collect();
+    for event in &sent {
+        outbox.push(event).await.unwrap();
+    }
+    // A slow reader: it makes room only when it was seen to be full.
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        let nacked = counts.nacked.load(Ordering::SeqCst);
+        if got.len() + 1 < sent.len() {
+            while counts.nacked.load(Ordering::SeqCst) == nacked {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            outbox.drained().await.unwrap();
+        }
+        got.extend(message_ids(&take_all(&link, &queue).await));
+        got = first_seen(got);
+    }
+    assert_eq!(got, ids(&sent));
+    outbox.drained().await.unwrap();
+    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn with_a_limit_a_full_queue_of_one_reader_stops_nobody() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let full = reader_queue(&link, rejecting(1)).await;
+    let healthy = reader_queue(&link, FieldTable::default()).await;
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url, Some(2));
+    let sent: Vec<_> = events("t-01").take(3).collect();
+    for event in &sent {
+        outbox.push(event).await.unwrap();
+    }
+    outbox.drained().await.unwrap();
+    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 2);
+    assert_eq!(message_ids(&take_all(&link, &full).await), ids(&sent[..1]));
+    let got = first_seen(message_ids(&take_all(&link, &healthy).await));
+    assert_eq!(got, ids(&sent));
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_broker_takes_does_not_hold_up_the_turn() {
+    // For the whole node: well above what any other test publishes.
+    ctl(&[
+        "eval",
+        "application:set_env(rabbit, max_message_size, 12582912).",
+    ])
+    .await;
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let mut sent: Vec<_> = events("t-01").take(5).collect();
+    sent[2].json = "x".repeat(13 * 1024 * 1024).into();
+    for event in &sent {
+        outbox.push(event).await.unwrap();
+    }
+    outbox.drained().await.unwrap();
+    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 1);
+    let expected = ids(&[&sent[..2], &sent[3..]].concat());
+    assert_eq!(
+        first_seen(message_ids(&take_all(&link, &queue).await)),
+        expected
+    );
+}
+
+#[tokio::test]
+async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    reader_queue(&link, rejecting(1)).await;
+    let Publishing { publisher, cut, .. } = publishing(&vhost.url, None);
+    let publish = async |exchange: &str, key: &str, mandatory| {
+        publisher
+            .publish_confirmed(exchange, key, json_properties(), b"{}", mandatory)
+            .await
+    };
+    publish("", "codex.turns.work", true).await.unwrap();
+    assert!(matches!(
+        publish("", "nowhere", true).await,
+        Err(PublishError::Returned { .. })
+    ));
+    publish("", "nowhere", false).await.unwrap();
+    publish("codex.events", "t-01", false).await.unwrap();
+    assert!(matches!(
+        publish("codex.events", "t-01", false).await,
+        Err(PublishError::Nacked)
+    ));
+    // The broker closes the channel over this one; the next has another.
+    assert!(matches!(
+        publish("no.such.exchange", "t-01", false).await,
+        Err(PublishError::Lost(_))
+    ));
+    publish("", "codex.turns.work", true).await.unwrap();
+    assert!(matches!(
+        publish("", &"x".repeat(256), true).await,
+        Err(PublishError::TooLong { .. })
+    ));
+    assert_eq!(take_all(&link, "codex.turns.work").await.len(), 2);
+    cut.cancel();
+    while publisher.is_connected() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        publish("", "codex.turns.work", true).await,
+        Err(PublishError::Lost(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_returned_message_is_told_to_the_one_that_published_it() {
+    let vhost = Vhost::new().await;
+    vhost.declared().await;
+    let Publishing { publisher, .. } = publishing(&vhost.url, None);
+    let one = async |number: u32| {
+        let key = if number % 3 == 0 {
+            "nowhere"
+        } else {
+            "codex.turns.work"
+        };
+        let result = publisher
+            .publish_confirmed("", key, json_properties(), b"{}", true)
+            .await;
+        assert_eq!(result.is_err(), number % 3 == 0, "{number}: {result:?}");
+    };
+    futures_util::future::join_all((0..60).map(one)).await;
+}
