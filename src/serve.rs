@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-
 use crate::amqp::connect::{Connector, State};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
@@ -44,7 +43,11 @@ pub enum ServeError {
 }
 
 /// What runs turns by these settings. `worker` names this process.
-pub fn runner(settings: &Settings, root: Root, worker: String) -> Result<Runner<Exec>, BinaryError> {
+pub fn runner(
+    settings: &Settings,
+    root: Root,
+    worker: String,
+) -> Result<Runner<Exec>, BinaryError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let program = binary::resolve(&settings.codex_bin.to_string_lossy(), &path)?;
     let env: Vec<(String, String)> = settings
@@ -113,7 +116,11 @@ pub fn connector(settings: &Settings, name: &str) -> Connector {
 pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeError> {
     let id = process_id();
     let root = Root::open(&settings.workspace_root)?;
-    let runner = runner(&settings, root.clone(), id.clone())?;
+    // A process that only sequences needs no codex.
+    let runner = match settings.roles.worker {
+        true => Some(runner(&settings, root.clone(), id.clone())?),
+        false => None,
+    };
     let metrics = Metrics::new(settings.codex_models.as_ref());
     let health = Health::new(settings.roles);
     let listener = http::bind(settings.http_addr).await?;
@@ -121,15 +128,17 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         id,
         version = env!("CARGO_PKG_VERSION"),
         root = %root.path().display(),
-        codex = %runner.engine.program.display(),
+        codex = runner.as_ref().map(|runner| runner.engine.program.display().to_string()),
         slots = settings.slots,
         broker = settings.broker.shown(),
         http = listener.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
         "starting"
     );
-    let codex_version = runner.engine.version().await;
-    metrics.set_codex_version(codex_version.as_deref().unwrap_or("unknown"));
-    metrics.set_slots(settings.slots);
+    if let Some(runner) = &runner {
+        let codex_version = runner.engine.version().await;
+        metrics.set_codex_version(codex_version.as_deref().unwrap_or("unknown"));
+        metrics.set_slots(settings.slots);
+    }
 
     let http = tokio::spawn(http::serve(listener, metrics.clone(), health.clone(), {
         // To the very end: an operator wants to see how a drain goes.
@@ -146,7 +155,7 @@ async fn run(
     settings: Settings,
     id: &str,
     root: Root,
-    runner: Runner<Exec>,
+    runner: Option<Runner<Exec>>,
     metrics: Metrics,
     health: Health,
     shutdown: &Shutdown,
@@ -203,7 +212,7 @@ async fn run(
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
         tasks.spawn(async move { sequencer.run(&id, drain).await });
     }
-    if settings.roles.worker {
+    if let Some(runner) = runner {
         let worker = Arc::new(Worker {
             runner,
             id: id.to_owned(),
@@ -267,7 +276,9 @@ impl OutboxMetrics for EventMetrics {
     }
 
     fn abandoned(&self, kind: &str) {
-        tracing::error!(kind, "gave an event up: the broker refuses it over and over");
+        tracing::error!(
+            kind,
+            "gave an event up: the broker refuses it over and over"
+        );
     }
 }
-

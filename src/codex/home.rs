@@ -109,9 +109,6 @@ mod tests {
         assert_eq!(fs::read_to_string(own.join("rules/x")).unwrap(), "x");
         fs::write(own.join("config.toml"), "mine").unwrap();
         homes.of(&state).unwrap();
-        assert_eq!(
-            fs::read_to_string(own.join("config.toml")).unwrap(),
-            "mine"
-        );
+        assert_eq!(fs::read_to_string(own.join("config.toml")).unwrap(), "mine");
     }
 }

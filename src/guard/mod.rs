@@ -22,9 +22,7 @@ pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError, spawn};
 /// Makes this process ready to have guards: what a killed guard leaves falls
 /// to it, and no agent can read its environment in `/proc`.
 pub fn prepare_worker() -> std::io::Result<()> {
-    use rustix::process::{
-        DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior,
-    };
+    use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
     set_child_subreaper(Some(getpid()))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())

@@ -29,7 +29,9 @@ pub(super) enum Answer {
     OfferFailed(Ticket),
     Claim(Ticket, ClaimAnswer),
     /// An invalid request is dealt with: its delivery can be acked.
-    Rejected { tag: u64 },
+    Rejected {
+        tag: u64,
+    },
 }
 
 /// Carries out actions; cheap to clone.
@@ -126,9 +128,9 @@ impl Actor {
         // Over the default exchange, to the queue of this name: nobody but
         // workers may publish there.
         let (work, body) = (&self.topology.work, offer.encode());
-        let published =
-            self.publisher
-                .publish_confirmed("", work, json_properties(), &body, true);
+        let published = self
+            .publisher
+            .publish_confirmed("", work, json_properties(), &body, true);
         Ok(published.await?)
     }
 

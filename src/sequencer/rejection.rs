@@ -103,7 +103,10 @@ impl Actor {
             .publish_confirmed("", dead, properties, body, true)
             .await;
         if let Err(error) = &buried {
-            tracing::warn!(error = with_sources(error), "can't keep a rejected request yet");
+            tracing::warn!(
+                error = with_sources(error),
+                "can't keep a rejected request yet"
+            );
         }
         buried.is_ok()
     }

@@ -30,8 +30,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const STATUS_PREFETCH: u16 = 1_000;
 /// For metrics, and so that a loop with nothing to do shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
-/// How often the work queue is asked for what lies in it, in pulses.
-const PULSES_PER_DEPTH: u64 = 10;
+/// How often the work queue is asked for what lies in it.
+const DEPTH_PULSE: Duration = Duration::from_secs(10);
 
 /// What a sequencer is made of.
 pub struct Sequencer {
@@ -94,11 +94,18 @@ impl Sequencer {
         self.topology.declare(link).await?;
         // Bound before the first turn is taken, so that no `done` and no
         // heartbeat is missed; on the same connection, so that none outlives the other.
-        let status_queue = self.topology.declare_exclusive(link, Fanout::Status).await?;
-        let control_queue = self.topology.declare_exclusive(link, Fanout::Control).await?;
+        let status_queue = self
+            .topology
+            .declare_exclusive(link, Fanout::Status)
+            .await?;
+        let control_queue = self
+            .topology
+            .declare_exclusive(link, Fanout::Control)
+            .await?;
         let mut status = Consumer::open(link, &status_queue, STATUS_PREFETCH).await?;
         let mut control = Consumer::open(link, &control_queue, STATUS_PREFETCH).await?;
-        let mut turns = ConsumerHold::open(link.clone(), &self.topology.turns, self.backlog).await?;
+        let mut turns =
+            ConsumerHold::open(link.clone(), &self.topology.turns, self.backlog).await?;
         self.health.set_sequencer(SequencerState::Standby);
 
         let (answers, mut answered) = mpsc::unbounded_channel();
@@ -112,7 +119,7 @@ impl Sequencer {
         };
         let watchdog = Watchdog::start(link.clone());
         let mut pulse = interval(PULSE);
-        let mut pulses: u64 = 0;
+        let mut depth_pulse = interval(DEPTH_PULSE);
         loop {
             let deadline = session
                 .queue
@@ -128,14 +135,13 @@ impl Sequencer {
                     session.queue.tick(Instant::now(), &mut session.out);
                 }
                 delivery = turns.next() => session.turn(delivery?),
-                _ = pulse.tick() => {
-                    session.observe();
-                    if pulses % PULSES_PER_DEPTH == 0
-                        && let Ok(ready) = self.topology.work_queue_depth(link).await
-                    {
+                _ = pulse.tick() => session.observe(),
+                _ = depth_pulse.tick() => {
+                    // What it cannot tell it tells in ten seconds; a link that is
+                    // gone ends this loop by itself.
+                    if let Ok(ready) = self.topology.work_queue_depth(link).await {
                         session.queue.work_queue_depth(ready);
                     }
-                    pulses += 1;
                 }
             }
             session.act().await?;
@@ -175,7 +181,10 @@ impl Session<'_> {
                     request: Arc::from(request.to_canonical_json().into_bytes()),
                 };
                 let now = Instant::now();
-                match self.queue.delivered(now, tag, redelivered, turn, &mut self.out) {
+                match self
+                    .queue
+                    .delivered(now, tag, redelivered, turn, &mut self.out)
+                {
                     Arrival::New => {}
                     Arrival::Duplicate { other_body } => {
                         sequencer.metrics.duplicate_turn();
@@ -200,7 +209,9 @@ impl Session<'_> {
     async fn status(&mut self, delivery: Delivery) -> Result<(), SettleError> {
         let now = Instant::now();
         match Status::decode(&delivery.body) {
-            Ok(Decoded::Known(Status::Done { workspace, turn_id, .. })) => {
+            Ok(Decoded::Known(Status::Done {
+                workspace, turn_id, ..
+            })) => {
                 self.queue.done(now, &workspace, &turn_id, &mut self.out);
             }
             Ok(Decoded::Known(Status::Heartbeat { running, .. })) => {
@@ -219,12 +230,18 @@ impl Session<'_> {
         match Control::decode(&delivery.body) {
             Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) => {
                 let roots = &self.sequencer.limits.roots;
-                match workspace.map(|name| WorkspaceId::parse(&name, roots)).transpose() {
+                match workspace
+                    .map(|name| WorkspaceId::parse(&name, roots))
+                    .transpose()
+                {
                     Ok(workspace) => {
                         let workspace = workspace.as_ref().map(WorkspaceId::as_str);
-                        self.queue.cancel(Instant::now(), &turn_id, workspace, &mut self.out);
+                        self.queue
+                            .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
                     }
-                    Err(rule) => tracing::warn!(%rule, "ignored a cancel whose workspace can't be one"),
+                    Err(rule) => {
+                        tracing::warn!(%rule, "ignored a cancel whose workspace can't be one")
+                    }
                 }
             }
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),

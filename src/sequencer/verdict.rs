@@ -28,7 +28,11 @@ impl Actor {
             Ok(Ok(decided)) => decided,
             Ok(Err(error)) => {
                 let error = with_sources(&error);
-                tracing::error!(error, turn_id = &*turn.turn_id, "can't decide a turn's fate yet");
+                tracing::error!(
+                    error,
+                    turn_id = &*turn.turn_id,
+                    "can't decide a turn's fate yet"
+                );
                 return ClaimAnswer::Failed;
             }
             Err(panic) => {
@@ -58,9 +62,13 @@ impl Actor {
                     Some(error) => self.metrics.request_rejected(error.code),
                     None => self.metrics.turn_decided(stop_reason, None),
                 }
-                tracing::info!(turn_id = &*turn.turn_id, workspace = &*turn.workspace,
-                    outcome = stop_reason.as_str(), code = error.map(|error| error.code.as_str()),
-                    "ended a waiting turn");
+                tracing::info!(
+                    turn_id = &*turn.turn_id,
+                    workspace = &*turn.workspace,
+                    outcome = stop_reason.as_str(),
+                    code = error.map(|error| error.code.as_str()),
+                    "ended a waiting turn"
+                );
                 ClaimAnswer::Won
             }
         }

@@ -27,7 +27,7 @@ enum Found {
     /// Never seen.
     New,
     /// Attempts of it have been started.
-    Started(TurnHistory),
+    Started(Box<TurnHistory>),
     Ended(Ended),
 }
 
@@ -141,9 +141,10 @@ impl<E: Engine> Runner<E> {
             ClaimOutcome::Won => claim,
             ClaimOutcome::Lost(other) => other,
         };
-        Ok(decided.verdict.ending().map(|events| {
-            Outcome::AlreadyEnded(ended(events, decided.fingerprint, request))
-        }))
+        Ok(decided
+            .verdict
+            .ending()
+            .map(|events| Outcome::AlreadyEnded(ended(events, decided.fingerprint, request))))
     }
 }
 
@@ -159,7 +160,7 @@ fn look_up(workspace: &Workspace, request: &TurnRequest) -> Result<Found, StateE
     let history = workspace.history(turn_id)?;
     Ok(match history.finished {
         Some(finished) => Found::Ended(ended(&finished.unconfirmed, claim.fingerprint, request)),
-        None => Found::Started(history),
+        None => Found::Started(Box::new(history)),
     })
 }
 

@@ -21,9 +21,8 @@ use crate::codex::stderr;
 use crate::event::{ErrorCode, EventBody, NoticeCode, SealedEvent, Sealer, StopReason};
 use crate::request::TurnRequest;
 use crate::workspace::{
-    Finished, LockedJournal, Resume, Returned, Started, StateError, ThreadEnd, ThreadStart,
-    TurnHistory, Workspace,
-    resolve_session,
+    DiskError, Finished, LockedJournal, Resume, Returned, SessionFile, Started, StateError,
+    ThreadEnd, ThreadStart, TurnHistory, Workspace, resolve_session,
 };
 
 /// Between two tries to record a turn's end: unrecorded it must not be told.
@@ -43,7 +42,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         runner: &'a Runner<E>,
         request: &'a TurnRequest,
         workspace: &'a Workspace,
-            history: &'a TurnHistory,
+        history: &'a TurnHistory,
     ) -> Self {
         Self {
             runner,
@@ -102,16 +101,21 @@ impl<'a, E: Engine> Attempt<'a, E> {
             Ok(ran) => {
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 for (what, times) in &finished.unknown {
-                    tracing::warn!(what, times, "codex said something unknown, which was left out");
+                    tracing::warn!(
+                        what,
+                        times,
+                        "codex said something unknown, which was left out"
+                    );
                 }
                 let spent = block_in_place(|| {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
                 Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
             }
+            // The guard, not codex, could not be started.
             Err(error) => {
                 let message = crate::error::with_sources(&error);
-                let error = failure(ErrorCode::StartFailed, message, true);
+                let error = failure(ErrorCode::WorkerInternal, message, true);
                 Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None))
             }
         };
@@ -202,12 +206,16 @@ impl<'a, E: Engine> Attempt<'a, E> {
             let Ok(thread) = thread.parse() else {
                 return Err("it is no UUID".to_owned());
             };
-            // Ours first: the file alone could be adopted by another workspace.
-            let threads = self.runner.root.threads();
-            threads
-                .adopt(thread, self.workspace.id())
-                .and_then(|_| self.workspace.write_session(thread))
-                .map_err(|error| crate::error::with_sources(&error))
+            let workspace = self.workspace;
+            let keep = || {
+                // Ours first: the file alone could be adopted by another workspace.
+                self.runner.root.threads().adopt(thread, workspace.id())?;
+                if workspace.session()? != SessionFile::Thread(thread) {
+                    workspace.write_session(thread)?;
+                }
+                Ok::<_, DiskError>(())
+            };
+            keep().map_err(|error| crate::error::with_sources(&error))
         };
         if let Err(error) = keep() {
             tracing::error!(

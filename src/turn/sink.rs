@@ -38,7 +38,7 @@ impl<F: FnMut(&SealedEvent) + Send> EventSink for Immediate<F> {
 
     fn push_final(&self, events: &[SealedEvent]) {
         let mut write = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        events.iter().for_each(|event| write(event));
+        events.iter().for_each(&mut *write);
     }
 
     fn unconfirmed(&self) -> Vec<SealedEvent> {

@@ -136,11 +136,17 @@ impl Meter {
                     .as_ref()
                     .zip(offset)
                     .and_then(|(rollout, offset)| rollout.spent_since(offset).ok()?);
-                (spent, rollout.and_then(|rollout| rollout.last_total().ok()?))
+                (
+                    spent,
+                    rollout.and_then(|rollout| rollout.last_total().ok()?),
+                )
             }
         };
         Spent {
-            usage: [self.carried, own].into_iter().flatten().reduce(Usage::plus),
+            usage: [self.carried, own]
+                .into_iter()
+                .flatten()
+                .reduce(Usage::plus),
             total,
             base_unknown: reported_total.is_some() && own.is_none(),
         }

@@ -32,9 +32,13 @@ impl<E: Engine> Worker<E> {
                 running: self.running.snapshot(),
             };
             let body = status.encode();
-            let told =
-                self.publisher
-                    .publish_confirmed(&self.topology.status, "", json_properties(), &body, false);
+            let told = self.publisher.publish_confirmed(
+                &self.topology.status,
+                "",
+                json_properties(),
+                &body,
+                false,
+            );
             if let Err(error) = told.await {
                 tracing::debug!(error = with_sources(&error), "a heartbeat was not told");
             }

@@ -131,6 +131,7 @@ impl<E: Engine> Worker<E> {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&self).listen_to_control(control));
+        self.hear_missed_cancels();
         self.set_consuming(true);
         // A slot that can't consume ends this connection, also for the others.
         let (failed, mut failures) = tokio::sync::mpsc::channel(1);
@@ -140,18 +141,30 @@ impl<E: Engine> Worker<E> {
                 Some(error) = failures.recv() => return with_sources(&error),
                 Some(_) = tasks.join_next() => return "the control queue ended".to_owned(),
                 reason = link.closed() => return reason,
-                () = shutdown.drain.cancelled() => return "draining".to_owned(),
+                () = shutdown.drain.cancelled() => break,
             };
             // The semaphore is never closed.
             let Ok(slot) = slot else { continue };
-            let (worker, link, failed, shutdown) =
-                (Arc::clone(&self), link.clone(), failed.clone(), shutdown.clone());
+            let (worker, link, failed, shutdown) = (
+                Arc::clone(&self),
+                link.clone(),
+                failed.clone(),
+                shutdown.clone(),
+            );
             turns.spawn(async move {
                 if let Err(error) = worker.serve_slot(&link, &shutdown).await {
                     let _ = failed.try_send(error);
                 }
                 drop(slot);
             });
+        }
+        // What runs may still be cancelled, and its offers acked.
+        turns.close();
+        tokio::select! {
+            () = turns.wait() => "drained".to_owned(),
+            reason = link.closed() => reason,
+            Some(_) = tasks.join_next() => "the control queue ended".to_owned(),
+            () = shutdown.cut.cancelled() => "cut off".to_owned(),
         }
     }
 
@@ -209,6 +222,26 @@ impl<E: Engine> Worker<E> {
         }
     }
 
+    /// A cancel that came while this worker was cut off has left its mark.
+    fn hear_missed_cancels(&self) {
+        for turn in self.running.snapshot() {
+            let marked = tokio::task::block_in_place(|| {
+                let workspace = self.runner.root.workspace(&turn.workspace)?;
+                Ok::<_, crate::turn::NotStarted>(workspace.claims().is_cancelled(&turn.turn_id)?)
+            });
+            match marked {
+                Ok(true) => drop(self.running.cancel(&turn.turn_id, Some(&turn.workspace))),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        error = with_sources(&error),
+                        "can't look for missed cancels"
+                    );
+                }
+            }
+        }
+    }
+
     /// For the next attempt to see, should this one be cut off before its end.
     fn mark_cancelled(&self, workspace: &WorkspaceId, turn_id: &str) {
         let marked = tokio::task::block_in_place(|| {
@@ -217,7 +250,11 @@ impl<E: Engine> Worker<E> {
             Ok::<_, crate::turn::NotStarted>(())
         });
         if let Err(error) = marked {
-            tracing::error!(error = with_sources(&error), turn_id, "can't keep the cancel");
+            tracing::error!(
+                error = with_sources(&error),
+                turn_id,
+                "can't keep the cancel"
+            );
         }
     }
 }

@@ -50,7 +50,10 @@ impl<E: Engine> Worker<E> {
         };
         if let Err(error) = settled {
             // The broker delivers it again, and the journal answers it.
-            tracing::debug!(error = with_sources(&error), "an offer could not be settled");
+            tracing::debug!(
+                error = with_sources(&error),
+                "an offer could not be settled"
+            );
         }
     }
 
@@ -115,7 +118,9 @@ impl<E: Engine> Worker<E> {
             }
         }
         drop(tracker);
-        if settlement == Settlement::Done && !self.report_done(request, &outbox, shutdown, &entry).await {
+        if settlement == Settlement::Done
+            && !self.report_done(request, &outbox, shutdown, &entry).await
+        {
             // Cut off before it was told: whoever gets the offer next reads the record.
             return Settlement::GiveBack;
         }
@@ -146,13 +151,20 @@ impl<E: Engine> Worker<E> {
             .with_jitter()
             .build();
         loop {
-            let told =
-                self.publisher
-                    .publish_confirmed(&self.topology.status, "", json_properties(), &done, false);
+            let told = self.publisher.publish_confirmed(
+                &self.topology.status,
+                "",
+                json_properties(),
+                &done,
+                false,
+            );
             match told.await {
                 Ok(()) => return true,
                 Err(error) => {
-                    tracing::warn!(error = with_sources(&error), "can't tell that the turn is done yet");
+                    tracing::warn!(
+                        error = with_sources(&error),
+                        "can't tell that the turn is done yet"
+                    );
                 }
             }
             tokio::select! {

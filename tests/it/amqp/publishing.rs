@@ -293,7 +293,7 @@ async fn a_returned_message_is_told_to_the_one_that_published_it() {
     vhost.declared().await;
     let Publishing { publisher, .. } = publishing(&vhost.url, None);
     let one = async |number: u32| {
-        let key = if number % 3 == 0 {
+        let key = if number.is_multiple_of(3) {
             "nowhere"
         } else {
             "codex.turns.work"
@@ -301,7 +301,11 @@ async fn a_returned_message_is_told_to_the_one_that_published_it() {
         let result = publisher
             .publish_confirmed("", key, json_properties(), b"{}", true)
             .await;
-        assert_eq!(result.is_err(), number % 3 == 0, "{number}: {result:?}");
+        assert_eq!(
+            result.is_err(),
+            number.is_multiple_of(3),
+            "{number}: {result:?}"
+        );
     };
     futures_util::future::join_all((0..60).map(one)).await;
 }
