@@ -64,7 +64,10 @@ end_process() {
 
 # A child that ended but was not waited for counts as gone.
 process_gone() {
-  local state
-  state=$(ps -o state= -p "$1" 2>/dev/null) || return 0
-  [[ $state == Z* ]]
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+  [[ ${stat##*) } == [ZX]* ]]
 }
+
+# Becomes a command that is asked to end when its parent dies, however that happens.
+with_parent() { exec setpriv --pdeathsig TERM "$@"; }
