@@ -1,7 +1,7 @@
 # TurnEvents, one JSON object a line, for people: one line each.
 # Run with -r and --arg dim, --arg reset (terminal codes, or empty).
 
-def line: gsub("\\s+"; " ") | if length > 100 then .[:99] + "…" else . end;
+def line: gsub("\\s+"; " ") | sub(" $"; "") | if length > 100 then .[:99] + "…" else . end;
 def column($width): . + " " * ([$width - length, 0] | max);
 
 def told:

@@ -1,2 +1,5 @@
+#[path = "support/broker.rs"]
+mod broker;
+
 #[path = "it/amqp/mod.rs"]
 mod amqp;

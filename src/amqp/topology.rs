@@ -160,6 +160,11 @@ impl Topology {
 
     fn dead_arguments(&self) -> FieldTable {
         let mut arguments = FieldTable::default();
+        // Or RabbitMQ 4 drops what was looked at and requeued 20 times.
+        arguments.insert(
+            "x-delivery-limit".into(),
+            AMQPValue::LongLongInt(DELIVERY_LIMIT),
+        );
         arguments.insert(
             "x-max-length".into(),
             AMQPValue::LongLongInt(self.dead_letter_limit.into()),

@@ -16,6 +16,9 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     } else {
         &settings.log
     };
+    // lapin logs messages that come back with their whole body: prompts.
+    let directives = format!("lapin=error,{directives}");
+    let directives = directives.as_str();
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("TURN_WORKER_LOG: {directives:?} is no log filter"))?;
     let format = settings.log_format.unwrap_or(if terminal || quiet {

@@ -7,7 +7,7 @@ use turn_worker::amqp::connect::{ConnectError, Connector, State};
 use turn_worker::amqp::link::LinkState;
 
 use super::proxy::Proxy;
-use super::{Vhost, connector, variable};
+use super::{Vhost, connector};
 
 /// A port that nobody listens on.
 async fn closed_port() -> u16 {
@@ -17,8 +17,8 @@ async fn closed_port() -> u16 {
 
 #[tokio::test]
 async fn a_refused_password_is_told_from_a_missing_vhost_and_from_a_dead_port() {
-    let base = variable("TURN_WORKER_TEST_AMQP");
-    let base = base.trim_end_matches('/');
+    let url = Vhost::new().await.url;
+    let (base, _) = url.rsplit_once('/').unwrap();
     let place = base.split_once('@').unwrap().1;
 
     let error = connector(&format!("amqp://guest:s3cret@{place}/%2f"))

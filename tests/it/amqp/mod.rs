@@ -21,7 +21,9 @@ use turn_worker::amqp::pool::PublisherLink;
 use turn_worker::amqp::topology::Topology;
 use turn_worker::event::{EventBody, SealedEvent, Sealer};
 
-/// A virtual host of its own on the node that the environment names.
+use crate::broker::Broker;
+
+/// A virtual host of its own on the node that all tests share.
 struct Vhost {
     name: String,
     url: String,
@@ -29,14 +31,13 @@ struct Vhost {
 
 impl Vhost {
     async fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("amqp-{}-{number}", std::process::id());
-        ctl(&["add_vhost", &name]).await;
-        ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]).await;
-        let base = variable("TURN_WORKER_TEST_AMQP");
-        let url = format!("{}/{name}", base.trim_end_matches('/'));
-        Self { name, url }
+        // The first call starts the node, which takes seconds.
+        let url = tokio::task::spawn_blocking(Broker::vhost).await.unwrap();
+        let (_, name) = url.rsplit_once('/').unwrap();
+        Self {
+            name: name.to_owned(),
+            url,
+        }
     }
 
     fn connector(&self) -> Connector {
@@ -60,24 +61,13 @@ impl Vhost {
     }
 }
 
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} names no test broker"))
-}
-
 async fn ctl(arguments: &[&str]) -> String {
-    let command = variable("TURN_WORKER_TEST_RABBITMQCTL");
-    let mut words = command.split_whitespace();
-    let output = tokio::process::Command::new(words.next().unwrap())
-        .args(words)
-        .args(arguments)
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "rabbitmqctl {arguments:?}: {output:?}"
-    );
-    String::from_utf8(output.stdout).unwrap()
+    let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+    let call = move || {
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Broker::shared().ctl(&words)
+    };
+    tokio::task::spawn_blocking(call).await.unwrap()
 }
 
 fn connector(url: &str) -> Connector {
