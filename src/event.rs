@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::request::json;
+
 /// A closed set of names, as they stand on the wire and in metric labels.
 macro_rules! names {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -175,12 +177,14 @@ pub enum EventBody {
     ToolUse {
         id: String,
         name: String,
+        #[serde(deserialize_with = "json::plain")]
         input: Value,
     },
     ToolResult {
         tool_use_id: String,
         name: String,
         is_error: bool,
+        #[serde(deserialize_with = "json::plain")]
         content: Value,
     },
     Plan {
@@ -373,6 +377,18 @@ mod tests {
         let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
         assert_eq!(back.body.kind(), "error");
         assert_eq!(back.time, time);
+    }
+
+    #[test]
+    fn a_tools_input_is_read_as_it_was_written() {
+        let body = EventBody::ToolUse {
+            id: "item_0".into(),
+            name: "mcp_tool_call".into(),
+            input: serde_json::json!({"$serde_json::private::RawValue": "[1]"}),
+        };
+        let event = Sealer::new("t-01", 1).seal(body.clone(), Timestamp::UNIX_EPOCH);
+        let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
+        assert_eq!(back.body, body);
     }
 
     #[test]

@@ -17,13 +17,14 @@ use crate::config::{CodexHome, Settings};
 use crate::error::with_sources;
 use crate::http::{self, BindError, Health};
 use crate::metrics::Metrics;
-use crate::sequencer::{Actor, Sequencer};
+use crate::sequencer::{self, Actor, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
 
-/// Channels besides one for each slot: offers, verdicts, heartbeats.
-const EXTRA_CHANNELS: usize = 24;
+/// Channels besides one for each slot: offers, endings of turns that don't
+/// run, and a few for heartbeats and what is told of ended turns.
+const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 8;
 /// How often in a row the broker may refuse an event before it is given up.
 /// It refuses when one reader's full queue refuses, and must not stop all turns.
 const NACK_LIMIT: u32 = 10;
@@ -40,6 +41,8 @@ pub enum ServeError {
     Http(#[from] BindError),
     #[error("the broker's objects can't be set up")]
     Topology(#[from] DeclareError),
+    #[error("a part of the process failed, so it has ended; the log tells more")]
+    Part,
 }
 
 /// What runs turns by these settings. `worker` names this process.
@@ -236,8 +239,10 @@ async fn run(
             health.set_draining();
         })
     };
+    let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
+            outcome = Err(ServeError::Part);
             tracing::error!(error = with_sources(&error), "a part of the process failed");
             // What is left can't do the whole work; a new process can.
             shutdown.drain.cancel();
@@ -247,7 +252,7 @@ async fn run(
     shutdown.end.cancel();
     let _ = tokio::time::timeout(CLOSE_LIMIT, publisher.closed()).await;
     tracing::info!("ended");
-    Ok(())
+    outcome
 }
 
 /// The publishing connection stands for the process's: without it no turn

@@ -18,6 +18,8 @@ pub async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            // A part of the process has failed.
+            () = watched.drain.cancelled() => {}
         }
         tracing::info!(grace = ?grace, "draining: no more turns are taken; a second signal ends at once");
         watched.drain.cancel();

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Exit, stderr};
 use crate::event::Reason::{self, *};
+use crate::request::json;
 
 /// Why a turn failed, as far as the words tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +105,9 @@ fn look_up(words: &str) -> Option<Cause> {
 /// `error.code`, and the prose around and in it. A type stands at its end,
 /// since `invalid_request_error` also comes with a wrong key.
 fn api_error(message: &str) -> (Option<String>, String) {
-    let body = message.find('{').and_then(|at| {
-        Some((
-            at,
-            serde_json::from_str::<Value>(message[at..].trim()).ok()?,
-        ))
-    });
+    let body = message
+        .find('{')
+        .and_then(|at| Some((at, json::from_slice(message[at..].trim().as_bytes()).ok()?)));
     let Some((at, body)) = body else {
         return (None, message.to_owned());
     };

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::tool::{ToolCall, ToolKind};
 use crate::event::{PlanItem, Usage};
+use crate::request::json::Plain;
 
 /// What codex tells while it runs a turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,7 +194,9 @@ impl<'de> Deserialize<'de> for FirstWins {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FirstWins, A::Error> {
                 let mut fields = Map::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                while let Some(name) = map.next_key::<String>()? {
+                    // An agent chooses what stands in a tool's arguments.
+                    let value = map.next_value_seed(Plain)?;
                     fields.entry(name).or_insert(value);
                 }
                 Ok(FirstWins(fields))
@@ -317,5 +320,41 @@ mod tests {
         for line in [&b"{}"[..], b"{\"type\":7}"] {
             assert!(matches!(parse_line(line), Err(NoType)), "{line:?}");
         }
+    }
+
+    /// Texts within texts, each as deep as one may be. So escaped they hardly
+    /// grow: one line can hold hundreds.
+    fn hidden_texts(texts: usize) -> String {
+        let mut text = "1".to_owned();
+        for _ in 0..texts {
+            let deep = "[".repeat(100) + &text + &"]".repeat(100);
+            let quoted = deep.replace('\\', r"\u005c").replace('"', r"\u0022");
+            text = format!(r#"{{"$serde_json::private::RawValue":"{quoted}"}}"#);
+        }
+        text
+    }
+
+    #[test]
+    fn g10_a_text_in_an_agents_arguments_stays_a_text() {
+        let hidden = r#"{"$serde_json::private::RawValue":"[1]"}"#;
+        let line = |arguments: &str| {
+            format!(
+                r#"{{"type":"item.started","item":{{"id":"i","type":"mcp_tool_call","arguments":{arguments}}}}}"#
+            )
+        };
+        let CliEvent::ItemStarted(item) = parse(&line(hidden)) else {
+            panic!("no item")
+        };
+        let ItemKind::Tool(call) = item.kind else {
+            panic!("{item:?}")
+        };
+        assert_eq!(
+            call.fields["arguments"],
+            serde_json::json!({"$serde_json::private::RawValue": "[1]"})
+        );
+        // More than any thread's stack would hold.
+        let deep = line(&hidden_texts(200));
+        assert!(deep.len() < 16 << 20, "{}", deep.len());
+        assert!(matches!(parse(&deep), CliEvent::ItemStarted(_)));
     }
 }

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::protocol;
 use crate::event::Usage;
+use crate::request::json;
 
 /// How much of the file is in memory at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -274,7 +275,9 @@ fn record(line: &[u8], word: &str) -> Option<(String, Map<String, Value>)> {
     if !line.windows(word.len()).any(|part| part == word.as_bytes()) {
         return None;
     }
-    let mut line: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    let Value::Object(mut line) = json::from_slice(line).ok()? else {
+        return None;
+    };
     match (line.remove("type")?, line.remove("payload")?) {
         (Value::String(kind), Value::Object(payload)) => Some((kind, payload)),
         _ => None,

@@ -74,7 +74,8 @@ static GUARDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
 #[derive(Debug)]
 pub struct Guard {
     orders: OwnedWriteHalf,
-    closed: oneshot::Receiver<Closed>,
+    watch: oneshot::Receiver<Closed>,
+    closed: Option<Closed>,
 }
 
 impl Guard {
@@ -94,12 +95,16 @@ impl Guard {
     }
 
     /// Completes when nothing of the turn lives any more. May be called
-    /// again after it was cancelled, not after it has completed.
+    /// again, whether or not it has completed before.
     pub async fn closed(&mut self) -> Closed {
-        (&mut self.closed).await.unwrap_or(Closed {
+        if let Some(closed) = &self.closed {
+            return closed.clone();
+        }
+        let closed = (&mut self.watch).await.unwrap_or(Closed {
             exit: Exit::GuardLost,
             leftovers: 0,
-        })
+        });
+        self.closed.insert(closed).clone()
     }
 }
 
@@ -136,13 +141,18 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
         .and_then(|()| UnixStream::from_std(ours))
         .map_err(SpawnError::Start)?;
     let (reports, orders) = stream.into_split();
-    let (tell, closed) = oneshot::channel();
+    let (tell, watch) = oneshot::channel();
     tokio::spawn(async move {
         let (exit, gone) = read_reports(BufReader::new(reports)).await;
         let _ = tell.send(close(child, pid, exit, gone).await);
     });
     sent.map_err(SpawnError::Start)?;
-    Ok((Guard { orders, closed }, pipes))
+    let guard = Guard {
+        orders,
+        watch,
+        closed: None,
+    };
+    Ok((guard, pipes))
 }
 
 /// Codex's exit, and the leftovers if the guard has seen everything end.
@@ -272,4 +282,28 @@ fn send_start(
     let mut socket = socket;
     io::Write::write_all(&mut socket, &length[sent..])?;
     io::Write::write_all(&mut socket, json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn g4_the_end_can_be_asked_for_again_by_who_was_interrupted_after_it() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (tell, watch) = oneshot::channel();
+        let mut guard = Guard {
+            orders: ours.into_split().1,
+            watch,
+            closed: None,
+        };
+        let end = Closed {
+            exit: Exit::Code(0),
+            leftovers: 2,
+        };
+        tell.send(end.clone()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(guard.closed().await, end);
+        }
+    }
 }

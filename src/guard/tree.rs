@@ -41,12 +41,15 @@ fn pids() -> io::Result<Vec<i32>> {
         .collect())
 }
 
-/// All that descends from `root`, leaving out the subtrees of `spare`.
-fn descendants(root: i32, spare: &HashSet<i32>) -> io::Result<HashMap<i32, Stat>> {
+/// All that descends from `root`, leaving out the subtrees of `spare`, which
+/// is asked for once everything has been seen: what begins meanwhile either
+/// was not seen or is spared.
+fn descendants(root: i32, spare: impl FnOnce() -> HashSet<i32>) -> io::Result<HashMap<i32, Stat>> {
     let all: HashMap<i32, Stat> = pids()?
         .into_iter()
         .filter_map(|pid| Some((pid, stat(pid)?)))
         .collect();
+    let spare = spare();
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for (&pid, stat) in &all {
         children.entry(stat.parent).or_default().push(pid);
@@ -107,7 +110,7 @@ pub fn kill_all_below_me(codex: Option<Pid>) -> u64 {
                 Ok(None) | Err(_) => break,
             }
         }
-        if let Ok(found) = descendants(me, &HashSet::new()) {
+        if let Ok(found) = descendants(me, HashSet::new) {
             kill_round(&found);
             leftovers.extend(
                 found
@@ -128,7 +131,7 @@ pub fn kill_orphans(guards: impl Fn() -> HashSet<i32>) -> u64 {
     let me = getpid().as_raw_pid();
     let mut killed = HashSet::new();
     for round in 0.. {
-        let Ok(found) = descendants(me, &guards()) else {
+        let Ok(found) = descendants(me, &guards) else {
             pause(round);
             continue;
         };
@@ -204,13 +207,9 @@ mod tests {
     fn finds_itself_below_its_parent() {
         let me = getpid().as_raw_pid();
         let parent = stat(me).unwrap().parent;
+        assert!(descendants(parent, HashSet::new).unwrap().contains_key(&me));
         assert!(
-            descendants(parent, &HashSet::new())
-                .unwrap()
-                .contains_key(&me)
-        );
-        assert!(
-            !descendants(parent, &HashSet::from([me]))
+            !descendants(parent, || HashSet::from([me]))
                 .unwrap()
                 .contains_key(&me)
         );

@@ -18,8 +18,13 @@ pub fn from_slice(bytes: &[u8]) -> serde_json::Result<Value> {
     Ok(value)
 }
 
+/// For a field of a type that is read by derived code.
+pub(crate) fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    Plain.deserialize(deserializer)
+}
+
 /// Reads a value without hidden meanings from any deserializer.
-pub(super) struct Plain;
+pub(crate) struct Plain;
 
 impl<'de> DeserializeSeed<'de> for Plain {
     type Value = Value;

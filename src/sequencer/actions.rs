@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Action, ClaimAnswer, QueuedTurn, Ticket};
@@ -18,9 +18,9 @@ use crate::event::SealedEvent;
 use crate::metrics::Metrics;
 use crate::workspace::Root;
 
-/// What publishes at the same time: more only queue up at the broker, and
-/// each takes a channel of the pool.
-const AT_ONCE: usize = 16;
+/// What publishes at the same time, of offers and of endings each: more only
+/// queue up at the broker, and each takes a channel of the pool.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// The answer to an [`Action`].
 #[derive(Debug)]
@@ -44,7 +44,10 @@ pub struct Actor {
     pub(super) metrics: Metrics,
     pub(super) by: String,
     pub(super) cut: CancellationToken,
-    at_once: Arc<Semaphore>,
+    offers: Arc<Semaphore>,
+    /// Apart: an ending is published for as long as it takes, and a reader
+    /// whose queue refuses it must not hold up other workspaces' offers (G2).
+    endings: Arc<Semaphore>,
 }
 
 impl Actor {
@@ -65,7 +68,8 @@ impl Actor {
             metrics,
             by,
             cut,
-            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            offers: Arc::new(Semaphore::new(AT_ONCE)),
+            endings: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 
@@ -79,7 +83,8 @@ impl Actor {
                 ticket,
                 turn,
                 repeat,
-            } => self.spawn(async move {
+            } => drop(tokio::spawn(async move {
+                let _place = actor.offers.acquire().await;
                 tell(match actor.offer(&turn, repeat).await {
                     Ok(()) => Answer::OfferConfirmed(ticket),
                     Err(error) => {
@@ -88,27 +93,27 @@ impl Actor {
                         Answer::OfferFailed(ticket)
                     }
                 });
-            }),
+            })),
             Action::Claim {
                 ticket,
                 turn,
                 verdict,
-            } => self.spawn(async move {
+            } => drop(tokio::spawn(async move {
+                let _place = actor.place_for_ending().await;
                 tell(Answer::Claim(ticket, actor.decide(&turn, verdict).await));
-            }),
-            Action::RepeatCancel { turn } => self.spawn(async move {
+            })),
+            Action::RepeatCancel { turn } => drop(tokio::spawn(async move {
+                let _place = actor.offers.acquire().await;
                 actor.repeat_cancel(&turn).await;
-            }),
+            })),
         }
     }
 
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let at_once = Arc::clone(&self.at_once);
-        tokio::spawn(async move {
-            // The semaphore is never closed.
-            let _place = at_once.acquire_owned().await;
-            work.await;
-        });
+    /// Held while an ending is recorded and published, never while waiting to
+    /// try that again.
+    pub(super) async fn place_for_ending(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.endings.acquire().await.ok()
     }
 
     async fn offer(

@@ -15,5 +15,6 @@ mod session;
 mod verdict;
 mod watchdog;
 
+pub(crate) use actions::AT_ONCE;
 pub use actions::Actor;
 pub use session::Sequencer;

@@ -24,22 +24,29 @@ const CODE_HEADER: &str = "x-error-code";
 const REASON_HEADER: &str = "x-error-message";
 
 impl Actor {
-    /// Until it is done, over and over; then calls `done`.
+    /// Until it is done, over and over; then calls `done`. `names_held`: a
+    /// turn of its id is in line, which must not be ended by it.
     pub(super) fn reject(
         &self,
         rejection: Rejection,
+        names_held: bool,
         body: Vec<u8>,
         done: impl FnOnce() + Send + 'static,
     ) {
         let actor = self.clone();
-        self.spawn(async move {
+        tokio::spawn(async move {
             let mut delays = ExponentialBuilder::default()
                 .with_min_delay(FIRST_RETRY)
                 .with_max_delay(LAST_RETRY)
                 .without_max_times()
                 .with_jitter()
                 .build();
-            while !actor.try_reject(&rejection, &body).await {
+            loop {
+                let place = actor.place_for_ending().await;
+                if actor.try_reject(&rejection, names_held, &body).await {
+                    break;
+                }
+                drop(place);
                 tokio::select! {
                     () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
                     () = actor.cut.cancelled() => return,
@@ -49,7 +56,7 @@ impl Actor {
         });
     }
 
-    async fn try_reject(&self, rejection: &Rejection, body: &[u8]) -> bool {
+    async fn try_reject(&self, rejection: &Rejection, names_held: bool, body: &[u8]) -> bool {
         let message = rejection.to_string();
         let (root, by, rejection_, fingerprint) = (
             self.root.clone(),
@@ -57,8 +64,11 @@ impl Actor {
             rejection.clone(),
             crc32fast::hash(body),
         );
-        let ending =
-            tokio::task::spawn_blocking(move || claim(&root, &rejection_, fingerprint, by)).await;
+        let ending = tokio::task::spawn_blocking(move || match names_held {
+            true => Ok(Answered::KnownTurn),
+            false => claim(&root, &rejection_, fingerprint, by),
+        });
+        let ending = ending.await;
         let ending = match ending {
             Ok(Ok(ending)) => ending,
             Ok(Err(error)) => {

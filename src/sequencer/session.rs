@@ -162,7 +162,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn turn(&mut self, delivery: Delivery) {
+    fn turn(&mut self, mut delivery: Delivery) {
         let sequencer = self.sequencer;
         sequencer.health.set_sequencer(SequencerState::Active);
         sequencer.metrics.set_sequencer_active(true);
@@ -172,6 +172,9 @@ impl Session<'_> {
         match TurnRequest::parse(&delivery.body, &sequencer.limits, &properties) {
             Ok(request) => {
                 let redelivered = delivery.redelivered;
+                // The queue keeps what was understood of it: once is enough (G10).
+                delivery.body = Vec::new();
+                delivery.properties = BasicProperties::default();
                 self.held.insert(tag, delivery);
                 let turn = QueuedTurn {
                     workspace: request.workspace.shared(),
@@ -196,12 +199,17 @@ impl Session<'_> {
             }
             Err(rejection) => {
                 let answers = self.answers.clone();
-                let body = delivery.body.clone();
+                // The turn that is in line came first; this one is only counted.
+                let names_held = (rejection.turn_id.as_ref())
+                    .is_some_and(|turn_id| self.queue.holds_turn_id(turn_id.as_str()));
+                let body = std::mem::take(&mut delivery.body);
                 self.held.insert(tag, delivery);
-                sequencer.actor.reject(rejection, body, move || {
-                    // A session that is over has no use for it: the delivery comes again.
-                    let _ = answers.send(Answer::Rejected { tag });
-                });
+                sequencer
+                    .actor
+                    .reject(rejection, names_held, body, move || {
+                        // A session that is over has no use for it: the delivery comes again.
+                        let _ = answers.send(Answer::Rejected { tag });
+                    });
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::error::with_sources;
 use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::turn::{NotStarted, simple_ending};
-use crate::workspace::{Claim, ClaimOutcome, Root, Verdict};
+use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
 
 /// What the records say, once the verdict was tried.
 enum Decided {
@@ -81,7 +81,13 @@ fn claim(
     wanted: Wanted,
     by: String,
 ) -> Result<Decided, NotStarted> {
-    let workspace = root.workspace(&turn.workspace)?;
+    let workspace = match root.workspace(&turn.workspace) {
+        Ok(workspace) => workspace,
+        // It has no place for a claim. The worker that is offered the turn
+        // ends it as rejected; tried again here, it would stay in line for ever.
+        Err(WorkspaceError::Rejected { .. }) => return Ok(Decided::Runs),
+        Err(error) => return Err(error.into()),
+    };
     let claims = workspace.claims();
     let limits = Limits::accepted();
     // What the queue holds is our own canonical form, which parses.
@@ -129,5 +135,36 @@ fn backlog_full(workspace: &str) -> TurnError {
         ),
         reason: Reason::Unknown,
         retryable: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(workspace: &str) -> QueuedTurn {
+        let request = format!(
+            r#"{{"turn_id":"t","workspace":"{workspace}","messages":[{{"role":"user","content":"hi"}}]}}"#
+        );
+        QueuedTurn {
+            workspace: workspace.into(),
+            turn_id: "t".into(),
+            fingerprint: 0,
+            request: request.into_bytes().into(),
+            enqueued_at: None,
+        }
+    }
+
+    #[test]
+    fn g5_a_cancelled_turn_whose_workspace_can_not_be_is_left_to_a_worker() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        root.workspace("a").unwrap();
+        for wanted in [Wanted::Cancelled, Wanted::BacklogFull] {
+            let decided = claim(&root, &turn("a/inside"), wanted, "me".into()).unwrap();
+            assert!(matches!(decided, Decided::Runs), "{wanted:?}");
+            let decided = claim(&root, &turn("b"), wanted, "me".into()).unwrap();
+            assert!(!matches!(decided, Decided::Runs), "{wanted:?}");
+        }
     }
 }

@@ -173,11 +173,13 @@ impl<E: Engine> Worker<E> {
         let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
         loop {
             let delivery = tokio::select! {
-                delivery = consumer.next() => delivery?,
+                // First, or what was just given back could be taken again.
+                biased;
                 () = shutdown.drain.cancelled() => {
                     consumer.stop().await;
                     return Ok(());
                 }
+                delivery = consumer.next() => delivery?,
             };
             self.serve_offer(delivery, shutdown).await;
         }

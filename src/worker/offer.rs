@@ -18,7 +18,7 @@ use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::settlement::Settlement;
-use crate::turn::{Outcome, Summary};
+use crate::turn::{Outcome, Stop, Summary};
 
 /// Between two tries to tell that a turn is done.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -100,6 +100,10 @@ impl<E: Engine> Worker<E> {
             entry: &entry,
         };
         let stop = entry.stop_handle();
+        if shutdown.cut.is_cancelled() {
+            // Too late to be among those that were cut.
+            stop.stop(Stop::Shutdown);
+        }
         let outcome = self.runner.take(request, !offer.repeat, &sink, stop).await;
         let settlement = Settlement::of(&outcome);
         match outcome {
@@ -158,7 +162,12 @@ impl<E: Engine> Worker<E> {
                 &done,
                 false,
             );
-            match told.await {
+            let told = tokio::select! {
+                told = told => told,
+                // Each step of it has a limit, but together they are minutes.
+                () = shutdown.cut.cancelled() => return false,
+            };
+            match told {
                 Ok(()) => return true,
                 Err(error) => {
                     tracing::warn!(

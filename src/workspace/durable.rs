@@ -178,7 +178,7 @@ pub(super) fn temp_name() -> String {
     format!("{TEMP}{}", Uuid::new_v4().simple())
 }
 
-fn sync_data(file: impl AsFd) -> rustix::io::Result<()> {
+pub(super) fn sync_data(file: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(test)]
     syncs::count();
     retry_on_intr(|| rustix::fs::fdatasync(&file))

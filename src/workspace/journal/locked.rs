@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -23,8 +24,8 @@ pub struct LockedJournal {
     lock: WorkspaceLock,
     file: File,
     tally: Checkpoint,
-    /// A failed append could not be undone.
-    spoilt: bool,
+    /// A failed append that could not be undone yet: what of it may stand there.
+    spoilt: Option<Vec<u8>>,
 }
 
 impl WorkspaceLock {
@@ -44,7 +45,7 @@ impl WorkspaceLock {
             lock: self,
             file,
             tally,
-            spoilt: false,
+            spoilt: None,
         };
         if journal.tally.turns >= turns {
             rotate::forget_old(&journal)?;
@@ -117,24 +118,47 @@ impl LockedJournal {
     }
 
     fn append(&mut self, record: &impl Serialize) -> Result<(), StateError> {
+        self.undo_failed()?;
         self.must_be_newest()?;
         let bytes = line::encode(record);
         if let Err(error) = durable::append(&self.file, &bytes) {
             // What is not known to be durable must not look so: the next try
             // writes it afresh.
-            self.spoilt = durable::cut(&self.file, self.tally.len).is_err();
+            if durable::cut(&self.file, self.tally.len).is_err() {
+                self.spoilt = Some(bytes);
+            }
             return Err(self.state().error("append to", JOURNAL, error).into());
         }
         self.tally.len += bytes.len() as u64;
         Ok(())
     }
 
+    /// Cuts what an append left that failed, as its own cut did: the disk may
+    /// be well again. What is not ours stays, and is met by the next look.
+    fn undo_failed(&mut self) -> Result<(), StateError> {
+        let Some(bytes) = &self.spoilt else {
+            return Ok(());
+        };
+        let cut = || -> io::Result<()> {
+            let size = self.file.metadata()?.len();
+            let left = usize::try_from(size.saturating_sub(self.tally.len)).unwrap_or(usize::MAX);
+            if left > bytes.len() {
+                return Ok(());
+            }
+            let mut tail = vec![0; left];
+            self.file.read_exact_at(&mut tail, self.tally.len)?;
+            if bytes.starts_with(&tail) {
+                durable::cut(&self.file, self.tally.len)?;
+            }
+            Ok(())
+        };
+        cut().map_err(|error| self.state().error("cut", JOURNAL, error))?;
+        self.spoilt = None;
+        Ok(())
+    }
+
     /// The journal by its name must still be our file, as long as we left it.
     fn must_be_newest(&self) -> Result<(), StateError> {
-        if self.spoilt {
-            let error = io::Error::other("an earlier record may be half written");
-            return Err(self.state().error("append to", JOURNAL, error).into());
-        }
         let ours = rustix::fs::fstat(&self.file)
             .map_err(|errno| self.state().error("look at", JOURNAL, errno))?;
         let found = match self.state().stat(JOURNAL)? {
@@ -249,5 +273,53 @@ fn save(tally: &Checkpoint, state: &Dir) {
     // An older one is right as well, only dearer to go on from.
     if let Err(error) = tally.store(state) {
         warn!(error = %error, "the journal's checkpoint stays behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::workspace::testing::{finished, journal, started, workspace};
+
+    /// As an append leaves it that wrote `tail` and could not cut it again.
+    fn fail(journal: &mut LockedJournal, record: &[u8], tail: &[u8]) {
+        journal.file.write_all(tail).unwrap();
+        journal.spoilt = Some(record.to_vec());
+    }
+
+    #[test]
+    fn g4_an_end_is_recorded_as_soon_as_the_disk_is_well_again() {
+        let (_tmp, workspace) = workspace();
+        let end = finished("a", 1, 15);
+        let record = line::encode(&Borrowed::Finished(&end));
+        for written in [0, record.len() / 2, record.len()] {
+            let mut journal = journal(&workspace);
+            journal.started(&started("a", 1)).unwrap();
+            fail(&mut journal, &record, &record[..written]);
+            journal.finished(&end).unwrap();
+            drop(journal);
+        }
+        let history = workspace.history("a").unwrap();
+        assert_eq!((history.started.len(), history.finished), (3, Some(end)));
+    }
+
+    #[test]
+    fn g4_what_another_attempt_wrote_is_never_cut() {
+        let (_tmp, workspace) = workspace();
+        let end = finished("a", 1, 15);
+        let record = line::encode(&Borrowed::Finished(&end));
+        let longer = [&record[..], b"x"].concat();
+        for other in [&b"other"[..], &longer] {
+            let mut journal = journal(&workspace);
+            fail(&mut journal, &record, other);
+            let error = journal.finished(&end).unwrap_err();
+            assert!(matches!(error, StateError::NotNewest { .. }), "{error}");
+            assert_eq!(
+                journal.file().0.metadata().unwrap().len(),
+                journal.tally.len + other.len() as u64
+            );
+        }
     }
 }

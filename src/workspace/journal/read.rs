@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use super::record::{Record, Segment, TurnHistory};
 use super::{JOURNAL, OLD};
 use crate::workspace::dir::Dir;
+use crate::workspace::durable;
 use crate::workspace::error::{DiskError, StateError};
 use crate::workspace::line::{self, Unreadable};
 
@@ -122,6 +123,10 @@ pub(in crate::workspace) fn history(
     }
     if let Some((newer, extent)) = newer {
         collect(newer, &newer_path, extent, turn_id, &mut history)?;
+        if history.finished.is_some() && extent == Extent::Open {
+            // Its writer may not have got to that, and it is about to be told.
+            durable::sync_data(newer).map_err(|errno| state.error("sync", JOURNAL, errno))?;
+        }
     }
     Ok(history)
 }

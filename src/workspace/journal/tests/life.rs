@@ -98,6 +98,20 @@ fn one_turn_waits_four_times_for_the_disk() {
     assert_eq!(syncs::take(), 1, "finished");
 }
 
+#[test]
+fn g4_an_end_is_durable_before_anybody_who_reads_it_tells_it() {
+    let (_tmp, workspace) = workspace();
+    let mut journal = journal(&workspace);
+    journal.started(&started("a", 1)).unwrap();
+    journal.finished(&finished("a", 1, 15)).unwrap();
+    journal.started(&started("b", 1)).unwrap();
+    for (turn, waits) in [("a", 1), ("b", 0)] {
+        syncs::take();
+        workspace.history(turn).unwrap();
+        assert_eq!(syncs::take(), waits, "{turn}");
+    }
+}
+
 fn baseline(total: Option<u64>, turn_id: &str) -> Baseline {
     Baseline {
         thread_id: "0199a213-81c0-7800-8aa1-bbab2a035a53".into(),
