@@ -3,3 +3,5 @@ mod broker;
 
 #[path = "it/amqp/mod.rs"]
 mod amqp;
+#[path = "it/docs.rs"]
+mod docs;

@@ -92,12 +92,15 @@ impl<E: Engine> Worker<E> {
             return Settlement::Drop;
         };
         let tracker = self.metrics.turn_started();
-        let waited = offer.enqueued_at.or(request.enqueued_at).map(since);
+        let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
+        let waited = enqueued_at.map(since);
         tracing::debug!(repeat = offer.repeat, "taking the turn");
         let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &shutdown.cut);
         let sink = OutboxSink {
             outbox: &outbox,
             entry: &entry,
+            metrics: &self.metrics,
+            enqueued_at,
         };
         let stop = entry.stop_handle();
         if shutdown.cut.is_cancelled() {

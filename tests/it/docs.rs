@@ -1,0 +1,499 @@
+//! The documentation tells the truth: what it lists is what the code has, and
+//! its example runs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
+use turn_worker::codex::tool::ToolKind;
+use turn_worker::config::{SETTINGS, Settings, settings_markdown};
+use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
+use turn_worker::metrics::Metrics;
+use turn_worker::request::{Properties, TurnRequest};
+
+use crate::broker::Broker;
+
+const README: &str = "README.md";
+const EVENTS: &str = "docs/EVENTS.md";
+const OPERATIONS: &str = "docs/OPERATIONS.md";
+const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
+const ALL: [&str; 4] = [README, EVENTS, OPERATIONS, ARCHITECTURE];
+const PRODUCER: &str = "docs/examples/producer.py";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn assert_holds(document: &str, text: &str) {
+    assert!(
+        read(document).contains(text),
+        "{document} does not hold this, word for word:\n\n{text}"
+    );
+}
+
+/// What stands under a heading, down to the next one of any level.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = document
+        .split_once(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let end = rest.find("\n#").unwrap_or(rest.len());
+    &rest[..end]
+}
+
+/// The first cells of the rows of a section's table, in which names stand as code.
+fn listed(document: &str, heading: &str) -> Vec<String> {
+    section(&read(document), heading)
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// What stands in the fenced blocks of a language.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let text = read(document);
+    text.split(&format!("```{language}\n"))
+        .skip(1)
+        .map(|rest| rest.split_once("```").unwrap().0.to_owned())
+        .collect()
+}
+
+#[test]
+fn the_readme_has_the_settings_and_the_example_as_they_are() {
+    assert_holds(README, &settings_markdown());
+    assert_holds(README, &format!("```python\n{}```\n", read(PRODUCER)));
+}
+
+#[test]
+fn settings_that_are_mentioned_exist() {
+    let known: BTreeSet<String> = SETTINGS.iter().map(|setting| setting.variable()).collect();
+    for document in ALL {
+        let text = read(document);
+        let names = text
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|word| word.starts_with("TURN_WORKER_") && !word.ends_with('_'))
+            // Not the operator's: what tests are told by, and what each process of a turn carries.
+            .filter(|word| !word.starts_with("TURN_WORKER_TEST_"))
+            .filter(|word| *word != turn_worker::guard::TAG_VARIABLE);
+        for name in names {
+            assert!(known.contains(name), "{document} mentions {name}");
+        }
+        // Without the prefix, as code.
+        for word in code_words(&text) {
+            let name = word.split('=').next().unwrap();
+            let is_name = name.len() > 3
+                && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+                && !name.starts_with("TURN_WORKER_")
+                && !NO_SETTINGS.contains(&name);
+            if is_name {
+                let variable = format!("TURN_WORKER_{name}");
+                assert!(known.contains(&variable), "{document} mentions {name}");
+            }
+        }
+    }
+}
+
+/// Words in capitals that the documents use for something else.
+const NO_SETTINGS: &[&str] = &["CODEX_API_KEY", "COMMAND", "FILTER", "MODEL", "SCM_RIGHTS"];
+
+#[test]
+fn closed_sets_are_listed_whole_and_nothing_else_is() {
+    let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let of = |all: Vec<&'static str>| names(&all);
+    assert_eq!(
+        listed(EVENTS, "### Error codes"),
+        of(ErrorCode::ALL.iter().map(|code| code.as_str()).collect())
+    );
+    assert_eq!(
+        listed(EVENTS, "### Reasons"),
+        of(Reason::ALL.iter().map(|reason| reason.as_str()).collect())
+    );
+    assert_eq!(
+        listed(EVENTS, "### Notices"),
+        of(NoticeCode::ALL.iter().map(|code| code.as_str()).collect())
+    );
+    assert_eq!(
+        listed(EVENTS, "### Stop reasons"),
+        of(StopReason::ALL.iter().map(|stop| stop.as_str()).collect())
+    );
+    assert_eq!(
+        listed(EVENTS, "### Tools"),
+        of(ToolKind::ALL.iter().map(|kind| kind.as_str()).collect())
+    );
+}
+
+#[test]
+fn the_example_events_are_events_and_show_every_type() {
+    let [examples] = &blocks(EVENTS, "jsonl")[..] else {
+        panic!("{EVENTS} has not one block of events");
+    };
+    let mut shown = Vec::new();
+    for (seq, line) in examples.lines().enumerate() {
+        let event: TurnEvent = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+        assert_eq!(event.seq, seq as u64);
+        shown.push(event.body);
+    }
+    let kinds: Vec<&str> = shown.iter().map(EventBody::kind).collect();
+    assert_eq!(listed(EVENTS, "### Event types"), kinds);
+
+    let text = read(EVENTS);
+    let table = section(&text, "### Event types");
+    for body in shown {
+        let set = if body.is_minimal() { "minimal" } else { "full" };
+        let row = format!("| `{}` | {set} |", body.kind());
+        assert!(table.contains(&row), "{EVENTS} has no row {row}");
+    }
+    // Every type that is counted, also one that an example could be missing for.
+    let metrics = Metrics::new(None).gather_text().unwrap();
+    let counted = metrics
+        .lines()
+        .filter(|line| line.starts_with("turn_worker_events_published_total{"))
+        .count();
+    assert_eq!(kinds.len(), counted);
+}
+
+#[test]
+fn the_example_request_is_valid_and_has_every_field() {
+    let requests = blocks(EVENTS, "json");
+    let (settings, _) = Settings::from_vars([]).unwrap();
+    let limits = settings.request_limits(Vec::new());
+    let request = TurnRequest::parse(requests[0].as_bytes(), &limits, &Properties::default());
+    let request = request.unwrap_or_else(|rejection| panic!("{rejection}"));
+
+    let sent: Value = serde_json::from_str(&requests[0]).unwrap();
+    let understood: Value = serde_json::from_str(&request.to_canonical_json()).unwrap();
+    let fields = |value: &Value| -> Vec<String> {
+        let names = value.as_object().unwrap().keys();
+        names.map(ToOwned::to_owned).collect()
+    };
+    let mut documented = listed(EVENTS, "## Requests");
+    documented.sort();
+    assert_eq!(fields(&sent), documented);
+    assert_eq!(fields(&understood), documented);
+}
+
+#[test]
+fn the_limits_of_a_request_are_the_documented_ones() {
+    use turn_worker::request::{MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+    let text = read(EVENTS);
+    let section = section(&text, "## Requests");
+    assert!(section.contains(&format!("at most {MAX_METADATA_BYTES} bytes of JSON")));
+    assert!(
+        section
+            .replace(',', "")
+            .contains(&format!("t most {MAX_PROMPT_CHARS} characters"))
+    );
+}
+
+#[test]
+fn the_objects_on_the_broker_are_the_documented_ones() {
+    let topology = Topology::new("codex", 1);
+    let mut names = vec![
+        topology.requests,
+        topology.events,
+        topology.control,
+        topology.turns,
+        topology.work,
+        topology.dead,
+        topology.status,
+    ];
+    names.sort();
+    let mut documented = listed(EVENTS, "## Where things go");
+    documented.sort();
+    assert_eq!(documented, names);
+    assert!(read(EVENTS).contains(&format!("routing key `{REQUEST_KEY}`")));
+}
+
+#[test]
+fn the_metrics_are_listed_as_they_are() {
+    assert_holds(OPERATIONS, &metrics_markdown());
+}
+
+fn metrics_markdown() -> String {
+    let text = Metrics::new(None).gather_text().unwrap();
+    let mut table = String::from("| metric | kind | labels | |\n|---|---|---|---|\n");
+    let after = |prefix: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(prefix));
+        rest.unwrap_or_else(|| panic!("no {prefix}"))
+    };
+    for line in text.lines() {
+        let Some((name, help)) = line
+            .strip_prefix("# HELP ")
+            .and_then(|line| line.split_once(' '))
+        else {
+            continue;
+        };
+        let kind = after(&format!("# TYPE {name} "));
+        let labels = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once('}'))
+            .map(|(labels, _)| {
+                labels
+                    .split(',')
+                    .map(|label| label.split_once('=').unwrap().0)
+            })
+            .into_iter()
+            .flatten()
+            .map(|label| format!("`{label}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        writeln!(table, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
+    }
+    table
+}
+
+/// `turn-worker --help` of the commands, without clap's own.
+#[test]
+fn the_commands_are_the_documented_ones() {
+    let help = Command::new(env!("CARGO_BIN_EXE_turn-worker"))
+        .arg("-h")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, commands) = help.split_once("\nCommands:\n").unwrap();
+    let commands: Vec<&str> = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert_eq!(listed(README, "## Commands"), commands);
+}
+
+#[test]
+fn files_and_tests_that_are_mentioned_exist() {
+    let mut code = String::new();
+    for folder in ["src", "tests"] {
+        collect(&path(folder), &mut code);
+    }
+    for document in ALL {
+        let text = read(document);
+        let folder = path(document).parent().unwrap().to_owned();
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+        {
+            let (file, anchor) = target.0.split_once('#').unwrap_or((target.0, ""));
+            if file.contains("://") {
+                continue;
+            }
+            let linked = if file.is_empty() {
+                path(document)
+            } else {
+                folder.join(file)
+            };
+            assert!(linked.exists(), "{document} links to {file}");
+            assert!(
+                anchor.is_empty()
+                    || anchors(&fs::read_to_string(&linked).unwrap()).contains(anchor),
+                "{document} links to {file}#{anchor}"
+            );
+        }
+        for word in code_words(&text) {
+            let word = word.trim_end_matches('/');
+            let is_path = ["src/", "tests/", "ops/", "docs/"]
+                .iter()
+                .any(|folder| word.starts_with(folder));
+            if is_path {
+                assert!(path(word).exists(), "{document} mentions {word}");
+            }
+            if is_test_name(word) {
+                assert!(
+                    code.contains(&format!("fn {word}(")),
+                    "{document} mentions the test {word}"
+                );
+            }
+        }
+    }
+}
+
+/// `g4_…`, of which the dots can't be looked up.
+fn is_test_name(word: &str) -> bool {
+    let Some((guarantee, name)) = word.split_once('_') else {
+        return false;
+    };
+    let number = guarantee
+        .strip_prefix('g')
+        .and_then(|digits| digits.parse::<u8>().ok());
+    number.is_some() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// What stands between backticks on one line.
+fn code_words(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .flat_map(str::split_whitespace)
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let heading = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = heading
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, code: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, code);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            code.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// The guide to the code must not leave out a part of it.
+#[test]
+fn the_architecture_names_every_module() {
+    let text = read(ARCHITECTURE);
+    for entry in fs::read_dir(path("src")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let name = name.strip_suffix(".rs").unwrap_or(&name);
+        let file = format!("`src/{name}.rs`");
+        let folder = format!("`src/{name}/`");
+        assert!(
+            text.contains(&file) || text.contains(&folder),
+            "{ARCHITECTURE} names neither {file} nor {folder}"
+        );
+    }
+}
+
+/// A worker with the stand-in for codex; ends with the test.
+struct Worker {
+    process: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Worker {
+    fn start(url: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_turn-worker"));
+        let stand_in = program.with_file_name("examples").join("stand-in-codex");
+        let process = Command::new(program)
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("STAND_IN_DIR", dir.path().join("stand-in"))
+            .env("TURN_WORKER_AMQP_URL", url)
+            .env("TURN_WORKER_WORKSPACE_ROOT", dir.path().join("workspaces"))
+            .env("TURN_WORKER_CODEX_BIN", stand_in)
+            .env("TURN_WORKER_CODEX_ENV", "PATH,STAND_IN_DIR")
+            .env("TURN_WORKER_HTTP_ADDR", "127.0.0.1:0")
+            .env("TURN_WORKER_LOG_FORMAT", "json")
+            .stderr(fs::File::create(dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { process, dir }
+    }
+
+    /// Tries again and again, for as long as the worker lives.
+    fn wait_for<T>(&mut self, mut look: impl FnMut(&str) -> Option<T>) -> T {
+        loop {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
+            if let Some(found) = look(&log) {
+                return found;
+            }
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the worker ended: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// As it logs when it starts.
+    fn http_address(&mut self) -> String {
+        self.wait_for(|log| {
+            log.lines().find_map(|line| {
+                let entry: Value = serde_json::from_str(line).ok()?;
+                Some(entry["http"].as_str()?.to_owned())
+            })
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The README's producer against a worker: text comes, the exit tells the end, and its time is counted.
+#[test]
+fn the_example_producer_gets_its_answer() {
+    if !python(&["-c", "import pika"], "").status.success() {
+        eprintln!("not run: python3 has no module pika");
+        return;
+    }
+    let url = Broker::vhost();
+    let mut worker = Worker::start(&url);
+    let http = worker.http_address();
+    let told = worker.wait_for(|_| {
+        let told = python(
+            &[PRODUCER, "acme/website", "tag\nsay Looking.\nsay Done."],
+            &url,
+        );
+        // It was faster than the worker, which declares the exchanges.
+        let early = String::from_utf8_lossy(&told.stderr).contains("NOT_FOUND - no exchange");
+        (!early).then_some(told)
+    });
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "Looking.\nDone.\n");
+    assert!(
+        String::from_utf8_lossy(&told.stderr).starts_with("end_turn, tokens: {"),
+        "{told:?}"
+    );
+
+    let refused = python(&[PRODUCER, "../website", "tag"], &url);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        why.starts_with("workspace.rejected: workspace: found"),
+        "{why}"
+    );
+
+    let metrics = http_get(&http, "/metrics");
+    let waited = metrics
+        .lines()
+        .find(|line| line.starts_with("turn_worker_queue_wait_seconds_count"));
+    assert_eq!(waited, Some("turn_worker_queue_wait_seconds_count 1"));
+}
+
+fn python(arguments: &[&str], url: &str) -> Output {
+    Command::new("python3")
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("AMQP_URL", url)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn http_get(address: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
