@@ -28,7 +28,7 @@ use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
 const PAUSE: Duration = Duration::from_secs(1);
 /// Status and control messages are tiny and handled at once.
 const STATUS_PREFETCH: u16 = 1_000;
-/// For metrics, and so that a loop with nothing to do shows that it lives.
+/// So that a loop with nothing to do shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
 /// How often the work queue is asked for what lies in it.
 const DEPTH_PULSE: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ impl Sequencer {
                     session.queue.tick(Instant::now(), &mut session.out);
                 }
                 delivery = turns.next() => session.turn(delivery?),
-                _ = pulse.tick() => session.observe(),
+                _ = pulse.tick() => {}
                 _ = depth_pulse.tick() => {
                     // What it cannot tell it tells in ten seconds; a link that is
                     // gone ends this loop by itself.
@@ -145,6 +145,7 @@ impl Sequencer {
                 }
             }
             session.act().await?;
+            session.observe();
             watchdog.alive();
         }
     }

@@ -18,7 +18,7 @@ use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, T
 use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
 
-use crate::broker::Broker;
+use crate::support::broker::Broker;
 
 const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";

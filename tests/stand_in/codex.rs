@@ -8,7 +8,8 @@
 //!
 //! What it records goes to `$STAND_IN_DIR/log`, one line an event, appended
 //! in one write, so that the file's order is the order of events:
-//! `start <workspace> <pid> <first word of the prompt's first line>`, then `end …`.
+//! `start <workspace> <pid> <first word of the prompt's first line>`, then `end …`,
+//! and `overlap …` when another one was at work in the workspace at its start.
 //! Threads with their token totals live in `$STAND_IN_DIR/threads`.
 
 use std::fs::{self, File, OpenOptions};
@@ -57,6 +58,8 @@ struct StandIn {
     tag: String,
     items: u32,
     answers: u64,
+    /// Locked as long as this process lives, and no longer.
+    _alone: File,
 }
 
 impl StandIn {
@@ -73,12 +76,16 @@ impl StandIn {
         let first = prompt.split_whitespace().next().unwrap_or("-").to_owned();
         let stand_in = Self {
             thread: resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            _alone: busy_file(&dir),
             dir,
             tag: first,
             items: 0,
             answers: 1,
         };
         stand_in.record("start");
+        if stand_in._alone.try_lock().is_err() {
+            stand_in.record("overlap");
+        }
         fs::write(stand_in.dir.join("argv"), args.join(" ")).unwrap();
         stand_in.emit(&json!({"type": "thread.started", "thread_id": stand_in.thread}));
         let threads = stand_in.dir.join("threads").join(&stand_in.thread);
@@ -98,6 +105,12 @@ impl StandIn {
             "think" => self.item("reasoning", json!({"text": argument})),
             "run" => self.run(argument),
             "sleep" => std::thread::sleep(Duration::from_millis(argument.parse().unwrap())),
+            // For turns that are run more than once: the next time, they end here.
+            "once" => self.only_once(argument),
+            "alive" => {
+                let words: Vec<&str> = argument.split(' ').map(|name| self.alive(name)).collect();
+                self.item("agent_message", json!({"text": words.join(" ")}));
+            }
             "touch" => drop(File::create(self.dir.join(argument)).unwrap()),
             "wait" => {
                 while !self.dir.join(argument).exists() {
@@ -161,6 +174,13 @@ impl StandIn {
         }
     }
 
+    fn only_once(&self, name: &str) {
+        if File::create_new(self.dir.join(name)).is_err() {
+            self.complete();
+            exit(0);
+        }
+    }
+
     /// A command in a session of its own, as codex runs them.
     fn run(&mut self, command: &str) {
         let id = format!("item_{}", self.items);
@@ -194,6 +214,15 @@ impl StandIn {
             .unwrap();
         while !file.exists() {
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether the process lives whose pid is in that file of ours.
+    fn alive(&self, name: &str) -> &'static str {
+        match fs::read_to_string(self.dir.join(name)) {
+            Err(_) => "none",
+            Ok(pid) if Path::new("/proc").join(pid.trim()).exists() => "alive",
+            Ok(_) => "gone",
         }
     }
 
@@ -235,6 +264,13 @@ impl StandIn {
     fn emit(&self, event: &Value) {
         write_all(format!("{event}\n").as_bytes());
     }
+}
+
+/// One for each workspace.
+fn busy_file(dir: &Path) -> File {
+    let here = std::env::current_dir().unwrap();
+    let name = here.to_str().unwrap().replace('/', "%");
+    File::create(dir.join(format!("busy-{name}"))).unwrap()
 }
 
 fn in_own_session(command: &mut Command) -> &mut Command {

@@ -21,7 +21,7 @@ use turn_worker::amqp::pool::PublisherLink;
 use turn_worker::amqp::topology::Topology;
 use turn_worker::event::{EventBody, SealedEvent, Sealer};
 
-use crate::broker::Broker;
+use crate::support::broker::Broker;
 
 /// A virtual host of its own on the node that all tests share.
 struct Vhost {

@@ -1,0 +1,77 @@
+//! Limits in time and size.
+
+use serde_json::json;
+
+use crate::support::pool::{Pool, is_alive, turn};
+
+/// Guards both clocks (`Clocks::stop`), and that a stopped turn leaves nothing.
+#[tokio::test]
+async fn limits_in_time_end_turns_that_hear_no_signal() {
+    let mut pool = Pool::start(1, &[("TURN_IDLE_TIMEOUT", "3s")]).await;
+    let script = |name: &str| format!("daemon {name}");
+    let hanging = ["ignore-signals", &script("of-wall"), "say hi", "hang"];
+    let mut wall = turn("wall", "a", &hanging);
+    wall["timeout_s"] = json!(1);
+    let idle = ["ignore-signals", &script("of-idle"), "say hi", "hang"];
+    pool.enqueue(&[wall, turn("idle", "b", &idle), turn("next", "a", &[])])
+        .await;
+    for (id, code) in [("wall", "turn.timeout"), ("idle", "turn.idle_timeout")] {
+        let run = pool.started(id, 1).await;
+        let ended = pool.events.ended(id).await;
+        assert!(!is_alive(run.pid), "{id}");
+        assert!(!is_alive(pool.pid_in(&format!("of-{id}"))), "{id}");
+        assert_eq!(ended.stop_reason(), "timeout", "{id}");
+        assert_eq!(ended.error_code(), Some(code), "{id}");
+        assert_eq!(ended.attempt(), 1, "{id}");
+        assert_eq!(ended.end().unwrap()["text"], "hi", "{id}");
+    }
+    assert_eq!(pool.events.ended("next").await.stop_reason(), "end_turn");
+    pool.stop().await;
+}
+
+/// Guards that the idle clock is set back by whatever codex says (`Clocks::heard`).
+#[tokio::test]
+async fn limits_on_silence_do_not_end_a_turn_that_talks() {
+    let mut pool = Pool::start(1, &[("TURN_IDLE_TIMEOUT", "2s")]).await;
+    let talking: Vec<&str> = std::iter::repeat_n(["sleep 500", "think so"], 6)
+        .flatten()
+        .collect();
+    pool.enqueue(&[turn("t1", "a", &talking)]).await;
+    assert_eq!(pool.events.ended("t1").await.stop_reason(), "end_turn");
+    pool.stop().await;
+}
+
+/// Guards the bound on lines (`codex::lines`).
+#[tokio::test]
+async fn g10_a_line_that_is_too_long_is_left_out_with_a_notice() {
+    let mut pool = Pool::start(1, &[("MAX_LINE_BYTES", "4KiB")]).await;
+    let script = ["say before", "long 1000000", "say after"];
+    pool.enqueue(&[turn("t1", "a", &script)]).await;
+    let t1 = pool.events.ended("t1").await;
+    let kinds = [
+        "message_start",
+        "text_delta",
+        "notice",
+        "text_delta",
+        "message_end",
+    ];
+    assert_eq!(t1.kinds(1), kinds);
+    assert_eq!(t1.attempts[&1][2]["code"], "codex.line_too_long");
+    assert_eq!(
+        (t1.stop_reason(), t1.said(1)),
+        ("end_turn", vec!["before", "after"])
+    );
+    pool.stop().await;
+}
+
+/// Guards the window of unconfirmed events: waited for, never dropped.
+#[tokio::test]
+async fn g10_a_flood_arrives_whole_and_in_order() {
+    let mut pool = Pool::start(1, &[]).await;
+    pool.enqueue(&[turn("t1", "a", &["flood 5000"])]).await;
+    let t1 = pool.events.ended("t1").await;
+    let sent: Vec<String> = (0..5000).map(|n| format!("message {n}")).collect();
+    assert_eq!(t1.said(1), sent);
+    assert_eq!(t1.end().unwrap()["text"], "message 4999");
+    pool.stop().await;
+}

@@ -1,0 +1,16 @@
+//! The guarantees, on pools of real processes and a real broker, with the
+//! stand-in for codex. Each test names in its comment the line of code without
+//! which it fails.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod broken_broker;
+mod cancels;
+mod crashes;
+mod events;
+mod limits;
+mod observing;
+mod once;
+mod order;
+mod rejections;
+mod shutdown;

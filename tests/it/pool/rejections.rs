@@ -1,0 +1,168 @@
+//! G5 for requests that are not accepted.
+
+use serde_json::{Value, json};
+
+use crate::support::pool::{DeadLetter, Pool, Turn, persistent, turn};
+
+fn rejected(code: &str) -> String {
+    format!("turn_worker_requests_rejected_total{{code=\"{code}\"}}")
+}
+
+fn assert_refused(turn: &Turn, code: &str) {
+    assert_eq!((turn.stop_reason(), turn.attempt()), ("error", 0));
+    assert_eq!(turn.error_code(), Some(code));
+    assert_eq!(turn.kinds(0), ["message_start", "error", "message_end"]);
+}
+
+async fn letter(pool: &mut Pool) -> DeadLetter {
+    pool.producer.dead_letters(1).await.remove(0)
+}
+
+/// Guards `TurnRequest::parse` and `Actor::reject`.
+#[tokio::test]
+async fn g5_a_request_that_breaks_the_contract_is_answered_and_kept() {
+    let mut pool = Pool::start(2, &[("MAX_REQUEST_BYTES", "1KiB")]).await;
+    let mut no_prompt = turn("no-prompt", "a", &[]);
+    no_prompt["messages"] = json!([{"role": "assistant", "content": "hi"}]);
+    no_prompt["metadata"] = json!({"ticket": "42"});
+    let large = turn("large", "a", &[&"x".repeat(2_000)]);
+    let by_message_id = persistent().with_message_id("no-json".into());
+    let by_correlation_id = persistent().with_correlation_id("no-object".into());
+    let requests: [(&str, &str, Vec<u8>, _); 5] = [
+        (
+            "no-json",
+            "request.invalid",
+            b"{\"turn_id\": ".to_vec(),
+            by_message_id,
+        ),
+        (
+            "no-object",
+            "request.invalid",
+            b"[]".to_vec(),
+            by_correlation_id,
+        ),
+        (
+            "no-prompt",
+            "request.invalid",
+            bytes(&no_prompt),
+            persistent(),
+        ),
+        (
+            "large",
+            "request.invalid",
+            bytes(&large),
+            persistent().with_message_id("large".into()),
+        ),
+        (
+            "outside",
+            "workspace.rejected",
+            bytes(&turn("outside", "../a", &[])),
+            persistent(),
+        ),
+    ];
+    for (id, code, body, properties) in requests {
+        pool.producer
+            .enqueue_raw(&[(body.clone(), properties)])
+            .await;
+        assert_refused(&pool.events.ended(id).await, code);
+        let letter = letter(&mut pool).await;
+        assert_eq!((letter.code.as_str(), letter.body), (code, body), "{id}");
+        assert!(!letter.message.is_empty());
+    }
+    let no_prompt = pool.events.turn("no-prompt");
+    assert_eq!(
+        no_prompt.end().unwrap()["metadata"],
+        json!({"ticket": "42"})
+    );
+    pool.metric_is(&rejected("request.invalid"), 4.0).await;
+    pool.metric_is(&rejected("workspace.rejected"), 1.0).await;
+    assert_eq!(pool.runs().all.len(), 0);
+    pool.stop().await;
+}
+
+/// Guards that a request without any id blocks nothing.
+#[tokio::test]
+async fn g5_a_request_that_names_no_turn_is_kept() {
+    let mut pool = Pool::start(1, &[]).await;
+    let nobody = json!({"turn_id": "no id!", "workspace": "a"});
+    pool.enqueue(&[nobody, turn("t1", "a", &[])]).await;
+    assert_eq!(letter(&mut pool).await.code, "request.invalid");
+    pool.events.ended("t1").await;
+    pool.metric_is(&rejected("request.invalid"), 1.0).await;
+    assert_eq!(pool.events.turn_ids(), ["t1"]);
+    pool.stop().await;
+}
+
+/// Guards the registration of workspaces, and that its verdict is told as any other.
+#[tokio::test]
+async fn g5_a_workspace_inside_another_is_rejected() {
+    let mut pool = Pool::start(2, &[]).await;
+    pool.enqueue(&[turn("t1", "a", &[])]).await;
+    pool.events.ended("t1").await;
+    let nested = turn("t2", "a/b", &[]);
+    pool.enqueue(&[nested.clone()]).await;
+    assert_refused(&pool.events.ended("t2").await, "workspace.rejected");
+    let letter = letter(&mut pool).await;
+    assert_eq!(letter.code, "workspace.rejected");
+    let body: Value = serde_json::from_slice(&letter.body).unwrap();
+    assert_eq!(body["turn_id"], "t2");
+    pool.metric_is(&rejected("workspace.rejected"), 1.0).await;
+    assert_eq!(pool.runs().of_turn("t2").count(), 0);
+    pool.stop().await;
+}
+
+/// Guards `max_waiting` in `Queue::delivered`, and the claim behind it.
+#[tokio::test]
+async fn g5_a_turn_too_many_for_its_workspace_is_rejected() {
+    let mut pool = Pool::start(2, &[("MAX_WAITING", "2")]).await;
+    let requests = [
+        turn("t1", "a", &["wait go"]),
+        turn("t2", "a", &[]),
+        turn("t3", "a", &[]),
+    ];
+    pool.enqueue(&requests).await;
+    let t3 = pool.events.ended("t3").await;
+    assert_refused(&t3, "workspace.backlog_full");
+    assert_eq!(t3.attempts[&0][1]["error"]["retryable"], true);
+    assert_eq!(letter(&mut pool).await.code, "workspace.backlog_full");
+    // Another workspace has room, and a turn that waits is none too many.
+    pool.enqueue(&[turn("t4", "b", &[]), requests[1].clone()])
+        .await;
+    pool.events.ended("t4").await;
+    pool.release("go");
+    pool.events.all_ended(["t1", "t2"]).await;
+    // Its end is for ever, also when there is room again.
+    pool.enqueue(&[requests[2].clone()]).await;
+    pool.events.ended_again("t3", 3).await;
+    assert_eq!(pool.runs().of_turn("t3").count(), 0);
+    pool.metric_is(&rejected("workspace.backlog_full"), 1.0)
+        .await;
+    pool.stop().await;
+}
+
+/// Guards the claim of a rejection: the same one is told the same, another one
+/// is only counted, and a turn that ran keeps its own end.
+#[tokio::test]
+async fn g5_a_rejection_is_told_once_and_never_to_another_turns_readers() {
+    let mut pool = Pool::start(1, &[]).await;
+    pool.enqueue(&[turn("t1", "a", &[])]).await;
+    pool.events.ended("t1").await;
+    let mut of_a_known_turn = turn("t1", "a", &[]);
+    of_a_known_turn["timeout_s"] = json!("soon");
+    let mut bad = turn("bad", "a", &[]);
+    bad["timeout_s"] = json!(-1);
+    let mut worse = bad.clone();
+    worse["timeout_s"] = json!(-2);
+    pool.enqueue(&[of_a_known_turn, bad.clone(), bad, worse])
+        .await;
+    assert_eq!(pool.producer.dead_letters(4).await.len(), 4);
+    pool.metric_is(&rejected("request.invalid"), 4.0).await;
+    assert_refused(&pool.events.ended("bad").await, "request.invalid");
+    pool.events.ended_again("bad", 3).await;
+    assert_eq!(pool.events.duplicates("t1"), 0);
+    pool.stop().await;
+}
+
+fn bytes(request: &Value) -> Vec<u8> {
+    request.to_string().into_bytes()
+}

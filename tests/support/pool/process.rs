@@ -1,0 +1,244 @@
+//! One process of the pool, as its operator sees it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Deadline;
+
+/// Of a log, when a test fails.
+const TAIL_LINES: usize = 40;
+
+#[derive(Debug)]
+pub struct Process {
+    number: usize,
+    child: Child,
+    log: PathBuf,
+    http: Cell<Option<SocketAddr>>,
+    exit: Option<Option<i32>>,
+    deadline: Deadline,
+}
+
+impl Process {
+    pub(super) fn spawn(
+        number: usize,
+        log: PathBuf,
+        settings: &[(String, String)],
+        environment: &[(&str, PathBuf)],
+        deadline: Deadline,
+    ) -> Self {
+        // Dies with the test, also where that is killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_turn-worker")])
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(
+                settings
+                    .iter()
+                    .map(|(name, value)| (format!("TURN_WORKER_{name}"), value)),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            number,
+            child,
+            log,
+            http: Cell::new(None),
+            exit: None,
+            deadline,
+        }
+    }
+
+    pub fn name(&self) -> String {
+        format!("process {}", self.number)
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Nobody has ended it from here; it may have ended by itself.
+    pub fn lives(&self) -> bool {
+        self.exit.is_none()
+    }
+
+    /// As the kernel does it when memory is short.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.exit = Some(self.child.wait().unwrap().code());
+    }
+
+    /// SIGTERM; not waited for.
+    pub fn terminate(&self) {
+        let pid = Pid::from_raw(self.pid()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// Its exit code, once it has ended; none if a signal ended it.
+    pub async fn exited(&mut self) -> Option<i32> {
+        if let Some(code) = self.exit {
+            return code;
+        }
+        let what = format!("{} exits", self.name());
+        let (deadline, child) = (self.deadline, &mut self.child);
+        let probe = async || child.try_wait().unwrap();
+        let code = deadline.until(&what, probe).await.code();
+        self.exit = Some(code);
+        code
+    }
+
+    /// Until `/readyz` says so.
+    pub async fn ready(&self) {
+        let what = format!("{} is ready", self.name());
+        let probe = async || (self.get("/readyz").await?.0 == 200).then_some(());
+        self.deadline.until(&what, probe).await;
+    }
+
+    /// Until `/readyz` gives this reason for not being ready.
+    pub async fn unready(&self, reason: &str) {
+        let what = format!("{} is not ready: {reason}", self.name());
+        let probe = async || {
+            let (status, body) = self.get("/readyz").await?;
+            (status == 503 && body.contains(reason)).then_some(())
+        };
+        self.deadline.until(&what, probe).await;
+    }
+
+    /// Until it takes no more turns.
+    pub async fn draining(&self) {
+        self.unready("draining").await;
+    }
+
+    /// Until it has logged this message.
+    pub async fn logged(&self, message: &str) {
+        let what = format!("{} logs {message:?}", self.name());
+        let probe = async || {
+            let lines = self.log_lines();
+            lines
+                .iter()
+                .any(|line| line["message"] == message)
+                .then_some(())
+        };
+        self.deadline.until(&what, probe).await;
+    }
+
+    /// Until that metric is `value`.
+    pub async fn metric_is(&self, series: &str, value: f64) {
+        let what = format!("{series} of {} is {value}", self.name());
+        let probe = async || (self.metrics().await.get(series) == value).then_some(());
+        self.deadline.until(&what, probe).await;
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        let what = format!("{} tells its metrics", self.name());
+        let probe = async || Some(Metrics::parse(&self.get("/metrics").await?.1));
+        self.deadline.until(&what, probe).await
+    }
+
+    /// Status and body; nothing while nobody answers.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.http()?).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split_whitespace().nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// Where it listens, as it tells itself.
+    fn http(&self) -> Option<SocketAddr> {
+        if self.http.get().is_none() {
+            let starting = self
+                .log_lines()
+                .into_iter()
+                .find(|line| line["message"] == "starting");
+            self.http
+                .set(starting.and_then(|line| line["http"].as_str()?.parse().ok()));
+        }
+        self.http.get()
+    }
+
+    /// The log so far, without what is no JSON.
+    pub fn log_lines(&self) -> Vec<Value> {
+        let text = self.log_text();
+        let lines = text.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    pub(super) fn tail(&self) -> String {
+        format!(
+            "--- {} (pid {}, {})\n{}",
+            self.name(),
+            self.pid(),
+            if self.lives() { "not ended" } else { "ended" },
+            last_lines(&self.log_text(), TAIL_LINES)
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(super) fn last_lines(text: &str, most: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(most)..].join("\n")
+}
+
+/// Nothing where the process is gone.
+pub(super) fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let after_name = stat.rsplit(')').next()?;
+    after_name.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether the process is there; one that only waits to be reaped is not.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+}
+
+/// What `/metrics` told, by series with labels.
+#[derive(Debug, Clone)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let series = lines.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(series.collect())
+    }
+
+    /// 0 for what is not there (yet).
+    pub fn get(&self, series: &str) -> f64 {
+        self.0.get(series).copied().unwrap_or(0.0)
+    }
+}
