@@ -18,7 +18,7 @@ pub enum Settlement {
 impl Settlement {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Ended(_) | Outcome::AlreadyEnded(_) => Self::Done,
+            Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => Self::Done,
             Outcome::Busy => Self::Drop,
             // Given back, it would come again at once, for as long as the disk is full.
             Outcome::NotStarted(_) => Self::Drop,
@@ -30,6 +30,7 @@ impl Settlement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{ErrorCode, Reason, TurnError};
     use crate::turn::{Ended, NotStarted};
 
     #[test]
@@ -38,9 +39,19 @@ mod tests {
             events: Vec::new(),
             other_body: false,
         });
+        let rejected = Outcome::Rejected {
+            error: TurnError {
+                code: ErrorCode::WorkspaceRejected,
+                message: "inside another".to_owned(),
+                reason: Reason::Unknown,
+                retryable: false,
+            },
+            events: Vec::new(),
+        };
         let disk_full = Outcome::NotStarted(NotStarted::Home(std::io::Error::other("disk full")));
         for (outcome, settlement) in [
             (ended, Settlement::Done),
+            (rejected, Settlement::Done),
             (Outcome::Busy, Settlement::Drop),
             (disk_full, Settlement::Drop),
             (Outcome::Returned, Settlement::GiveBack),

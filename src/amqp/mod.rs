@@ -10,6 +10,7 @@
 
 pub mod connect;
 pub mod consume;
+pub mod dead_letter;
 pub mod declare_error;
 pub mod link;
 pub mod messages;

@@ -52,6 +52,10 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
             turn_worker::turn::EventSink::push_final(&sink, &ended.events);
             Ok(ExitCode::FAILURE)
         }
+        Outcome::Rejected { events, .. } => {
+            turn_worker::turn::EventSink::push_final(&sink, &events);
+            Ok(ExitCode::FAILURE)
+        }
         Outcome::Busy => bail!("workspace {} is in use by another turn", request.workspace),
         Outcome::Returned => bail!("the turn was cut off"),
         Outcome::NotStarted(error) => Err(error.into()),

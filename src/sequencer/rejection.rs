@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
-use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::sleep;
 
 use super::actions::Actor;
-use crate::amqp::publish::{header_text, json_properties};
+use crate::amqp::dead_letter::bury;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, SealedEvent};
 use crate::request::Rejection;
@@ -18,10 +17,6 @@ use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-
-/// The header of a dead letter that says why it is there.
-const CODE_HEADER: &str = "x-error-code";
-const REASON_HEADER: &str = "x-error-message";
 
 impl Actor {
     /// Until it is done, over and over; then calls `done`. `names_held`: a
@@ -102,16 +97,7 @@ impl Actor {
 
     /// Puts a request into the dead queue, with the reason. False: try again.
     pub(super) async fn bury(&self, body: &[u8], code: ErrorCode, message: &str) -> bool {
-        let mut headers = FieldTable::default();
-        let text = |text: &str| AMQPValue::LongString(header_text(text));
-        headers.insert(CODE_HEADER.into(), text(code.as_str()));
-        headers.insert(REASON_HEADER.into(), text(message));
-        let properties = json_properties().with_headers(headers);
-        let dead = &self.topology.dead;
-        let buried = self
-            .publisher
-            .publish_confirmed("", dead, properties, body, true)
-            .await;
+        let buried = bury(&self.publisher, &self.topology, body, code, message).await;
         if let Err(error) = &buried {
             tracing::warn!(
                 error = with_sources(error),

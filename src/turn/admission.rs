@@ -87,10 +87,10 @@ impl<E: Engine> Runner<E> {
             } else {
                 Verdict::Run
             };
-            if let Some(outcome) =
-                block_in_place(|| self.claim(workspace.claims(), request, verdict))?
-            {
-                return Ok(outcome);
+            let claim = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
+            if let Some(events) = claim.verdict.ending() {
+                let ended = ended(events, claim.fingerprint, request);
+                return Ok(Outcome::AlreadyEnded(ended));
             }
         }
         let history = history.unwrap_or_default();
@@ -117,34 +117,30 @@ impl<E: Engine> Runner<E> {
     fn reject(&self, request: &TurnRequest, message: String) -> Result<Outcome, NotStarted> {
         let code = ErrorCode::WorkspaceRejected;
         let error = failure(code, message, false);
-        let ending = simple_ending(request, StopReason::Error, Some(error));
+        let ending = simple_ending(request, StopReason::Error, Some(error.clone()));
         let verdict = Verdict::Rejected { code, ending };
-        let outcome = self.claim(self.root.rejected(), request, verdict)?;
-        Ok(outcome.unwrap_or(Outcome::Busy))
+        let claim = self.claim(self.root.rejected(), request, verdict)?;
+        let events = claim.verdict.ending().unwrap_or_default().to_vec();
+        Ok(Outcome::Rejected { error, events })
     }
 
-    /// Decides the turn's fate. Nothing is left to do where it ends the turn,
-    /// or where somebody ended it a moment ago.
+    /// Decides the turn's fate: by this verdict, or by whichever came first.
     fn claim(
         &self,
         claims: &Claims,
         request: &TurnRequest,
         verdict: Verdict,
-    ) -> Result<Option<Outcome>, StateError> {
+    ) -> Result<Claim, StateError> {
         let claim = Claim {
             verdict,
             fingerprint: request.fingerprint(),
             made_at: Timestamp::now(),
             by: self.worker.clone(),
         };
-        let decided = match claims.claim(request.turn_id.as_str(), &claim)? {
+        Ok(match claims.claim(request.turn_id.as_str(), &claim)? {
             ClaimOutcome::Won => claim,
             ClaimOutcome::Lost(other) => other,
-        };
-        Ok(decided
-            .verdict
-            .ending()
-            .map(|events| Outcome::AlreadyEnded(ended(events, decided.fingerprint, request))))
+        })
     }
 }
 

@@ -56,6 +56,11 @@ pub enum Outcome {
     Ended(Box<Summary>),
     /// It had ended before: these events tell its end, as they did then.
     AlreadyEnded(Ended),
+    /// It can't be accepted; it has its ending, as every rejected request has.
+    Rejected {
+        error: TurnError,
+        events: Vec<SealedEvent>,
+    },
     /// Somebody else has the workspace, or the turn.
     Busy,
     /// The worker shuts down; the turn starts again elsewhere, uncharged.

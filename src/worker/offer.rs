@@ -11,11 +11,13 @@ use super::running::Entry;
 use super::sink::OutboxSink;
 use super::{Shutdown, Worker};
 use crate::amqp::consume::Delivery;
+use crate::amqp::dead_letter::bury;
 use crate::amqp::messages::{Decoded, Offer, Status};
 use crate::amqp::outbox::Outbox;
-use crate::amqp::publish::json_properties;
+use crate::amqp::publish::{PublishError, json_properties};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
+use crate::event::TurnError;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Stop, Summary};
@@ -118,6 +120,12 @@ impl<E: Engine> Worker<E> {
                 }
                 outbox.push_final(ended.events);
             }
+            Outcome::Rejected { error, events } => {
+                if !self.keep_rejected(offer, &error, shutdown).await {
+                    return Settlement::GiveBack;
+                }
+                outbox.push_final(events);
+            }
             Outcome::Busy => tracing::debug!("somebody else has the workspace"),
             Outcome::Returned => tracing::info!("gave the turn back"),
             Outcome::NotStarted(error) => {
@@ -151,39 +159,29 @@ impl<E: Engine> Worker<E> {
             worker: self.id.clone(),
         }
         .encode();
-        let mut delays = ExponentialBuilder::default()
-            .with_min_delay(FIRST_RETRY)
-            .with_max_delay(LAST_RETRY)
-            .without_max_times()
-            .with_jitter()
-            .build();
-        loop {
-            let told = self.publisher.publish_confirmed(
+        let tell = || {
+            self.publisher.publish_confirmed(
                 &self.topology.status,
                 "",
                 json_properties(),
                 &done,
                 false,
-            );
-            let told = tokio::select! {
-                told = told => told,
-                // Each step of it has a limit, but together they are minutes.
-                () = shutdown.cut.cancelled() => return false,
-            };
-            match told {
-                Ok(()) => return true,
-                Err(error) => {
-                    tracing::warn!(
-                        error = with_sources(&error),
-                        "can't tell that the turn is done yet"
-                    );
-                }
-            }
-            tokio::select! {
-                () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
-                () = shutdown.cut.cancelled() => return false,
-            }
+            )
+        };
+        until_confirmed(tell, "can't tell that the turn is done yet", shutdown).await
+    }
+
+    /// What only a worker finds out, since it is the one to look at the disk.
+    /// False if cut off.
+    async fn keep_rejected(&self, offer: &Offer, error: &TurnError, shutdown: &Shutdown) -> bool {
+        let (body, message) = (offer.request.get().as_bytes(), error.message.as_str());
+        let keep = || bury(&self.publisher, &self.topology, body, error.code, message);
+        let kept = until_confirmed(keep, "can't keep a rejected request yet", shutdown).await;
+        if kept {
+            self.metrics.request_rejected(error.code);
+            tracing::warn!(code = error.code.as_str(), message, "rejected a request");
         }
+        kept
     }
 
     fn count_end(&self, summary: &Summary) {
@@ -222,6 +220,35 @@ impl<E: Engine> Worker<E> {
             leftovers = summary.leftovers,
             "turn ended"
         );
+    }
+}
+
+/// Publishes, over and over, until the broker has it; false if cut off.
+async fn until_confirmed<F: Future<Output = Result<(), PublishError>>>(
+    publish: impl Fn() -> F,
+    not_yet: &str,
+    shutdown: &Shutdown,
+) -> bool {
+    let mut delays = ExponentialBuilder::default()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LAST_RETRY)
+        .without_max_times()
+        .with_jitter()
+        .build();
+    loop {
+        let published = tokio::select! {
+            published = publish() => published,
+            // Each step of it has a limit, but together they are minutes.
+            () = shutdown.cut.cancelled() => return false,
+        };
+        match published {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(error = with_sources(&error), "{not_yet}"),
+        }
+        tokio::select! {
+            () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
+            () = shutdown.cut.cancelled() => return false,
+        }
     }
 }
 

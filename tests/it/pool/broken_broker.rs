@@ -100,7 +100,7 @@ async fn a_queue_that_is_there_with_other_arguments_ends_the_process() {
     let log = pool.process(number).log_text();
     let error = log.lines().last().unwrap();
     assert!(error.starts_with("turn-worker: "), "{error}");
-    for named in ["codex.turns", "x-queue-type"] {
+    for named in ["codex.turns", "x-single-active-consumer"] {
         assert!(error.contains(named), "{named} is not in {error}");
     }
 }

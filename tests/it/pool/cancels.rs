@@ -162,7 +162,7 @@ async fn cancelled_while_its_worker_drains_a_turn_ends() {
         .await;
     pool.events.said("t1", "hi").await;
     pool.process(0).terminate();
-    pool.process(0).logged("waiting for running turns").await;
+    pool.process(0).draining().await;
     pool.cancel("t1").await;
     let t1 = pool.events.ended("t1").await;
     assert_eq!((t1.stop_reason(), t1.attempt()), ("cancelled", 1));
