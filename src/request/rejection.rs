@@ -65,6 +65,17 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+impl Rejection {
+    /// What was broken, without what was found: for logs, where no prompt may
+    /// end up.
+    pub fn rules(&self) -> String {
+        let rules: Vec<String> = (self.violations.iter())
+            .map(|violation| format!("{}: allowed is {}", violation.field, violation.rule))
+            .collect();
+        rules.join("; ")
+    }
+}
+
 /// Gathers violations while a request is read.
 #[derive(Debug, Default)]
 pub(super) struct Violations {

@@ -89,7 +89,7 @@ impl Actor {
         tracing::warn!(
             turn_id = rejection.turn_id.as_ref().map(|id| id.as_str()),
             code = rejection.code.as_str(),
-            message,
+            rules = rejection.rules(),
             "rejected a request"
         );
         true

@@ -127,7 +127,10 @@ impl Sequencer {
                 .unwrap_or_else(|| Instant::now() + PULSE);
             tokio::select! {
                 biased;
-                () = drain.cancelled() => return Err(Ended::Drain),
+                () = drain.cancelled() => {
+                    turns.close().await;
+                    return Err(Ended::Drain);
+                }
                 delivery = status.next() => session.status(delivery?).await?,
                 delivery = control.next() => session.control(delivery?).await?,
                 Some(answer) = answered.recv() => session.answer(answer),
@@ -203,7 +206,9 @@ impl Session<'_> {
                 // The turn that is in line came first; this one is only counted.
                 let names_held = (rejection.turn_id.as_ref())
                     .is_some_and(|turn_id| self.queue.holds_turn_id(turn_id.as_str()));
-                let body = std::mem::take(&mut delivery.body);
+                let mut body = std::mem::take(&mut delivery.body);
+                // What is too large is kept in part: enough to see what it was (G10).
+                body.truncate(sequencer.limits.max_request_bytes);
                 self.held.insert(tag, delivery);
                 sequencer
                     .actor

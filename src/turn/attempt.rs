@@ -126,13 +126,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
     pub async fn end_unrun<S: EventSink>(
         &self,
         journal: &mut LockedJournal,
-        ending: Ending,
+        mut ending: Ending,
         sink: &S,
         stop: &StopHandle,
     ) -> Outcome {
-        let mut out = self.emitter(sink);
-        let start = out.seal(message_start(self.request));
-        sink.push_final(&Vec::from_iter(start));
+        let out = self.emitter(sink);
+        // With the rest of it, so that nothing of it is told before it is recorded.
+        ending.trailing.insert(0, message_start(self.request));
         self.record(journal, ending, out, sink, stop).await
     }
 

@@ -41,6 +41,9 @@ pub use running::RunningTurns;
 
 /// Before a connection that ended is built anew.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the turns that are cut off may take to end: only processes that the
+/// system can't kill at once, or a file system that hangs, take that long.
+const CUT_LIMIT: Duration = Duration::from_secs(30);
 /// Control messages are tiny and handled at once.
 const CONTROL_PREFETCH: u16 = 100;
 
@@ -78,9 +81,11 @@ impl<E: Engine> Worker<E> {
         let turns = TaskTracker::new();
         let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.cut.clone()));
         let connector = self.connector.named(format!("{} worker", self.id));
+        let mut last_link = None;
         while let Some(link) = connector.connect_with_backoff(&shutdown.drain).await {
+            let link = last_link.insert(link);
             let reason = Arc::clone(&self)
-                .consume(&link, &slots, &turns, &shutdown)
+                .consume(link, &slots, &turns, &shutdown)
                 .await;
             self.set_consuming(false);
             if shutdown.drain.is_cancelled() {
@@ -103,8 +108,14 @@ impl<E: Engine> Worker<E> {
             () = shutdown.cut.cancelled() => {
                 tracing::warn!(running = self.running.len(), "giving back what still runs");
                 self.running.cut();
-                turns.wait().await;
+                if tokio::time::timeout(CUT_LIMIT, turns.wait()).await.is_err() {
+                    // Their guards hold the locks until everything is gone.
+                    tracing::error!(running = self.running.len(), "leaving what does not end");
+                }
             }
+        }
+        if let Some(link) = last_link {
+            link.close().await;
         }
         heartbeat.abort();
     }

@@ -1,8 +1,10 @@
 //! One offer from its delivery to its settlement.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -38,9 +40,10 @@ impl<E: Engine> Worker<E> {
                     turn_id = %request.turn_id,
                     workspace = %request.workspace
                 );
-                self.serve_turn(&offer, &request, shutdown)
-                    .instrument(span)
-                    .await
+                let served = self.serve_turn(&offer, &request, shutdown);
+                let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
+                // Left unsettled, the offer would come again at once, and panic again.
+                served.await.unwrap_or(Settlement::Drop)
             }
             // Of another version, or broken: the sequencer keeps the turn and
             // will offer it again, maybe to a worker that understands it.

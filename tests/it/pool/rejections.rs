@@ -100,7 +100,7 @@ async fn g5_a_workspace_inside_another_is_rejected() {
     pool.enqueue(&[turn("t1", "a", &[])]).await;
     pool.events.ended("t1").await;
     let nested = turn("t2", "a/b", &[]);
-    pool.enqueue(&[nested.clone()]).await;
+    pool.enqueue(std::slice::from_ref(&nested)).await;
     assert_refused(&pool.events.ended("t2").await, "workspace.rejected");
     let letter = letter(&mut pool).await;
     assert_eq!(letter.code, "workspace.rejected");
