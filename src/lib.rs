@@ -26,5 +26,7 @@ pub mod worker;
 
 pub mod serve;
 
+pub mod client;
+
 pub mod http;
 pub mod metrics;

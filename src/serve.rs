@@ -45,32 +45,34 @@ pub enum ServeError {
     Part,
 }
 
-/// What runs turns by these settings. `worker` names this process.
-pub fn runner(
-    settings: &Settings,
-    root: Root,
-    worker: String,
-) -> Result<Runner<Exec>, BinaryError> {
+/// codex by these settings, with the variables that it is to have of ours.
+pub fn engine(settings: &Settings) -> Result<Exec, BinaryError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let program = binary::resolve(&settings.codex_bin.to_string_lossy(), &path)?;
-    let env: Vec<(String, String)> = settings
+    let env = settings
         .codex_env
         .iter()
         .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
         .collect();
+    Ok(Exec {
+        // Also after the file was replaced by a newer version: the guard
+        // must be the one that this worker knows how to talk to.
+        guard_program: PathBuf::from("/proc/self/exe"),
+        program,
+        sandbox: settings.codex_sandbox,
+        extra_args: settings.codex_args.clone(),
+        env,
+        max_line_bytes: settings.max_line_bytes,
+    })
+}
+
+/// What runs turns by these settings. `worker` names this process.
+pub fn runner(settings: &Settings, root: Root, worker: String) -> Result<Runner<Exec>, BinaryError> {
+    let engine = engine(settings)?;
     Ok(Runner {
-        homes: homes(settings, &root, &env),
+        homes: homes(settings, &root, &engine.env),
         root,
-        engine: Exec {
-            // Also after the file was replaced by a newer version: the guard
-            // must be the one that this worker knows how to talk to.
-            guard_program: PathBuf::from("/proc/self/exe"),
-            program,
-            sandbox: settings.codex_sandbox,
-            extra_args: settings.codex_args.clone(),
-            env,
-            max_line_bytes: settings.max_line_bytes,
-        },
+        engine,
         events: settings.events,
         turn_timeout: settings.turn_timeout,
         idle_timeout: settings.turn_idle_timeout,
@@ -80,7 +82,8 @@ pub fn runner(
     })
 }
 
-fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Homes {
+/// Where codex keeps its state, given what it gets of our environment.
+pub fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Homes {
     let of = |name: &str| {
         let (_, value) = env.iter().find(|(set, _)| set == name)?;
         Some(PathBuf::from(value))

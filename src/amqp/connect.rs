@@ -197,6 +197,13 @@ impl Connector {
         ))
     }
 
+    /// Where it connects to now.
+    pub fn target(&self) -> Result<Arc<Target>, ConnectError> {
+        let url = (self.url)().map_err(ConnectError::Source)?;
+        let (_, target) = target::parse(&url).map_err(ConnectError::Url)?;
+        Ok(target)
+    }
+
     /// Tries until it succeeds; `None` when `shutdown` came first. A failure
     /// is logged when it is another one than before, not at every attempt.
     pub async fn connect_with_backoff(&self, shutdown: &CancellationToken) -> Option<Link> {
@@ -245,7 +252,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The delays between attempts: 0.2 s, doubling, never above 10 s, endless,
 /// and jittered, so that a pool does not come back to its broker all at once.
-pub(super) fn backoff() -> ExponentialBackoff {
+pub(crate) fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(BACKOFF_MIN)
         .with_max_delay(BACKOFF_MAX)
@@ -255,7 +262,7 @@ pub(super) fn backoff() -> ExponentialBackoff {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -17,5 +17,6 @@ pub mod messages;
 pub mod outbox;
 pub mod pool;
 pub mod publish;
+pub mod server;
 pub mod target;
 pub mod topology;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::types::{LongString, ShortString};
-use lapin::{BasicProperties, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::time::timeout;
 
 use super::connect::chain;
@@ -30,6 +30,10 @@ pub enum PublishError {
     },
     #[error("the broker refused the message (nack): a queue that it goes to is full or failed")]
     Nacked,
+    /// The broker closed the channel over it: there is no such exchange, or
+    /// the user may not publish to it.
+    #[error("publishing to exchange {exchange:?} was refused: {detail}")]
+    Refused { exchange: String, detail: String },
     /// The broker may or may not have it: published again, it may be there twice.
     #[error("the message is not confirmed: {0}")]
     Lost(String),
@@ -73,8 +77,8 @@ impl PublisherLink {
         body: &[u8],
         mandatory: bool,
     ) -> Result<(), PublishError> {
-        let exchange_name = short("exchange name", exchange)?;
-        let routing_key = short("routing key", key)?;
+        short("exchange name", exchange)?;
+        short("routing key", key)?;
         // On a blocked connection lapin would keep the message, and publish it
         // at some time after this has given up.
         match timeout(CONFIRM_LIMIT, self.ready()).await {
@@ -83,38 +87,67 @@ impl PublisherLink {
             Err(_) => return Err(ChannelError::NotConnected.into()),
         }
         let lease = self.lease().await?;
-        let options = BasicPublishOptions {
-            mandatory,
-            ..BasicPublishOptions::default()
-        };
-        let confirmed = timeout(CONFIRM_LIMIT, async {
-            lease
-                .channel
-                .basic_publish(exchange_name, routing_key, options, body, properties)
-                .await?
-                .await
-        });
-        let verdict = match confirmed.await {
-            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
-                Err(PublishError::Returned {
-                    exchange: exchange.to_owned(),
-                    key: key.to_owned(),
-                    reply: format!("{} {}", returned.reply_code, returned.reply_text),
-                })
-            }
-            Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Nacked),
-            Ok(Ok(Confirmation::NotRequested)) => {
-                return Err(PublishError::Lost("the channel has no confirms".to_owned()));
-            }
-            Ok(Err(error)) => return Err(PublishError::Lost(chain(&error))),
-            Err(_) => {
-                let limit = CONFIRM_LIMIT.as_secs();
-                return Err(PublishError::Lost(format!("no confirm within {limit} s")));
-            }
-        };
-        lease.give_back();
+        let verdict =
+            publish_on(&lease.channel, exchange, key, properties, body, mandatory).await;
+        // After these, nobody knows what the channel is still good for.
+        if !matches!(
+            verdict,
+            Err(PublishError::Lost(_) | PublishError::Refused { .. })
+        ) {
+            lease.give_back();
+        }
         verdict
+    }
+}
+
+/// As [`PublisherLink::publish_confirmed`], on a channel with confirms on which
+/// nothing else is under way.
+pub async fn publish_on(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    properties: BasicProperties,
+    body: &[u8],
+    mandatory: bool,
+) -> Result<(), PublishError> {
+    let exchange_name = short("exchange name", exchange)?;
+    let routing_key = short("routing key", key)?;
+    let options = BasicPublishOptions {
+        mandatory,
+        ..BasicPublishOptions::default()
+    };
+    let confirmed = timeout(CONFIRM_LIMIT, async {
+        channel
+            .basic_publish(exchange_name, routing_key, options, body, properties)
+            .await?
+            .await
+    });
+    match confirmed.await {
+        Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+        Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+            Err(PublishError::Returned {
+                exchange: exchange.to_owned(),
+                key: key.to_owned(),
+                reply: format!("{} {}", returned.reply_code, returned.reply_text),
+            })
+        }
+        Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Nacked),
+        Ok(Ok(Confirmation::NotRequested)) => Err(PublishError::Lost(
+            "the channel has no confirms".to_owned(),
+        )),
+        Ok(Err(error)) => Err(match error.kind() {
+            ErrorKind::ProtocolError(refusal) if matches!(refusal.get_id(), 403 | 404) => {
+                PublishError::Refused {
+                    exchange: exchange.to_owned(),
+                    detail: refusal.get_message().to_string(),
+                }
+            }
+            _ => PublishError::Lost(chain(&error)),
+        }),
+        Err(_) => {
+            let limit = CONFIRM_LIMIT.as_secs();
+            Err(PublishError::Lost(format!("no confirm within {limit} s")))
+        }
     }
 }
 

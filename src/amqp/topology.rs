@@ -104,6 +104,21 @@ impl Topology {
             Fanout::Status => &self.status,
             Fanout::Control => &self.control,
         };
+        self.own_queue(link, exchange, "").await
+    }
+
+    /// Declares a producer's own queue for one turn's events, as
+    /// [`Self::declare_exclusive`] does; everything else must be there.
+    pub async fn declare_reader(&self, link: &Link, turn_id: &str) -> Result<String, DeclareError> {
+        self.own_queue(link, &self.events, turn_id).await
+    }
+
+    async fn own_queue(
+        &self,
+        link: &Link,
+        exchange: &str,
+        key: &str,
+    ) -> Result<String, DeclareError> {
         let queue = format!("{exchange}.{}", uuid::Uuid::now_v7().simple());
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -118,7 +133,7 @@ impl Topology {
         declare
             .queue(&queue, options, FieldTable::default())
             .await?;
-        declare.bind(&queue, exchange, "").await?;
+        declare.bind(&queue, exchange, key).await?;
         link.bounded("closing a channel", channel.close(200, "OK".into()))
             .await?;
         Ok(queue)

@@ -1,16 +1,26 @@
 //! Commands, settings, logs, signals, exit codes.
 
+mod cancel;
+mod check;
+mod exit;
+mod interrupt;
 mod logs;
+mod print;
+mod render;
 mod run;
+mod say;
 mod serve;
+mod submit;
+mod turn;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use turn_worker::config::{Settings, settings_help};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use turn_worker::config::{ConfigError, Settings, Warning, settings_help};
 
-/// Runs coding-agent turns from RabbitMQ with the codex CLI, in order per workspace.
+/// Runs coding-agent turns from RabbitMQ with the codex CLI, in order per workspace
 #[derive(Debug, Parser)]
 #[command(name = "turn-worker", version)]
 struct Cli {
@@ -20,49 +30,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take turns from the queue until SIGTERM (also what happens without a command).
+    /// Take turns from the queue until SIGTERM (also what happens without a command)
+    #[command(after_long_help = serve::HELP)]
     Serve,
-    /// Run one turn here and now, without a broker, its events on stdout.
+    /// Send a turn to the workers and follow it to its end
+    #[command(after_long_help = with_statuses(submit::EXAMPLES))]
+    Submit(submit::SubmitArgs),
+    /// End a turn, waiting or running
+    #[command(after_long_help = cancel::EXAMPLES)]
+    Cancel(cancel::CancelArgs),
+    /// Run one turn here and now, without a broker
+    #[command(after_long_help = with_statuses(run::EXAMPLES))]
     Run(run::RunArgs),
+    /// Try all that a worker rests on: settings, broker, file system, codex
+    #[command(after_long_help = check::EXAMPLES)]
+    Check(check::CheckArgs),
+    /// The second process of a check
+    #[command(name = TRY_LOCK, hide = true)]
+    TryLock { path: PathBuf },
 }
 
-/// What every command that makes a turn takes.
-#[derive(Debug, Args)]
-struct TurnArgs {
-    /// The workspace: a directory under the workspace root, created if missing.
-    #[arg(long, short)]
-    workspace: String,
-    /// The model; codex's own choice without.
-    #[arg(long, short)]
-    model: Option<String>,
-    /// The prompt; `-` reads it from stdin.
-    prompt: String,
-}
+/// The command that tells whether a lock can be had.
+const TRY_LOCK: &str = "__try-lock";
 
-impl TurnArgs {
-    /// The request as a producer would send it; a new turn unless `turn_id` names one.
-    fn request(&self, turn_id: Option<&str>) -> anyhow::Result<Vec<u8>> {
-        let prompt = match self.prompt.as_str() {
-            "-" => std::io::read_to_string(std::io::stdin()).context("can't read the prompt")?,
-            prompt => prompt.to_owned(),
-        };
-        let new_id = uuid::Uuid::now_v7().to_string();
-        let request = serde_json::json!({
-            "turn_id": turn_id.unwrap_or(&new_id),
-            "workspace": self.workspace,
-            "messages": [{"role": "user", "content": prompt}],
-            "model": self.model,
-            "enqueued_at": jiff::Timestamp::now().to_string(),
-        });
-        Ok(serde_json::to_vec(&request)?)
-    }
+/// For what still writes in the background when a command is done.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  turn-worker check                                        is all there that a worker needs?
+  turn-worker serve                                        work
+  turn-worker submit -w acme/website 'Fix the failing test'
+
+`turn-worker help COMMAND` tells more, with examples.";
+
+fn with_statuses(examples: &str) -> String {
+    format!("{examples}\n\n{}", exit::HELP)
 }
 
 pub fn main() -> ExitCode {
-    let command = Cli::command().after_long_help(format!(
-        "Settings come from the environment:\n\n{}",
-        settings_help()
-    ));
+    let command = Cli::command()
+        .after_help(EXAMPLES)
+        .after_long_help(format!("{EXAMPLES}\n\n{}", settings_help()));
     let cli = match Cli::from_arg_matches(&command.get_matches()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -70,26 +79,66 @@ pub fn main() -> ExitCode {
     match start(cli.command.unwrap_or(Command::Serve)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("turn-worker: {error:#}");
-            ExitCode::FAILURE
+            say::say(&format!("{error:#}"));
+            ExitCode::from(if error.is::<ConfigError>() || error.is::<exit::Usage>() {
+                exit::USAGE
+            } else {
+                exit::FAILURE
+            })
         }
     }
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
-    let (settings, warnings) = Settings::from_env()?;
-    let quiet = !matches!(command, Command::Serve);
-    logs::init(&settings, quiet)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
+    let settings = match &command {
+        Command::TryLock { path } => return Ok(check::try_lock(path)),
+        Command::Submit(_) | Command::Cancel(_) => Settings::for_producer(),
+        Command::Serve | Command::Run(_) | Command::Check(_) => Settings::from_env(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        match command {
-            Command::Serve => serve::serve(settings).await,
-            Command::Run(args) => run::run(settings, args).await,
+    let done = match command {
+        Command::Serve => {
+            let settings = prepared(settings?, false)?;
+            return runtime.block_on(serve::serve(settings));
         }
-    })
+        Command::Run(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(run::run(settings, args))
+        }
+        Command::Submit(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(submit::submit(settings, args))
+        }
+        Command::Cancel(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(cancel::cancel(settings, args))
+        }
+        Command::Check(args) => {
+            if let Ok((settings, _)) = &settings {
+                logs::init(settings, true)?;
+            }
+            Ok(runtime.block_on(check::check(settings, args)))
+        }
+        Command::TryLock { path } => Ok(check::try_lock(&path)),
+    };
+    // Whoever leaves does not wait for what he leaves.
+    runtime.shutdown_timeout(LAST_WRITES);
+    done
+}
+
+fn prepared(
+    (settings, warnings): (Settings, Vec<Warning>),
+    quiet: bool,
+) -> anyhow::Result<Settings> {
+    logs::init(&settings, quiet)?;
+    for warning in warnings {
+        if quiet {
+            say::say(&format!("warning: {warning}"));
+        } else {
+            tracing::warn!("{warning}");
+        }
+    }
+    Ok(settings)
 }

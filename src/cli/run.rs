@@ -1,25 +1,37 @@
 //! `turn-worker run`: one turn without a broker.
 
-use std::io::Write;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use turn_worker::client::{Arrival, TurnMessage};
 use turn_worker::config::Settings;
-use turn_worker::event::StopReason;
+use turn_worker::event::SealedEvent;
 use turn_worker::request::{Properties, TurnRequest};
-use turn_worker::turn::{Immediate, Outcome, Stop, StopHandle};
+use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
 use turn_worker::workspace::Root;
 
-use super::TurnArgs;
+use super::exit::{self, Usage};
+use super::interrupt::Interrupts;
+use super::print::Printer;
+use super::say::say;
+use super::turn::TurnArgs;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  turn-worker run -w acme/website 'Fix the failing test'
+  turn-worker run -w acme/website --timeout 10m - < prompt.md
+  TURN_WORKER_WORKSPACE_ROOT=/srv/workspaces turn-worker run -w acme/website --json 'Explain src/' > events.jsonl
+
+Needs no broker.  The workspace's lock, its conversation and its records are those of the workers, so it may run beside
+them; it does not wait for a workspace that is in use.  Without a terminal, events are printed as JSON lines; a reader
+that is gone does not stop the turn.  Ctrl-C cancels the turn, a second one cuts it.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     turn: TurnArgs,
-    /// JSON lines, one an event, also on a terminal.
-    #[arg(long)]
-    json: bool,
 }
 
 pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -29,45 +41,50 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
         settings.workspace_root.clone(),
         root.path().to_owned(),
     ]);
-    let body = args.turn.request(None)?;
-    let request = TurnRequest::parse(&body, &limits, &Properties::default())
-        .map_err(|rejection| anyhow::anyhow!("{rejection}"))?;
-    let runner = turn_worker::serve::runner(&settings, root, turn_worker::serve::process_id())?;
+    let submission = args.turn.submission(None)?;
+    let request = TurnRequest::parse(&submission.body, &limits, &Properties::default())
+        .map_err(|rejection| Usage(rejection.to_string()))?;
+    let runner = turn_worker::serve::runner(&settings, root, turn_worker::serve::process_id())
+        .context("TURN_WORKER_CODEX_BIN")?;
 
+    let interrupts = Interrupts::listen().context("can't listen to Ctrl-C")?;
+    let printer = Arc::new(Mutex::new(Printer::new(args.turn.json)));
     let stop = StopHandle::new();
-    let cancel = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            cancel.stop(Stop::Cancel);
+    tokio::spawn({
+        let (first, stop, printer) = (interrupts.first, stop.clone(), Arc::clone(&printer));
+        async move {
+            first.cancelled().await;
+            stop.stop(Stop::Cancel);
+            printer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .interrupt();
+            say("cancelling the turn; Ctrl-C again cuts it");
         }
     });
-    let sink = Immediate::new(|event: &turn_worker::event::SealedEvent| {
-        let mut stdout = std::io::stdout().lock();
-        // Whoever closed the pipe wants no more of it; the turn goes on.
-        let _ = writeln!(stdout, "{}", event.json).and_then(|()| stdout.flush());
+    let printing = Arc::clone(&printer);
+    let sink = Immediate::new(move |event: &SealedEvent| {
+        if let Some(message) = TurnMessage::parse(event.json.as_bytes()) {
+            let mut printer = printing.lock().unwrap_or_else(PoisonError::into_inner);
+            printer.event(&message, Arrival::default());
+        }
     });
-    match runner.take(&request, true, &sink, &stop).await {
-        Outcome::Ended(summary) => Ok(exit_code(summary.stop_reason)),
-        Outcome::AlreadyEnded(ended) => {
-            turn_worker::turn::EventSink::push_final(&sink, &ended.events);
-            Ok(ExitCode::FAILURE)
-        }
-        Outcome::Rejected { events, .. } => {
-            turn_worker::turn::EventSink::push_final(&sink, &events);
-            Ok(ExitCode::FAILURE)
-        }
-        Outcome::Busy => bail!("workspace {} is in use by another turn", request.workspace),
+    let outcome = tokio::select! {
+        outcome = runner.take(&request, true, &sink, &stop) => outcome,
+        // The guard ends what runs as soon as this process is gone.
+        () = interrupts.second.cancelled() => return Ok(ExitCode::from(exit::INTERRUPTED)),
+    };
+    match outcome {
+        Outcome::Ended(_) => {}
+        Outcome::AlreadyEnded(ended) => sink.push_final(&ended.events),
+        Outcome::Rejected { events, .. } => sink.push_final(&events),
+        Outcome::Busy => bail!(
+            "workspace {} is in use by another turn; try again when that has ended",
+            request.workspace
+        ),
         Outcome::Returned => bail!("the turn was cut off"),
-        Outcome::NotStarted(error) => Err(error.into()),
+        Outcome::NotStarted(error) => return Err(error.into()),
     }
-}
-
-/// 0 only where the agent came to the end of its turn.
-pub fn exit_code(stop_reason: StopReason) -> ExitCode {
-    match stop_reason {
-        StopReason::EndTurn => ExitCode::SUCCESS,
-        StopReason::Error => ExitCode::from(1),
-        StopReason::Cancelled => ExitCode::from(130),
-        StopReason::Timeout => ExitCode::from(124),
-    }
+    let printer = printer.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(ExitCode::from(printer.ended().unwrap_or(exit::FAILURE)))
 }

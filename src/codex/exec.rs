@@ -15,6 +15,9 @@ use super::protocol;
 use crate::config::Sandbox;
 use crate::guard::{self, Guard, GuardSpec, SpawnError};
 
+/// The version whose every word these files were tried with; others are run
+/// all the same.
+pub const TESTED_VERSION: &str = "0.169.0";
 /// Enough for the last words of a failing start-up; the whole goes to the log.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
 /// codex tells its version within a tenth of a second.
@@ -193,6 +196,13 @@ mod tests {
             env: Vec::new(),
             max_line_bytes: 1024,
         }
+    }
+
+    #[test]
+    fn the_version_that_is_installed_for_tests_is_the_tested_one() {
+        let package = include_str!("../../ops/codex/package.json");
+        let package: serde_json::Value = serde_json::from_str(package).unwrap();
+        assert_eq!(package["dependencies"]["@openai/codex"], TESTED_VERSION);
     }
 
     #[test]

@@ -77,6 +77,16 @@ impl Settings {
         Ok((settings, warnings))
     }
 
+    /// As [`Self::from_env`], for a command that only sends and listens:
+    /// settings that it has no use for play no part, not even when wrong.
+    pub fn for_producer() -> Result<(Self, Vec<Warning>), ConfigError> {
+        let of_workers = |name: &OsString| {
+            let setting = SETTINGS.iter().find(|known| *name == *known.variable());
+            setting.is_some_and(|setting| !table::OF_PRODUCERS.contains(&setting.name))
+        };
+        Self::from_os_vars(std::env::vars_os().filter(|(name, _)| !of_workers(name)))
+    }
+
     fn from_os_vars(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
@@ -145,6 +155,11 @@ impl Settings {
             roots,
         }
     }
+}
+
+/// A duration as settings spell it: `90s`, `1h30m`, `500ms`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    value::duration(text)
 }
 
 /// Where codex keeps its own state.

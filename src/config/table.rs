@@ -176,9 +176,13 @@ settings! {
         "what this process does" }
 }
 
+/// All that sending a turn and listening to it needs.
+pub(super) const OF_PRODUCERS: &[&str] =
+    &["AMQP_URL", "AMQP_URL_FILE", "PREFIX", "LOG", "LOG_FORMAT"];
+
 /// For `--help`.
 pub fn settings_help() -> String {
-    let mut text = String::from("Settings (environment variables):\n");
+    let mut text = String::from("Settings (environment variables):\n\n");
     for setting in SETTINGS {
         let Setting {
             default,

@@ -351,7 +351,7 @@ async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
     // The broker closes the channel over this one; the next has another.
     assert!(matches!(
         publish("no.such.exchange", "t-01", false).await,
-        Err(PublishError::Lost(_))
+        Err(PublishError::Refused { .. })
     ));
     publish("", "codex.turns.work", true).await.unwrap();
     assert!(matches!(

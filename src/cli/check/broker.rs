@@ -1,0 +1,96 @@
+//! Whether the broker is there, is one that fits, and lets a worker do its work.
+
+use turn_worker::amqp::link::Link;
+use turn_worker::amqp::publish::{json_properties, publish_on};
+use turn_worker::amqp::server::Server;
+use turn_worker::amqp::topology::{Fanout, Topology};
+use turn_worker::config::Settings;
+use turn_worker::error::with_sources;
+
+use super::report::Report;
+
+/// What the quorum queues' arguments need, and what was tried.
+const OLDEST: (u32, u32) = (3, 10);
+const NEWEST_TRIED: (u32, u32) = (4, 3);
+
+pub async fn check(settings: &Settings, report: &mut Report) {
+    let connector = turn_worker::serve::connector(settings, "turn-worker check");
+    let link = match connector.connect().await {
+        Ok(link) => link,
+        Err(error) => {
+            report.fail("broker", &with_sources(&error));
+            return;
+        }
+    };
+    let target = link.target();
+    match Server::ask(target).await {
+        Some(server) => version(&server, &target.to_string(), report),
+        None => report.ok("broker", &format!("{target}, of which no version is known")),
+    }
+    topology(settings, &link, report).await;
+    link.close().await;
+}
+
+fn version(server: &Server, target: &str, report: &mut Report) {
+    let Server { product, version } = server;
+    let found = format!("{target}, {product} {version}");
+    match server.number() {
+        Some(number) if product == "RabbitMQ" && number < OLDEST => {
+            let (major, minor) = OLDEST;
+            report.fail(
+                "broker",
+                &format!("{found}; needed is {major}.{minor} or newer"),
+            );
+        }
+        Some(number) if product == "RabbitMQ" && number <= NEWEST_TRIED => {
+            report.ok("broker", &found);
+        }
+        _ => {
+            let (major, minor) = NEWEST_TRIED;
+            report.warn(
+                "broker",
+                &format!("{found}; tried was RabbitMQ up to {major}.{minor}"),
+            );
+        }
+    }
+}
+
+async fn topology(settings: &Settings, link: &Link, report: &mut Report) {
+    let prefix = &settings.prefix;
+    let topology = Topology::new(prefix, settings.dead_letter_limit);
+    match topology.declare(link).await {
+        Ok(()) => report.ok(
+            "topology",
+            &format!("the exchanges and queues {prefix}.* are there as they should be"),
+        ),
+        Err(error) => {
+            report.fail("topology", &with_sources(&error));
+            return;
+        }
+    }
+    match rights(&topology, link).await {
+        Ok(()) => report.ok(
+            "rights",
+            "queues of our own can be made, and offers published over the default exchange",
+        ),
+        Err(error) => report.fail("rights", &error),
+    }
+}
+
+/// What workers and sequencers do besides declaring.
+async fn rights(topology: &Topology, link: &Link) -> Result<(), String> {
+    let mut own = String::new();
+    for fanout in [Fanout::Control, Fanout::Status] {
+        own = topology
+            .declare_exclusive(link, fanout)
+            .await
+            .map_err(|error| with_sources(&error))?;
+    }
+    let channel = link
+        .confirm_channel()
+        .await
+        .map_err(|error| with_sources(&error))?;
+    publish_on(&channel, "", &own, json_properties(), b"{}", true)
+        .await
+        .map_err(|error| with_sources(&error))
+}

@@ -1,0 +1,33 @@
+//! Exit statuses: the outcome of a turn, for scripts.
+
+use turn_worker::event::StopReason;
+
+/// For the help of the commands that run a turn or follow one.
+pub const HELP: &str = "\
+Exit status:
+  0    the agent came to the end of its turn
+  1    the turn failed, or could not be sent or followed; the error says why
+  2    wrong arguments or settings
+  124  the turn ran out of time
+  130  the turn was cancelled, or a second Ctrl-C left it
+  141  whoever read the output is gone";
+
+pub const FAILURE: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const INTERRUPTED: u8 = 130;
+/// As a shell tells of a program that SIGPIPE ended.
+pub const CLOSED_PIPE: u8 = 141;
+
+pub const fn of(stop_reason: StopReason) -> u8 {
+    match stop_reason {
+        StopReason::EndTurn => 0,
+        StopReason::Error => FAILURE,
+        StopReason::Cancelled => INTERRUPTED,
+        StopReason::Timeout => 124,
+    }
+}
+
+/// The command line, or what it names, is wrong: nothing was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);

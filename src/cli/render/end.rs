@@ -1,0 +1,110 @@
+//! How a turn ended, in words.
+
+use std::time::Duration;
+
+use turn_worker::event::{StopReason, TurnError, Usage};
+
+use super::clean::clean;
+use super::style::Style;
+
+/// What went wrong, why, and whether trying again is worth it.
+pub fn error(style: Style, error: &TurnError) -> String {
+    let TurnError {
+        code,
+        message,
+        reason,
+        retryable,
+    } = error;
+    let what = style.red(&format!("error: {}", clean(message.trim())));
+    let advice = if *retryable {
+        "sent again under a new id, it may succeed later"
+    } else {
+        "sent again as it is, it would fail again"
+    };
+    let why = style.dim(&format!("{code}, {reason}; {advice}"));
+    format!("{what}\n  {why}\n")
+}
+
+/// Outcome, duration, tokens.
+pub fn line(
+    style: Style,
+    stop_reason: StopReason,
+    duration_ms: u64,
+    usage: Option<&Usage>,
+) -> String {
+    let outcome = match stop_reason {
+        StopReason::EndTurn => style.green("done"),
+        StopReason::Error => style.red("failed"),
+        StopReason::Cancelled => style.yellow("cancelled"),
+        StopReason::Timeout => style.red("timed out"),
+    };
+    let duration = duration_text(Duration::from_millis(duration_ms));
+    let tokens = match usage {
+        None => "tokens unknown".to_owned(),
+        Some(usage) => {
+            let part = |count: u64, word: &str| match count {
+                0 => String::new(),
+                count => format!(" ({} {word})", grouped(count)),
+            };
+            format!(
+                "{} tokens in{} · {} out{}",
+                grouped(usage.input_tokens),
+                part(usage.cache_read_tokens, "cached"),
+                grouped(usage.output_tokens),
+                part(usage.thinking_tokens, "thinking"),
+            )
+        }
+    };
+    format!(
+        "{outcome} {}\n",
+        style.dim(&format!("· {duration} · {tokens}"))
+    )
+}
+
+fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, _) => format!("{:.1} s", duration.as_secs_f64()),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+/// `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+        for (ms, text) in [
+            (0, "0.0 s"),
+            (5120, "5.1 s"),
+            (59_900, "59.9 s"),
+            (60_000, "1 min 0 s"),
+            (3_725_000, "1 h 2 min"),
+        ] {
+            assert_eq!(duration_text(Duration::from_millis(ms)), text);
+        }
+    }
+}

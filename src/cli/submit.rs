@@ -1,0 +1,117 @@
+//! `turn-worker submit`: sends a turn to the workers and follows it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use turn_worker::client::{Client, Follow, Update};
+use turn_worker::config::Settings;
+
+use super::exit;
+use super::interrupt::Interrupts;
+use super::print::Printer;
+use super::say::say;
+use super::turn::TurnArgs;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  turn-worker submit -w acme/website 'Fix the failing test'
+  turn-worker submit -w acme/website - < prompt.md
+  turn-worker submit -w acme/website --json 'Explain src/' | jq -r 'select(.type == \"text_delta\").text'
+  id=$(turn-worker submit -w acme/website --no-wait 'Update the dependencies')
+
+Without a terminal, events are printed as JSON lines.  Ctrl-C cancels the turn and waits for its end; a second one
+leaves at once.  A turn goes on where whoever follows it is gone; to follow it again, send the same turn under the
+same --turn-id: it runs once, and its end is told again.
+
+Of the settings, only TURN_WORKER_AMQP_URL (or _FILE) and TURN_WORKER_PREFIX matter.";
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    #[command(flatten)]
+    turn: TurnArgs,
+    /// The turn's id; a new UUID without.  A turn that was sent before under the same id does not run again
+    #[arg(long, value_name = "T")]
+    turn_id: Option<String>,
+    /// Print the turn's id once the broker has it, and follow nothing
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// The producer that the settings make.
+pub fn client(settings: &Settings) -> Client {
+    let name = format!("turn-worker producer {}", turn_worker::serve::process_id());
+    let connector = turn_worker::serve::connector(settings, &name);
+    Client::new(connector, &settings.prefix)
+}
+
+pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<ExitCode> {
+    let submission = args.turn.submission(args.turn_id.clone())?;
+    let client = client(&settings);
+    let id = submission.turn_id.clone();
+    if args.no_wait {
+        client.submit(&submission).await?;
+        // Sent it is: that nobody reads its id changes nothing.
+        let _ = writeln!(std::io::stdout(), "{id}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupts = Interrupts::listen().context("can't listen to Ctrl-C")?;
+    let listening = Follow::listen(client, submission, interrupts.first.clone());
+    let mut follow = tokio::select! {
+        follow = listening => follow?,
+        // Nothing was sent yet, so there is nothing to cancel.
+        () = interrupts.first.cancelled() => return Ok(ExitCode::from(exit::INTERRUPTED)),
+    };
+    let mut printer = Printer::new(args.turn.json);
+    let status = tokio::select! {
+        status = to_the_end(&mut follow, &mut printer, &id) => status?,
+        () = interrupts.second.cancelled() => {
+            say(&format!("left turn {id}, which may go on; `turn-worker cancel {id}` ends it"));
+            return Ok(ExitCode::from(exit::INTERRUPTED));
+        }
+    };
+    follow.close().await;
+    Ok(ExitCode::from(status))
+}
+
+async fn to_the_end(follow: &mut Follow, printer: &mut Printer, id: &str) -> anyhow::Result<u8> {
+    follow.send().await.with_context(|| format!("turn {id}"))?;
+    if printer.is_screen() {
+        say(&format!(
+            "sent turn {id}, waiting for a worker (Ctrl-C cancels it)"
+        ));
+    }
+    loop {
+        let said = match follow.next().await {
+            Update::Event(message, arrival) => {
+                if arrival.missed > 0 && !printer.is_screen() {
+                    say(&format!("{} events of turn {id} were missed", arrival.missed));
+                }
+                printer.event(&message, arrival);
+                if let Some(broken) = printer.take_broken() {
+                    if broken.kind() == std::io::ErrorKind::BrokenPipe {
+                        return Ok(exit::CLOSED_PIPE);
+                    }
+                    return Err(broken).with_context(|| format!("can't print; turn {id} goes on"));
+                }
+                match printer.ended() {
+                    Some(status) => return Ok(status),
+                    None => continue,
+                }
+            }
+            Update::Lost { reason } => {
+                format!("lost the broker, trying again (turn {id} goes on without us): {reason}")
+            }
+            Update::Restored => format!("following turn {id} again; events may have been missed"),
+            Update::CancelSent => {
+                format!("cancelling turn {id}; Ctrl-C again leaves without waiting for its end")
+            }
+            Update::CancelUnheard => {
+                "no worker listens now, so the cancel is repeated until one does; Ctrl-C again leaves".to_owned()
+            }
+        };
+        printer.interrupt();
+        say(&said);
+    }
+}

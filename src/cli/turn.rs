@@ -1,0 +1,62 @@
+//! What every command that makes a turn takes.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use turn_worker::client::{NewTurn, Submission};
+use turn_worker::config::parse_duration;
+
+use super::exit::Usage;
+use super::say::say;
+
+#[derive(Debug, Args)]
+pub struct TurnArgs {
+    /// The workspace: a directory under the workspace root, such as acme/website; created if missing
+    #[arg(long, short, value_name = "W")]
+    workspace: String,
+    /// The model; the worker's default without
+    #[arg(long, short, value_name = "M")]
+    model: Option<String>,
+    /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit
+    #[arg(long, short, value_name = "D", value_parser = timeout)]
+    timeout: Option<Duration>,
+    /// JSON lines, one an event, also on a terminal
+    #[arg(long)]
+    pub json: bool,
+    /// The prompt; `-` reads it from stdin
+    prompt: String,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|timeout| *timeout >= Duration::from_secs(1))
+        .ok_or_else(|| "allowed is a duration such as 90s or 1h30m, at least 1s".to_owned())
+}
+
+impl TurnArgs {
+    /// A new turn, unless `turn_id` names one.
+    pub fn submission(&self, turn_id: Option<String>) -> anyhow::Result<Submission> {
+        let turn = NewTurn {
+            turn_id,
+            workspace: self.workspace.clone(),
+            prompt: self.prompt()?,
+            model: self.model.clone(),
+            timeout: self.timeout,
+        };
+        turn.submission()
+            .map_err(|rejection| Usage(rejection.to_string()).into())
+    }
+
+    fn prompt(&self) -> anyhow::Result<String> {
+        if self.prompt != "-" {
+            return Ok(self.prompt.clone());
+        }
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            say("reading the prompt; Ctrl-D ends it");
+        }
+        std::io::read_to_string(stdin).context("can't read the prompt from stdin")
+    }
+}

@@ -1,0 +1,219 @@
+//! Follows one turn to its end, over as many connections as that takes.
+
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Arrival, Client, ClientError, Order, Submission, TurnMessage, is_missing};
+use crate::amqp::connect::{backoff, chain};
+use crate::amqp::consume::Consumer;
+use crate::amqp::declare_error::DeclareError;
+use crate::amqp::link::Link;
+
+/// Events on their way to a slow reader; the rest waits at the broker.
+const PREFETCH: u16 = 200;
+/// Before a cancel that nobody heard is sent again.
+const CANCEL_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a follower is told.
+#[derive(Debug)]
+pub enum Update {
+    Event(TurnMessage, Arrival),
+    /// Without a connection, for another reason than before.
+    Lost {
+        reason: String,
+    },
+    /// Listening again. Events may have been missed, never the end: the
+    /// request was sent again, and a turn that has ended tells its end again.
+    Restored,
+    CancelSent,
+    /// It is sent again and again until somebody does.
+    CancelUnheard,
+}
+
+/// A turn that is sent and followed.
+#[derive(Debug)]
+pub struct Follow {
+    client: Client,
+    submission: Submission,
+    cancel: CancellationToken,
+    order: Order,
+    reading: Option<Reading>,
+    cancelling: Cancelling,
+    delays: ExponentialBackoff,
+    reason: Option<String>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    link: Link,
+    consumer: Consumer,
+}
+
+/// How far a cancel is, on the current connection.
+#[derive(Debug, Clone, Copy)]
+enum Cancelling {
+    No,
+    Unheard { again: Instant },
+    Sent,
+}
+
+impl Follow {
+    /// Listens to the turn's events; nothing is sent yet. `cancel` is how the
+    /// turn is to be cancelled later.
+    pub async fn listen(
+        client: Client,
+        submission: Submission,
+        cancel: CancellationToken,
+    ) -> Result<Self, ClientError> {
+        let reading = client.read(&submission.turn_id).await?;
+        Ok(Self {
+            client,
+            submission,
+            cancel,
+            order: Order::default(),
+            reading: Some(reading),
+            cancelling: Cancelling::No,
+            delays: backoff(),
+            reason: None,
+        })
+    }
+
+    /// Sends the turn. Once, before [`Self::next`].
+    pub async fn send(&mut self) -> Result<(), ClientError> {
+        match &self.reading {
+            Some(reading) => {
+                let client = &self.client;
+                client
+                    .publish_request(&reading.link, &self.submission)
+                    .await
+            }
+            None => self.client.submit(&self.submission).await,
+        }
+    }
+
+    /// Waits for what comes next, and never gives up: to stop waiting, drop it.
+    pub async fn next(&mut self) -> Update {
+        loop {
+            let update = match self.reading.take() {
+                Some(reading) => self.read(reading).await,
+                None => self.restore().await,
+            };
+            if let Some(update) = update {
+                return update;
+            }
+        }
+    }
+
+    async fn read(&mut self, mut reading: Reading) -> Option<Update> {
+        let wanted = async {
+            self.cancel.cancelled().await;
+            match self.cancelling {
+                Cancelling::No => {}
+                Cancelling::Unheard { again } => sleep_until(again).await,
+                Cancelling::Sent => std::future::pending().await,
+            }
+        };
+        let delivery = tokio::select! {
+            biased;
+            () = wanted => return self.send_cancel(reading).await,
+            delivery = reading.consumer.next() => delivery,
+        };
+        match delivery {
+            Ok(delivery) => {
+                let message = TurnMessage::parse(&delivery.body);
+                // One that can't be acked any more is noticed by the next read.
+                let _ = delivery.ack().await;
+                self.reading = Some(reading);
+                let message = message.filter(|m| m.turn_id == self.submission.turn_id)?;
+                let arrival = self.order.place(message.attempt, message.seq)?;
+                Some(Update::Event(message, arrival))
+            }
+            Err(error) => self.lost(chain(&error)),
+        }
+    }
+
+    async fn send_cancel(&mut self, reading: Reading) -> Option<Update> {
+        let turn_id = &self.submission.turn_id;
+        // Without the workspace: a path in it means something to a worker only.
+        let sent = self
+            .client
+            .publish_cancel(&reading.link, turn_id, None)
+            .await;
+        match sent {
+            Ok(()) => {
+                self.cancelling = Cancelling::Sent;
+                self.reading = Some(reading);
+                Some(Update::CancelSent)
+            }
+            Err(ClientError::Unconfirmed { source, .. }) => self.lost(source.to_string()),
+            Err(error) => {
+                let first = matches!(self.cancelling, Cancelling::No);
+                let again = Instant::now() + CANCEL_PAUSE;
+                self.cancelling = Cancelling::Unheard { again };
+                self.reading = Some(reading);
+                tracing::debug!(error = chain(&error), "the cancel was not heard");
+                first.then_some(Update::CancelUnheard)
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: String) -> Option<Update> {
+        self.reading = None;
+        let told = self.reason.as_ref() == Some(&reason);
+        self.reason = Some(reason.clone());
+        (!told).then_some(Update::Lost { reason })
+    }
+
+    async fn restore(&mut self) -> Option<Update> {
+        sleep(self.delays.next().unwrap_or(CANCEL_PAUSE)).await;
+        let restored = async {
+            let reading = self.client.read(&self.submission.turn_id).await?;
+            // What came in between is gone; if the end was among it, this
+            // brings it back.
+            self.client
+                .publish_request(&reading.link, &self.submission)
+                .await?;
+            Ok(reading)
+        };
+        match restored.await {
+            Ok(reading) => {
+                self.reading = Some(reading);
+                self.cancelling = Cancelling::No;
+                self.delays = backoff();
+                self.reason = None;
+                Some(Update::Restored)
+            }
+            Err::<_, ClientError>(error) => self.lost(chain(&error)),
+        }
+    }
+
+    /// Takes leave of the broker in an orderly way.
+    pub async fn close(self) {
+        if let Some(Reading { link, consumer }) = self.reading {
+            drop(consumer);
+            link.close().await;
+        }
+    }
+}
+
+impl Client {
+    /// Bound before anything is sent, so that no event is missed.
+    async fn read(&self, turn_id: &str) -> Result<Reading, ClientError> {
+        let link = self.connector.connect().await?;
+        let queue =
+            self.topology
+                .declare_reader(&link, turn_id)
+                .await
+                .map_err(|error| match error {
+                    DeclareError::Refused { target, detail, .. } if is_missing(&detail) => {
+                        ClientError::NoTopology { target, detail }
+                    }
+                    error => ClientError::Listen(error),
+                })?;
+        let consumer = Consumer::open(&link, &queue, PREFETCH).await?;
+        Ok(Reading { link, consumer })
+    }
+}

@@ -1,0 +1,189 @@
+//! The producer's side: sends a turn, follows its events, cancels it.
+//!
+//! It declares nothing but a queue of its own: a producer need not have the
+//! rights for more. What it sends twice runs once, since a turn's id is its
+//! idempotency key; so whenever in doubt it sends again.
+
+mod follow;
+mod message;
+mod order;
+mod turn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::types::ShortString;
+use tokio::time::timeout;
+
+use crate::amqp::connect::{ConnectError, Connector, chain};
+use crate::amqp::declare_error::DeclareError;
+use crate::amqp::link::Link;
+use crate::amqp::messages::Control;
+use crate::amqp::publish::{PublishError, json_properties, publish_on};
+use crate::amqp::target::Target;
+use crate::amqp::topology::{REQUEST_KEY, Topology};
+
+pub use follow::{Follow, Update};
+pub use message::TurnMessage;
+pub use order::{Arrival, Order};
+pub use turn::{NewTurn, Submission};
+
+/// How long a broker that takes nothing (memory or disk alarm) is waited for.
+const BLOCKED_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(
+        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"
+    )]
+    NoTopology { target: Arc<Target>, detail: String },
+    #[error("can't listen to the turn's events")]
+    Listen(#[source] DeclareError),
+    #[error("can't listen to the turn's events")]
+    Consume(#[from] crate::amqp::consume::ConsumeError),
+    #[error(
+        "no worker listens on {target}, so nobody heard the cancel; is `turn-worker serve` running?"
+    )]
+    Unheard { target: Arc<Target> },
+    #[error("the {what} was not taken by {target}")]
+    Refused {
+        what: &'static str,
+        target: Arc<Target>,
+        #[source]
+        source: PublishError,
+    },
+    #[error(
+        "whether {target} took the {what} is not known; send it again under the same turn id: it runs once at most"
+    )]
+    Unconfirmed {
+        what: &'static str,
+        target: Arc<Target>,
+        #[source]
+        source: PublishError,
+    },
+}
+
+/// A producer of one broker.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connector: Connector,
+    topology: Topology,
+}
+
+impl Client {
+    /// `prefix`: what the names of the workers' exchanges begin with.
+    pub fn new(connector: Connector, prefix: &str) -> Self {
+        Self {
+            connector,
+            // A limit that only whoever declares the queue has a use for.
+            topology: Topology::new(prefix, 0),
+        }
+    }
+
+    /// Sends a turn, and listens to nothing.
+    pub async fn submit(&self, submission: &Submission) -> Result<(), ClientError> {
+        let link = self.connector.connect().await?;
+        let sent = self.publish_request(&link, submission).await;
+        link.close().await;
+        sent
+    }
+
+    /// Asks all workers to end a turn, in any workspace where none is named.
+    pub async fn cancel(&self, turn_id: &str, workspace: Option<&str>) -> Result<(), ClientError> {
+        let link = self.connector.connect().await?;
+        let sent = self.publish_cancel(&link, turn_id, workspace).await;
+        link.close().await;
+        sent
+    }
+
+    async fn publish_request(
+        &self,
+        link: &Link,
+        submission: &Submission,
+    ) -> Result<(), ClientError> {
+        let exchange = &self.topology.requests;
+        let id = ShortString::from(submission.turn_id.as_str());
+        match publish(link, "turn", exchange, REQUEST_KEY, id, &submission.body).await {
+            // The exchange is there, and no queue behind it.
+            Err(ClientError::Refused {
+                target,
+                source: source @ PublishError::Returned { .. },
+                ..
+            }) => Err(ClientError::NoTopology {
+                target,
+                detail: source.to_string(),
+            }),
+            other => other,
+        }
+    }
+
+    async fn publish_cancel(
+        &self,
+        link: &Link,
+        turn_id: &str,
+        workspace: Option<&str>,
+    ) -> Result<(), ClientError> {
+        let cancel = Control::Cancel {
+            turn_id: turn_id.to_owned(),
+            workspace: workspace.map(str::to_owned),
+        };
+        let exchange = &self.topology.control;
+        let id = ShortString::from(turn_id);
+        match publish(link, "cancel", exchange, "", id, &cancel.encode()).await {
+            Err(ClientError::Refused {
+                target,
+                source: PublishError::Returned { .. },
+                ..
+            }) => Err(ClientError::Unheard { target }),
+            other => other,
+        }
+    }
+}
+
+/// On a channel of its own: a refusal closes the channel, and a publish that
+/// was given up would meet the next one's confirm.
+async fn publish(
+    link: &Link,
+    what: &'static str,
+    exchange: &str,
+    key: &str,
+    turn_id: ShortString,
+    body: &[u8],
+) -> Result<(), ClientError> {
+    let target = || Arc::clone(link.target());
+    let published = async {
+        if timeout(BLOCKED_LIMIT, link.unblocked()).await.is_err() {
+            let why = "the broker takes no messages now (memory or disk alarm)";
+            return Err(PublishError::Lost(why.to_owned()));
+        }
+        let channel = link
+            .confirm_channel()
+            .await
+            .map_err(|error| PublishError::Lost(chain(&error)))?;
+        let properties = json_properties().with_message_id(turn_id);
+        publish_on(&channel, exchange, key, properties, body, true).await
+    };
+    published.await.map_err(|source| match source {
+        PublishError::Lost(_) => ClientError::Unconfirmed {
+            what,
+            target: target(),
+            source,
+        },
+        PublishError::Refused { ref detail, .. } if is_missing(detail) => ClientError::NoTopology {
+            target: target(),
+            detail: detail.clone(),
+        },
+        source => ClientError::Refused {
+            what,
+            target: target(),
+            source,
+        },
+    })
+}
+
+/// The broker's words for an object that is not there.
+fn is_missing(detail: &str) -> bool {
+    detail.starts_with("NOT_FOUND")
+}
