@@ -4,5 +4,11 @@ mod support;
 mod amqp;
 #[path = "it/docs.rs"]
 mod docs;
+#[path = "it/guard.rs"]
+mod guard;
 #[path = "it/pool/mod.rs"]
 mod pool;
+#[path = "it/real_codex.rs"]
+mod real_codex;
+#[path = "it/run.rs"]
+mod run;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::lines::{Line, Lines};
@@ -59,8 +60,11 @@ impl Exec {
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .kill_on_drop(true);
-        let output = tokio::time::timeout(VERSION_LIMIT, command.output()).await;
+        let (child, _own) = guard::own::start(&mut command).ok()?;
+        let output = timeout(VERSION_LIMIT, child.wait_with_output()).await;
         let text = String::from_utf8(output.ok()?.ok()?.stdout).ok()?;
         text.split_whitespace().last().map(str::to_owned)
     }
@@ -102,6 +106,7 @@ impl Engine for Exec {
         Ok(ExecRun {
             lines: Lines::new(pipes.stdout, self.max_line_bytes),
             guard,
+            drain_until: None,
             prompt: tokio::spawn(write_prompt(pipes.stdin, input.prompt.to_owned())),
             stderr: tokio::spawn(log_stderr(pipes.stderr, Arc::clone(&tail))),
             tail,
@@ -113,25 +118,48 @@ impl Engine for Exec {
 pub struct ExecRun {
     lines: Lines<Receiver>,
     guard: Guard,
+    /// Until when stdout may come to its end, once nothing of the turn lives.
+    drain_until: Option<Instant>,
     prompt: JoinHandle<()>,
     stderr: JoinHandle<()>,
     tail: Arc<Mutex<Vec<u8>>>,
 }
 
-impl EngineRun for ExecRun {
-    async fn next(&mut self) -> Option<Output> {
-        match self.lines.next().await {
-            Ok(Some(Line::Whole(line))) => Some(match protocol::parse_line(&line) {
-                Ok(event) => Output::Event(event),
-                Err(_) => Output::Garbage { bytes: line.len() },
-            }),
-            Ok(Some(Line::TooLong { bytes })) => Some(Output::LineTooLong { bytes }),
-            Ok(None) => None,
-            Err(error) => {
+impl ExecRun {
+    async fn next_line(&mut self) -> Option<Line> {
+        let line = loop {
+            if let Some(until) = self.drain_until {
+                break timeout_at(until, self.lines.next()).await;
+            }
+            tokio::select! {
+                biased;
+                line = self.lines.next() => break Ok(line),
+                _ = self.guard.closed() => self.drain_until = Some(Instant::now() + DRAIN),
+            }
+        };
+        match line {
+            Ok(Ok(line)) => line,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "reading codex's stdout failed");
                 None
             }
+            Err(_) => {
+                tracing::warn!("codex's stdout is held open by a process that is not of its turn");
+                None
+            }
         }
+    }
+}
+
+impl EngineRun for ExecRun {
+    async fn next(&mut self) -> Option<Output> {
+        Some(match self.next_line().await? {
+            Line::Whole(line) => match protocol::parse_line(&line) {
+                Ok(event) => Output::Event(event),
+                Err(_) => Output::Garbage { bytes: line.len() },
+            },
+            Line::TooLong { bytes } => Output::LineTooLong { bytes },
+        })
     }
 
     async fn interrupt(&mut self) {
@@ -146,7 +174,9 @@ impl EngineRun for ExecRun {
         let closed = self.guard.closed().await;
         self.prompt.abort();
         // Its end is near: nothing that could write to it lives.
-        let _ = tokio::time::timeout(DRAIN, &mut self.stderr).await;
+        if !self.stderr.is_finished() {
+            let _ = timeout(DRAIN, &mut self.stderr).await;
+        }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         End {
             exit: closed.exit,

@@ -43,7 +43,7 @@ const TABLE: &[Row] = &[
 
     Row(&["at capacity", "high demand", "overloaded", "server_error", "internal server error", "bad gateway", "service unavailable", "gateway timeout", "status 5"], Overloaded, true),
 
-    Row(&["status 404", "model_not_found", "model is not supported", "unknown model", "error loading config", "required mcp servers", "model provider `", "codex home", "codex_home", "for more information, try '--help'"], Config, false),
+    Row(&["status 404", "model_not_found", "model does not exist", "does not exist or you do not have access", "model is not supported", "unknown model", "error loading config", "required mcp servers", "model provider `", "codex home", "codex_home", "for more information, try '--help'"], Config, false),
 
     Row(&["input_too_large", "exceeds the maximum length", "no prompt provided", "failed to read prompt", "invalid_prompt", "invalid prompt", "invalid_request", "invalid value", "status 400"], InvalidPrompt, false),
 
@@ -162,6 +162,8 @@ mod tests {
         (r#"{"error": {"message": "Invalid value: 'foo'.", "type": "invalid_request_error", "code": "invalid_value"}}"#, InvalidPrompt, false),
         (r#"{"error": {"message": "Unsupported.", "type": "invalid_request_error", "code": null}}"#, InvalidPrompt, false),
         (r#"{"error": {"message": "The model `x` does not exist, see rate limits.", "type": "invalid_request_error", "code": "model_not_found"}}"#, Config, false),
+        ("The model does not exist.", Config, false),
+        ("The model `gpt-x` does not exist or you do not have access to it.", Config, false),
         (r#"{"detail":"The 'x' model is not supported when using Codex with a ChatGPT account."}"#, Config, false),
         (r#"unexpected status 401 Unauthorized: {"error": {"message": "no", "type": "invalid_request_error"}}"#, Auth, false),
         ("unexpected status 401 Unauthorized: Incorrect API key provided: sk-xxx., url: http://127.0.0.1:8080/v1/responses", Auth, false),

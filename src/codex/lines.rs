@@ -55,10 +55,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     fn take_line(&mut self) -> Option<Line> {
-        let Some(at) = self.buffer[self.searched..]
-            .iter()
-            .position(|&byte| byte == b'\n')
-        else {
+        let Some(at) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
             self.searched = self.buffer.len();
             if self.skipped > 0 || self.buffer.len() > self.max {
                 self.skipped += self.buffer.len() as u64;

@@ -1,9 +1,10 @@
 //! The guard's own side: single-threaded, without a runtime, so that little
 //! can go wrong in it.
 
+use std::fs;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -11,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setsid,
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper,
+    set_dumpable_behavior, set_parent_process_death_signal,
 };
 
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
@@ -32,8 +34,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    // A terminal's Ctrl-C is for the worker, which then decides.
-    let _ = setsid();
     // What the agent may read of its ancestors in /proc must not include us.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_child_subreaper(Some(getpid()))?;
@@ -46,6 +46,7 @@ fn run() -> io::Result<()> {
     ] {
         signal_hook::flag::register(signal, Arc::clone(&caught))?;
     }
+    seal_descriptors()?;
     let (children, ended) = UnixStream::pair()?;
     children.set_nonblocking(true)?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, ended)?;
@@ -70,15 +71,35 @@ fn run() -> io::Result<()> {
             pid: codex.as_raw_pid(),
         },
     );
-    watch(&mut worker, &children, codex)?;
+    let watched = watch(&mut worker, &children, codex);
+    // Also when watching failed.
     let leftovers = tree::kill_all_below_me(Some(codex));
     tell(&mut worker, &Report::Gone { leftovers });
+    watched
+}
+
+/// What the worker itself inherited, and so passed on to this process, is
+/// none of codex's business.
+fn seal_descriptors() -> io::Result<()> {
+    let inherited: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect();
+    for fd in inherited {
+        #[expect(
+            unsafe_code,
+            reason = "an inherited descriptor has no owner to borrow it from"
+        )]
+        // SAFETY: only a flag is set, and one that is closed by now (the
+        // folder's own) is answered with an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+    }
     Ok(())
 }
 
 /// Until codex has ended, or the worker wants the end, or is gone.
 fn watch(worker: &mut UnixStream, children: &UnixStream, codex: Pid) -> io::Result<()> {
-    let handle = pidfd_open(codex, PidfdFlags::empty())?;
     let mut bytes = [0; 64];
     loop {
         let mut ready = [
@@ -103,7 +124,8 @@ fn watch(worker: &mut UnixStream, children: &UnixStream, codex: Pid) -> io::Resu
             };
             for byte in &bytes[..read] {
                 match *byte {
-                    INTERRUPT => drop(pidfd_send_signal(&handle, Signal::INT)),
+                    // Reaped only above, so the pid is still codex's.
+                    INTERRUPT => drop(kill_process(codex, Signal::INT)),
                     KILL => return Ok(()),
                     _ => {}
                 }

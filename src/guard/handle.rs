@@ -1,15 +1,17 @@
 //! The worker's side of a guard.
 
-use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::setsid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -17,9 +19,16 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
+use super::own::{self, Own};
+use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::{GUARD_ARG, TAG_VARIABLE, tree};
 use crate::codex::Exit;
+
+/// How long a guard may take to make room for more of what it is told.
+const START_LIMIT: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 /// What a guard starts, and under which lock.
 #[derive(Debug)]
@@ -65,11 +74,6 @@ pub enum SpawnError {
     Start(#[source] io::Error),
 }
 
-/// The guards that live, by pid: what is below this process and below none
-/// of them is an orphan of a guard that was killed. Held while one is
-/// spawned, so that none is alive and not in it.
-static GUARDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
-
 /// A running guard. Dropping it closes the worker's end, which ends the turn.
 #[derive(Debug)]
 pub struct Guard {
@@ -94,8 +98,8 @@ impl Guard {
         let _ = self.orders.write_all(&[byte]).await;
     }
 
-    /// Completes when nothing of the turn lives any more. May be called
-    /// again, whether or not it has completed before.
+    /// Completes when nothing of the turn lives any more. Cancel-safe, and
+    /// says the same whenever it is asked again.
     pub async fn closed(&mut self) -> Closed {
         if let Some(closed) = &self.closed {
             return closed.clone();
@@ -111,7 +115,9 @@ impl Guard {
 /// Starts codex under a guard. Needs a tokio runtime.
 pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
     let (pipes, codex_ends) = pipes().map_err(SpawnError::Pipes)?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(SpawnError::Pipes)?;
+    let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Pipes)?;
+    let theirs = theirs.into_std().map_err(SpawnError::Pipes)?;
+    theirs.set_nonblocking(false).map_err(SpawnError::Pipes)?;
     let start = start_message(&spec).map_err(SpawnError::Start)?;
 
     let mut command = Command::new(&spec.guard_program);
@@ -122,29 +128,29 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
-    let child = {
-        let mut guards = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = command.spawn().map_err(|source| SpawnError::Spawn {
-            program: spec.guard_program.clone(),
-            source,
-        })?;
-        guards.extend(child.id().map(u32::cast_signed));
-        child
-    };
-    let pid = child.id().map(u32::cast_signed);
-    // From here on the guard is watched, whatever comes.
-    let sent = send_start(&ours, &start, spec.lock, &codex_ends);
+    #[expect(
+        unsafe_code,
+        reason = "std has no setsid; one system call, no memory touched"
+    )]
+    // SAFETY: setsid is async-signal-safe.
+    unsafe {
+        // A terminal's Ctrl-C is for the worker alone, which then decides.
+        command.pre_exec(|| setsid().map(drop).map_err(Into::into));
+    }
+    let (child, own) = own::start(&mut command).map_err(|source| SpawnError::Spawn {
+        program: spec.guard_program.clone(),
+        source,
+    })?;
+    // Or the worker would hold the guard's end of the socket too.
     drop(command);
+    let sent = send_start(ours.as_fd(), &start, spec.lock, &codex_ends);
     drop(codex_ends);
-    let stream = ours
-        .set_nonblocking(true)
-        .and_then(|()| UnixStream::from_std(ours))
-        .map_err(SpawnError::Start)?;
-    let (reports, orders) = stream.into_split();
+    let (reports, orders) = ours.into_split();
     let (tell, watch) = oneshot::channel();
+    // Watched also when it could not be told: it ends when `orders` is dropped.
     tokio::spawn(async move {
         let (exit, gone) = read_reports(BufReader::new(reports)).await;
-        let _ = tell.send(close(child, pid, exit, gone).await);
+        let _ = tell.send(close(child, own, exit, gone).await);
     });
     sent.map_err(SpawnError::Start)?;
     let guard = Guard {
@@ -180,32 +186,15 @@ async fn read_reports(
     (exit, gone)
 }
 
-async fn close(
-    mut child: Child,
-    pid: Option<i32>,
-    exit: Option<Exit>,
-    gone: Option<u64>,
-) -> Closed {
+async fn close(mut child: Child, own: Own, exit: Option<Exit>, gone: Option<u64>) -> Closed {
     let status = child.wait().await;
-    if let Some(pid) = pid {
-        let mut guards = GUARDS.lock().unwrap_or_else(PoisonError::into_inner);
-        guards.remove(&pid);
-    }
+    drop(own);
     let Some(leftovers) = gone else {
         tracing::error!(?status, "a guard died before its turn; ending what it left");
-        let killed = tokio::task::spawn_blocking(|| {
-            tree::kill_orphans(|| {
-                GUARDS
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()
-            })
-        })
-        .await
-        .unwrap_or(0);
+        let killed = tokio::task::spawn_blocking(kill_orphans).await;
         return Closed {
             exit: exit.unwrap_or(Exit::GuardLost),
-            leftovers: killed,
+            leftovers: killed.unwrap_or(0),
         };
     };
     Closed {
@@ -213,6 +202,13 @@ async fn close(
         exit: exit.unwrap_or(Exit::Signal(9)),
         leftovers,
     }
+}
+
+/// One at a time: each must see all that is left, also what the other found.
+fn kill_orphans() -> u64 {
+    static HUNT: Mutex<()> = Mutex::new(());
+    let _alone = HUNT.lock().unwrap_or_else(PoisonError::into_inner);
+    tree::kill_orphans(own::pids)
 }
 
 struct CodexEnds {
@@ -252,15 +248,22 @@ fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
     })?)
 }
 
-/// Blocks for as long as the socket's buffer is full, which the guard empties at once.
+/// Blocks while the socket's buffer is full, which the guard empties at once.
 fn send_start(
-    socket: &std::os::unix::net::UnixStream,
+    socket: BorrowedFd<'_>,
     json: &[u8],
     lock: BorrowedFd<'_>,
     codex: &CodexEnds,
 ) -> io::Result<()> {
     let length = u32::try_from(json.len())
-        .map_err(io::Error::other)?
+        .ok()
+        .filter(|length| *length <= MAX_START_BYTES)
+        .ok_or_else(|| {
+            io::Error::other(format!(
+                "arguments and environment have {} bytes; at most {MAX_START_BYTES} are allowed",
+                json.len()
+            ))
+        })?
         .to_be_bytes();
     let fds: [BorrowedFd<'_>; FDS] = [
         lock,
@@ -273,15 +276,34 @@ fn send_start(
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptors"));
     }
+    // The buffer is empty, so this never waits.
     let sent = sendmsg(
         socket,
         &[IoSlice::new(&length)],
         &mut ancillary,
         SendFlags::NOSIGNAL,
     )?;
-    let mut socket = socket;
-    io::Write::write_all(&mut socket, &length[sent..])?;
-    io::Write::write_all(&mut socket, json)
+    send_all(socket, &length[sent..])?;
+    send_all(socket, json)
+}
+
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match send(socket, bytes, SendFlags::NOSIGNAL) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut room = [PollFd::new(&socket, PollFlags::OUT)];
+                match poll(&mut room, Some(&START_LIMIT)) {
+                    Ok(0) => return Err(Errno::TIMEDOUT.into()),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

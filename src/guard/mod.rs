@@ -13,6 +13,7 @@
 
 mod child;
 mod handle;
+pub mod own;
 mod protocol;
 pub mod tree;
 

@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use std::{fs, io, thread};
 
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open, pidfd_send_signal,
+    waitpid,
 };
 
 /// One process as `/proc/<pid>/stat` tells.
@@ -32,157 +34,206 @@ fn parse_stat(text: &str) -> Option<Stat> {
 }
 
 fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // A name may be any bytes.
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&text))
 }
 
-fn pids() -> io::Result<Vec<i32>> {
+/// All processes at about one moment.
+fn look_around() -> io::Result<HashMap<i32, Stat>> {
     Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            Some((pid, stat(pid)?))
+        })
         .collect())
 }
 
-/// All that descends from `root`, leaving out the subtrees of `spare`, which
-/// is asked for once everything has been seen: what begins meanwhile either
-/// was not seen or is spared.
-fn descendants(root: i32, spare: impl FnOnce() -> HashSet<i32>) -> io::Result<HashMap<i32, Stat>> {
-    let all: HashMap<i32, Stat> = pids()?
-        .into_iter()
-        .filter_map(|pid| Some((pid, stat(pid)?)))
-        .collect();
-    let spare = spare();
+/// All that descends from `roots`, parents before their children, leaving out
+/// the subtrees of `spare`.
+fn below(
+    all: &HashMap<i32, Stat>,
+    roots: impl IntoIterator<Item = i32>,
+    spare: &HashSet<i32>,
+) -> Vec<(i32, Stat)> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for (&pid, stat) in &all {
+    for (&pid, stat) in all {
         children.entry(stat.parent).or_default().push(pid);
     }
-    let mut found = HashMap::new();
-    let mut ahead = vec![root];
+    let mut ahead: Vec<i32> = roots.into_iter().collect();
+    let mut known: HashSet<i32> = ahead.iter().chain(spare).copied().collect();
+    let mut found = Vec::new();
     while let Some(parent) = ahead.pop() {
         for &pid in children.get(&parent).into_iter().flatten() {
-            if !spare.contains(&pid) && found.insert(pid, all[&pid]).is_none() {
+            if known.insert(pid) {
+                found.push((pid, all[&pid]));
                 ahead.push(pid);
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Signals just the process that was seen, not one that got its pid since.
-fn signal(pid: i32, seen: Stat, signal: Signal) {
+fn signal((pid, seen): (i32, Stat), signal: Signal) {
     let Some(raw) = Pid::from_raw(pid) else {
         return;
     };
-    if let Ok(fd) = pidfd_open(raw, PidfdFlags::empty())
-        && stat(pid).is_some_and(|now| now.started == seen.started)
-    {
-        // A failure means that it is gone, or not ours to kill; the caller looks again.
-        let _ = pidfd_send_signal(fd, signal);
-    }
+    let same = || stat(pid).is_some_and(|now| now.started == seen.started);
+    // A failure means that it is gone, or not ours to kill; the caller looks again.
+    let _ = match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(handle) if same() => pidfd_send_signal(handle, signal),
+        // Forbidden by a container's rules: then the look just before must do.
+        Err(Errno::NOSYS | Errno::PERM) if same() => kill_process(raw, signal),
+        _ => Ok(()),
+    };
 }
 
-/// Stops all before it kills any, so that nothing forks meanwhile.
-fn kill_round(found: &HashMap<i32, Stat>) {
-    let alive = || found.iter().filter(|(_, stat)| !stat.zombie);
-    for (&pid, &stat) in alive() {
-        signal(pid, stat, Signal::STOP);
-    }
-    for (&pid, &stat) in alive() {
-        signal(pid, stat, Signal::KILL);
-    }
+/// Ends processes, round by round.
+#[derive(Debug, Default)]
+struct Hunt {
+    /// Everything that was ever signalled.
+    met: HashSet<(i32, u64)>,
+    /// Rounds in a row that met nobody new.
+    idle_rounds: u32,
 }
 
-/// The pause between two looks: short at first, since most die at once.
-fn pause(round: u32) {
-    thread::sleep(Duration::from_millis(1 << round.min(7)));
+impl Hunt {
+    /// Looks until a look shows nobody new, stopping all: what is stopped
+    /// can't fork, and still uses up the room that a fork storm needs. Then
+    /// kills all, children before their parents, since the system wakes
+    /// stopped children whose parent dies. Returns the last look.
+    fn round(
+        &mut self,
+        mut look: impl FnMut() -> io::Result<Vec<(i32, Stat)>>,
+    ) -> io::Result<Vec<(i32, Stat)>> {
+        /// So that one who can't be stopped and forks for ever is killed all the same.
+        const MOST_LOOKS: u32 = 100;
+        let mut found = look()?;
+        let mut anybody_new = false;
+        for _ in 0..MOST_LOOKS {
+            let mut new = false;
+            for &(pid, stat) in found.iter().filter(|(_, stat)| !stat.zombie) {
+                if self.met.insert((pid, stat.started)) {
+                    signal((pid, stat), Signal::STOP);
+                    new = true;
+                }
+            }
+            if !new {
+                break;
+            }
+            anybody_new = true;
+            found = look()?;
+        }
+        for &process in found.iter().rev().filter(|(_, stat)| !stat.zombie) {
+            signal(process, Signal::KILL);
+        }
+        self.idle_rounds = if anybody_new { 0 } else { self.idle_rounds + 1 };
+        Ok(found)
+    }
+
+    /// Between two rounds: short at first, since most die at once.
+    fn pause(&self) {
+        thread::sleep(Duration::from_millis(1 << self.idle_rounds.min(7)));
+    }
+
+    fn count(&self) -> u64 {
+        self.met.len() as u64
+    }
 }
 
 /// For the guard: ends everything below this process and reaps it. Returns
 /// only when nothing is left, however long that takes: the lock must not be
-/// free before. `codex` itself is not counted as a leftover.
+/// free before. `codex` itself is not counted.
 pub fn kill_all_below_me(codex: Option<Pid>) -> u64 {
     let me = getpid().as_raw_pid();
-    let mut leftovers = HashSet::new();
-    for round in 0.. {
+    let codex = codex.map(Pid::as_raw_pid);
+    let mut hunt = Hunt::default();
+    loop {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) => {}
                 // As the subreaper of all, no child means no descendant.
-                Err(rustix::io::Errno::CHILD) => return leftovers.len() as u64,
+                Err(Errno::CHILD) => {
+                    hunt.met.retain(|(pid, _)| Some(*pid) != codex);
+                    return hunt.count();
+                }
                 Ok(None) | Err(_) => break,
             }
         }
-        if let Ok(found) = descendants(me, HashSet::new) {
-            kill_round(&found);
-            leftovers.extend(
-                found
-                    .iter()
-                    .filter(|(pid, stat)| !stat.zombie && Some(**pid) != codex.map(Pid::as_raw_pid))
-                    .map(|(&pid, stat)| (pid, stat.started)),
-            );
-        }
-        pause(round);
+        let _ = hunt.round(|| Ok(below(&look_around()?, [me], &HashSet::new())));
+        hunt.pause();
     }
-    leftovers.len() as u64
 }
 
 /// For the worker, when a guard was killed: its tree has fallen to the worker,
 /// the next subreaper. Ends all that is below the worker and not below one of
-/// `guards`, which are alive.
-pub fn kill_orphans(guards: impl Fn() -> HashSet<i32>) -> u64 {
+/// `own`, the processes that the worker has started itself and not yet reaped.
+/// Not to be called twice at a time.
+pub fn kill_orphans(own: impl Fn() -> HashSet<i32>) -> u64 {
     let me = getpid().as_raw_pid();
-    let mut killed = HashSet::new();
-    for round in 0.. {
-        let Ok(found) = descendants(me, &guards) else {
-            pause(round);
-            continue;
-        };
-        if found.is_empty() {
-            break;
-        }
-        kill_round(&found);
-        for (&pid, stat) in &found {
-            killed.insert((pid, stat.started));
-            if stat.parent == me
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                // By its pid: waiting for any child would steal a guard's end.
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    let mut hunt = Hunt::default();
+    loop {
+        let orphans = hunt.round(|| {
+            let all = look_around()?;
+            // Asked only now: what this look shows and has been started
+            // meanwhile is among them.
+            Ok(below(&all, [me], &own()))
+        });
+        match orphans {
+            Ok(orphans) if orphans.is_empty() => return hunt.count(),
+            Ok(orphans) => {
+                for (pid, stat) in orphans {
+                    // By its pid: waiting for any child would steal another's end.
+                    if stat.parent == me
+                        && let Some(pid) = Pid::from_raw(pid)
+                    {
+                        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+                    }
+                }
             }
+            Err(error) => tracing::warn!(%error, "can't look for what a guard has left"),
         }
-        pause(round);
+        hunt.pause();
     }
-    killed.len() as u64
 }
 
-/// Ends every process on this host whose environment holds `name=value`: what
-/// a guard and a worker that were killed together have left. Sees only what
-/// this user may look into.
+/// Ends every process on this host whose environment holds `name=value`, and
+/// what is below it: what a guard and a worker that were killed together have
+/// left. Sees only what this user may look into.
 pub fn kill_tagged(name: &str, value: &str) -> u64 {
+    /// Some two seconds. What lives then is stuck in the system and dies when
+    /// it comes back from there; it must not hold the workspace up for ever.
+    const MOST_ROUNDS: u32 = 20;
     let tag = format!("{name}={value}").into_bytes();
     let me = getpid().as_raw_pid();
-    let mut killed = HashSet::new();
-    for round in 0.. {
-        let found: HashMap<i32, Stat> = pids()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|&pid| pid != me)
-            .filter_map(|pid| {
-                let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-                environment
-                    .split(|&byte| byte == 0)
-                    .any(|variable| variable == tag)
-                    .then(|| Some((pid, stat(pid)?)))?
-            })
-            .filter(|(_, stat)| !stat.zombie)
-            .collect();
-        // One that can't be killed would otherwise hold the turn up for ever.
-        if found.is_empty() || round > 20 {
-            break;
+    let mut hunt = Hunt::default();
+    while hunt.idle_rounds < MOST_ROUNDS {
+        let left = hunt.round(|| {
+            let all = look_around()?;
+            let tagged = all
+                .iter()
+                .filter(|&(&pid, stat)| pid != me && !stat.zombie && carries(pid, &tag))
+                .map(|(&pid, &stat)| (pid, stat));
+            let mut found: Vec<_> = tagged.collect();
+            let roots: Vec<i32> = found.iter().map(|&(pid, _)| pid).collect();
+            let below = below(&all, roots, &HashSet::from([me]));
+            found.extend(below.into_iter().filter(|(_, stat)| !stat.zombie));
+            Ok(found)
+        });
+        match left {
+            Ok(left) if left.is_empty() => break,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "can't look for what an earlier attempt has left"),
         }
-        kill_round(&found);
-        killed.extend(found.iter().map(|(&pid, stat)| (pid, stat.started)));
-        pause(round);
+        hunt.pause();
     }
-    killed.len() as u64
+    hunt.count()
+}
+
+fn carries(pid: i32, tag: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|set| set == tag))
 }
 
 #[cfg(test)]
@@ -206,12 +257,39 @@ mod tests {
     #[test]
     fn finds_itself_below_its_parent() {
         let me = getpid().as_raw_pid();
-        let parent = stat(me).unwrap().parent;
-        assert!(descendants(parent, HashSet::new).unwrap().contains_key(&me));
-        assert!(
-            !descendants(parent, || HashSet::from([me]))
-                .unwrap()
-                .contains_key(&me)
-        );
+        let all = look_around().unwrap();
+        let found = below(&all, [all[&me].parent], &HashSet::new());
+        assert!(found.iter().any(|(pid, _)| *pid == me));
+        let found = below(&all, [all[&me].parent], &HashSet::from([me]));
+        assert!(!found.iter().any(|(pid, _)| *pid == me));
+    }
+
+    #[test]
+    fn finds_parents_before_their_children_and_spares_whole_subtrees() {
+        let stat = |parent| Stat {
+            parent,
+            zombie: false,
+            started: 0,
+        };
+        let all = HashMap::from([
+            (10, stat(1)),
+            (11, stat(10)),
+            (12, stat(11)),
+            (13, stat(10)),
+            (14, stat(13)),
+            (20, stat(1)),
+        ]);
+        let pids = |spare: &[i32]| -> Vec<i32> {
+            let spare = spare.iter().copied().collect();
+            let found = below(&all, [10], &spare);
+            found.into_iter().map(|(pid, _)| pid).collect()
+        };
+        let found = pids(&[]);
+        assert_eq!(found.len(), 4);
+        let at = |pid| found.iter().position(|found| *found == pid).unwrap();
+        assert!(at(11) < at(12) && at(13) < at(14));
+        let mut spared = pids(&[13]);
+        spared.sort_unstable();
+        assert_eq!(spared, [11, 12]);
     }
 }

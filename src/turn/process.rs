@@ -84,9 +84,13 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 output = self.run.next() => output,
             };
             let Some(output) = output else { return Ok(()) };
+            let mut emitted = Ok(());
             for body in self.translate(output) {
-                out.emit(body, clocks).await?;
+                // All that one line told goes out, though the turn has to stop
+                // at the first: the translator holds it for told.
+                emitted = emitted.and(out.emit(body, clocks).await);
             }
+            emitted?;
             clocks.heard();
         }
         Ok(())
@@ -146,3 +150,6 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

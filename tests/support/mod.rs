@@ -1,2 +1,10 @@
 pub mod broker;
+pub mod host;
+#[allow(
+    unused_imports,
+    reason = "the example needs more of it than the tests do"
+)]
+#[path = "../stand_in/model_server.rs"]
+pub mod model_server;
 pub mod pool;
+pub mod processes;

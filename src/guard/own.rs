@@ -1,0 +1,41 @@
+//! The processes that this one has started itself and not yet reaped. What
+//! is below this process and below none of them is an orphan of a guard that
+//! was killed.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use tokio::process::{Child, Command};
+
+static PIDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
+
+/// Says that a process is no orphan; to be dropped when it has been reaped.
+#[derive(Debug)]
+pub struct Own(Option<i32>);
+
+/// Every process that runs besides guards must be started by this.
+pub fn start(command: &mut Command) -> io::Result<(Child, Own)> {
+    // Held meanwhile, so that none lives without being known.
+    let mut pids = lock();
+    let child = command.spawn()?;
+    let pid = child.id().map(u32::cast_signed);
+    pids.extend(pid);
+    Ok((child, Own(pid)))
+}
+
+pub(super) fn pids() -> HashSet<i32> {
+    lock().clone()
+}
+
+fn lock() -> MutexGuard<'static, HashSet<i32>> {
+    PIDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            lock().remove(&pid);
+        }
+    }
+}

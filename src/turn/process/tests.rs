@@ -1,0 +1,188 @@
+//! On a clock that goes ahead by itself when nothing else does.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::codex::{Exit, protocol};
+use crate::config::EventSet;
+use crate::event::{SealedEvent, Sealer};
+use crate::turn::StopHandle;
+use crate::turn::stop::Limits;
+
+/// A codex that says its lines and then nothing, without ending.
+#[derive(Debug, Clone, Default)]
+struct Scripted {
+    lines: VecDeque<&'static str>,
+    /// Whether an interrupt ends it.
+    obeys: bool,
+    over: bool,
+    orders: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Engine for Scripted {
+    type Run = Self;
+
+    fn start(&self, _: TurnInput<'_>) -> Result<Self, SpawnError> {
+        Ok(self.clone())
+    }
+}
+
+impl EngineRun for Scripted {
+    async fn next(&mut self) -> Option<Output> {
+        match self.lines.pop_front() {
+            Some(line) => Some(Output::Event(
+                protocol::parse_line(line.as_bytes()).unwrap(),
+            )),
+            None if self.over => None,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn interrupt(&mut self) {
+        self.orders.lock().unwrap().push("interrupt");
+        self.over |= self.obeys;
+    }
+
+    async fn kill(&mut self) {
+        self.orders.lock().unwrap().push("kill");
+        self.over = true;
+    }
+
+    async fn end(&mut self) -> End {
+        if !self.over {
+            std::future::pending::<()>().await;
+        }
+        End {
+            exit: Exit::Signal(9),
+            leftovers: 0,
+            stderr_tail: String::new(),
+        }
+    }
+}
+
+/// Takes events one by one, or, when `full`, only the last ones.
+#[derive(Default)]
+struct Sink {
+    full: bool,
+    taken: Mutex<Vec<String>>,
+}
+
+impl EventSink for Sink {
+    async fn push(&self, event: &SealedEvent) {
+        if self.full {
+            std::future::pending::<()>().await;
+        }
+        self.push_final(std::slice::from_ref(event));
+    }
+
+    fn push_final(&self, events: &[SealedEvent]) {
+        let kinds = events.iter().map(|event| event.kind.clone());
+        self.taken.lock().unwrap().extend(kinds);
+    }
+
+    fn unconfirmed(&self) -> Vec<SealedEvent> {
+        Vec::new()
+    }
+}
+
+const BEGIN: &str = r#"{"type":"turn.started"}"#;
+const SAY: &str =
+    r#"{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"hi"}}"#;
+const COMMAND: &str = r#"{"type":"item.completed","item":{"id":"item_1","type":"command_execution","command":"ls","aggregated_output":"","exit_code":0,"status":"completed"}}"#;
+const COMPLETED: &str = r#"{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0,"output_tokens":1}}"#;
+
+async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
+    let null = File::open("/dev/null").unwrap();
+    let input = TurnInput {
+        prompt: "",
+        model: None,
+        resume: None,
+        dir: Path::new("/"),
+        home: None,
+        lock: null.as_fd(),
+    };
+    let mut out = Emitter::new(Sealer::new("t", 1), EventSet::Full, sink);
+    let limits = Limits {
+        wall: Duration::from_secs(3600),
+        idle: Duration::from_secs(600),
+    };
+    let mut clocks = Clocks::start(stop.clone(), limits);
+    run(codex, input, &mut out, &mut clocks, |_| {})
+        .await
+        .unwrap()
+}
+
+fn orders(codex: &Scripted) -> Vec<&'static str> {
+    codex.orders.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn codex_that_hangs_after_the_turns_end_is_killed_and_the_end_counts() {
+    let codex = Scripted {
+        lines: [BEGIN, SAY, COMPLETED].into(),
+        ..Scripted::default()
+    };
+    let ran = ran(&codex, &Sink::default(), &StopHandle::new()).await;
+    assert_eq!(ran.stop, None);
+    assert!(ran.translator.is_over());
+    assert_eq!(orders(&codex), ["interrupt", "kill"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn codex_that_is_silent_is_interrupted_and_then_killed() {
+    for obeys in [true, false] {
+        let codex = Scripted {
+            lines: [BEGIN, SAY].into(),
+            obeys,
+            ..Scripted::default()
+        };
+        let ran = ran(&codex, &Sink::default(), &StopHandle::new()).await;
+        assert_eq!(ran.stop, Some(Stop::Idle));
+        assert_eq!(orders(&codex), ["interrupt", "kill"]);
+    }
+}
+
+/// G10: while the way out is full, codex is not listened to and its silence
+/// does not count, but the turn's time runs on.
+#[tokio::test(start_paused = true)]
+async fn g10_a_slow_reader_is_no_silence_of_codexs() {
+    let codex = Scripted {
+        lines: [BEGIN, SAY, SAY].into(),
+        ..Scripted::default()
+    };
+    let sink = Sink {
+        full: true,
+        ..Sink::default()
+    };
+    let ran = ran(&codex, &sink, &StopHandle::new()).await;
+    assert_eq!(ran.stop, Some(Stop::Timeout));
+}
+
+/// One line can tell two events; the second is not lost when the turn has to
+/// stop at the first, or its reader would wait for the tool's result for ever.
+#[tokio::test(start_paused = true)]
+async fn g6_all_that_a_line_told_goes_out_though_the_turn_stops() {
+    let codex = Scripted {
+        lines: [BEGIN, COMMAND].into(),
+        ..Scripted::default()
+    };
+    let sink = Sink {
+        full: true,
+        ..Sink::default()
+    };
+    let stop = StopHandle::new();
+    let cancel = async {
+        // By then it is stuck with the line that it has read.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.stop(Stop::Cancel);
+    };
+    let (ran, ()) = tokio::join!(ran(&codex, &sink, &stop), cancel);
+    assert_eq!(ran.stop, Some(Stop::Cancel));
+    assert_eq!(*sink.taken.lock().unwrap(), ["tool_use", "tool_result"]);
+    let finished = ran.translator.finish(&ran.end.exit, "");
+    assert_eq!(finished.events, []);
+}

@@ -1,0 +1,120 @@
+//! The guard: that nothing of a turn outlives the turn, whoever is killed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "guard/deaths.rs"]
+mod deaths;
+#[path = "guard/many.rs"]
+mod many;
+#[path = "guard/secrets.rs"]
+mod secrets;
+#[path = "guard/start_stop.rs"]
+mod start_stop;
+#[path = "guard/trees.rs"]
+mod trees;
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::task::block_in_place;
+use tokio::time::timeout;
+use turn_worker::guard::{self, Closed, Guard, GuardSpec};
+
+use crate::support::processes;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A shell script in codex's place, under a guard of its own.
+struct Script {
+    /// None once it was dropped on purpose.
+    guard: Option<Guard>,
+    stdin: Option<Sender>,
+    stdout: Lines<BufReader<Receiver>>,
+    stderr: Receiver,
+    dir: TempDir,
+}
+
+impl Script {
+    fn start(text: &str) -> Self {
+        Self::start_program("/bin/sh", &["-c", text])
+    }
+
+    fn start_program(program: &str, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir.path().to_owned(), dir, program, args)
+    }
+
+    fn start_in(workspace: PathBuf, dir: TempDir, program: &str, args: &[&str]) -> Self {
+        let lock = File::create(dir.path().join("lock")).unwrap();
+        lock.try_lock().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let (guard, pipes) = guard::spawn(GuardSpec {
+            guard_program: env!("CARGO_BIN_EXE_turn-worker").into(),
+            program: program.into(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: vec![("PATH".to_owned(), path)],
+            dir: workspace,
+            lock: lock.as_fd(),
+        })
+        .unwrap();
+        Self {
+            guard: Some(guard),
+            stdin: Some(pipes.stdin),
+            stdout: BufReader::new(pipes.stdout).lines(),
+            stderr: pipes.stderr,
+            dir,
+        }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = timeout(LIMIT, self.stdout.next_line()).await.unwrap();
+        let Some(line) = line.unwrap() else {
+            let mut errors = String::new();
+            let _ = self.stderr.read_to_string(&mut errors).await;
+            panic!("the script ended: {errors}");
+        };
+        line
+    }
+
+    /// Lets a script that does `read go` go on.
+    async fn go(&mut self) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(b"go\n").await.unwrap();
+    }
+
+    fn guard(&mut self) -> &mut Guard {
+        self.guard.as_mut().unwrap()
+    }
+
+    async fn closed(&mut self) -> Closed {
+        timeout(LIMIT, self.guard().closed()).await.unwrap()
+    }
+
+    fn lock_is_free(&self) -> bool {
+        let lock = File::open(self.dir.path().join("lock")).unwrap();
+        lock.try_lock().is_ok()
+    }
+
+    /// The pids that the script wrote into the file `pids`, one a line.
+    fn pids(&self) -> Vec<i32> {
+        let pids = fs::read_to_string(self.dir.path().join("pids")).unwrap_or_default();
+        pids.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    fn live(&self) -> usize {
+        processes::of_workspace(self.dir.path()).len()
+    }
+
+    /// Until the lock is free; at that moment nothing of the turn may live.
+    fn unlocked(&self) {
+        let pids = self.pids();
+        block_in_place(|| {
+            processes::gone_when_free(self.dir.path(), &pids, || self.lock_is_free());
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! What an agent can find out about its worker (G8).
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::support::host::Host;
+
+/// Nobody's; any that is not root would do.
+const UNPRIVILEGED: u32 = 65534;
+
+/// A host with a secret in the worker's environment.
+fn host() -> Host {
+    Host::new()
+        .set("AMQP_URL", "amqp://user:wonderland@127.0.0.1:1/%2f")
+        .env("SECRET", "wonderland")
+}
+
+#[test]
+fn g8_the_agents_environment_is_the_allow_list_and_the_tag() {
+    let host = host();
+    let turn = host.run("a", "t\nenv");
+    turn.assert_end_turn();
+    let mut names: Vec<_> = turn.said()[0]
+        .lines()
+        .map(|line| line.split_once('=').unwrap().0)
+        .collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        ["HOME", "PATH", "STAND_IN_DIR", "TURN_WORKER_WORKSPACE"]
+    );
+    let tag = format!(
+        "TURN_WORKER_WORKSPACE={}",
+        host.workspace("a").to_str().unwrap()
+    );
+    assert!(turn.said()[0].lines().any(|line| line == tag));
+}
+
+#[test]
+fn g8_codex_inherits_no_descriptor() {
+    let host = host();
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"wonderland").unwrap();
+    // The worker itself gets one too many, as from a careless init script.
+    let inner = host.command("a");
+    let mut outer = Command::new("sh");
+    outer
+        .args(["-c", "exec 7< \"$0\"; exec \"$@\""])
+        .arg(secret.path())
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env_clear()
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(host.path());
+    let prompt = "t\nrun ls /proc/self/fd\nrun cat <&7";
+    let turn = host.start_command(outer, "a", prompt).ended();
+    // The fourth is the folder that is being listed.
+    assert_eq!(turn.printed(), ["0\n1\n2\n3\n", ""]);
+}
+
+/// The agent looks at its ancestors: the guard, then the worker.
+#[test]
+fn g8_the_worker_and_the_guard_cannot_be_looked_into() {
+    let host = host();
+    let host = if rustix::process::geteuid().is_root() {
+        host.by_user(UNPRIVILEGED)
+    } else {
+        host
+    };
+    let script = "pid=$PPID; for who in codex guard worker; do \
+                  for what in environ mem fd maps; do \
+                  ls /proc/$pid/$what/ >/dev/null 2>&1 && echo $who $what can be listed; \
+                  head -c 1 /proc/$pid/$what >/dev/null 2>&1 && echo $who $what can be read; done; \
+                  grep -c wonderland /proc/$pid/cmdline; \
+                  pid=$(sed 's/.*) . //; s/ .*//' /proc/$pid/stat); done; id -u";
+    let turn = host.run("a", &format!("t\nrun {script}"));
+    turn.assert_end_turn();
+    let printed = turn.printed()[0];
+    let expected = format!(
+        "codex environ can be read\ncodex fd can be listed\ncodex maps can be read\n0\n0\n0\n{}\n",
+        if rustix::process::geteuid().is_root() {
+            UNPRIVILEGED
+        } else {
+            rustix::process::getuid().as_raw()
+        }
+    );
+    assert_eq!(printed, expected);
+}

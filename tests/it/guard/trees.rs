@@ -1,0 +1,142 @@
+//! Whatever a turn starts, all of it is gone when the turn is over.
+
+use std::fs;
+
+use turn_worker::codex::Exit;
+
+use super::Script;
+use crate::support::processes;
+
+/// Each leaves something behind that lives on; what sheds its environment
+/// writes its pid into `pids`.
+const MESSES: &[(&str, &str)] = &[
+    ("a background job", "sleep 100000 &"),
+    (
+        "one that holds nothing open",
+        "sleep 100000 >/dev/null 2>&1 </dev/null &",
+    ),
+    ("nohup", "nohup sleep 100000 >/dev/null 2>&1 &"),
+    ("a daemon", "setsid sleep 100000 &"),
+    (
+        "forked twice",
+        "(setsid sh -c 'sleep 100000 & echo $! >> pids' &)",
+    ),
+    (
+        "deaf to signals",
+        "setsid sh -c 'trap \"\" TERM INT HUP QUIT; while :; do sleep 1; done' &",
+    ),
+    (
+        "a stopped one with children of its own group",
+        "setsid sh -c 'setsid sleep 100000 & kill -STOP $$' &",
+    ),
+    (
+        "without its environment",
+        "env -i setsid sh -c 'echo $$ >> pids; exec sleep 100000' &",
+    ),
+    (
+        "a deep tree",
+        "sh -c 'sh -c \"sh -c \\\"sleep 100000 & wait\\\" & wait\" & wait' &",
+    ),
+];
+
+/// How the turn comes to its end.
+const ENDINGS: [&str; 3] = ["exit", "kill", "drop"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_nothing_of_a_turn_is_left_when_its_lock_is_free() {
+    for (what, mess) in MESSES {
+        for ending in ENDINGS {
+            eprintln!("{what}, {ending}");
+            let mut script = Script::start(&format!("{mess}\n sleep 0.02; echo ready; read go"));
+            script.line().await;
+            let before = script.live() + script.pids().len();
+            assert!(before >= 2, "only the script itself lives");
+            assert!(!script.lock_is_free());
+            end(&mut script, ending).await;
+            script.unlocked();
+            if ending != "drop" {
+                let closed = script.closed().await;
+                assert!(closed.leftovers >= 1, "{closed:?}");
+                let code = match ending {
+                    "exit" => Exit::Code(0),
+                    _ => Exit::Signal(9),
+                };
+                assert_eq!(closed.exit, code);
+            }
+        }
+    }
+}
+
+async fn end(script: &mut Script, ending: &str) {
+    match ending {
+        "exit" => script.go().await,
+        "kill" => script.guard().kill().await,
+        _ => drop(script.guard.take()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_nothing_lives_when_closed_completes_though_the_lock_is_held_elsewhere() {
+    let mut script = Script::start("setsid sleep 100000 & echo ready; read go");
+    script.line().await;
+    script.go().await;
+    let closed = script.closed().await;
+    assert_eq!(script.live(), 0);
+    assert_eq!((closed.exit, closed.leftovers), (Exit::Code(0), 1));
+    // And it can be asked again.
+    assert_eq!(script.closed().await.leftovers, 1);
+}
+
+/// A hundred that fork without end, far faster than anybody could look at them.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_fork_storm_is_ended() {
+    let mut script = Script::start(
+        "i=0; while [ $i -lt 100 ]; do
+           setsid sh -c 'while [ -e \"$PWD\" ]; do (sleep 0.05); done' &
+           i=$((i+1))
+         done
+         echo ready; read go",
+    );
+    script.line().await;
+    script.go().await;
+    script.unlocked();
+    let closed = script.closed().await;
+    assert!(closed.leftovers >= 100, "{closed:?}");
+}
+
+/// Each lives just long enough to start the next, which is nobody's child then.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_one_that_hops_from_process_to_process_is_caught() {
+    let dir = tempfile::tempdir().unwrap();
+    let hop = dir.path().join("hop");
+    // It ends by itself with the folder, should it not be caught.
+    fs::write(&hop, "#!/bin/sh\n[ -e \"$0\" ] && setsid \"$0\" &\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&hop, mode).unwrap();
+    let workspace = dir.path().to_owned();
+    let start = "./hop; ./hop; ./hop; ./hop; sleep 0.05; echo ready; read go";
+    let mut script = Script::start_in(workspace, dir, "/bin/sh", &["-c", start]);
+    script.line().await;
+    script.go().await;
+    script.unlocked();
+    assert_eq!(script.closed().await.exit, Exit::Code(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_turn_leaves_nothing_to_kill() {
+    let mut script = Script::start("sleep 0 & wait; exit 3");
+    let closed = script.closed().await;
+    assert_eq!((closed.exit, closed.leftovers), (Exit::Code(3), 0));
+    script.unlocked();
+}
+
+/// The pids of this turn's processes in a look from outside: for the tests above.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_looking_glass_works() {
+    let mut script = Script::start("echo $$; read go");
+    let pid: i32 = script.line().await.parse().unwrap();
+    assert_eq!(processes::of_workspace(script.dir.path()), [pid]);
+    script.go().await;
+    script.closed().await;
+    assert!(!processes::lives(pid));
+}

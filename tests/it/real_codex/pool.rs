@@ -1,0 +1,112 @@
+//! The real codex in a pool, from a producer's request to a reader's event.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{cost, program, write_home};
+use crate::support::model_server::{ModelServer, Request};
+use crate::support::pool::{Pool, turn};
+
+/// A pool of one process with the real codex.
+async fn pool() -> (Pool, ModelServer, tempfile::TempDir) {
+    let model = ModelServer::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("codex-home");
+    write_home(&home, &model, "");
+    let program = program();
+    let settings = [
+        ("CODEX_BIN", program.to_str().unwrap()),
+        ("CODEX_HOME", home.to_str().unwrap()),
+        ("CODEX_ENV", "PATH,HOME"),
+    ];
+    (Pool::start(1, &settings).await, model, dir)
+}
+
+fn usage(end: &Value) -> Option<[u64; 3]> {
+    let usage = end.get("usage")?;
+    let count = |name: &str| usage[name].as_u64().unwrap();
+    Some([
+        count("input_tokens"),
+        count("cache_read_tokens"),
+        count("output_tokens"),
+    ])
+}
+
+async fn metrics(pool: &Pool) -> [f64; 3] {
+    let metrics = pool.processes().last().unwrap().metrics().await;
+    let of = |name: &str| metrics.get(&format!("turn_worker_{name}_total{{model=\"default\"}}"));
+    [
+        of("input_tokens"),
+        of("cached_input_tokens"),
+        of("output_tokens"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_g7_a_conversation_through_the_pool() {
+    let (mut pool, model, _home) = pool().await;
+    let requests = [
+        turn("ada", "a", &["I am Ada."]),
+        turn("bob", "b", &["I am Bob."]),
+        turn("trains", "a", &["run: echo trains"]),
+        turn("who", "a", &["Who am I?"]),
+    ];
+    pool.enqueue(&requests).await;
+    let mut total = [0; 3];
+    for (id, prompt) in [
+        ("ada", "Ada"),
+        ("bob", "Bob"),
+        ("trains", "trains"),
+        ("who", "Who"),
+    ] {
+        let turn = pool.events.ended(id).await;
+        assert_eq!(turn.stop_reason(), "end_turn", "{turn:#?}");
+        let spent = usage(turn.end().unwrap());
+        assert_eq!(spent, cost(&model.requests(), prompt), "{id}");
+        total = std::array::from_fn(|at| total[at] + spent.unwrap()[at]);
+    }
+    let who = pool.events.turn("who");
+    let answer = "You have said 3 things; the first was “ada I am Ada.”, the last “who Who am I?”.";
+    assert_eq!(who.said(1), [answer]);
+    pool.idle().await;
+    assert_eq!(metrics(&pool).await, total.map(|count| count as f64));
+    pool.stop().await;
+}
+
+/// The first attempt had one whole answer, and one that its worker's death cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
+    let (mut pool, model, _home) = pool().await;
+    let request = turn("work", "a", &["run: echo here >> log", "hold: on"]);
+    pool.enqueue(&[turn("hello", "a", &[]), request]).await;
+    model.arrived("work", 2).await;
+    pool.process(0).kill();
+    let cut_off = model.requests().pop().unwrap();
+    model.release("on");
+    pool.spawn(&[]);
+
+    let work = pool.events.ended("work").await;
+    assert_eq!((work.stop_reason(), work.attempt()), ("end_turn", 2));
+    assert_eq!(work.said(2), ["Held … and released."]);
+    let whole: Vec<Request> = model
+        .requests()
+        .into_iter()
+        .filter(|request| request.number != cut_off.number)
+        .collect();
+    let spent = cost(&whole, "work");
+    assert_eq!(usage(work.end().unwrap()), spent);
+    let hello = pool.events.turn("hello");
+    assert_eq!(
+        work.end().unwrap()["thread_id"],
+        hello.end().unwrap()["thread_id"]
+    );
+    let log = fs::read_to_string(pool.root().join("a/log")).unwrap();
+    assert_eq!(log, "here\nhere\n");
+    pool.idle().await;
+    assert_eq!(
+        metrics(&pool).await,
+        spent.unwrap().map(|count| count as f64)
+    );
+    pool.stop().await;
+}

@@ -1,0 +1,183 @@
+//! How turns end, and how they are ended.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::support::host::Host;
+use crate::support::processes::lives;
+
+#[test]
+fn codex_that_is_deaf_to_signals_is_killed_when_its_time_is_up() {
+    let host = Host::new().set("TURN_TIMEOUT", "500ms");
+    let turn = host.run("a", "t\nignore-signals\nsay ready\nhang");
+    assert_eq!(turn.stop_reason(), "timeout");
+    let (code, _, retryable, message) = turn.error();
+    assert_eq!((code, retryable), ("turn.timeout", true));
+    assert_eq!(message, "the turn ran longer than its limit");
+    assert_eq!(turn.said(), ["ready"]);
+    // What it said counts, though it was cut off.
+    assert_eq!(turn.end()["text"], "ready");
+}
+
+#[test]
+fn codex_that_says_nothing_is_interrupted() {
+    let host = Host::new().set("TURN_IDLE_TIMEOUT", "300ms");
+    let turn = host.run("a", "t\nsay ready\nhang");
+    assert_eq!(turn.stop_reason(), "timeout");
+    assert_eq!(turn.error().0, "turn.idle_timeout");
+}
+
+#[test]
+fn codex_that_goes_on_saying_something_is_not_idle() {
+    let host = Host::new().set("TURN_IDLE_TIMEOUT", "400ms");
+    let steps: String = (0..8).map(|n| format!("say {n}\nsleep 100\n")).collect();
+    host.run("a", &format!("t\n{steps}")).assert_end_turn();
+}
+
+#[test]
+fn a_command_that_was_cut_off_has_a_result_that_says_so() {
+    let host = Host::new().set("TURN_TIMEOUT", "500ms");
+    let turn = host.run("a", "t\nrun sleep 100000");
+    assert_eq!(turn.stop_reason(), "timeout");
+    let result = turn
+        .events
+        .iter()
+        .find(|event| event["type"] == "tool_result")
+        .unwrap();
+    assert_eq!(result["is_error"], true);
+    assert_eq!(result["content"]["status"], "unfinished");
+}
+
+#[test]
+fn codex_that_is_killed_half_way_is_an_error_worth_trying_again() {
+    let turn = Host::new().run("a", "t\nsay half\ndie");
+    let (code, reason, retryable, message) = turn.error();
+    assert_eq!((code, reason, retryable), ("codex.exited", "unknown", true));
+    assert!(message.contains("ended by signal 9"), "{message}");
+    assert_eq!(turn.said(), ["half"]);
+}
+
+#[test]
+fn an_exit_without_a_word_about_the_end_is_an_error_with_codexs_last_words() {
+    for code in [0, 3] {
+        let prompt = format!("t\nsay half\nstderr all is\nstderr lost\nexit {code}");
+        let turn = Host::new().run("a", &prompt);
+        let (error, _, retryable, message) = turn.error();
+        assert_eq!((error, retryable), ("codex.exited", false));
+        assert!(
+            message.contains(&format!("exited with code {code}")),
+            "{message}"
+        );
+        assert!(message.ends_with("all is\nlost"), "{message}");
+    }
+}
+
+#[test]
+fn a_failure_that_codex_tells_is_classified() {
+    let turn = Host::new().run("a", "t\nsay half\nfail You’ve hit your usage limit.");
+    assert_eq!(
+        turn.error(),
+        (
+            "turn.failed",
+            "usage_limit",
+            true,
+            "You’ve hit your usage limit."
+        )
+    );
+}
+
+#[test]
+fn codex_that_cannot_be_started_is_an_error_of_the_turn() {
+    let host = Host::new();
+    let program = host.path().join("codex");
+    fs::write(&program, "#!/nonexistent/interpreter\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let turn = host.set("CODEX_BIN", &program).run("a", "t\nsay hi");
+    let (code, reason, retryable, message) = turn.error();
+    assert_eq!(
+        (code, reason, retryable),
+        ("codex.start_failed", "config", false)
+    );
+    assert!(message.contains(program.to_str().unwrap()), "{message}");
+    assert!(turn.usage().is_none());
+}
+
+#[test]
+fn codex_that_is_not_there_is_told_before_any_turn_begins() {
+    let turn = Host::new()
+        .set("CODEX_BIN", "/nonexistent/codex")
+        .run("a", "t\nsay hi");
+    assert_eq!((turn.code, turn.events.len()), (Some(1), 0));
+    assert!(turn.log.contains("TURN_WORKER_CODEX_BIN"), "{}", turn.log);
+    assert!(turn.log.contains("/nonexistent/codex"), "{}", turn.log);
+}
+
+#[test]
+fn an_interrupt_cancels_the_turn() {
+    let host = Host::new();
+    let mut running = host.start("a", "t\nsay ready\ndaemon d\nhang");
+    running.said("ready");
+    let daemon = host.pid_in("d");
+    running.signal(Signal::INT);
+    let turn = running.ended();
+    assert_eq!(turn.stop_reason(), "cancelled");
+    assert!(!lives(daemon));
+    host.run("a", "u\nsay hi").assert_end_turn();
+}
+
+/// As the terminal does it: to the whole group of the worker.
+#[test]
+fn ctrl_c_cancels_the_turn_and_reaches_codex_by_its_guard_only() {
+    let host = Host::new();
+    let mut command = host.command("a");
+    command.process_group(0);
+    let mut running = host.start_command(command, "a", "t\nignore-signals\nsay ready\nwait go");
+    running.said("ready");
+    let group = Pid::from_raw(running.pid()).unwrap();
+    kill_process_group(group, Signal::INT).unwrap();
+    // Were it in the group, it would be gone before it can go on.
+    fs::write(host.stand_in_file("go"), "").unwrap();
+    let turn = running.ended();
+    // It came to its end within the grace time, so that is how it ended.
+    assert_eq!(turn.stop_reason(), "end_turn");
+}
+
+#[test]
+fn a_second_turn_in_a_busy_workspace_is_told_so() {
+    let host = Host::new();
+    let mut running = host.start("a", "t\nsay ready\nwait go");
+    running.said("ready");
+    let second = host.run("a", "u\nsay hi");
+    assert_eq!((second.code, second.events.len()), (Some(1), 0));
+    assert!(
+        second.log.contains("workspace a is in use by another turn"),
+        "{}",
+        second.log
+    );
+    // In another one it runs.
+    host.run("b", "v\nsay hi").assert_end_turn();
+    fs::write(host.stand_in_file("go"), "").unwrap();
+    running.ended().assert_end_turn();
+    assert_eq!(host.runs().len(), 2);
+}
+
+#[test]
+fn the_turn_goes_on_though_nobody_reads_its_events() {
+    let host = Host::new();
+    let mut running = host.start("a", "t\nflood 5000\ntouch over");
+    running.said("message 0");
+    running.deaf();
+    assert!(host.stand_in_file("over").exists());
+}
+
+#[test]
+fn a_guarded_turn_needs_no_terminal_event_to_end_with_its_worker() {
+    let host = Host::new();
+    let mut running = host.start("a", "t\nignore-signals\nsay ready\nhang");
+    running.said("ready");
+    running.kill();
+    host.unlocked("a", &[]);
+}

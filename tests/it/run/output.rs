@@ -1,0 +1,103 @@
+//! What codex writes, and what becomes of it.
+
+use std::fs;
+
+use crate::support::host::Host;
+
+#[test]
+fn g6_a_flood_arrives_whole_and_in_order() {
+    let turn = Host::new().run("a", "t\nflood 20000");
+    turn.assert_end_turn();
+    let said = turn.said();
+    assert_eq!(said.len(), 20_000);
+    for (n, text) in said.iter().enumerate() {
+        assert_eq!(*text, format!("message {n}"));
+    }
+}
+
+#[test]
+fn g10_a_line_over_the_limit_is_left_out_with_a_notice_and_the_turn_goes_on() {
+    let host = Host::new().set("MAX_LINE_BYTES", "2KiB");
+    let turn = host.run(
+        "a",
+        "t\nsay before\nlong 1000\nlong 500000\nlong 2000\nsay after",
+    );
+    turn.assert_end_turn();
+    // The second of them is within the limit only without what stands around it.
+    assert_eq!(turn.notices(), ["codex.line_too_long"; 2]);
+    let said: Vec<usize> = turn.said().iter().map(|text| text.len()).collect();
+    assert_eq!(said, ["before".len(), 1000, "after".len()]);
+    assert_eq!(turn.end()["text"], "after");
+}
+
+#[test]
+fn lines_that_are_no_events_are_left_out() {
+    let turn = Host::new().run("a", "t\nsay before\ngarbage\nsay after");
+    turn.assert_end_turn();
+    assert_eq!(turn.said(), ["before", "after"]);
+}
+
+#[test]
+fn what_holds_codexs_stdout_does_not_hold_the_turn() {
+    let turn = Host::new().run("a", "t\ndaemon d\nsay bye");
+    turn.assert_end_turn();
+    assert_eq!(turn.said(), ["bye"]);
+}
+
+#[test]
+fn a_broken_connection_that_codex_mends_is_a_notice() {
+    let turn = Host::new().run("a", "t\nreconnect\nsay there");
+    turn.assert_end_turn();
+    assert_eq!(turn.notices(), ["codex.reconnecting"]);
+}
+
+#[test]
+fn a_long_prompt_reaches_codex_whole() {
+    let host = Host::new().set("MAX_REQUEST_BYTES", "2MiB");
+    let comment = "x".repeat(1_000_000);
+    let turn = host.run("a", &format!("t\n# {comment}\nsay read"));
+    turn.assert_end_turn();
+}
+
+#[test]
+fn codex_that_does_not_read_its_prompt_is_no_reason_to_hang() {
+    let host = Host::new().set("MAX_REQUEST_BYTES", "2MiB");
+    let program = host.path().join("codex");
+    fs::write(&program, "#!/bin/sh\necho no prompt for me >&2\nexit 4\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&program, mode).unwrap();
+    let host = host.set("CODEX_BIN", &program);
+    let turn = host.run("a", &"x".repeat(1_000_000));
+    let (code, _, _, message) = turn.error();
+    assert_eq!(code, "codex.exited");
+    assert!(message.ends_with("no prompt for me"), "{message}");
+}
+
+#[test]
+fn the_small_event_set_counts_without_a_gap_too() {
+    let host = Host::new().set("EVENTS", "minimal");
+    let turn = host.run(
+        "a",
+        "t\nthink hm\nrun echo hi\nsay there\nreconnect\nsay bye",
+    );
+    turn.assert_end_turn();
+    assert_eq!(
+        turn.kinds(),
+        ["message_start", "text_delta", "text_delta", "message_end"]
+    );
+}
+
+#[test]
+fn g8_nothing_of_a_request_becomes_an_argument_but_the_model() {
+    let host = Host::new();
+    let mut command = host.command("a");
+    command.args(["--model", "gpt-5.5"]);
+    let prompt = "--help\nsay hi";
+    host.start_command(command, "a", prompt)
+        .ended()
+        .assert_end_turn();
+    let argv = host.argv();
+    assert!(argv.contains(" --model=gpt-5.5 "), "{argv}");
+    assert!(!argv.contains("--help"), "{argv}");
+    assert!(argv.ends_with(" -"), "{argv}");
+}

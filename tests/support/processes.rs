@@ -1,0 +1,63 @@
+//! Processes as the system tells of them.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "not every test needs all of it, and a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use super::host::until;
+
+/// Parent, process group and session of a process that is there and more
+/// than an exit code that waits to be fetched.
+pub fn stat(pid: i32) -> Option<[i32; 3]> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    let mut next = || fields.next()?.parse().ok();
+    Some([next()?, next()?, next()?])
+}
+
+pub fn lives(pid: i32) -> bool {
+    stat(pid).is_some()
+}
+
+pub fn parent(pid: i32) -> i32 {
+    let stat = stat(pid);
+    stat.unwrap_or_else(|| panic!("no process {pid}"))[0]
+}
+
+/// All processes of a turn in that workspace that did not shed their environment.
+pub fn of_workspace(dir: &Path) -> Vec<i32> {
+    let tag = format!("TURN_WORKER_WORKSPACE={}", dir.display()).into_bytes();
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let tagged = environment.split(|byte| *byte == 0).any(|set| set == tag);
+        (tagged && lives(pid)).then_some(pid)
+    });
+    pids.collect()
+}
+
+pub fn describe(pid: i32) -> String {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    format!("{pid} {:?} {command}", stat(pid))
+}
+
+/// Until the lock is free. At the first moment when it is, nothing of the
+/// workspace's turn may live, nor any of `also`.
+pub fn gone_when_free(dir: &Path, also: &[i32], mut is_free: impl FnMut() -> bool) {
+    until("the lock is free", || is_free().then_some(()));
+    let mut left = of_workspace(dir);
+    left.extend(also.iter().copied().filter(|pid| lives(*pid)));
+    let left: Vec<_> = left.into_iter().map(describe).collect();
+    assert!(left.is_empty(), "live beside a free lock: {left:#?}");
+}
