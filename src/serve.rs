@@ -67,7 +67,11 @@ pub fn engine(settings: &Settings) -> Result<Exec, BinaryError> {
 }
 
 /// What runs turns by these settings. `worker` names this process.
-pub fn runner(settings: &Settings, root: Root, worker: String) -> Result<Runner<Exec>, BinaryError> {
+pub fn runner(
+    settings: &Settings,
+    root: Root,
+    worker: String,
+) -> Result<Runner<Exec>, BinaryError> {
     let engine = engine(settings)?;
     Ok(Runner {
         homes: homes(settings, &root, &engine.env),

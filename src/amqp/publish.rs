@@ -87,8 +87,7 @@ impl PublisherLink {
             Err(_) => return Err(ChannelError::NotConnected.into()),
         }
         let lease = self.lease().await?;
-        let verdict =
-            publish_on(&lease.channel, exchange, key, properties, body, mandatory).await;
+        let verdict = publish_on(&lease.channel, exchange, key, properties, body, mandatory).await;
         // After these, nobody knows what the channel is still good for.
         if !matches!(
             verdict,
@@ -132,9 +131,9 @@ pub async fn publish_on(
             })
         }
         Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Nacked),
-        Ok(Ok(Confirmation::NotRequested)) => Err(PublishError::Lost(
-            "the channel has no confirms".to_owned(),
-        )),
+        Ok(Ok(Confirmation::NotRequested)) => {
+            Err(PublishError::Lost("the channel has no confirms".to_owned()))
+        }
         Ok(Err(error)) => Err(match error.kind() {
             ErrorKind::ProtocolError(refusal) if matches!(refusal.get_id(), 403 | 404) => {
                 PublishError::Refused {

@@ -20,7 +20,7 @@ const CANCEL_PAUSE: Duration = Duration::from_secs(5);
 /// What a follower is told.
 #[derive(Debug)]
 pub enum Update {
-    Event(TurnMessage, Arrival),
+    Event(Box<TurnMessage>, Arrival),
     /// Without a connection, for another reason than before.
     Lost {
         reason: String,
@@ -129,7 +129,7 @@ impl Follow {
                 self.reading = Some(reading);
                 let message = message.filter(|m| m.turn_id == self.submission.turn_id)?;
                 let arrival = self.order.place(message.attempt, message.seq)?;
-                Some(Update::Event(message, arrival))
+                Some(Update::Event(Box::new(message), arrival))
             }
             Err(error) => self.lost(chain(&error)),
         }

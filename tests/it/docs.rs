@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
@@ -19,6 +18,7 @@ use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
 
 use crate::support::broker::Broker;
+use crate::support::pool::Pool;
 
 const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
@@ -105,7 +105,15 @@ fn settings_that_are_mentioned_exist() {
 }
 
 /// Words in capitals that the documents use for something else.
-const NO_SETTINGS: &[&str] = &["CODEX_API_KEY", "COMMAND", "FILTER", "MODEL", "SCM_RIGHTS"];
+const NO_SETTINGS: &[&str] = &[
+    "CODEX_API_KEY",
+    "COMMAND",
+    "FILTER",
+    "MODEL",
+    "PROMPT",
+    "SCM_RIGHTS",
+    "TURN_ID",
+];
 
 #[test]
 fn closed_sets_are_listed_whole_and_nothing_else_is() {
@@ -379,121 +387,47 @@ fn the_architecture_names_every_module() {
     }
 }
 
-/// A worker with the stand-in for codex; ends with the test.
-struct Worker {
-    process: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Worker {
-    fn start(url: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let program = Path::new(env!("CARGO_BIN_EXE_turn-worker"));
-        let stand_in = program.with_file_name("examples").join("stand-in-codex");
-        let process = Command::new(program)
-            .arg("serve")
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("STAND_IN_DIR", dir.path().join("stand-in"))
-            .env("TURN_WORKER_AMQP_URL", url)
-            .env("TURN_WORKER_WORKSPACE_ROOT", dir.path().join("workspaces"))
-            .env("TURN_WORKER_CODEX_BIN", stand_in)
-            .env("TURN_WORKER_CODEX_ENV", "PATH,STAND_IN_DIR")
-            .env("TURN_WORKER_HTTP_ADDR", "127.0.0.1:0")
-            .env("TURN_WORKER_LOG_FORMAT", "json")
-            .stderr(fs::File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Self { process, dir }
-    }
-
-    /// Tries again and again, for as long as the worker lives.
-    fn wait_for<T>(&mut self, mut look: impl FnMut(&str) -> Option<T>) -> T {
-        loop {
-            let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
-            if let Some(found) = look(&log) {
-                return found;
-            }
-            let ended = self.process.try_wait().unwrap();
-            assert!(ended.is_none(), "the worker ended: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// As it logs when it starts.
-    fn http_address(&mut self) -> String {
-        self.wait_for(|log| {
-            log.lines().find_map(|line| {
-                let entry: Value = serde_json::from_str(line).ok()?;
-                Some(entry["http"].as_str()?.to_owned())
-            })
-        })
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The README's producer against a worker: text comes, the exit tells the end, and its time is counted.
-#[test]
-fn the_example_producer_gets_its_answer() {
-    if !python(&["-c", "import pika"], "").status.success() {
-        eprintln!("not run: python3 has no module pika");
+/// The example against a pool: text comes, its exit tells the turn's, and its time is counted.
+#[tokio::test]
+async fn the_example_producer_gets_its_answer() {
+    if !python(&["-c", "import pika"], "").await.status.success() {
+        println!("not run: python3 has no module pika");
         return;
     }
     let url = Broker::vhost();
-    let mut worker = Worker::start(&url);
-    let http = worker.http_address();
-    let told = worker.wait_for(|_| {
-        let told = python(
-            &[PRODUCER, "acme/website", "tag\nsay Looking.\nsay Done."],
-            &url,
-        );
-        // It was faster than the worker, which declares the exchanges.
-        let early = String::from_utf8_lossy(&told.stderr).contains("NOT_FOUND - no exchange");
-        (!early).then_some(told)
-    });
+    let pool = Pool::on(&url, 1, &[]).await;
+    let prompt = "tag\nsay Looking.\nsay Done.";
+    let told = python(&[PRODUCER, "acme/website", prompt], &url).await;
     assert!(told.status.success(), "{told:?}");
-    assert_eq!(String::from_utf8_lossy(&told.stdout), "Looking.\nDone.\n");
+    assert_eq!(text(&told.stdout), "Looking.\nDone.\n");
     assert!(
-        String::from_utf8_lossy(&told.stderr).starts_with("end_turn, tokens: {"),
+        text(&told.stderr).starts_with("end_turn, tokens: {"),
         "{told:?}"
     );
+    pool.metric_is("turn_worker_queue_wait_seconds_count", 1.0)
+        .await;
 
-    let refused = python(&[PRODUCER, "../website", "tag"], &url);
+    let refused = python(&[PRODUCER, "../website", "tag"], &url).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let why = text(&refused.stderr);
     assert!(
         why.starts_with("workspace.rejected: workspace: found"),
         "{why}"
     );
-
-    let metrics = http_get(&http, "/metrics");
-    let waited = metrics
-        .lines()
-        .find(|line| line.starts_with("turn_worker_queue_wait_seconds_count"));
-    assert_eq!(waited, Some("turn_worker_queue_wait_seconds_count 1"));
+    pool.stop().await;
 }
 
-fn python(arguments: &[&str], url: &str) -> Output {
-    Command::new("python3")
+async fn python(arguments: &[&str], url: &str) -> Output {
+    let run = tokio::process::Command::new("python3")
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("AMQP_URL", url)
         .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .kill_on_drop(true)
+        .output();
+    run.await.unwrap()
 }
 
-fn http_get(address: &str, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
