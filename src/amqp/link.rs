@@ -2,6 +2,7 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -53,6 +54,7 @@ struct Inner {
     /// Closing through lapin needs its tasks to run and the broker to listen;
     /// shutting the socket needs neither.
     socket: Arc<Socket>,
+    hung_up: AtomicBool,
     state: watch::Receiver<LinkState>,
     target: Arc<Target>,
 }
@@ -80,6 +82,7 @@ impl Link {
         Self(Arc::new(Inner {
             connection,
             socket,
+            hung_up: AtomicBool::new(false),
             state,
             target,
         }))
@@ -173,15 +176,19 @@ impl Link {
     /// Closes in an orderly way, or hangs up after a few seconds. Consumers
     /// that are alive are not cancelled first.
     pub async fn close(&self) {
-        let closing = self.0.connection.close(200, "OK".into());
-        // Whatever comes out of it, the connection is gone afterwards.
-        let _ = timeout(CLOSE_LIMIT, closing).await;
+        // lapin would wait for the answer of a broker that it no longer hears.
+        if !self.0.hung_up.load(Ordering::Relaxed) {
+            let closing = self.0.connection.close(200, "OK".into());
+            // Whatever comes out of it, the connection is gone afterwards.
+            let _ = timeout(CLOSE_LIMIT, closing).await;
+        }
         self.hang_up();
     }
 
     /// Ends the connection at once, without a word to the broker, which then
     /// returns what was delivered and not acked, in order.
     pub fn hang_up(&self) {
+        self.0.hung_up.store(true, Ordering::Relaxed);
         self.0.socket.shut();
     }
 

@@ -16,8 +16,9 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     } else {
         &settings.log
     };
-    // lapin logs messages that come back with their whole body: prompts.
-    let directives = format!("lapin=error,{directives}");
+    // lapin logs messages that come back with their whole body: prompts. And
+    // it takes every connection that is closed for an error; which are, we tell.
+    let directives = format!("lapin=off,{directives}");
     let directives = directives.as_str();
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("TURN_WORKER_LOG: {directives:?} is no log filter"))?;

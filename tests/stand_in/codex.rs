@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -149,6 +149,16 @@ impl StandIn {
                     // Caught and forgotten: as good as ignored, without unsafe code.
                     signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).unwrap();
                 }
+            }
+            // Ends on an interrupt, and leaves a file to tell so.
+            "until-interrupted" => {
+                let interrupted = Arc::new(AtomicBool::new(false));
+                signal_hook::flag::register(2, Arc::clone(&interrupted)).unwrap();
+                while !interrupted.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                File::create(self.dir.join(argument)).unwrap();
+                exit(1);
             }
             "daemon" => self.daemon(argument),
             "fail" => {

@@ -56,12 +56,13 @@ async fn cancelled_while_offered_a_turn_never_starts() {
 #[tokio::test]
 async fn cancelled_while_running_a_turn_is_interrupted() {
     let mut pool = Pool::start(2, &[]).await;
-    let script = ["daemon daemon", "say hi", "wait never"];
+    let script = ["daemon daemon", "say hi", "until-interrupted heard"];
     pool.enqueue(&[turn("t1", "a", &script), turn("t2", "a", &[])])
         .await;
     pool.events.said("t1", "hi").await;
     pool.cancel("t1").await;
     let t1 = pool.events.ended("t1").await;
+    assert!(pool.stand_in_file("heard").exists());
     assert!(!is_alive(pool.pid_in("daemon")));
     assert_eq!((t1.stop_reason(), t1.attempt()), ("cancelled", 1));
     assert_eq!(t1.error_code(), None);

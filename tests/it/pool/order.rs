@@ -84,8 +84,7 @@ async fn g1_a_thousand_turns_start_in_order_and_alone_in_their_workspaces() {
     pool.stop().await;
 }
 
-/// Guards that a sequencer listens before it offers what was delivered before,
-/// and that its deliveries go back in order (`ConsumerHold`).
+/// Guards that a delivery is acked only when its turn is done (`Queue::end`).
 #[tokio::test]
 async fn g1_the_order_outlives_the_process_that_keeps_it() {
     let plan = random_turns(240, 12);
