@@ -60,12 +60,14 @@ async fn g5_a_request_that_breaks_the_contract_is_answered_and_kept() {
             persistent(),
         ),
     ];
-    for (id, code, body, properties) in requests {
+    for (id, code, mut body, properties) in requests {
         pool.producer
             .enqueue_raw(&[(body.clone(), properties)])
             .await;
         assert_refused(&pool.events.ended(id).await, code);
         let letter = letter(&mut pool).await;
+        // What is too large is kept in part.
+        body.truncate(1024);
         assert_eq!((letter.code.as_str(), letter.body), (code, body), "{id}");
         assert!(!letter.message.is_empty());
     }
