@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{Link, Socket};
 use super::target::{self, Target, UrlError};
+use crate::error::with_sources;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -216,7 +217,7 @@ impl Connector {
                         tracing::info!(broker = %link.target(), connection = self.name, "connected to the broker");
                         return Some(link);
                     }
-                    Err(error) => chain(&error),
+                    Err(error) => with_sources(&error),
                 },
                 () = shutdown.cancelled() => return None,
             };
@@ -259,22 +260,6 @@ pub(crate) fn backoff() -> ExponentialBackoff {
         .without_max_times()
         .with_jitter()
         .build()
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // lapin's errors repeat their cause.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Why the broker ended the handshake, as far as its words tell.

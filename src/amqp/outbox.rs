@@ -12,8 +12,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::queue::Queue;
 use self::session::{End, Session};
-use super::connect::{backoff, chain};
+use super::connect::backoff;
 use super::pool::PublisherLink;
+use crate::error::with_sources;
 use crate::event::SealedEvent;
 
 pub use self::queue::{Cut, WINDOW_BYTES, WINDOW_EVENTS};
@@ -138,7 +139,7 @@ async fn publish(
                     }
                     (end, progress)
                 }
-                Err(error) => (End::Lost(chain(&error)), false),
+                Err(error) => (End::Lost(with_sources(&error)), false),
             };
             if progress {
                 delays = backoff();

@@ -7,8 +7,8 @@ use lapin::types::{LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::time::timeout;
 
-use super::connect::chain;
 use super::pool::{ChannelError, PublisherLink};
+use crate::error::with_sources;
 
 /// How long the broker may take to confirm. A quorum queue writes to disk on
 /// several nodes first; more than this is not slow but stuck.
@@ -43,7 +43,7 @@ pub enum PublishError {
 
 impl From<ChannelError> for PublishError {
     fn from(error: ChannelError) -> Self {
-        Self::Lost(chain(&error))
+        Self::Lost(with_sources(&error))
     }
 }
 
@@ -141,7 +141,7 @@ pub async fn publish_on(
                     detail: refusal.get_message().to_string(),
                 }
             }
-            _ => PublishError::Lost(chain(&error)),
+            _ => PublishError::Lost(with_sources(&error)),
         }),
         Err(_) => {
             let limit = CONFIRM_LIMIT.as_secs();

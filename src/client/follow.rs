@@ -7,10 +7,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Arrival, Client, ClientError, Order, Submission, TurnMessage, is_missing};
-use crate::amqp::connect::{backoff, chain};
+use crate::amqp::connect::backoff;
 use crate::amqp::consume::Consumer;
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
+use crate::error::with_sources;
 
 /// Events on their way to a slow reader; the rest waits at the broker.
 const PREFETCH: u16 = 200;
@@ -131,7 +132,7 @@ impl Follow {
                 let arrival = self.order.place(message.attempt, message.seq)?;
                 Some(Update::Event(Box::new(message), arrival))
             }
-            Err(error) => self.lost(chain(&error)),
+            Err(error) => self.lost(with_sources(&error)),
         }
     }
 
@@ -154,7 +155,7 @@ impl Follow {
                 let again = Instant::now() + CANCEL_PAUSE;
                 self.cancelling = Cancelling::Unheard { again };
                 self.reading = Some(reading);
-                tracing::debug!(error = chain(&error), "the cancel was not heard");
+                tracing::debug!(error = with_sources(&error), "the cancel was not heard");
                 first.then_some(Update::CancelUnheard)
             }
         }
@@ -186,7 +187,7 @@ impl Follow {
                 self.reason = None;
                 Some(Update::Restored)
             }
-            Err::<_, ClientError>(error) => self.lost(chain(&error)),
+            Err::<_, ClientError>(error) => self.lost(with_sources(&error)),
         }
     }
 

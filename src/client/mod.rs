@@ -15,13 +15,14 @@ use std::time::Duration;
 use lapin::types::ShortString;
 use tokio::time::timeout;
 
-use crate::amqp::connect::{ConnectError, Connector, chain};
+use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::Control;
 use crate::amqp::publish::{PublishError, json_properties, publish_on};
 use crate::amqp::target::Target;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
+use crate::error::with_sources;
 
 pub use follow::{Follow, Update};
 pub use message::TurnMessage;
@@ -161,7 +162,7 @@ async fn publish(
         let channel = link
             .confirm_channel()
             .await
-            .map_err(|error| PublishError::Lost(chain(&error)))?;
+            .map_err(|error| PublishError::Lost(with_sources(&error)))?;
         let properties = json_properties().with_message_id(turn_id);
         publish_on(&channel, exchange, key, properties, body, true).await
     };

@@ -1,22 +1,17 @@
 //! Answers requests that can't be accepted: kept in the dead queue with the
 //! reason, and told to whoever listens for the turn, where it has a usable id.
 
-use std::time::Duration;
-
-use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::actions::Actor;
+use crate::amqp::connect::backoff;
 use crate::amqp::dead_letter::bury;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, SealedEvent};
 use crate::request::Rejection;
 use crate::turn::{NotStarted, rejected_ending};
 use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
-
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
 impl Actor {
     /// Until it is done, over and over; then calls `done`. `names_held`: a
@@ -30,12 +25,7 @@ impl Actor {
     ) {
         let actor = self.clone();
         tokio::spawn(async move {
-            let mut delays = ExponentialBuilder::default()
-                .with_min_delay(FIRST_RETRY)
-                .with_max_delay(LAST_RETRY)
-                .without_max_times()
-                .with_jitter()
-                .build();
+            let mut delays = backoff();
             loop {
                 let place = actor.place_for_ending().await;
                 if actor.try_reject(&rejection, names_held, &body).await {
@@ -43,7 +33,7 @@ impl Actor {
                 }
                 drop(place);
                 tokio::select! {
-                    () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
+                    () = sleep(delays.next().unwrap_or_default()) => {}
                     () = actor.cut.cancelled() => return,
                 }
             }

@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -12,6 +11,7 @@ use tracing::Instrument;
 use super::running::Entry;
 use super::sink::OutboxSink;
 use super::{Shutdown, Worker};
+use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
 use crate::amqp::dead_letter::bury;
 use crate::amqp::messages::{Decoded, Offer, Status};
@@ -23,10 +23,6 @@ use crate::event::TurnError;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Stop, Summary};
-
-/// Between two tries to tell that a turn is done.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(10);
 
 impl<E: Engine> Worker<E> {
     pub(super) async fn serve_offer(&self, delivery: Delivery, shutdown: &Shutdown) {
@@ -232,12 +228,7 @@ async fn until_confirmed<F: Future<Output = Result<(), PublishError>>>(
     not_yet: &str,
     shutdown: &Shutdown,
 ) -> bool {
-    let mut delays = ExponentialBuilder::default()
-        .with_min_delay(FIRST_RETRY)
-        .with_max_delay(LAST_RETRY)
-        .without_max_times()
-        .with_jitter()
-        .build();
+    let mut delays = backoff();
     loop {
         let published = tokio::select! {
             published = publish() => published,
@@ -249,7 +240,7 @@ async fn until_confirmed<F: Future<Output = Result<(), PublishError>>>(
             Err(error) => tracing::warn!(error = with_sources(&error), "{not_yet}"),
         }
         tokio::select! {
-            () = sleep(delays.next().unwrap_or(LAST_RETRY)) => {}
+            () = sleep(delays.next().unwrap_or_default()) => {}
             () = shutdown.cut.cancelled() => return false,
         }
     }

@@ -103,7 +103,7 @@ fn another_version_or_type_is_a_value() {
 
 #[test]
 fn what_is_malformed_is_named() {
-    use crate::amqp::connect::chain;
+    use crate::error::with_sources;
     for (body, named) in [
         ("", "EOF while parsing"),
         ("[]", "invalid"),
@@ -126,7 +126,7 @@ fn what_is_malformed_is_named() {
             r#"workspace "";"#,
         ),
     ] {
-        let error = chain(&Status::decode(body.as_bytes()).unwrap_err());
+        let error = with_sources(&Status::decode(body.as_bytes()).unwrap_err());
         assert!(error.contains(named), "{body}: {error}");
     }
 }

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::OutboxSettings;
 use super::queue::Queue;
-use crate::amqp::connect::chain;
 use crate::amqp::pool::Lease;
 use crate::amqp::publish::{CONFIRM_LIMIT, PublishError, json_properties, short};
+use crate::error::with_sources;
 use crate::event::SealedEvent;
 
 /// Why a session is over.
@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
     }
 
     async fn publish(&self, event: &SealedEvent) -> Result<PublisherConfirm, End> {
-        let lost = |error: PublishError| End::Lost(chain(&error));
+        let lost = |error: PublishError| End::Lost(with_sources(&error));
         let exchange = short("exchange name", &self.settings.exchange).map_err(lost)?;
         let key = short("turn id", &event.turn_id).map_err(lost)?;
         let properties = properties(event).map_err(lost)?;
@@ -184,7 +184,7 @@ fn ended(error: lapin::Error) -> End {
     {
         return End::TooLarge(refusal.get_message().to_string());
     }
-    End::Lost(chain(&error))
+    End::Lost(with_sources(&error))
 }
 
 fn properties(event: &SealedEvent) -> Result<BasicProperties, PublishError> {
