@@ -2,6 +2,8 @@ mod support;
 
 #[path = "it/amqp/mod.rs"]
 mod amqp;
+#[path = "it/cli.rs"]
+mod cli;
 #[path = "it/docs.rs"]
 mod docs;
 #[path = "it/guard.rs"]

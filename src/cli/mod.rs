@@ -58,8 +58,8 @@ const LAST_WRITES: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
-  turn-worker check                                        is all there that a worker needs?
-  turn-worker serve                                        work
+  turn-worker check
+  turn-worker serve
   turn-worker submit -w acme/website 'Fix the failing test'
 
 `turn-worker help COMMAND` tells more, with examples.";

@@ -22,11 +22,11 @@ pub const EXAMPLES: &str = "\
 Examples:
   turn-worker run -w acme/website 'Fix the failing test'
   turn-worker run -w acme/website --timeout 10m - < prompt.md
-  TURN_WORKER_WORKSPACE_ROOT=/srv/workspaces turn-worker run -w acme/website --json 'Explain src/' > events.jsonl
+  turn-worker run -w acme/website 'Explain src/' > events.jsonl
 
-Needs no broker.  The workspace's lock, its conversation and its records are those of the workers, so it may run beside
-them; it does not wait for a workspace that is in use.  Without a terminal, events are printed as JSON lines; a reader
-that is gone does not stop the turn.  Ctrl-C cancels the turn, a second one cuts it.";
+Needs no broker. The workspace's lock, its conversation and its records are those of the workers, so it may run \
+beside them; it does not wait for a workspace that is in use. Without a terminal, events are printed as JSON lines; a \
+reader that is gone does not stop the turn. Ctrl-C cancels the turn, a second one cuts it.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {

@@ -10,11 +10,11 @@ use turn_worker::worker::Shutdown;
 pub const HELP: &str = "\
 Examples:
   turn-worker serve
-  TURN_WORKER_AMQP_URL=amqp://user:password@mq:5672/%2f TURN_WORKER_SLOTS=8 turn-worker serve
+  TURN_WORKER_SLOTS=8 turn-worker serve
   TURN_WORKER_ROLES=sequencer turn-worker serve
 
-SIGTERM or Ctrl-C: takes no more turns, lets those that run end within TURN_WORKER_SHUTDOWN_GRACE, and gives back what
-then still runs; a second one gives it back at once.  All settings: turn-worker --help.  /metrics, /healthz and
+SIGTERM or Ctrl-C: takes no more turns, lets those that run end within TURN_WORKER_SHUTDOWN_GRACE, and gives back \
+what then still runs; a second one gives it back at once. All settings: turn-worker --help. /metrics, /healthz and \
 /readyz are served at TURN_WORKER_HTTP_ADDR.
 
 Exit status: 0 drained, 1 could not start or was stopped by a failure, 2 wrong arguments or settings.";

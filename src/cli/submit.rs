@@ -18,11 +18,11 @@ pub const EXAMPLES: &str = "\
 Examples:
   turn-worker submit -w acme/website 'Fix the failing test'
   turn-worker submit -w acme/website - < prompt.md
-  turn-worker submit -w acme/website --json 'Explain src/' | jq -r 'select(.type == \"text_delta\").text'
+  turn-worker submit -w acme/website 'Explain src/' | jq -r '.text // empty'
   id=$(turn-worker submit -w acme/website --no-wait 'Update the dependencies')
 
-Without a terminal, events are printed as JSON lines.  Ctrl-C cancels the turn and waits for its end; a second one
-leaves at once.  A turn goes on where whoever follows it is gone; to follow it again, send the same turn under the
+Without a terminal, events are printed as JSON lines. Ctrl-C cancels the turn and waits for its end; a second one \
+leaves at once. A turn goes on when whoever followed it is gone; to follow it again, send the same turn under the \
 same --turn-id: it runs once, and its end is told again.
 
 Of the settings, only TURN_WORKER_AMQP_URL (or _FILE) and TURN_WORKER_PREFIX matter.";
@@ -31,7 +31,7 @@ Of the settings, only TURN_WORKER_AMQP_URL (or _FILE) and TURN_WORKER_PREFIX mat
 pub struct SubmitArgs {
     #[command(flatten)]
     turn: TurnArgs,
-    /// The turn's id; a new UUID without.  A turn that was sent before under the same id does not run again
+    /// The turn's id; a new UUID without. A turn that was sent before under the same id does not run again
     #[arg(long, value_name = "T")]
     turn_id: Option<String>,
     /// Print the turn's id once the broker has it, and follow nothing

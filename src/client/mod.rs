@@ -34,7 +34,7 @@ const BLOCKED_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error(transparent)]
+    #[error("can't reach the broker that TURN_WORKER_AMQP_URL names")]
     Connect(#[from] ConnectError),
     #[error(
         "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"

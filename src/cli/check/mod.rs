@@ -21,7 +21,7 @@ Examples:
   turn-worker check
   turn-worker check --json | jq 'select(.status != \"ok\")'
 
-One line for each thing that a worker rests on: ok, warn or FAIL.  The broker's exchanges and queues are declared if
+One line for each thing that a worker rests on: ok, warn or FAIL. The broker's exchanges and queues are declared if \
 they are missing, and the workspace root is made; no turn is run.
 
 Exit status: 0 nothing failed, 1 something did, 2 wrong arguments.";

@@ -1,0 +1,17 @@
+//! The commands as a person or a script calls them, beside a pool that does
+//! the work.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "cli/call.rs"]
+mod call;
+#[path = "cli/check.rs"]
+mod check;
+#[path = "cli/following.rs"]
+mod following;
+#[path = "cli/interrupts.rs"]
+mod interrupts;
+#[path = "cli/submit.rs"]
+mod submit;
+#[path = "cli/terminal.rs"]
+mod terminal;

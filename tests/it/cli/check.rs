@@ -1,0 +1,179 @@
+//! `turn-worker check` on what is as it should be, and on what is not.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+
+use turn_worker::amqp::connect::Connector;
+use turn_worker::amqp::topology::Topology;
+
+use super::call::{Call, Done};
+use crate::support::broker::Broker;
+use crate::support::host::stand_in;
+
+fn check(dir: &Path, url: &str, arguments: &[&str]) -> Call {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    Call::new(&[&["check"], arguments].concat())
+        .set("AMQP_URL", url)
+        .set("WORKSPACE_ROOT", &path("workspaces"))
+        .set("CODEX_BIN", stand_in().to_str().unwrap())
+        .set("CODEX_ENV", "PATH,HOME,CODEX_API_KEY")
+        .set("HTTP_ADDR", "127.0.0.1:0")
+        .env("HOME", &path("home"))
+        .env("CODEX_API_KEY", "k-s3cret")
+}
+
+/// Each check's worst status and its details.
+fn lines(done: &Done) -> BTreeMap<String, (String, String)> {
+    let mut lines: BTreeMap<String, (String, String)> = BTreeMap::new();
+    for line in done.events() {
+        let field = |name: &str| line[name].as_str().unwrap().to_owned();
+        let entry = lines.entry(field("check")).or_default();
+        if entry.0 != "fail" {
+            entry.0 = field("status");
+        }
+        entry.1.push_str(&field("detail"));
+    }
+    lines
+}
+
+#[tokio::test]
+async fn a_good_set_up_passes_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("home/.codex")).unwrap();
+    let url = Broker::vhost();
+    for _twice in 0..2 {
+        let done = check(dir.path(), &url, &["--json"]).run().await.ended(0);
+        let lines = lines(&done);
+        let all: Vec<&str> = lines.keys().map(String::as_str).collect();
+        assert_eq!(
+            all,
+            [
+                "broker",
+                "codex",
+                "codex home",
+                "file system",
+                "guard",
+                "http",
+                "locks",
+                "login",
+                "rights",
+                "settings",
+                "topology",
+                "workspace root"
+            ]
+        );
+        for (what, (status, detail)) in &lines {
+            assert_eq!(status, "ok", "{what}: {detail}");
+        }
+        assert!(lines["broker"].1.contains("RabbitMQ "), "{lines:?}");
+        assert!(lines["codex"].1.contains("0.169.0"), "{lines:?}");
+        assert!(!done.out.contains("s3cret") && !done.out.contains("guest"));
+        assert_eq!(done.err, "");
+    }
+    let text = check(dir.path(), &url, &[]).run().await.ended(0);
+    assert!(
+        text.out.lines().next().unwrap().starts_with("ok "),
+        "{text:?}"
+    );
+    assert!(text.out.ends_with("passed\n"), "{text:?}");
+    assert!(!text.out.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_told_in_one_go() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("workspaces"), "").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let call = check(dir.path(), "amqp://u:s3cret@127.0.0.1:1/v", &["--json"])
+        .set("CODEX_BIN", "no-such-codex")
+        .set("HTTP_ADDR", &addr)
+        .set("SLOTZ", "1");
+    let done = call.run().await.ended(1);
+    let lines = lines(&done);
+    for (what, status, part) in [
+        ("settings", "warn", "TURN_WORKER_SLOTS"),
+        ("broker", "fail", "127.0.0.1:1/v"),
+        ("workspace root", "fail", "TURN_WORKER_WORKSPACE_ROOT"),
+        ("codex", "fail", "TURN_WORKER_CODEX_BIN"),
+        ("http", "fail", "TURN_WORKER_HTTP_ADDR"),
+    ] {
+        assert_eq!(lines[what].0, status, "{lines:#?}");
+        assert!(lines[what].1.contains(part), "{lines:#?}");
+    }
+    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert!(!done.out.contains("s3cret"));
+    drop(taken);
+
+    let text = check(dir.path(), "amqp://127.0.0.1:1/v", &[]).run().await;
+    assert!(text.ended(1).out.contains("\nFAIL  broker"));
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = check(dir.path(), "amqp://127.0.0.1:1/v", &["--json"])
+        .set("SLOTS", "0")
+        .set("EVENTS", "some");
+    let lines = lines(&call.run().await.ended(1));
+    let (status, detail) = &lines["settings"];
+    assert_eq!(status, "fail");
+    for part in [
+        "TURN_WORKER_SLOTS is \"0\", allowed is 1 to 1000",
+        "TURN_WORKER_EVENTS",
+    ] {
+        assert!(detail.contains(part), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_declared_otherwise_is_told_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = Broker::vhost();
+    let declared = url.clone();
+    let connector = Connector::new("test", move || Ok(declared.as_str().into()));
+    let link = connector.connect().await.unwrap();
+    Topology::new("codex", 7).declare(&link).await.unwrap();
+    link.close().await;
+    let done = check(dir.path(), &url, &["--json"]).run().await.ended(1);
+    let (status, detail) = &lines(&done)["topology"];
+    assert_eq!(status, "fail");
+    for part in [
+        "codex.turns.dead",
+        "x-max-length",
+        "it has 7",
+        "delete the queue",
+    ] {
+        assert!(detail.contains(part), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failure() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let url = Broker::vhost();
+    let codex = dir.path().join("codex");
+    let script = |text: &str| {
+        std::fs::write(&codex, text).unwrap();
+        std::fs::set_permissions(&codex, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let run = async || {
+        check(dir.path(), &url, &["--json"])
+            .set("CODEX_BIN", codex.to_str().unwrap())
+            .set("CODEX_HOME", dir.path().join("gone").to_str().unwrap())
+            .run()
+            .await
+            .ended(1)
+    };
+    script("#!/bin/sh\necho 'codex-cli 9.9.9'\n");
+    let found = lines(&run().await);
+    assert_eq!(found["codex"].0, "warn", "{found:#?}");
+    assert_eq!(found["guard"].0, "ok", "{found:#?}");
+    assert_eq!(found["codex home"].0, "fail", "{found:#?}");
+    script("#!/bin/sh\nexit 3\n");
+    let found = lines(&run().await);
+    assert_eq!(found["codex"].0, "fail", "{found:#?}");
+    assert!(found["guard"].1.contains("code 3"), "{found:#?}");
+}

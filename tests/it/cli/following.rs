@@ -1,0 +1,84 @@
+//! A turn that is followed through whatever comes between.
+
+use rustix::process::Signal;
+
+use super::submit::producer;
+use crate::support::broker::Broker;
+use crate::support::pool::Pool;
+
+const SCRIPT: &str = "t1\nsay before\nwait go\nsay after";
+
+/// Everything of the first turn is settled when a later one of its workspace
+/// has ended.
+async fn settled(url: &str, pool: Pool) {
+    let later = producer(url, &["submit", "-w", "a", "t2"]);
+    later.run().await.ended(0);
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
+/// Guards that a follower listens again (`Follow::restore`).
+#[tokio::test]
+async fn a_lost_connection_is_told_and_made_anew() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let arguments = ["submit", "-w", "a", "--turn-id", "t1", SCRIPT];
+    let called = producer(&url, &arguments).start();
+    called.printed("before").await;
+    Broker::shared().close_all_connections(&url);
+    called.said("lost the broker").await;
+    called.said("following turn t1 again").await;
+    pool.release("go");
+    let done = called.done().await.ended(0);
+    let events = done.events();
+    assert_eq!(events.last().unwrap()["text"], "after");
+    let mut sorted = events.clone();
+    sorted.sort_by_key(|event| event["seq"].as_u64());
+    sorted.dedup_by_key(|event| event["seq"].as_u64());
+    assert_eq!(events, sorted, "something came twice, or too late");
+    settled(&url, pool).await;
+}
+
+/// Guards that the request is sent again after a lost connection: the turn's
+/// end came while nobody listened.
+#[tokio::test]
+async fn an_end_that_was_missed_is_told_all_the_same() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let arguments = ["submit", "-w", "a", "--turn-id", "t1", SCRIPT];
+    let called = producer(&url, &arguments).start();
+    called.printed("before").await;
+    called.signal(Signal::STOP);
+    Broker::shared().close_all_connections(&url);
+    pool.release("go");
+    pool.events.ended("t1").await;
+    called.signal(Signal::CONT);
+    let done = called.done().await.ended(0);
+    let events = done.events();
+    assert_eq!(events.last().unwrap()["type"], "message_end");
+    assert_eq!(events.last().unwrap()["text"], "after");
+    settled(&url, pool).await;
+}
+
+/// Guards that a follower knows a new attempt from the old one's events.
+#[tokio::test]
+async fn g6_a_worker_that_dies_shows_as_a_new_attempt() {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let arguments = ["submit", "-w", "a", "--turn-id", "t1", SCRIPT];
+    let called = producer(&url, &arguments).start();
+    called.printed("before").await;
+    pool.process(0).kill();
+    pool.spawn(&[]);
+    pool.started("t1", 2).await;
+    pool.release("go");
+    let events = called.done().await.ended(0).events();
+    let attempts: Vec<u64> = events
+        .iter()
+        .map(|event| event["attempt"].as_u64().unwrap())
+        .collect();
+    assert!(attempts.is_sorted(), "{attempts:?}");
+    assert_eq!(attempts.first(), Some(&1));
+    assert_eq!(attempts.last(), Some(&2));
+    pool.stop().await;
+}
