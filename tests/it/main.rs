@@ -1,0 +1,13 @@
+//! The integration tests. They share one RabbitMQ node, a vhost each; those
+//! that stop or kill their broker have one of their own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod amqp;
+mod cli;
+mod docs;
+mod guard;
+mod pool;
+mod real_codex;
+mod run;
