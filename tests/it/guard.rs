@@ -71,9 +71,14 @@ impl Script {
         }
     }
 
+    /// None once nothing holds its stdout any more.
+    async fn maybe_line(&mut self) -> Option<String> {
+        let line = timeout(LIMIT, self.stdout.next_line()).await;
+        line.unwrap().unwrap()
+    }
+
     async fn line(&mut self) -> String {
-        let line = timeout(LIMIT, self.stdout.next_line()).await.unwrap();
-        let Some(line) = line.unwrap() else {
+        let Some(line) = self.maybe_line().await else {
             let mut errors = String::new();
             let _ = self.stderr.read_to_string(&mut errors).await;
             panic!("the script ended: {errors}");

@@ -9,8 +9,9 @@ use crate::support::processes::{lives, parent};
 /// and where others are being started.
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_guards_death_harms_no_other_turn_of_its_worker() {
-    const VICTIMS: usize = 4;
-    let mut pool = Pool::start(1, &[("SLOTS", "8")]).await;
+    const VICTIMS: usize = 10;
+    const OTHERS: usize = 100;
+    let mut pool = Pool::start(1, &[("SLOTS", "20")]).await;
     let mut turns = vec![turn("steady", "steady", &["daemon steady", "wait go"])];
     for n in 0..VICTIMS {
         let daemon = format!("daemon victim-{n}");
@@ -41,17 +42,19 @@ async fn g3_a_guards_death_harms_no_other_turn_of_its_worker() {
         victims.push((name, parent(codex), daemon));
     }
 
-    let others: Vec<_> = (0..60).map(|n| format!("other-{n}")).collect();
+    let others: Vec<_> = (0..OTHERS).map(|n| format!("other-{n}")).collect();
     let requests: Vec<_> = others
         .iter()
         .enumerate()
-        .map(|(n, id)| turn(id, &format!("o{}", n % 4), &["run true"]))
+        .map(|(n, id)| turn(id, &format!("o{}", n % 8), &["run true"]))
         .collect();
     pool.enqueue(&requests).await;
-    for (n, (name, guard, daemon)) in victims.iter().enumerate() {
+    for (n, (_, guard, _)) in victims.iter().enumerate() {
         // Spread over the time in which the others come and go.
-        pool.events.ended(&others[n * 10]).await;
+        pool.events.count_ended(n * OTHERS / VICTIMS / 2).await;
         kill_process(Pid::from_raw(*guard).unwrap(), Signal::KILL).unwrap();
+    }
+    for (name, _, daemon) in &victims {
         let victim = pool.events.ended(name).await;
         assert_eq!(victim.error_code(), Some("codex.exited"));
         assert!(!lives(*daemon), "{name}'s daemon outlived it");

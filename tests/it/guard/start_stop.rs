@@ -84,7 +84,7 @@ async fn an_interrupt_reaches_codex_and_nobody_else() {
     script.line().await;
     script.guard().interrupt().await;
     assert_eq!(script.line().await, "interrupted");
-    assert_eq!(script.stdout.next_line().await.unwrap(), None);
+    assert_eq!(script.maybe_line().await, None);
     let closed = script.closed().await;
     assert_eq!(closed.exit, Exit::Code(7));
     assert!(closed.leftovers >= 2, "{closed:?}");
