@@ -78,26 +78,24 @@ impl Meter {
     }
 
     /// Sums up what this turn's earlier attempts spent on each thread since
-    /// the first of them. One that started afresh made the thread that is in
-    /// the session file now.
+    /// the first of them. A thread that none of them began with was made by
+    /// one of them: it started afresh, or its own was lost.
     fn carried<'a>(
         &self,
         resume: Option<&str>,
         earlier: impl IntoIterator<Item = Option<&'a ThreadStart>>,
     ) -> Option<Usage> {
+        let earlier: Vec<_> = earlier.into_iter().collect();
         let mut since: BTreeMap<&str, u64> = BTreeMap::new();
-        for start in earlier {
-            let (thread, offset) = match start {
-                Some(start) => (start.id.as_str(), start.rollout_len),
-                None => match resume {
-                    Some(thread) => (thread, Some(0)),
-                    None => continue,
-                },
-            };
-            if let Some(offset) = offset {
-                let first = since.entry(thread).or_insert(offset);
+        for start in earlier.iter().copied().flatten() {
+            if let Some(offset) = start.rollout_len {
+                let first = since.entry(&start.id).or_insert(offset);
                 *first = offset.min(*first);
             }
+        }
+        let began_with = |thread: &str| earlier.iter().flatten().any(|start| start.id == thread);
+        if let Some(thread) = resume.filter(|thread| !earlier.is_empty() && !began_with(thread)) {
+            since.insert(thread, 0);
         }
         since
             .into_iter()

@@ -2,15 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "guard/deaths.rs"]
 mod deaths;
-#[path = "guard/many.rs"]
 mod many;
-#[path = "guard/secrets.rs"]
 mod secrets;
-#[path = "guard/start_stop.rs"]
 mod start_stop;
-#[path = "guard/trees.rs"]
 mod trees;
 
 use std::fs::{self, File};
@@ -25,6 +20,7 @@ use tokio::task::block_in_place;
 use tokio::time::timeout;
 use turn_worker::guard::{self, Closed, Guard, GuardSpec};
 
+use crate::support::host::until;
 use crate::support::processes;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -113,6 +109,11 @@ impl Script {
 
     fn live(&self) -> usize {
         processes::of_workspace(self.dir.path()).len()
+    }
+
+    fn until_live(&self, count: usize) {
+        let enough = || (self.live() + self.pids().len() >= count).then_some(());
+        block_in_place(|| until("it has made its mess", enough));
     }
 
     /// Until the lock is free; at that moment nothing of the turn may live.

@@ -3,15 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "real_codex/cuts.rs"]
 mod cuts;
-#[path = "real_codex/failures.rs"]
 mod failures;
-#[path = "real_codex/pool.rs"]
 mod pool;
-#[path = "real_codex/prompts.rs"]
 mod prompts;
-#[path = "real_codex/turns.rs"]
 mod turns;
 
 use std::fs;

@@ -3,11 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "run/endings.rs"]
 mod endings;
-#[path = "run/output.rs"]
 mod output;
-#[path = "run/threads.rs"]
 mod threads;
-#[path = "run/usage.rs"]
 mod usage;

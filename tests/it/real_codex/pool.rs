@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{cost, program, write_home};
 use crate::support::model_server::{ModelServer, Request};
-use crate::support::pool::{Pool, turn};
+use crate::support::pool::{Pool, Turn, turn};
 
 /// A pool of one process with the real codex.
 async fn pool() -> (Pool, ModelServer, tempfile::TempDir) {
@@ -78,8 +78,37 @@ async fn g1_g7_a_conversation_through_the_pool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
     let (mut pool, model, _home) = pool().await;
+    pool.enqueue(&[turn("hello", "a", &[])]).await;
+    let work = cut_off_once(&mut pool, &model).await;
+    let hello = pool.events.turn("hello");
+    assert_eq!(thread(&work), thread(&hello));
+    pool.stop().await;
+}
+
+/// The same on a thread that the first attempt had to make, its own being lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_also_what_it_has_spent_on_a_new_thread() {
+    let (mut pool, model, home) = pool().await;
+    pool.enqueue(&[turn("hello", "a", &[])]).await;
+    let hello = pool.events.ended("hello").await;
+    fs::remove_dir_all(home.path().join("codex-home/sessions")).unwrap();
+    let work = cut_off_once(&mut pool, &model).await;
+    assert_ne!(thread(&work), thread(&hello));
+    let told = |event: &Value| event["code"] == "codex.thread_lost";
+    assert!(work.attempts[&1].iter().any(told));
+    assert!(!work.attempts[&2].iter().any(told));
+    pool.stop().await;
+}
+
+fn thread(turn: &Turn) -> String {
+    let thread = turn.end().unwrap()["thread_id"].as_str();
+    thread.unwrap().to_owned()
+}
+
+/// A turn whose first attempt is cut off by its worker's death.
+async fn cut_off_once(pool: &mut Pool, model: &ModelServer) -> Turn {
     let request = turn("work", "a", &["run: echo here >> log", "hold: on"]);
-    pool.enqueue(&[turn("hello", "a", &[]), request]).await;
+    pool.enqueue(&[request]).await;
     model.arrived("work", 2).await;
     pool.process(0).kill();
     let cut_off = model.requests().pop().unwrap();
@@ -96,17 +125,10 @@ async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
         .collect();
     let spent = cost(&whole, "work");
     assert_eq!(usage(work.end().unwrap()), spent);
-    let hello = pool.events.turn("hello");
-    assert_eq!(
-        work.end().unwrap()["thread_id"],
-        hello.end().unwrap()["thread_id"]
-    );
     let log = fs::read_to_string(pool.root().join("a/log")).unwrap();
     assert_eq!(log, "here\nhere\n");
     pool.idle().await;
-    assert_eq!(
-        metrics(&pool).await,
-        spent.unwrap().map(|count| count as f64)
-    );
-    pool.stop().await;
+    let counted = metrics(pool).await;
+    assert_eq!(counted, spent.unwrap().map(|count| count as f64));
+    work
 }

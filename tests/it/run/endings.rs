@@ -11,7 +11,7 @@ use crate::support::processes::lives;
 
 #[test]
 fn codex_that_is_deaf_to_signals_is_killed_when_its_time_is_up() {
-    let host = Host::new().set("TURN_TIMEOUT", "500ms");
+    let host = Host::new().set("TURN_TIMEOUT", "3s");
     let turn = host.run("a", "t\nignore-signals\nsay ready\nhang");
     assert_eq!(turn.stop_reason(), "timeout");
     let (code, _, retryable, message) = turn.error();
@@ -32,14 +32,14 @@ fn codex_that_says_nothing_is_interrupted() {
 
 #[test]
 fn codex_that_goes_on_saying_something_is_not_idle() {
-    let host = Host::new().set("TURN_IDLE_TIMEOUT", "400ms");
-    let steps: String = (0..8).map(|n| format!("say {n}\nsleep 100\n")).collect();
+    let host = Host::new().set("TURN_IDLE_TIMEOUT", "3s");
+    let steps: String = (0..8).map(|n| format!("say {n}\nsleep 500\n")).collect();
     host.run("a", &format!("t\n{steps}")).assert_end_turn();
 }
 
 #[test]
 fn a_command_that_was_cut_off_has_a_result_that_says_so() {
-    let host = Host::new().set("TURN_TIMEOUT", "500ms");
+    let host = Host::new().set("TURN_TIMEOUT", "3s");
     let turn = host.run("a", "t\nrun sleep 100000");
     assert_eq!(turn.stop_reason(), "timeout");
     let result = turn
