@@ -38,7 +38,6 @@ mod tests {
         let ended = Outcome::AlreadyEnded(Ended {
             events: Vec::new(),
             other_body: false,
-            decided_now: None,
         });
         let rejected = Outcome::Rejected {
             error: TurnError {

@@ -87,10 +87,9 @@ impl<E: Engine> Runner<E> {
             } else {
                 Verdict::Run
             };
-            let (claim, won) = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
+            let claim = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
             if let Some(events) = claim.verdict.ending() {
-                let mut ended = ended(events, claim.fingerprint, request);
-                ended.decided_now = won.then_some(StopReason::Cancelled);
+                let ended = ended(events, claim.fingerprint, request);
                 return Ok(Outcome::AlreadyEnded(ended));
             }
         }
@@ -120,19 +119,18 @@ impl<E: Engine> Runner<E> {
         let error = failure(code, message, false);
         let ending = simple_ending(request, StopReason::Error, Some(error.clone()));
         let verdict = Verdict::Rejected { code, ending };
-        let (claim, _) = self.claim(self.root.rejected(), request, verdict)?;
+        let claim = self.claim(self.root.rejected(), request, verdict)?;
         let events = claim.verdict.ending().unwrap_or_default().to_vec();
         Ok(Outcome::Rejected { error, events })
     }
 
-    /// Decides the turn's fate: by this verdict (then true), or by whichever
-    /// came first.
+    /// Decides the turn's fate: by this verdict, or by whichever came first.
     fn claim(
         &self,
         claims: &Claims,
         request: &TurnRequest,
         verdict: Verdict,
-    ) -> Result<(Claim, bool), StateError> {
+    ) -> Result<Claim, StateError> {
         let claim = Claim {
             verdict,
             fingerprint: request.fingerprint(),
@@ -140,8 +138,8 @@ impl<E: Engine> Runner<E> {
             by: self.worker.clone(),
         };
         Ok(match claims.claim(request.turn_id.as_str(), &claim)? {
-            ClaimOutcome::Won => (claim, true),
-            ClaimOutcome::Lost(other) => (other, false),
+            ClaimOutcome::Won => claim,
+            ClaimOutcome::Lost(other) => other,
         })
     }
 }
@@ -166,7 +164,6 @@ fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> End
     Ended {
         events: events.to_vec(),
         other_body: fingerprint != request.fingerprint(),
-        decided_now: None,
     }
 }
 

@@ -69,14 +69,12 @@ pub enum Outcome {
     NotStarted(NotStarted),
 }
 
-/// A turn that ended without running for this offer.
+/// A turn that ended before this offer of it came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
     pub events: Vec<SealedEvent>,
     /// The request is not the one that was accepted under this id.
     pub other_body: bool,
-    /// Set where this offer decided it, so that nobody has counted it yet.
-    pub decided_now: Option<StopReason>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -55,6 +55,18 @@ pub fn stand_in() -> PathBuf {
     path
 }
 
+/// Makes an executable. Another process writes it: while this one has it open
+/// for writing, so may a child of it that another test is just starting, and
+/// what is open for writing can't be run.
+pub fn write_program(path: &Path, text: &str) {
+    let written = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .arg(text)
+        .status();
+    assert!(written.unwrap().success());
+}
+
 #[derive(Debug)]
 pub struct Host {
     dir: TempDir,
@@ -103,7 +115,8 @@ impl Host {
 
     fn copied(&self, program: &Path) -> PathBuf {
         let copy = self.path().join(program.file_name().unwrap());
-        fs::copy(program, &copy).unwrap();
+        let copied = Command::new("cp").args([program, &copy]).status();
+        assert!(copied.unwrap().success());
         copy
     }
 

@@ -1,10 +1,9 @@
 //! Whatever a turn starts, all of it is gone when the turn is over.
 
-use std::fs;
-
 use turn_worker::codex::Exit;
 
 use super::Script;
+use crate::support::host::write_program;
 use crate::support::processes;
 
 /// Each leaves something behind that lives on; what sheds its environment
@@ -110,9 +109,7 @@ async fn g3_one_that_hops_from_process_to_process_is_caught() {
     let dir = tempfile::tempdir().unwrap();
     let hop = dir.path().join("hop");
     // It ends by itself with the folder, should it not be caught.
-    fs::write(&hop, "#!/bin/sh\n[ -e \"$0\" ] && setsid \"$0\" &\n").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&hop, mode).unwrap();
+    write_program(&hop, "#!/bin/sh\n[ -e \"$0\" ] && setsid \"$0\" &\n");
     let workspace = dir.path().to_owned();
     let start = "./hop; ./hop; ./hop; ./hop; sleep 0.05; echo ready; read go";
     let mut script = Script::start_in(workspace, dir, "/bin/sh", &["-c", start]);

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{cost, program, write_home};
 use crate::support::model_server::{ModelServer, Request};
 use crate::support::pool::{Pool, Turn, turn};
+use crate::support::processes::of_workspace;
 
 /// A pool of one process with the real codex.
 async fn pool() -> (Pool, ModelServer, tempfile::TempDir) {
@@ -112,6 +113,10 @@ async fn cut_off_once(pool: &mut Pool, model: &ModelServer) -> Turn {
     model.arrived("work", 2).await;
     pool.process(0).kill();
     let cut_off = model.requests().pop().unwrap();
+    // Or it would get the rest of its answer all the same.
+    let workspace = pool.root().canonicalize().unwrap().join("a");
+    let gone = async || of_workspace(&workspace).is_empty().then_some(());
+    pool.deadline.until("the first attempt is gone", gone).await;
     model.release("on");
     pool.spawn(&[]);
 

@@ -1,12 +1,11 @@
 //! How turns end, and how they are ended.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::host::Host;
+use crate::support::host::{Host, write_program};
 use crate::support::processes::lives;
 
 #[test]
@@ -93,8 +92,7 @@ fn a_failure_that_codex_tells_is_classified() {
 fn codex_that_cannot_be_started_is_an_error_of_the_turn() {
     let host = Host::new();
     let program = host.path().join("codex");
-    fs::write(&program, "#!/nonexistent/interpreter\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, "#!/nonexistent/interpreter\n");
     let turn = host.set("CODEX_BIN", &program).run("a", "t\nsay hi");
     let (code, reason, retryable, message) = turn.error();
     assert_eq!(

@@ -1,8 +1,6 @@
 //! What codex writes, and what becomes of it.
 
-use std::fs;
-
-use crate::support::host::Host;
+use crate::support::host::{Host, write_program};
 
 #[test]
 fn g6_a_flood_arrives_whole_and_in_order() {
@@ -63,9 +61,7 @@ fn a_long_prompt_reaches_codex_whole() {
 fn codex_that_does_not_read_its_prompt_is_no_reason_to_hang() {
     let host = Host::new().set("MAX_REQUEST_BYTES", "2MiB");
     let program = host.path().join("codex");
-    fs::write(&program, "#!/bin/sh\necho no prompt for me >&2\nexit 4\n").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&program, mode).unwrap();
+    write_program(&program, "#!/bin/sh\necho no prompt for me >&2\nexit 4\n");
     let host = host.set("CODEX_BIN", &program);
     let turn = host.run("a", &"x".repeat(1_000_000));
     let (code, _, _, message) = turn.error();
