@@ -38,6 +38,7 @@ mod tests {
         let ended = Outcome::AlreadyEnded(Ended {
             events: Vec::new(),
             other_body: false,
+            decided_now: None,
         });
         let rejected = Outcome::Rejected {
             error: TurnError {

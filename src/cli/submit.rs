@@ -77,11 +77,10 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
 
 async fn to_the_end(follow: &mut Follow, printer: &mut Printer, id: &str) -> anyhow::Result<u8> {
     follow.send().await.with_context(|| format!("turn {id}"))?;
-    if printer.is_screen() {
-        say(&format!(
-            "sent turn {id}, waiting for a worker (Ctrl-C cancels it)"
-        ));
-    }
+    // Whoever reads this knows the turn to be accepted, and by which name.
+    say(&format!(
+        "sent turn {id}, waiting for a worker (Ctrl-C cancels it)"
+    ));
     loop {
         let said = match follow.next().await {
             Update::Event(message, arrival) => {

@@ -87,9 +87,10 @@ impl<E: Engine> Runner<E> {
             } else {
                 Verdict::Run
             };
-            let claim = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
+            let (claim, won) = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
             if let Some(events) = claim.verdict.ending() {
-                let ended = ended(events, claim.fingerprint, request);
+                let mut ended = ended(events, claim.fingerprint, request);
+                ended.decided_now = won.then_some(StopReason::Cancelled);
                 return Ok(Outcome::AlreadyEnded(ended));
             }
         }
@@ -119,18 +120,19 @@ impl<E: Engine> Runner<E> {
         let error = failure(code, message, false);
         let ending = simple_ending(request, StopReason::Error, Some(error.clone()));
         let verdict = Verdict::Rejected { code, ending };
-        let claim = self.claim(self.root.rejected(), request, verdict)?;
+        let (claim, _) = self.claim(self.root.rejected(), request, verdict)?;
         let events = claim.verdict.ending().unwrap_or_default().to_vec();
         Ok(Outcome::Rejected { error, events })
     }
 
-    /// Decides the turn's fate: by this verdict, or by whichever came first.
+    /// Decides the turn's fate: by this verdict (then true), or by whichever
+    /// came first.
     fn claim(
         &self,
         claims: &Claims,
         request: &TurnRequest,
         verdict: Verdict,
-    ) -> Result<Claim, StateError> {
+    ) -> Result<(Claim, bool), StateError> {
         let claim = Claim {
             verdict,
             fingerprint: request.fingerprint(),
@@ -138,8 +140,8 @@ impl<E: Engine> Runner<E> {
             by: self.worker.clone(),
         };
         Ok(match claims.claim(request.turn_id.as_str(), &claim)? {
-            ClaimOutcome::Won => claim,
-            ClaimOutcome::Lost(other) => other,
+            ClaimOutcome::Won => (claim, true),
+            ClaimOutcome::Lost(other) => (other, false),
         })
     }
 }
@@ -164,6 +166,7 @@ fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> End
     Ended {
         events: events.to_vec(),
         other_body: fingerprint != request.fingerprint(),
+        decided_now: None,
     }
 }
 

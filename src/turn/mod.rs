@@ -69,12 +69,14 @@ pub enum Outcome {
     NotStarted(NotStarted),
 }
 
-/// A turn that ended before this offer of it came.
+/// A turn that ended without running for this offer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
     pub events: Vec<SealedEvent>,
     /// The request is not the one that was accepted under this id.
     pub other_body: bool,
+    /// Set where this offer decided it, so that nobody has counted it yet.
+    pub decided_now: Option<StopReason>,
 }
 
 #[derive(Debug, thiserror::Error)]

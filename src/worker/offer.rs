@@ -117,6 +117,10 @@ impl<E: Engine> Worker<E> {
                     self.metrics.duplicate_turn();
                     tracing::warn!("the turn has ended before, with another request under its id");
                 }
+                if let Some(stop_reason) = ended.decided_now {
+                    self.metrics.turn_decided(stop_reason, None);
+                    tracing::info!(outcome = stop_reason.as_str(), "ended a waiting turn");
+                }
                 outbox.push_final(ended.events);
             }
             Outcome::Rejected { error, events } => {

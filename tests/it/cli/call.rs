@@ -215,9 +215,16 @@ impl Done {
     #[track_caller]
     pub fn says(&self, parts: &[&str]) {
         assert_eq!(self.err.lines().count(), 1, "{self:#?}");
-        assert!(self.err.starts_with("turn-worker: "), "{self:#?}");
+        self.says_at_last(parts);
+    }
+
+    /// That the last line of its stderr has all of these in it.
+    #[track_caller]
+    pub fn says_at_last(&self, parts: &[&str]) {
+        let last = self.err.lines().last().unwrap_or_default();
+        assert!(last.starts_with("turn-worker: "), "{self:#?}");
         for part in parts {
-            assert!(self.err.contains(part), "no {part:?} in {self:#?}");
+            assert!(last.contains(part), "no {part:?} in {self:#?}");
         }
     }
 }

@@ -18,7 +18,7 @@ async fn ctrl_c_cancels_the_turn_and_waits_for_its_end() {
     called.printed("\"hi\"").await;
     called.signal(Signal::INT);
     let done = called.done().await.ended(130);
-    done.says(&["cancelling turn t1", "Ctrl-C again"]);
+    done.says_at_last(&["cancelling turn t1", "Ctrl-C again"]);
     let events = done.events();
     assert_eq!(events.last().unwrap()["stop_reason"], "cancelled");
     assert_eq!(pool.events.ended("t1").await.stop_reason(), "cancelled");

@@ -1,7 +1,10 @@
 //! Limits in time and size.
 
+use std::fs;
+
 use serde_json::json;
 
+use crate::support::broker::Broker;
 use crate::support::pool::{Pool, is_alive, turn};
 
 /// Guards both clocks (`Clocks::stop`), and that a stopped turn leaves nothing.
@@ -73,5 +76,36 @@ async fn g10_a_flood_arrives_whole_and_in_order() {
     let sent: Vec<String> = (0..5000).map(|n| format!("message {n}")).collect();
     assert_eq!(t1.said(1), sent);
     assert_eq!(t1.end().unwrap()["text"], "message 4999");
+    pool.stop().await;
+}
+
+/// Guards that codex is not read while events find no way out (`Outbox::push`):
+/// it waits, and nothing piles up in the worker.
+#[tokio::test]
+async fn g10_a_broker_that_takes_nothing_holds_codex_up() {
+    let broker = Broker::private();
+    let mut pool = Pool::on(&broker.url(), 1, &[]).await;
+    let script = ["wait go", "flood 5000", "touch flooded"];
+    pool.enqueue(&[turn("t1", "a", &script)]).await;
+    let run = pool.started("t1", 1).await;
+    // Every node is above it.
+    broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    pool.release("go");
+    let io = format!("/proc/{}/io", run.pid);
+    let mut written = (String::new(), 0);
+    let stuck = async || {
+        let now = fs::read_to_string(&io).unwrap();
+        written = match now == written.0 {
+            true => (now, written.1 + 1),
+            false => (now, 0),
+        };
+        (written.1 == 50).then_some(())
+    };
+    pool.deadline.until("codex writes no more", stuck).await;
+    assert!(!pool.stand_in_file("flooded").exists());
+    broker.ctl(&["set_vm_memory_high_watermark", "0.9"]);
+    let t1 = pool.events.ended("t1").await;
+    let sent: Vec<String> = (0..5000).map(|n| format!("message {n}")).collect();
+    assert_eq!(t1.said(1), sent);
     pool.stop().await;
 }

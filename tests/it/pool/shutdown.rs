@@ -72,12 +72,11 @@ async fn g9_a_second_sigterm_waits_no_longer() {
 #[tokio::test]
 async fn g9_what_waits_when_the_last_process_ends_runs_on_the_next() {
     let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
-    pool.enqueue(&[
-        turn("t1", "a", &["wait go"]),
-        turn("t2", "a", &[]),
-        turn("t3", "b", &[]),
-    ])
-    .await;
+    pool.enqueue(&[turn("t1", "a", &["wait go"])]).await;
+    // The slot is taken before another workspace's turn is there.
+    pool.started("t1", 1).await;
+    pool.enqueue(&[turn("t2", "a", &[]), turn("t3", "b", &[])])
+        .await;
     ending_one(&mut pool).await;
     pool.release("go");
     pool.events.ended("t1").await;
