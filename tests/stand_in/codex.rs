@@ -39,6 +39,11 @@ fn main() {
     let mut prompt = Vec::new();
     std::io::stdin().read_to_end(&mut prompt).unwrap();
     let prompt = String::from_utf8(prompt).unwrap();
+    if prompt.trim().is_empty() {
+        // As the real one does; a worker that dies before it has handed the prompt over leaves none.
+        eprintln!("No prompt provided via stdin.");
+        exit(1);
+    }
     let resume = args
         .iter()
         .position(|arg| arg == "resume")

@@ -37,6 +37,7 @@ async fn g4_a_turn_published_again_after_its_end_is_told_its_end_again() {
     pool.enqueue(&[request]).await;
     // That it is identical is checked on every event.
     pool.events.ended_again("t1", 1).await;
+    pool.idle().await;
     let other_body = turn("t1", "a", &["say something else"]);
     pool.enqueue(&[other_body, turn("t2", "a", &[])]).await;
     pool.events.ended_again("t1", 2).await;
