@@ -105,8 +105,15 @@ fn g8_another_workspaces_thread_is_not_resumed() {
     assert_eq!(resumed(&host), None);
     assert_ne!(mine.thread(), theirs.thread());
     // An agent may also put it there while its turn runs.
-    let steal = format!("v\nrun echo {} > .plexum-codex-session", theirs.thread());
-    host.run("mine", &steal).assert_end_turn();
+    let steal = format!(
+        "v\nsay kept\nwait go\nrun echo {} > .plexum-codex-session",
+        theirs.thread()
+    );
+    let mut running = host.start("mine", &steal);
+    // By then the worker has written the turn's own thread there.
+    running.said("kept");
+    fs::write(host.stand_in_file("go"), "").unwrap();
+    running.ended().assert_end_turn();
     assert_ignored(
         &host.run("mine", "w\nsay hi"),
         "belongs to another workspace",
