@@ -1,12 +1,15 @@
 //! The engine `codex exec`: one process a turn, the prompt on its stdin.
 
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::pipe::{Receiver, Sender};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -94,12 +97,14 @@ impl Engine for Exec {
             env.retain(|(name, _)| name != "CODEX_HOME");
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }
+        let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
         let (guard, pipes) = guard::spawn(GuardSpec {
             guard_program: self.guard_program.clone(),
             program: self.program.clone(),
             args: self.args(input.model, input.resume),
             env,
             dir: input.dir.to_owned(),
+            stdin,
             lock: input.lock,
         })?;
         let tail = Arc::new(Mutex::new(Vec::new()));
@@ -107,7 +112,6 @@ impl Engine for Exec {
             lines: Lines::new(pipes.stdout, self.max_line_bytes),
             guard,
             drain_until: None,
-            prompt: tokio::spawn(write_prompt(pipes.stdin, input.prompt.to_owned())),
             stderr: tokio::spawn(log_stderr(pipes.stderr, Arc::clone(&tail))),
             tail,
         })
@@ -120,7 +124,6 @@ pub struct ExecRun {
     guard: Guard,
     /// Until when stdout may come to its end, once nothing of the turn lives.
     drain_until: Option<Instant>,
-    prompt: JoinHandle<()>,
     stderr: JoinHandle<()>,
     tail: Arc<Mutex<Vec<u8>>>,
 }
@@ -172,7 +175,6 @@ impl EngineRun for ExecRun {
 
     async fn end(&mut self) -> End {
         let closed = self.guard.closed().await;
-        self.prompt.abort();
         // Its end is near: nothing that could write to it lives.
         if !self.stderr.is_finished() {
             let _ = timeout(DRAIN, &mut self.stderr).await;
@@ -188,16 +190,18 @@ impl EngineRun for ExecRun {
 
 impl Drop for ExecRun {
     fn drop(&mut self) {
-        self.prompt.abort();
         self.stderr.abort();
     }
 }
 
-async fn write_prompt(mut stdin: Sender, prompt: String) {
-    // A codex that ends without reading it says why on stderr.
-    if let Err(error) = stdin.write_all(prompt.as_bytes()).await {
-        tracing::debug!(%error, "codex did not read the whole prompt");
-    }
+/// The prompt as a file in memory. Through a pipe codex would take the part
+/// that a worker had handed over before it died for the whole prompt, and
+/// begin to carry it out.
+fn whole(prompt: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("prompt", MemfdFlags::CLOEXEC)?);
+    file.write_all(prompt)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 async fn log_stderr(stderr: Receiver, tail: Arc<Mutex<Vec<u8>>>) {

@@ -15,7 +15,7 @@ use rustix::process::setsid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
@@ -40,14 +40,15 @@ pub struct GuardSpec<'a> {
     /// The agent's whole environment; the workspace's tag is added to it.
     pub env: Vec<(String, String)>,
     pub dir: PathBuf,
+    /// What codex reads.
+    pub stdin: OwnedFd,
     /// Its description goes to the guard, which holds it to the end.
     pub lock: BorrowedFd<'a>,
 }
 
-/// codex's standard streams.
+/// What codex writes.
 #[derive(Debug)]
 pub struct Pipes {
-    pub stdin: Sender,
     pub stdout: Receiver,
     pub stderr: Receiver,
 }
@@ -64,6 +65,8 @@ pub struct Closed {
 pub enum SpawnError {
     #[error("can't make the guard's pipes")]
     Pipes(#[source] io::Error),
+    #[error("can't keep the prompt for codex to read")]
+    Prompt(#[source] io::Error),
     #[error("can't start the guard {}", program.display())]
     Spawn {
         program: PathBuf,
@@ -114,7 +117,7 @@ impl Guard {
 
 /// Starts codex under a guard. Needs a tokio runtime.
 pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
-    let (pipes, codex_ends) = pipes().map_err(SpawnError::Pipes)?;
+    let (pipes, stdout, stderr) = pipes().map_err(SpawnError::Pipes)?;
     let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Pipes)?;
     let theirs = theirs.into_std().map_err(SpawnError::Pipes)?;
     theirs.set_nonblocking(false).map_err(SpawnError::Pipes)?;
@@ -143,8 +146,15 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
     })?;
     // Or the worker would hold the guard's end of the socket too.
     drop(command);
-    let sent = send_start(ours.as_fd(), &start, spec.lock, &codex_ends);
-    drop(codex_ends);
+    let fds = [
+        spec.lock,
+        spec.stdin.as_fd(),
+        stdout.as_fd(),
+        stderr.as_fd(),
+    ];
+    let sent = send_start(ours.as_fd(), &start, fds);
+    // Or the pipes would never end.
+    drop((stdout, stderr));
     let (reports, orders) = ours.into_split();
     let (tell, watch) = oneshot::channel();
     // Watched also when it could not be told: it ends when `orders` is dropped.
@@ -211,27 +221,15 @@ fn kill_orphans() -> u64 {
     tree::kill_orphans(own::pids)
 }
 
-struct CodexEnds {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-fn pipes() -> io::Result<(Pipes, CodexEnds)> {
-    let (stdin_read, stdin_write) = pipe_with(PipeFlags::CLOEXEC)?;
+/// With codex's ends of stdout and stderr.
+fn pipes() -> io::Result<(Pipes, OwnedFd, OwnedFd)> {
     let (stdout_read, stdout_write) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr_read, stderr_write) = pipe_with(PipeFlags::CLOEXEC)?;
     let pipes = Pipes {
-        stdin: Sender::from_owned_fd(stdin_write)?,
         stdout: Receiver::from_owned_fd(stdout_read)?,
         stderr: Receiver::from_owned_fd(stderr_read)?,
     };
-    let ends = CodexEnds {
-        stdin: stdin_read,
-        stdout: stdout_write,
-        stderr: stderr_write,
-    };
-    Ok((pipes, ends))
+    Ok((pipes, stdout_write, stderr_write))
 }
 
 fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
@@ -249,12 +247,7 @@ fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
 }
 
 /// Blocks while the socket's buffer is full, which the guard empties at once.
-fn send_start(
-    socket: BorrowedFd<'_>,
-    json: &[u8],
-    lock: BorrowedFd<'_>,
-    codex: &CodexEnds,
-) -> io::Result<()> {
+fn send_start(socket: BorrowedFd<'_>, json: &[u8], fds: [BorrowedFd<'_>; FDS]) -> io::Result<()> {
     let length = u32::try_from(json.len())
         .ok()
         .filter(|length| *length <= MAX_START_BYTES)
@@ -265,12 +258,6 @@ fn send_start(
             ))
         })?
         .to_be_bytes();
-    let fds: [BorrowedFd<'_>; FDS] = [
-        lock,
-        codex.stdin.as_fd(),
-        codex.stdout.as_fd(),
-        codex.stderr.as_fd(),
-    ];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::pipe::PipeFlags;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe::{Receiver, Sender};
@@ -49,18 +50,20 @@ impl Script {
         let lock = File::create(dir.path().join("lock")).unwrap();
         lock.try_lock().unwrap();
         let path = std::env::var("PATH").unwrap();
+        let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (guard, pipes) = guard::spawn(GuardSpec {
             guard_program: env!("CARGO_BIN_EXE_turn-worker").into(),
             program: program.into(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: vec![("PATH".to_owned(), path)],
             dir: workspace,
+            stdin,
             lock: lock.as_fd(),
         })
         .unwrap();
         Self {
             guard: Some(guard),
-            stdin: Some(pipes.stdin),
+            stdin: Some(Sender::from_owned_fd(ours).unwrap()),
             stdout: BufReader::new(pipes.stdout).lines(),
             stderr: pipes.stderr,
             dir,

@@ -150,12 +150,14 @@ async fn under_guard(engine: &Exec, root: &Root) -> Result<(), String> {
     // In place of a workspace's lock.
     let lock =
         File::open(root.path()).map_err(|error| format!("{}: {error}", root.path().display()))?;
+    let nothing = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     let (mut guard, _pipes) = guard::spawn(GuardSpec {
         guard_program: engine.guard_program.clone(),
         program: engine.program.clone(),
         args: vec!["--version".to_owned()],
         env: engine.env.clone(),
         dir: root.path().to_owned(),
+        stdin: nothing.into(),
         lock: lock.as_fd(),
     })
     .map_err(|error| with_sources(&error))?;

@@ -1,8 +1,10 @@
 //! The death of the worker, of the guard, and of both at once.
 
+use std::fs;
+
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::host::{Host, Running, until};
+use crate::support::host::{Host, Running, until, write_program};
 use crate::support::processes::{lives, of_workspace, parent, stat};
 
 /// A turn that has left a daemon and a job behind and hangs.
@@ -24,7 +26,9 @@ impl Messy {
         running.said("ready");
         let codex = host.runs()[0];
         let daemon = host.pid_in("daemon");
-        assert!(of_workspace(&host.workspace("a")).len() >= 3);
+        // A process that is just becoming another program shows no environment.
+        let all = || (of_workspace(&host.workspace("a")).len() >= 3).then_some(());
+        until("codex, daemon and job live", all);
         assert!(!host.lock_is_free("a"));
         Self {
             guard: parent(codex),
@@ -34,6 +38,15 @@ impl Messy {
             running,
         }
     }
+}
+
+/// Stopped first, so that neither has the time to do anything about the
+/// other's death.
+fn kill_both(guard: i32, worker: Running) {
+    kill(guard, Signal::STOP);
+    worker.signal(Signal::STOP);
+    kill(guard, Signal::KILL);
+    worker.kill();
 }
 
 fn kill(pid: i32, signal: Signal) {
@@ -75,11 +88,7 @@ fn g3_when_the_guard_is_killed_the_worker_ends_all_before_it_tells_the_end() {
 fn g3_what_guard_and_worker_left_that_were_killed_at_once_is_ended_by_the_next_turn() {
     let messy = Messy::start();
     let host = messy.host;
-    // Stopped first, so that neither has the time to do anything about the other's death.
-    kill(messy.guard, Signal::STOP);
-    messy.running.signal(Signal::STOP);
-    kill(messy.guard, Signal::KILL);
-    messy.running.kill();
+    kill_both(messy.guard, messy.running);
     // codex itself dies with its guard.
     until("codex dies", || (!lives(messy.codex)).then_some(()));
     until("the lock is free", || host.lock_is_free("a").then_some(()));
@@ -98,13 +107,39 @@ fn g3_what_guard_and_worker_left_that_were_killed_at_once_is_ended_by_the_next_t
 fn g3_another_workspaces_processes_are_not_taken_for_left_ones() {
     let messy = Messy::start();
     let host = messy.host;
-    kill(messy.guard, Signal::STOP);
-    messy.running.signal(Signal::STOP);
-    kill(messy.guard, Signal::KILL);
-    messy.running.kill();
+    kill_both(messy.guard, messy.running);
     until("the lock is free", || host.lock_is_free("a").then_some(()));
     host.run("ab", "u\nsay hi").assert_end_turn();
     assert!(lives(messy.daemon));
     host.run("a", "v\nsay hi").assert_end_turn();
     assert!(!lives(messy.daemon));
+}
+
+#[test]
+fn g4_a_worker_that_dies_early_has_handed_over_the_whole_prompt() {
+    let host = Host::new();
+    let program = host.path().join("late-reader");
+    let script = "#!/bin/sh
+echo $$ > up.new && mv up.new up
+until [ -e go ]; do sleep 0.01; done
+wc -c > read.new && mv read.new read
+";
+    write_program(&program, script);
+    let host = host.set("CODEX_BIN", &program);
+    // More than a pipe holds.
+    let prompt = "x".repeat(200_000);
+    let running = host.start("a", &prompt);
+    let file = |name: &str| host.workspace("a").join(name);
+    let codex: i32 = until("codex is up", || {
+        fs::read_to_string(file("up")).ok()?.trim().parse().ok()
+    });
+    // Or it would end codex before that reads.
+    let guard = parent(codex);
+    kill(guard, Signal::STOP);
+    running.kill();
+    fs::write(file("go"), "").unwrap();
+    let read = until("codex has read", || fs::read_to_string(file("read")).ok());
+    assert_eq!(read.trim(), "200000");
+    kill(guard, Signal::CONT);
+    host.unlocked("a", &[codex]);
 }

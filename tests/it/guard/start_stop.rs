@@ -52,6 +52,7 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         args: Vec::new(),
         env: Vec::new(),
         dir: dir.path().to_owned(),
+        stdin: fs::File::open("/dev/null").unwrap().into(),
         lock: std::os::fd::AsFd::as_fd(&lock),
     });
     let error = spawned.unwrap_err();
