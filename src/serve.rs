@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::amqp::connect::{Connector, State};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::amqp::connect::{Connector, State, backoff};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
@@ -172,14 +175,9 @@ async fn run(
 ) -> Result<(), ServeError> {
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id);
-    // Once before anything runs: what does not fit is the operator's to mend,
-    // and trying again would not help.
-    let Some(link) = connector.connect_with_backoff(&shutdown.drain).await else {
+    if !declare(&connector, &topology, &shutdown.drain).await? {
         return Ok(());
-    };
-    let declared = topology.declare(&link).await;
-    link.close().await;
-    declared?;
+    }
 
     let publisher_connector = connector
         .named(format!("{id} publisher"))
@@ -260,6 +258,34 @@ async fn run(
     let _ = tokio::time::timeout(CLOSE_LIMIT, publisher.closed()).await;
     tracing::info!("ended");
     outcome
+}
+
+/// Once before anything runs: what does not fit is the operator's to mend, and
+/// trying again would not help; a connection that is lost meanwhile is made
+/// anew. False if drained before.
+async fn declare(
+    connector: &Connector,
+    topology: &Topology,
+    drain: &CancellationToken,
+) -> Result<bool, DeclareError> {
+    let mut delays = backoff();
+    while let Some(link) = connector.connect_with_backoff(drain).await {
+        let declared = topology.declare(&link).await;
+        link.close().await;
+        match declared {
+            Ok(()) => return Ok(true),
+            Err(DeclareError::Link(error)) => {
+                let error = with_sources(&error);
+                tracing::warn!(error, "lost the broker while setting its objects up");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = sleep(delays.next().unwrap_or_default()) => {}
+            () = drain.cancelled() => break,
+        }
+    }
+    Ok(false)
 }
 
 /// The publishing connection stands for the process's: without it no turn

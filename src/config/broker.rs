@@ -84,7 +84,8 @@ impl Broker {
     /// The URL without its credentials.
     pub fn shown(&self) -> String {
         match self {
-            Self::Url(url) => redacted(url.expose_secret()),
+            // Quotes are for sentences; this is a field of its own.
+            Self::Url(url) => redacted(url.expose_secret()).replace('"', ""),
             Self::File(path) => format!("the URL in {}", path.display()),
         }
     }

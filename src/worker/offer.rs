@@ -38,8 +38,12 @@ impl<E: Engine> Worker<E> {
                 );
                 let served = self.serve_turn(&offer, &request, shutdown);
                 let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
-                // Left unsettled, the offer would come again at once, and panic again.
-                served.await.unwrap_or(Settlement::Drop)
+                served.await.unwrap_or_else(|_| {
+                    tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
+                        "serving the turn panicked; its attempt is charged");
+                    // Left unsettled, the offer would come again at once, and panic again.
+                    Settlement::Drop
+                })
             }
             // Of another version, or broken: the sequencer keeps the turn and
             // will offer it again, maybe to a worker that understands it.
@@ -76,7 +80,11 @@ impl<E: Engine> Worker<E> {
         match TurnRequest::parse(request, &Limits::accepted(), &Properties::default()) {
             Ok(request) => Some((offer, request)),
             Err(rejection) => {
-                tracing::error!(%rejection, "dropped an offer of a request that is not valid here");
+                let rules = rejection.rules();
+                tracing::error!(
+                    rules,
+                    "dropped an offer of a request that is not valid here"
+                );
                 None
             }
         }
