@@ -14,9 +14,13 @@ use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
 
 /// What the records say, once the verdict was tried.
 enum Decided {
-    /// By us, now.
-    Ended(Vec<SealedEvent>, Option<TurnError>, StopReason),
-    EndedBefore(Vec<SealedEvent>),
+    Ended {
+        events: Vec<SealedEvent>,
+        /// Why the request was refused: it goes to the dead queue.
+        refused: Option<TurnError>,
+        /// Decided by us, now, so that nobody has counted it.
+        now: Option<StopReason>,
+    },
     Runs,
 }
 
@@ -40,37 +44,38 @@ impl Actor {
                 return ClaimAnswer::Failed;
             }
         };
-        match decided {
-            Decided::Runs => ClaimAnswer::AlreadyRun,
-            Decided::EndedBefore(events) => {
-                if self.publish_events(events).await {
-                    ClaimAnswer::AlreadyEnded
-                } else {
-                    ClaimAnswer::Failed
-                }
+        let Decided::Ended {
+            events,
+            refused,
+            now,
+        } = decided
+        else {
+            return ClaimAnswer::AlreadyRun;
+        };
+        let code = refused.as_ref().map(|error| error.code);
+        if let Some(stop_reason) = now {
+            // Only here: what follows may have to be tried again.
+            match code {
+                Some(code) => self.metrics.request_rejected(code),
+                None => self.metrics.turn_decided(stop_reason, None),
             }
-            Decided::Ended(events, error, stop_reason) => {
-                if let Some(error) = &error
-                    && !self.bury(&turn.request, error.code, &error.message).await
-                {
-                    return ClaimAnswer::Failed;
-                }
-                if !self.publish_events(events).await {
-                    return ClaimAnswer::Failed;
-                }
-                match &error {
-                    Some(error) => self.metrics.request_rejected(error.code),
-                    None => self.metrics.turn_decided(stop_reason, None),
-                }
-                tracing::info!(
-                    turn_id = &*turn.turn_id,
-                    workspace = &*turn.workspace,
-                    outcome = stop_reason.as_str(),
-                    code = error.map(|error| error.code.as_str()),
-                    "ended a waiting turn"
-                );
-                ClaimAnswer::Won
-            }
+            tracing::info!(
+                turn_id = &*turn.turn_id,
+                workspace = &*turn.workspace,
+                outcome = stop_reason.as_str(),
+                code = code.map(ErrorCode::as_str),
+                "ended a waiting turn"
+            );
+        }
+        if let Some(error) = &refused
+            && !self.bury(&turn.request, error.code, &error.message).await
+        {
+            return ClaimAnswer::Failed;
+        }
+        match (self.publish_events(events).await, now) {
+            (false, _) => ClaimAnswer::Failed,
+            (true, Some(_)) => ClaimAnswer::Won,
+            (true, None) => ClaimAnswer::AlreadyEnded,
         }
     }
 }
@@ -119,12 +124,26 @@ fn claim(
         by,
     };
     Ok(match claims.claim(&turn.turn_id, &claim)? {
-        ClaimOutcome::Won => Decided::Ended(ending, error, stop_reason),
+        ClaimOutcome::Won => Decided::Ended {
+            events: ending,
+            refused: error,
+            now: Some(stop_reason),
+        },
         ClaimOutcome::Lost(other) => match other.verdict.ending() {
-            Some(events) => Decided::EndedBefore(events.to_vec()),
+            Some(events) => Decided::Ended {
+                events: events.to_vec(),
+                // By this sequencer a moment ago, or by one that died: the
+                // request may not have got to the dead queue.
+                refused: error.filter(|error| is_refusal(&other.verdict, error.code)),
+                now: None,
+            },
             None => Decided::Runs,
         },
     })
+}
+
+fn is_refusal(verdict: &Verdict, code: ErrorCode) -> bool {
+    matches!(verdict, Verdict::Rejected { code: because, .. } if *because == code)
 }
 
 fn backlog_full(workspace: &str) -> TurnError {
@@ -166,5 +185,25 @@ mod tests {
             let decided = claim(&root, &turn("b"), wanted, "me".into()).unwrap();
             assert!(!matches!(decided, Decided::Runs), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn g5_a_refusal_tried_again_is_the_same_counted_once_and_still_buried() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let decide = |wanted| match claim(&root, &turn("a"), wanted, "me".into()).unwrap() {
+            Decided::Ended {
+                events,
+                refused,
+                now,
+            } => (events, refused.map(|error| error.code), now),
+            Decided::Runs => panic!("it runs"),
+        };
+        let full = Some(ErrorCode::BacklogFull);
+        let (events, refused, now) = decide(Wanted::BacklogFull);
+        assert_eq!((refused, now), (full, Some(StopReason::Error)));
+        assert_eq!(decide(Wanted::BacklogFull), (events.clone(), full, None));
+        // A cancel that comes later changes nothing, and is no refusal.
+        assert_eq!(decide(Wanted::Cancelled), (events, None, None));
     }
 }
