@@ -1,40 +1,38 @@
-//! One attempt at a turn, under the workspace's lock: recorded as started,
-//! run, recorded as finished.
+//! One attempt at a turn, under the workspace's lock: recorded as started and
+//! run.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent};
-use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle, Summary};
+use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Engine, TurnInput};
 use crate::codex::failure::thread_lost;
 use crate::codex::stderr;
-use crate::event::{ErrorCode, EventBody, NoticeCode, SealedEvent, Sealer, StopReason};
+use crate::error::with_sources;
+use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
 use crate::request::TurnRequest;
 use crate::workspace::{
-    DiskError, Finished, LockedJournal, Resume, Returned, SessionFile, Started, StateError,
-    ThreadEnd, ThreadStart, TurnHistory, Workspace, resolve_session,
+    DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
+    Workspace, resolve_session,
 };
 
-/// Between two tries to record a turn's end: unrecorded it must not be told.
-const RECORD_RETRY: Duration = Duration::from_secs(1);
-
 pub(super) struct Attempt<'a, E> {
-    runner: &'a Runner<E>,
-    request: &'a TurnRequest,
+    pub(super) runner: &'a Runner<E>,
+    pub(super) request: &'a TurnRequest,
     workspace: &'a Workspace,
     history: &'a TurnHistory,
-    number: u32,
-    began: Instant,
+    pub(super) number: u32,
+    pub(super) began: Instant,
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
@@ -114,7 +112,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             }
             // The guard, not codex, could not be started.
             Err(error) => {
-                let message = crate::error::with_sources(&error);
+                let message = with_sources(&error);
                 let error = failure(ErrorCode::WorkerInternal, message, true);
                 Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None))
             }
@@ -149,12 +147,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         })
     }
 
-    fn meter(
-        &self,
-        home: Option<&std::path::Path>,
-        resume: Option<&str>,
-        journal: &LockedJournal,
-    ) -> Meter {
+    fn meter(&self, home: Option<&Path>, resume: Option<&str>, journal: &LockedJournal) -> Meter {
         let home = home.map(PathBuf::from);
         Meter::start(home, resume, journal.baseline(), self.earlier())
     }
@@ -190,7 +183,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
-    fn model(&self) -> Option<&str> {
+    pub(super) fn model(&self) -> Option<&str> {
         let default = self.runner.default_model.as_deref();
         self.request.model.as_deref().or(default)
     }
@@ -202,22 +195,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// So that the conversation goes on here, even if this attempt is cut off.
     fn keep_thread(&self, thread: &str) {
-        let keep = || {
-            let Ok(thread) = thread.parse() else {
-                return Err("it is no UUID".to_owned());
-            };
-            let workspace = self.workspace;
-            let keep = || {
-                // Ours first: the file alone could be adopted by another workspace.
-                self.runner.root.threads().adopt(thread, workspace.id())?;
-                if workspace.session()? != SessionFile::Thread(thread) {
-                    workspace.write_session(thread)?;
-                }
-                Ok::<_, DiskError>(())
-            };
-            keep().map_err(|error| crate::error::with_sources(&error))
+        let kept = match thread.parse() {
+            Ok(id) => self
+                .try_keep_thread(id)
+                .map_err(|error| with_sources(&error)),
+            Err(_) => Err("it is no UUID".to_owned()),
         };
-        if let Err(error) = keep() {
+        if let Err(error) = kept {
             tracing::error!(
                 error,
                 thread,
@@ -226,84 +210,14 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
-    fn give_back(&self, journal: &mut LockedJournal) -> Outcome {
-        let returned = Returned {
-            turn_id: self.request.turn_id.as_str().to_owned(),
-            attempt: self.number,
-        };
-        if let Err(error) = block_in_place(|| journal.returned(&returned)) {
-            tracing::error!(
-                error = crate::error::with_sources(&error),
-                "can't record that the turn is given back: this attempt will be charged"
-            );
+    fn try_keep_thread(&self, thread: Uuid) -> Result<(), DiskError> {
+        let workspace = self.workspace;
+        // Ours first: the file alone could be adopted by another workspace.
+        self.runner.root.threads().adopt(thread, workspace.id())?;
+        if workspace.session()? != SessionFile::Thread(thread) {
+            workspace.write_session(thread)?;
         }
-        Outcome::Returned
-    }
-
-    /// Records the end, then hands its events out. Until it is recorded,
-    /// nothing of it is told: a recorded end is never run again, and one that
-    /// was told must not be.
-    async fn record<S: EventSink>(
-        &self,
-        journal: &mut LockedJournal,
-        ending: Ending,
-        mut out: Emitter<'_, S>,
-        sink: &S,
-        stop: &StopHandle,
-    ) -> Outcome {
-        let duration = self.began.elapsed();
-        let first_text = out.first_text().map(|at| at.duration_since(self.began));
-        let last: Vec<SealedEvent> = ending
-            .bodies(self.request.metadata.clone(), duration)
-            .into_iter()
-            .filter_map(|body| out.seal(body))
-            .collect();
-        let mut unconfirmed = sink.unconfirmed();
-        unconfirmed.extend_from_slice(&last);
-        let finished = Finished {
-            turn_id: self.request.turn_id.as_str().to_owned(),
-            attempt: self.number,
-            at: Timestamp::now(),
-            stop_reason: ending.stop_reason,
-            code: ending.error.as_ref().map(|error| error.code),
-            usage: ending.spent.usage,
-            thread: ending.thread_id.clone().map(|id| ThreadEnd {
-                id,
-                total: ending.spent.total,
-            }),
-            unconfirmed,
-            ending: last.clone(),
-        };
-        loop {
-            match block_in_place(|| journal.finished(&finished)) {
-                Ok(()) => break,
-                Err(error @ StateError::NotNewest { .. }) => {
-                    tracing::error!(%error, "another attempt runs; this one's end is not told");
-                    return Outcome::Busy;
-                }
-                Err(error) => {
-                    let error = crate::error::with_sources(&error);
-                    tracing::error!(error, "can't record the turn's end; trying again");
-                }
-            }
-            tokio::select! {
-                () = sleep(RECORD_RETRY) => {}
-                () = stop.shutting_down() => return Outcome::Returned,
-            }
-        }
-        sink.push_final(&last);
-        Outcome::Ended(Box::new(Summary {
-            attempt: self.number,
-            stop_reason: ending.stop_reason,
-            error: ending.error,
-            usage: ending.spent.usage,
-            model: self.model().map(str::to_owned),
-            duration,
-            first_text,
-            thread_id: ending.thread_id,
-            leftovers: ending.leftovers,
-            ran: ending.ran,
-        }))
+        Ok(())
     }
 }
 

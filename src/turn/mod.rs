@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! admission   may it run at all, and as which attempt?      (lock, claim, journal)
-//!   attempt   start it, run codex, record its end
+//!   attempt   start it, run codex
 //!     process one codex: listen, stop, make sure that it is gone
 //!     usage   what it spent
+//!     record  its end, in the journal before anybody hears of it
 //!   ending    how its end is told
 //! ```
 //!
@@ -16,6 +17,7 @@ mod attempt;
 mod emit;
 mod ending;
 mod process;
+mod record;
 mod sink;
 mod stop;
 mod usage;

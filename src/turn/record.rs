@@ -1,0 +1,102 @@
+//! How an attempt's end gets into the journal, and only then to its readers.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use super::attempt::Attempt;
+use super::emit::Emitter;
+use super::ending::Ending;
+use super::{EventSink, Outcome, StopHandle, Summary};
+use crate::codex::engine::Engine;
+use crate::error::with_sources;
+use crate::event::SealedEvent;
+use crate::workspace::{Finished, LockedJournal, Returned, StateError, ThreadEnd};
+
+/// Between two tries to record a turn's end: unrecorded it must not be told.
+const RECORD_RETRY: Duration = Duration::from_secs(1);
+
+impl<E: Engine> Attempt<'_, E> {
+    /// Cut off by the worker's shutdown: not charged.
+    pub(super) fn give_back(&self, journal: &mut LockedJournal) -> Outcome {
+        let returned = Returned {
+            turn_id: self.request.turn_id.as_str().to_owned(),
+            attempt: self.number,
+        };
+        if let Err(error) = block_in_place(|| journal.returned(&returned)) {
+            tracing::error!(
+                error = with_sources(&error),
+                "can't record that the turn is given back: this attempt will be charged"
+            );
+        }
+        Outcome::Returned
+    }
+
+    /// Records the end, then hands its events out. Until it is recorded,
+    /// nothing of it is told: a recorded end is never run again, and one that
+    /// was told must not be.
+    pub(super) async fn record<S: EventSink>(
+        &self,
+        journal: &mut LockedJournal,
+        ending: Ending,
+        mut out: Emitter<'_, S>,
+        sink: &S,
+        stop: &StopHandle,
+    ) -> Outcome {
+        let duration = self.began.elapsed();
+        let first_text = out.first_text().map(|at| at.duration_since(self.began));
+        let last: Vec<SealedEvent> = ending
+            .bodies(self.request.metadata.clone(), duration)
+            .into_iter()
+            .filter_map(|body| out.seal(body))
+            .collect();
+        let mut unconfirmed = sink.unconfirmed();
+        unconfirmed.extend_from_slice(&last);
+        let finished = Finished {
+            turn_id: self.request.turn_id.as_str().to_owned(),
+            attempt: self.number,
+            at: Timestamp::now(),
+            stop_reason: ending.stop_reason,
+            code: ending.error.as_ref().map(|error| error.code),
+            usage: ending.spent.usage,
+            thread: ending.thread_id.clone().map(|id| ThreadEnd {
+                id,
+                total: ending.spent.total,
+            }),
+            unconfirmed,
+            ending: last.clone(),
+        };
+        loop {
+            match block_in_place(|| journal.finished(&finished)) {
+                Ok(()) => break,
+                Err(error @ StateError::NotNewest { .. }) => {
+                    tracing::error!(%error, "another attempt runs; this one's end is not told");
+                    return Outcome::Busy;
+                }
+                Err(error) => {
+                    let error = with_sources(&error);
+                    tracing::error!(error, "can't record the turn's end; trying again");
+                }
+            }
+            tokio::select! {
+                () = sleep(RECORD_RETRY) => {}
+                () = stop.shutting_down() => return Outcome::Returned,
+            }
+        }
+        sink.push_final(&last);
+        Outcome::Ended(Box::new(Summary {
+            attempt: self.number,
+            stop_reason: ending.stop_reason,
+            error: ending.error,
+            usage: ending.spent.usage,
+            model: self.model().map(str::to_owned),
+            duration,
+            first_text,
+            thread_id: ending.thread_id,
+            leftovers: ending.leftovers,
+            ran: ending.ran,
+        }))
+    }
+}
