@@ -581,6 +581,24 @@ fn g5_a_turn_that_is_done_before_its_claim_is_answered_is_acked_once() {
 }
 
 #[test]
+fn g5_the_answer_to_an_earlier_copys_claim_decides_nothing_for_a_later_copy() {
+    let mut bench = Bench::new(5);
+    bench.fresh(1, "a/1");
+    assert_eq!(bench.cancel("1", None), [claim("a/1", Cancelled)]);
+    let earlier = bench.tickets["a/1"];
+    assert_eq!(bench.done("a/1"), [ack(1)]);
+    // Published again, it meets the cancel, and has a claim of its own.
+    assert_eq!(bench.fresh(2, "a/1"), [claim("a/1", Cancelled)]);
+    let now = bench.now;
+    let answer = ClaimAnswer::AlreadyRun;
+    bench
+        .queue
+        .claim_answered(now, earlier, answer, &mut bench.out);
+    assert_eq!(bench.take(), NONE);
+    assert_eq!(bench.answer("a/1", ClaimAnswer::AlreadyEnded), [ack(2)]);
+}
+
+#[test]
 fn g10_offers_that_wait_in_a_full_pool_are_not_piled_up() {
     let mut b = Bench::new(10);
     for (tag, name) in [(1, "a/1"), (2, "b/1"), (3, "c/1"), (4, "d/1")] {

@@ -273,7 +273,9 @@ impl World {
                 answer => answer,
             },
         };
-        if answer == ClaimAnswer::AlreadyRun {
+        // A turn that had ended and was published again may have a claim of its own by now.
+        let asked_again = self.claims.iter().any(|(_, other, _)| *other == turn);
+        if answer == ClaimAnswer::AlreadyRun && !asked_again {
             self.undecided.remove(&turn);
         }
         self.with_queue(|queue, now, out| queue.claim_answered(now, ticket, answer, out));
