@@ -8,7 +8,6 @@
 use std::fs::{File, TryLockError};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -17,9 +16,6 @@ use super::dir::Dir;
 use super::error::DiskError;
 
 pub(super) const LOCK: &str = "lock";
-
-/// How often a lock that is not free is tried again.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Holds the workspace until this and every copy of its descriptor is closed.
 #[derive(Debug)]
@@ -52,25 +48,5 @@ pub(super) fn take(dir: &Dir, name: &str, file: &File) -> Result<bool, DiskError
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(dir.error("lock", name, error)),
-    }
-}
-
-/// Tries until `patience` is slept away: a dying guard needs a moment.
-pub(super) fn acquire(
-    patience: Duration,
-    mut try_lock: impl FnMut() -> Result<Option<WorkspaceLock>, DiskError>,
-    mut sleep: impl FnMut(Duration),
-) -> Result<Option<WorkspaceLock>, DiskError> {
-    let mut left = patience;
-    loop {
-        if let Some(lock) = try_lock()? {
-            return Ok(Some(lock));
-        }
-        if left.is_zero() {
-            return Ok(None);
-        }
-        let nap = left.min(POLL);
-        sleep(nap);
-        left -= nap;
     }
 }

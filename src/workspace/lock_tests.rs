@@ -1,6 +1,5 @@
-use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use super::testing::{lock, workspace};
 use super::*;
@@ -57,24 +56,4 @@ fn g3_dropping_the_journal_does_not_unlock_what_a_child_shares() {
     assert!(workspace.try_lock().unwrap().is_none());
     drop(child.stdin.take());
     child.wait().unwrap();
-}
-
-#[test]
-fn waits_for_the_lock_as_long_as_it_is_told() {
-    let (_tmp, workspace) = workspace();
-    let held = RefCell::new(Some(lock(&workspace)));
-    let patience = Duration::from_millis(120);
-    let slept = RefCell::new(Vec::new());
-    let nap = |time| slept.borrow_mut().push(time);
-    assert!(workspace.acquire(patience, nap).unwrap().is_none());
-    let naps = slept.take();
-    assert_eq!(naps.iter().sum::<Duration>(), patience);
-    assert_eq!(naps.len(), 3);
-
-    let none = |_| panic!("no patience, no sleep");
-    assert!(workspace.acquire(Duration::ZERO, none).unwrap().is_none());
-
-    let free = |_| drop(held.take());
-    let patience = Duration::from_secs(3600);
-    assert!(workspace.acquire(patience, free).unwrap().is_some());
 }

@@ -36,10 +36,8 @@ mod session;
 mod testing;
 mod threads;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -78,12 +76,6 @@ impl Workspace {
         self.dir.path()
     }
 
-    /// The same directory, held open: no later rename or symbolic link
-    /// changes what this stands for.
-    pub fn dir_fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
-    }
-
     /// Ours, for what else must be kept per workspace.
     pub fn state_dir(&self) -> &Path {
         self.state.path()
@@ -99,15 +91,6 @@ impl Workspace {
         lock::try_lock(&self.state)
     }
 
-    /// As [`Self::try_lock`], again and again until `patience` is slept away.
-    pub fn acquire(
-        &self,
-        patience: Duration,
-        sleep: impl FnMut(Duration),
-    ) -> Result<Option<WorkspaceLock>, DiskError> {
-        lock::acquire(patience, || self.try_lock(), sleep)
-    }
-
     /// A turn's records as far as they are written, without the lock.
     pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
         journal::history(&self.state, id::turn_id(turn_id)?, None)
@@ -121,11 +104,6 @@ impl Workspace {
     /// For the lock's holder only.
     pub fn write_session(&self, thread: Uuid) -> Result<(), DiskError> {
         session::write(&self.dir, thread)
-    }
-
-    /// For the lock's holder only.
-    pub fn remove_session(&self) -> Result<(), DiskError> {
-        session::remove(&self.dir)
     }
 }
 

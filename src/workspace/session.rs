@@ -69,13 +69,6 @@ pub(super) fn write(dir: &Dir, thread: Uuid) -> Result<(), DiskError> {
     dir.write_atomic_over(TEMP, SESSION_FILE, format!("{thread}\n").as_bytes())
 }
 
-pub(super) fn remove(dir: &Dir) -> Result<(), DiskError> {
-    if dir.remove(SESSION_FILE)? {
-        dir.sync()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,9 +101,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read(&dir).unwrap(), SessionFile::Thread(THREAD));
-        remove(&dir).unwrap();
-        remove(&dir).unwrap();
-        assert_eq!(read(&dir).unwrap(), SessionFile::None);
     }
 
     #[test]
@@ -176,7 +166,6 @@ mod tests {
         let (_tmp, dir, path) = agent();
         std::fs::create_dir(&path).unwrap();
         assert!(write(&dir, THREAD).is_err());
-        assert!(remove(&dir).is_err());
         assert_eq!(dir.names().unwrap(), [SESSION_FILE]);
     }
 }

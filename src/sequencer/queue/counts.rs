@@ -1,6 +1,5 @@
 //! What metrics and `status` want to know of the queue.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -42,18 +41,5 @@ impl Queue {
             received: held.received,
             enqueued_at: held.turn.enqueued_at,
         })
-    }
-
-    /// The workspaces with the most turns, longest first. For people who look:
-    /// goes through all workspaces.
-    pub fn longest_lines(&self, most: usize) -> Vec<(Arc<str>, usize)> {
-        let mut lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|(workspace, line)| (Arc::clone(workspace), line.order.len()))
-            .collect();
-        lines.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        lines.truncate(most);
-        lines
     }
 }
