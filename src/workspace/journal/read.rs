@@ -31,15 +31,25 @@ pub(super) fn scan(
     path: &Path,
     from: u64,
     extent: Extent,
-    mut each: impl FnMut(&[u8]) -> Result<(), Unreadable>,
+    each: impl FnMut(&[u8]) -> Result<(), Unreadable>,
 ) -> Result<u64, StateError> {
     let end = match extent {
         Extent::Known(end) => end,
         Extent::Open => u64::MAX,
     };
-    let disk = |error| DiskError::new("read", path, error);
     let at = At { file, offset: from };
-    let mut reader = BufReader::with_capacity(64 * 1024, at.take(end.saturating_sub(from)));
+    let reader = BufReader::with_capacity(64 * 1024, at.take(end.saturating_sub(from)));
+    scan_records(reader, path, from, extent, each)
+}
+
+fn scan_records(
+    mut reader: impl BufRead,
+    path: &Path,
+    from: u64,
+    extent: Extent,
+    mut each: impl FnMut(&[u8]) -> Result<(), Unreadable>,
+) -> Result<u64, StateError> {
+    let disk = |error| DiskError::new("read", path, error);
     let mut offset = from;
     let mut record = Vec::new();
     loop {
@@ -48,15 +58,19 @@ pub(super) fn scan(
         if read == 0 {
             break;
         }
-        let whole = if record.ends_with(b"\n") {
+        let ended = record.ends_with(b"\n");
+        let whole = if ended {
             line::check(&record)
         } else {
             Err(Unreadable::Checksum)
         };
         match whole.and_then(&mut each) {
             Ok(()) => offset += read as u64,
+            // Without its newline it was the last: what stands behind it by
+            // now, its writer has added since.
             Err(Unreadable::Checksum)
-                if extent == Extent::Open && reader.fill_buf().map_err(disk)?.is_empty() =>
+                if extent == Extent::Open
+                    && (!ended || reader.fill_buf().map_err(disk)?.is_empty()) =>
             {
                 return Ok(offset);
             }
@@ -169,5 +183,54 @@ impl Read for At<'_> {
         let read = self.file.read_at(buf, self.offset)?;
         self.offset += read as u64;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file at whose end a writer is at work: each read sees so much of it.
+    struct Growing(Vec<Vec<u8>>);
+
+    impl Read for Growing {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let seen = self.0.remove(0);
+            buf[..seen.len()].copy_from_slice(&seen);
+            Ok(seen.len())
+        }
+    }
+
+    #[test]
+    fn g4_a_record_that_is_just_being_written_is_no_damage() {
+        #[derive(serde::Serialize)]
+        struct Note {
+            text: &'static str,
+        }
+        let whole = line::encode(&Note { text: "whole" });
+        let half = whole.split_at(whole.len() / 2);
+        let nothing = Vec::new();
+        let grows = vec![
+            whole.clone(),
+            half.0.to_vec(),
+            nothing,
+            half.1.to_vec(),
+            whole.clone(),
+        ];
+        let mut records = 0;
+        let end = scan_records(
+            BufReader::new(Growing(grows)),
+            Path::new("journal"),
+            0,
+            Extent::Open,
+            |_| {
+                records += 1;
+                Ok(())
+            },
+        );
+        assert_eq!((records, end.unwrap()), (1, whole.len() as u64));
     }
 }

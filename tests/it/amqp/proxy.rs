@@ -88,10 +88,11 @@ impl Proxy {
         kept.wait_for(|kept| *kept >= bytes).await.unwrap();
     }
 
-    /// Ends the connections that there are.
+    /// Ends the connections that there are, and lets the next ones speak.
     pub fn cut(&self) {
-        self.shared.from_client.send_replace(Mode::Pass);
+        // In this order: what a cut connection still had to say stays unsaid.
         self.shared.cut.send_modify(|cuts| *cuts += 1);
+        self.shared.from_client.send_replace(Mode::Pass);
     }
 
     /// Sends the client a `connection.blocked`, as at a memory alarm.
@@ -125,9 +126,11 @@ impl Shared {
             let mut cut = self.cut.subscribe();
             let shared = Arc::clone(&self);
             tokio::spawn(async move {
+                let was_cut = cut.clone();
+                let was_cut = || was_cut.has_changed().unwrap_or(true);
                 tokio::select! {
                     () = shared.inward(from_broker) => {}
-                    () = shared.outward(from_client, to_broker) => {}
+                    () = shared.outward(from_client, to_broker, was_cut) => {}
                     _ = cut.changed() => {}
                 }
                 // Both halves closed, both sides see the end.
@@ -152,10 +155,16 @@ impl Shared {
         }
     }
 
-    async fn outward(&self, mut from_client: OwnedReadHalf, mut to_broker: OwnedWriteHalf) {
+    async fn outward(
+        &self,
+        mut from_client: OwnedReadHalf,
+        mut to_broker: OwnedWriteHalf,
+        was_cut: impl Fn() -> bool,
+    ) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
             if self.passes(&self.from_client, length).await
+                && !was_cut()
                 && to_broker.write_all(&buffer[..length]).await.is_err()
             {
                 return;
