@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod error;
+pub mod fault;
 
 pub mod event;
 pub mod request;

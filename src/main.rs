@@ -5,6 +5,8 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "faults")]
+    let _faults = turn_worker::fault::setup();
     // Before anything else: a guard has no use for a runtime, settings or logs.
     if std::env::args_os()
         .nth(1)

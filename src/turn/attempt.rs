@@ -20,6 +20,7 @@ use crate::codex::failure::thread_lost;
 use crate::codex::stderr;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
+use crate::fault;
 use crate::request::TurnRequest;
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
@@ -66,6 +67,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         let mut meter = block_in_place(|| self.meter(home.path(), resume.as_deref(), journal));
         block_in_place(|| journal.started(&self.started(&meter)))?;
+        fault::at("turn.started");
         tracing::info!(attempt = self.number, resumes = resume, "turn started");
 
         let mut out = self.emitter(sink);

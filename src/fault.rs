@@ -1,0 +1,75 @@
+//! Faults that tests ask for: places where a process dies, freezes, meets a
+//! full disk, or leaves out what it should do. Built with the feature `faults`
+//! only; without it, all of this is nothing, and an operator's build has none.
+//!
+//! `FAILPOINTS` says what happens where, in the words of the crate `fail`:
+//! `turn.started=return(kill)` kills the process as soon as it has recorded a
+//! start, `turn.started=2*off->1*return(stop)` freezes it at the third.
+
+#[cfg(feature = "faults")]
+pub use with_faults::{at, disk, is_on, setup};
+#[cfg(not(feature = "faults"))]
+pub use without_faults::{at, disk, is_on};
+
+#[cfg(feature = "faults")]
+mod with_faults {
+    use std::io;
+
+    use rustix::io::Errno;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// Reads `FAILPOINTS`; once for a process, which keeps what this gives.
+    pub fn setup() -> impl Sized {
+        fail::FailScenario::setup()
+    }
+
+    /// A place where a test lets the process die (`return(kill)`) or freeze
+    /// (`return(stop)`).
+    pub fn at(place: &str) {
+        let signal = match asked(place).as_deref() {
+            None => return,
+            Some("kill") => Signal::KILL,
+            Some("stop") => Signal::STOP,
+            Some(other) => panic!("{place}={other}: kill or stop is all that can happen here"),
+        };
+        // It can't fail: a process may always end itself.
+        let _ = kill_process(getpid(), signal);
+    }
+
+    /// A use of the disk, which a test lets fail: `return(full)`.
+    pub fn disk(place: &str) -> io::Result<()> {
+        match asked(place).as_deref() {
+            None => Ok(()),
+            Some("full") => Err(Errno::NOSPC.into()),
+            Some(other) => panic!("{place}={other}: full is all that can happen here"),
+        }
+    }
+
+    /// Whether a test wants something left out: `return`.
+    pub fn is_on(place: &str) -> bool {
+        asked(place).is_some()
+    }
+
+    fn asked(place: &str) -> Option<String> {
+        fail::fail_point!(place, |what: Option<String>| Some(what.unwrap_or_default()));
+        None
+    }
+}
+
+#[cfg(not(feature = "faults"))]
+mod without_faults {
+    use std::io;
+
+    #[inline]
+    pub fn at(_place: &str) {}
+
+    #[inline]
+    pub fn disk(_place: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    pub fn is_on(_place: &str) -> bool {
+        false
+    }
+}
