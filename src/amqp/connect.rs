@@ -19,8 +19,9 @@ use crate::error::with_sources;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// AMQP heartbeat interval, in seconds. Either side gives the connection up
-/// when nothing came for two of them, so it bounds a takeover.
+/// AMQP heartbeat interval, in seconds, where the URL names none. Either side
+/// gives the connection up when nothing came for two of them, so it bounds a
+/// takeover.
 pub const HEARTBEAT_S: u16 = 10;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -119,7 +120,7 @@ impl Connector {
     pub async fn connect(&self) -> Result<Link, ConnectError> {
         let url = (self.url)().map_err(ConnectError::Source)?;
         let (mut uri, target) = target::parse(&url).map_err(ConnectError::Url)?;
-        uri.query.heartbeat = Some(HEARTBEAT_S);
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
 
         let deadline = Instant::now() + CONNECT_LIMIT;
         let timed_out = |phase| {

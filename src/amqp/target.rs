@@ -1,10 +1,15 @@
 //! Where the broker is: the AMQP URL taken apart, and its name without what is secret.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
+
+/// What a URL's `heartbeat` may ask for, in seconds. Without heartbeats (0), a
+/// host that vanishes would keep its turns for ever.
+pub const HEARTBEATS_S: RangeInclusive<u16> = 1..=60;
 
 /// A broker's virtual host, shown as `host:port/vhost`; never holds a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub enum UrlError {
     NoScheme,
     #[error("its scheme is {0:?}; allowed are amqp and amqps")]
     Scheme(String),
+    #[error("its heartbeat is {found} s; allowed are {} to {}", HEARTBEATS_S.start(), HEARTBEATS_S.end())]
+    Heartbeat { found: u16 },
     #[error(
         "{0}; allowed is amqp://user:password@host:port/vhost (the virtual host / is written %2f), or amqps://…"
     )]
@@ -64,6 +71,11 @@ pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlErr
             uri.vhost.len()
         );
         return Err(UrlError::Malformed(found));
+    }
+    if let Some(heartbeat) = uri.query.heartbeat
+        && !HEARTBEATS_S.contains(&heartbeat)
+    {
+        return Err(UrlError::Heartbeat { found: heartbeat });
     }
     if let Some(host) = ipv6_host(rest) {
         uri.authority.host = host.to_owned();
@@ -135,6 +147,12 @@ mod tests {
         assert_eq!(
             target("http://mq.example").unwrap_err().to_string(),
             "its scheme is \"http\"; allowed are amqp and amqps"
+        );
+        assert_eq!(
+            target("amqp://mq.example/%2f?heartbeat=0")
+                .unwrap_err()
+                .to_string(),
+            "its heartbeat is 0 s; allowed are 1 to 60"
         );
     }
 }

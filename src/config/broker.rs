@@ -6,6 +6,7 @@ use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::table::{AMQP_URL, AMQP_URL_FILE, Setting};
+use crate::amqp::target::HEARTBEATS_S;
 
 /// A URL is far shorter; what is longer is another file.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
@@ -63,8 +64,10 @@ impl Broker {
 pub(super) fn parse(text: &str) -> Option<SecretString> {
     // The client takes an IPv6 address for no host at all, and connects to
     // localhost.
-    let is_url = AMQPUri::from_str(text).is_ok() && !text.contains('[');
-    is_url.then(|| text.into())
+    let uri = AMQPUri::from_str(text).ok()?;
+    let heartbeat = uri.query.heartbeat;
+    let fits = heartbeat.is_none_or(|seconds| HEARTBEATS_S.contains(&seconds));
+    (fits && !text.contains('[')).then(|| text.into())
 }
 
 /// The URL for people: whatever may be a password, or a part of one that was

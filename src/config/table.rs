@@ -88,7 +88,7 @@ use Allowed::{Count, Duration, OneOf, Size};
 settings! {
     amqp_url AMQP_URL {
         Preset::Value("amqp://guest:guest@127.0.0.1:5672/%2f"),
-        Allowed::Told("amqp:// or amqps:// with user:password@host:port/vhost, each part percent-encoded, the host a name or an IPv4 address"),
+        Allowed::Told("amqp:// or amqps:// with user:password@host:port/vhost, each part percent-encoded, the host a name or an IPv4 address; ?heartbeat=SECONDS, 1 to 60, for another interval than 10 s"),
         "the broker" }
     amqp_url_file AMQP_URL_FILE {
         Preset::Told("none"),

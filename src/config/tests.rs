@@ -163,6 +163,7 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
     let cases = [
         ("AMQP_URL", "http://broker"),
         ("AMQP_URL", "amqp://u:p@[::1]/v"),
+        ("AMQP_URL", "amqp://u:p@broker/v?heartbeat=0"),
         ("WORKSPACE_ROOT", " "),
         ("SLOTS", "0"),
         ("SLOTS", "1001"),

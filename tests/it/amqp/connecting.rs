@@ -164,12 +164,13 @@ async fn a_close_and_a_hang_up_are_noticed_too() {
     assert!(matches!(link.state(), LinkState::Closed(_)));
 }
 
-/// Takes two heartbeat intervals.
+/// Takes two heartbeat intervals, as the URL asks for them.
 #[tokio::test]
 async fn a_broker_that_falls_silent_is_noticed_by_its_heartbeats() {
     let vhost = Vhost::new().await;
     let proxy = Proxy::before(&vhost.url).await;
-    let link = connector(&proxy.url).connect().await.unwrap();
+    let url = format!("{}?heartbeat=1", proxy.url);
+    let link = connector(&url).connect().await.unwrap();
     proxy.freeze();
     let reason = link.closed().await;
     assert!(reason.contains("heartbeat"), "{reason}");
