@@ -8,3 +8,4 @@ pub mod host;
 pub mod model_server;
 pub mod pool;
 pub mod processes;
+pub mod proxy;

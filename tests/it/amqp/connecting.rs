@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 use turn_worker::amqp::connect::{ConnectError, Connector, State};
 use turn_worker::amqp::link::LinkState;
 
-use super::proxy::Proxy;
 use super::{Vhost, connector};
+use crate::support::proxy::Proxy;
 
 /// A port that nobody listens on.
 async fn closed_port() -> u16 {

@@ -5,7 +5,6 @@
 mod connecting;
 mod consuming;
 mod declaring;
-mod proxy;
 mod publishing;
 
 use std::sync::atomic::{AtomicU32, Ordering};

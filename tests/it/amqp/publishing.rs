@@ -8,10 +8,10 @@ use turn_worker::amqp::outbox::{Cut, Outbox, WINDOW_EVENTS};
 use turn_worker::amqp::publish::{PublishError, json_properties};
 use turn_worker::event::SealedEvent;
 
-use super::proxy::Proxy;
 use super::{
     Publishing, Vhost, ctl, events, first_seen, message_ids, publishing, reader_queue, take_all,
 };
+use crate::support::proxy::Proxy;
 
 fn ids(events: &[SealedEvent]) -> Vec<String> {
     events.iter().map(SealedEvent::message_id).collect()
