@@ -7,6 +7,7 @@ mod support;
 mod amqp;
 mod cli;
 mod docs;
+mod faults;
 mod guard;
 mod pool;
 mod real_codex;

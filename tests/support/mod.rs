@@ -6,6 +6,7 @@ pub mod host;
 )]
 #[path = "../stand_in/model_server.rs"]
 pub mod model_server;
+pub mod operator;
 pub mod pool;
 pub mod processes;
 pub mod proxy;

@@ -49,6 +49,8 @@ pub struct Pool {
     pub deadline: Deadline,
     url: String,
     settings: Vec<(String, String)>,
+    /// Of [`Pool::all_slots_take`].
+    rounds: u32,
     dir: TempDir,
 }
 
@@ -84,6 +86,7 @@ impl Pool {
             deadline,
             url: url.to_owned(),
             settings: owned(settings),
+            rounds: 0,
             dir,
         };
         for _ in 0..processes {
@@ -245,6 +248,24 @@ impl Pool {
         };
         let what = format!("{turn_id} is started, number {times}");
         self.deadline.until(&what, probe).await
+    }
+
+    /// New turns, as many as there are slots on all processes that live, run
+    /// at the same time: every slot of every process takes offers.
+    pub async fn all_slots_take(&mut self) {
+        self.ready().await;
+        let slots = self.metric("turn_worker_slots").await as usize;
+        self.rounds += 1;
+        let go = format!("round-{}", self.rounds);
+        let ids: Vec<_> = (0..slots).map(|slot| format!("{go}-{slot}")).collect();
+        let wait = format!("wait {go}");
+        let requests: Vec<_> = ids.iter().map(|id| turn(id, id, &[&wait])).collect();
+        self.enqueue(&requests).await;
+        for id in &ids {
+            self.started(id, 1).await;
+        }
+        self.release(&go);
+        self.events.all_ended(&ids).await;
     }
 
     /// Until no turn is held or running.

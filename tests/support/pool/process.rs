@@ -83,8 +83,21 @@ impl Process {
 
     /// SIGTERM; not waited for.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// It stands still until thawed; don't ask it for anything meanwhile.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Its exit code, once it has ended; none if a signal ended it.

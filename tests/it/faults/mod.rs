@@ -1,0 +1,6 @@
+//! The guarantees under faults, on pools of real processes and a real broker.
+//! Each test names in its comment what in the code it guards.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod closed;

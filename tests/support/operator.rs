@@ -1,0 +1,85 @@
+//! What the broker's operator can do to a pool on the shared node.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "not every test binary needs all of it, and a test fails by panicking"
+)]
+
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions, QueuePurgeOptions};
+use lapin::{Channel, Connection, ConnectionProperties};
+
+use super::broker::Broker;
+
+pub struct Operator {
+    url: String,
+    vhost: String,
+    _connection: Connection,
+    channel: Channel,
+}
+
+impl Operator {
+    pub async fn of(url: &str) -> Self {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(url, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Self {
+            url: url.to_owned(),
+            vhost: url.rsplit('/').next().unwrap().to_owned(),
+            _connection: connection,
+            channel,
+        }
+    }
+
+    /// With everything in it.
+    pub async fn delete_queue(&self, queue: &str) {
+        let options = QueueDeleteOptions::default();
+        let delete = self.channel.queue_delete(queue.into(), options);
+        delete.await.unwrap();
+    }
+
+    pub async fn purge(&self, queue: &str) -> u32 {
+        let options = QueuePurgeOptions::default();
+        let purge = self.channel.queue_purge(queue.into(), options);
+        purge.await.unwrap()
+    }
+
+    /// With all bindings to it.
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let options = ExchangeDeleteOptions::default();
+        let delete = self.channel.exchange_delete(exchange.into(), options);
+        delete.await.unwrap();
+    }
+
+    /// Closes the connections whose name matches a pattern; tells how many.
+    pub async fn close_connections(&self, pattern: &str) -> usize {
+        let Self { vhost, .. } = self;
+        self.count(format!(
+            r#"length([rabbit_networking:close_connection(Pid, "a test wants it so") ||
+                [{{pid, Pid}}, {{vhost, <<"{vhost}">>}}, {{client_properties, Properties}}]
+                    <- rabbit_networking:connection_info_all([pid, vhost, client_properties]),
+                {{_, _, Name}} <- [lists:keyfind(<<"connection_name">>, 1, Properties)],
+                re:run(Name, <<"{pattern}">>) =/= nomatch])."#
+        ))
+        .await
+    }
+
+    /// Deletes the queues whose name matches a pattern, whoever's they are;
+    /// tells how many.
+    pub async fn delete_queues(&self, pattern: &str) -> usize {
+        let Self { vhost, .. } = self;
+        self.count(format!(
+            r#"length([rabbit_amqqueue:delete(Queue, false, false, <<"a test">>) ||
+                Queue <- rabbit_amqqueue:list(<<"{vhost}">>),
+                re:run(element(4, amqqueue:get_name(Queue)), <<"{pattern}">>) =/= nomatch])."#
+        ))
+        .await
+    }
+
+    async fn count(&self, expression: String) -> usize {
+        let eval = move || Broker::shared().ctl(&["eval", &expression]);
+        // It takes a second, in which proxies and readers go on.
+        let told = tokio::task::spawn_blocking(eval).await.unwrap();
+        told.trim().parse().unwrap()
+    }
+}
