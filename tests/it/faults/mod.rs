@@ -4,3 +4,5 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod closed;
+mod frozen;
+mod half_open;
