@@ -20,3 +20,4 @@ pub mod publish;
 pub mod server;
 pub mod target;
 pub mod topology;
+mod upkeep;

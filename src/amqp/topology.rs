@@ -100,11 +100,32 @@ impl Topology {
         link: &Link,
         fanout: Fanout,
     ) -> Result<String, DeclareError> {
-        let exchange = match fanout {
+        self.own_queue(link, self.exchange_of(fanout), "").await
+    }
+
+    /// Binds such a queue again, in case its exchange was deleted.
+    pub(super) async fn bind_exclusive(
+        &self,
+        link: &Link,
+        fanout: Fanout,
+        queue: &str,
+    ) -> Result<(), DeclareError> {
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare.bind(queue, self.exchange_of(fanout), "").await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
+    }
+
+    fn exchange_of(&self, fanout: Fanout) -> &str {
+        match fanout {
             Fanout::Status => &self.status,
             Fanout::Control => &self.control,
-        };
-        self.own_queue(link, exchange, "").await
+        }
     }
 
     /// Declares a producer's own queue for one turn's events, as

@@ -2,6 +2,7 @@
 //! on it. The queue decides everything; this only listens and obeys.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,11 @@ impl Sequencer {
             answers,
             out: Vec::new(),
         };
+        let own = [
+            (Fanout::Status, status_queue.as_str()),
+            (Fanout::Control, control_queue.as_str()),
+        ];
+        let mut upkeep = pin!(self.topology.keep(link, &own));
         let watchdog = Watchdog::start(link.clone());
         let mut pulse = interval(PULSE);
         let mut depth_pulse = interval(DEPTH_PULSE);
@@ -138,6 +144,7 @@ impl Sequencer {
                     session.queue.tick(Instant::now(), &mut session.out);
                 }
                 delivery = turns.next() => session.turn(delivery?),
+                never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
                 _ = depth_pulse.tick() => {
                     // What it cannot tell it tells in ten seconds; a link that is

@@ -132,16 +132,21 @@ impl<E: Engine> Worker<E> {
             return with_sources(&error);
         }
         // Bound before the first offer is taken: a cancel must not be missed.
-        let control = match self.topology.declare_exclusive(link, Fanout::Control).await {
-            Ok(queue) => Consumer::open(link, &queue, CONTROL_PREFETCH).await,
+        let queue = match self.topology.declare_exclusive(link, Fanout::Control).await {
+            Ok(queue) => queue,
             Err(error) => return with_sources(&error),
         };
-        let control = match control {
+        let control = match Consumer::open(link, &queue, CONTROL_PREFETCH).await {
             Ok(control) => control,
             Err(error) => return with_sources(&error),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&self).listen_to_control(control));
+        let (topology, own_link) = (self.topology.clone(), link.clone());
+        tasks.spawn(async move {
+            let own = [(Fanout::Control, queue.as_str())];
+            match topology.keep(&own_link, &own).await {}
+        });
         self.hear_missed_cancels();
         self.set_consuming(true);
         // A slot that can't consume ends this connection, also for the others.

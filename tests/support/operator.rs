@@ -51,6 +51,21 @@ impl Operator {
         delete.await.unwrap();
     }
 
+    /// How many queues are bound to these exchanges.
+    pub async fn bindings(&self, exchanges: &[&str]) -> usize {
+        let Self { vhost, .. } = self;
+        let names: Vec<_> = exchanges
+            .iter()
+            .map(|name| format!(r#"<<"{name}">>"#))
+            .collect();
+        let names = names.join(", ");
+        self.count(format!(
+            r#"length([Binding || Name <- [{names}], Binding <- rabbit_binding:list_for_source(
+                {{resource, <<"{vhost}">>, exchange, Name}})])."#
+        ))
+        .await
+    }
+
     /// Closes the connections whose name matches a pattern; tells how many.
     pub async fn close_connections(&self, pattern: &str) -> usize {
         let Self { vhost, .. } = self;

@@ -4,5 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod closed;
+mod deleted;
 mod frozen;
 mod half_open;
+mod takeover;
+mod timeout;

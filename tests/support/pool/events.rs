@@ -150,6 +150,17 @@ impl Events {
         .await;
     }
 
+    /// Once more, after the exchange was deleted, and with it what was bound.
+    pub async fn bind_again(&self, url: &str) {
+        let binding = async || bound(url).await.ok();
+        let deadline = self.deadline;
+        drop(
+            deadline
+                .until("the events queue is bound again", binding)
+                .await,
+        );
+    }
+
     /// Until nothing of what was published is left unread, once nobody
     /// publishes any more.
     pub(super) async fn caught_up(&self, producer: &mut Producer) {
