@@ -104,6 +104,8 @@ names! {
         UsageUnknown = "codex.usage_unknown",
         /// The session file can't be used (no UUID, another workspace's thread, not a file).
         SessionIgnored = "workspace.session_ignored",
+        /// It stands for an event that is larger than the broker takes.
+        EventTooLarge = "event.too_large",
     }
 }
 
@@ -269,9 +271,53 @@ pub struct SealedEvent {
     pub json: Arc<str>,
 }
 
+/// Of an error's message, where all of it is too much.
+const SHORT_MESSAGE_CHARS: usize = 4096;
+
 impl SealedEvent {
     pub fn message_id(&self) -> String {
         format!("{}/{}/{}", self.turn_id, self.attempt, self.seq)
+    }
+
+    /// What is told in its place where the broker takes no message of its
+    /// size: the same each time, under the same number, so that `seq` has no
+    /// gap (G6) and a turn its end (G5). `None`: nothing smaller can be said.
+    pub fn shortened(&self) -> Option<Self> {
+        let mut event: TurnEvent = serde_json::from_str(&self.json).ok()?;
+        match &mut event.body {
+            EventBody::MessageStart { .. } => {}
+            EventBody::MessageEnd { text, .. } => *text = None,
+            EventBody::Error { error } => {
+                error.message = error.message.chars().take(SHORT_MESSAGE_CHARS).collect();
+            }
+            body => {
+                let (kind, bytes) = (body.kind(), self.json.len());
+                let message = format!(
+                    "a {kind} of {bytes} bytes is left out: the broker takes no message of that size"
+                );
+                *body = EventBody::Notice {
+                    code: NoticeCode::EventTooLarge,
+                    message,
+                };
+            }
+        }
+        let short = Self::of(&event);
+        (short.json.len() < self.json.len()).then_some(short)
+    }
+
+    fn of(event: &TurnEvent) -> Self {
+        #[expect(
+            clippy::expect_used,
+            reason = "maps with string keys and plain values always encode"
+        )]
+        let json = serde_json::to_string(event).expect("a turn event encodes as JSON");
+        Self {
+            turn_id: event.turn_id.as_str().into(),
+            attempt: event.attempt,
+            seq: event.seq,
+            kind: event.body.kind().to_owned(),
+            json: json.into(),
+        }
     }
 }
 
@@ -297,7 +343,6 @@ impl Sealer {
     }
 
     pub fn seal(&mut self, body: EventBody, time: Timestamp) -> SealedEvent {
-        let kind = body.kind().to_owned();
         let event = TurnEvent {
             turn_id: self.turn_id.to_string(),
             attempt: self.attempt,
@@ -306,17 +351,9 @@ impl Sealer {
             body,
         };
         self.next_seq += 1;
-        #[expect(
-            clippy::expect_used,
-            reason = "maps with string keys and plain values always encode"
-        )]
-        let json = serde_json::to_string(&event).expect("a turn event encodes as JSON");
         SealedEvent {
             turn_id: Arc::clone(&self.turn_id),
-            attempt: self.attempt,
-            seq: event.seq,
-            kind,
-            json: json.into(),
+            ..SealedEvent::of(&event)
         }
     }
 }
@@ -389,6 +426,50 @@ mod tests {
         let event = Sealer::new("t-01", 1).seal(body.clone(), Timestamp::UNIX_EPOCH);
         let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
         assert_eq!(back.body, body);
+    }
+
+    #[test]
+    fn g5_g6_what_is_too_large_is_told_short_under_its_number() {
+        let long = "x".repeat(100_000);
+        let error = TurnError {
+            code: ErrorCode::TurnFailed,
+            message: long.clone(),
+            reason: Reason::Unknown,
+            retryable: false,
+        };
+        let bodies = [
+            EventBody::ToolResult {
+                tool_use_id: "item_0".into(),
+                name: "command_execution".into(),
+                is_error: false,
+                content: serde_json::json!({"aggregated_output": long}),
+            },
+            EventBody::Error { error },
+            EventBody::MessageEnd {
+                stop_reason: StopReason::Error,
+                text: Some(long),
+                thread_id: Some("t".into()),
+                duration_ms: 7,
+                metadata: None,
+                usage: Some(Usage::default()),
+            },
+        ];
+        let mut sealer = Sealer::new("t-01", 1);
+        let time = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
+        let [result, error, end] = bodies.map(|body| {
+            let event = sealer.seal(body, time);
+            let short = event.shortened().unwrap();
+            assert_eq!(short.message_id(), event.message_id());
+            assert_eq!(event.shortened().unwrap(), short);
+            assert!(short.json.len() < 5_000);
+            short.json.to_string()
+        });
+        assert!(result.contains("a tool_result of 100"), "{result}");
+        assert!(error.contains(r#""code":"turn.failed""#), "{error}");
+        assert!(
+            end.ends_with(r#""type":"message_end","stop_reason":"error","thread_id":"t","duration_ms":7,"usage":{"input_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0,"output_tokens":0,"thinking_tokens":0}}"#),
+            "{end}"
+        );
     }
 
     #[test]

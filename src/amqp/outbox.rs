@@ -170,7 +170,7 @@ async fn publish(
                     }
                 }
                 // Alone on its channel, it is the one that was meant.
-                End::TooLarge(reason) if careful => abandon(&queue, &settings, &reason),
+                End::TooLarge(reason) if careful => shorten(&queue, &settings, &reason),
                 End::TooLarge(_) => {}
             }
             careful = !progress;
@@ -182,6 +182,22 @@ async fn publish(
         () = cut.cancelled() => {}
     }
     queue.cut();
+}
+
+/// Says less, where all of it is too much for the broker.
+fn shorten(queue: &Queue, settings: &OutboxSettings, reason: &str) {
+    let Some(event) = queue.get(0) else { return };
+    let Some(short) = event.shortened() else {
+        return abandon(queue, settings, reason);
+    };
+    tracing::error!(
+        event = event.message_id(),
+        kind = event.kind,
+        bytes = event.json.len(),
+        reason,
+        "left out what is too large for the broker"
+    );
+    queue.replace_oldest(short);
 }
 
 /// Lets an event go that would hold up the turn for ever.

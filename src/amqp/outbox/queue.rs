@@ -85,6 +85,18 @@ impl Queue {
         event
     }
 
+    /// Puts another event in the oldest one's place.
+    pub(super) fn replace_oldest(&self, event: SealedEvent) {
+        let mut state = self.lock();
+        if let Some(oldest) = state.events.front_mut() {
+            let before = std::mem::replace(oldest, event);
+            let after = oldest.json.len();
+            state.bytes = state.bytes - before.json.len() + after;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lock().events.len()
     }

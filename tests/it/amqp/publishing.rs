@@ -10,6 +10,7 @@ use turn_worker::event::SealedEvent;
 
 use super::{
     Publishing, Vhost, ctl, events, first_seen, message_ids, publishing, reader_queue, take_all,
+    topology,
 };
 use crate::support::proxy::Proxy;
 
@@ -147,6 +148,35 @@ async fn g6_what_a_dying_connection_swallowed_is_published_again() {
     connection.closed().await;
     outbox.drained().await.unwrap();
     assert_eq!(message_ids(&take_all(&link, &queue).await), ids(&sent));
+}
+
+#[tokio::test]
+async fn g6_events_wait_for_their_exchange_in_order() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let proxy = Proxy::before(&vhost.url).await;
+    let Publishing { outbox, .. } = publishing(&proxy.url, None);
+    let sent: Vec<_> = events("t-01").take(40).collect();
+    outbox.push(&sent[0]).await.unwrap();
+    outbox.drained().await.unwrap();
+    let channel = link.channel().await.unwrap();
+    let options = lapin::options::ExchangeDeleteOptions::default();
+    channel
+        .exchange_delete("codex.events".into(), options)
+        .await
+        .unwrap();
+    proxy.freeze();
+    for event in &sent[1..] {
+        outbox.push(event).await.unwrap();
+    }
+    // The broker has closed the channel over them, and said so at length.
+    proxy.has_kept(60).await;
+    topology().declare(&link).await.unwrap();
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    proxy.thaw();
+    outbox.drained().await.unwrap();
+    let got = message_ids(&take_all(&link, &queue).await);
+    assert_eq!(got, ids(&sent[1..]));
 }
 
 #[tokio::test]
@@ -301,7 +331,7 @@ async fn with_a_limit_a_full_queue_of_one_reader_stops_nobody() {
 }
 
 #[tokio::test]
-async fn an_event_larger_than_the_broker_takes_does_not_hold_up_the_turn() {
+async fn g6_an_event_larger_than_the_broker_takes_is_told_short() {
     // RabbitMQ 4 takes 16 MiB; this brings an older one, which takes 128, near.
     ctl(&[
         "eval",
@@ -313,17 +343,20 @@ async fn an_event_larger_than_the_broker_takes_does_not_hold_up_the_turn() {
     let queue = reader_queue(&link, FieldTable::default()).await;
     let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
     let mut sent: Vec<_> = events("t-01").take(5).collect();
-    sent[2].json = "x".repeat(17 * 1024 * 1024).into();
+    let long = "x".repeat(17 * 1024 * 1024);
+    sent[2].json = sent[2].json.replacen("xxx", &long, 1).into();
     for event in &sent {
         outbox.push(event).await.unwrap();
     }
     outbox.drained().await.unwrap();
-    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 1);
-    let expected = ids(&[&sent[..2], &sent[3..]].concat());
-    assert_eq!(
-        first_seen(message_ids(&take_all(&link, &queue).await)),
-        expected
-    );
+    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 0);
+    let got = take_all(&link, &queue).await;
+    assert_eq!(first_seen(message_ids(&got)), ids(&sent));
+    let third = message_ids(&got)
+        .iter()
+        .position(|id| *id == sent[2].message_id());
+    let notice = String::from_utf8_lossy(&got[third.unwrap()].data).into_owned();
+    assert!(notice.contains(r#""code":"event.too_large""#), "{notice}");
 }
 
 #[tokio::test]
