@@ -70,7 +70,9 @@ async fn g1_g4_a_cut_off_sequencer_is_followed_by_another() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 0, &[("AMQP_URL", &brisk(&url)), ("SLOTS", "2")]).await;
     let mut proxies = Vec::new();
-    for _ in FAULTS {
+    // Cut off in both, and deceived on top, see the next test.
+    let faults = &FAULTS[..2];
+    for _ in faults {
         let proxy = Proxy::before(&url).await;
         let number = pool.spawn(&[("AMQP_URL", &brisk(&proxy.url)), ("ROLES", "sequencer")]);
         // One after the other: so they follow one another.
@@ -82,7 +84,7 @@ async fn g1_g4_a_cut_off_sequencer_is_followed_by_another() {
     pool.ready().await;
 
     let mut order = Vec::new();
-    for (number, fault) in FAULTS.iter().enumerate() {
+    for (number, fault) in faults.iter().enumerate() {
         let [first, second, third] = [1, 2, 3].map(|n| format!("t{number}-{n}"));
         let wait = format!("wait {first}");
         let requests = [turn(&first, "a", &[&wait]), turn(&second, "a", &["say hi"])];
