@@ -7,12 +7,13 @@
 //! start, `turn.started=2*off->1*return(stop)` freezes it at the third.
 
 #[cfg(feature = "faults")]
-pub use with_faults::{at, disk, is_on, setup};
+pub use with_faults::{at, disk, environment, is_on, setup};
 #[cfg(not(feature = "faults"))]
-pub use without_faults::{at, disk, is_on};
+pub use without_faults::{at, disk, environment, is_on};
 
 #[cfg(feature = "faults")]
 mod with_faults {
+    use std::ffi::OsString;
     use std::io;
 
     use rustix::io::Errno;
@@ -50,6 +51,12 @@ mod with_faults {
         asked(place).is_some()
     }
 
+    /// What a guard needs in its environment to meet the same faults.
+    pub fn environment() -> Option<(&'static str, OsString)> {
+        const NAME: &str = "FAILPOINTS";
+        std::env::var_os(NAME).map(|value| (NAME, value))
+    }
+
     fn asked(place: &str) -> Option<String> {
         fail::fail_point!(place, |what: Option<String>| Some(what.unwrap_or_default()));
         None
@@ -58,6 +65,7 @@ mod with_faults {
 
 #[cfg(not(feature = "faults"))]
 mod without_faults {
+    use std::ffi::OsString;
     use std::io;
 
     #[inline]
@@ -71,5 +79,10 @@ mod without_faults {
     #[inline]
     pub fn is_on(_place: &str) -> bool {
         false
+    }
+
+    #[inline]
+    pub fn environment() -> Option<(&'static str, OsString)> {
+        None
     }
 }

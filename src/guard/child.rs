@@ -21,6 +21,7 @@ use rustix::process::{
 
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::tree;
+use crate::fault;
 
 /// Runs one turn's guard; its standard input is the worker's socket.
 pub fn main() -> ExitCode {
@@ -55,6 +56,7 @@ fn run() -> io::Result<()> {
     let (start, fds) = receive_start(&mut worker)?;
     // Held, never used: this description is the workspace's lock.
     let [_lock, stdin, stdout, stderr] = fds;
+    fault::at("guard.asked");
 
     let codex = match spawn(&start, stdin, stdout, stderr) {
         Ok(pid) => pid,
@@ -71,9 +73,12 @@ fn run() -> io::Result<()> {
             pid: codex.as_raw_pid(),
         },
     );
+    fault::at("guard.started");
     let watched = watch(&mut worker, &children, codex);
+    fault::at("guard.exited");
     // Also when watching failed.
     let leftovers = tree::kill_all_below_me(Some(codex));
+    fault::at("guard.cleared");
     tell(&mut worker, &Report::Gone { leftovers });
     watched
 }

@@ -23,6 +23,7 @@ use super::own::{self, Own};
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::{GUARD_ARG, TAG_VARIABLE, tree};
 use crate::codex::Exit;
+use crate::fault;
 
 /// How long a guard may take to make room for more of what it is told.
 const START_LIMIT: Timespec = Timespec {
@@ -128,6 +129,7 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
         .arg(GUARD_ARG)
         // Not even the guard has the worker's environment: it could be read in /proc.
         .env_clear()
+        .envs(fault::environment())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());

@@ -15,6 +15,7 @@ use crate::amqp::publish::{PublishError, json_properties};
 use crate::amqp::topology::Topology;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
+use crate::fault;
 use crate::metrics::Metrics;
 use crate::workspace::Root;
 
@@ -136,7 +137,9 @@ impl Actor {
         let published = self
             .publisher
             .publish_confirmed("", work, json_properties(), &body, true);
-        Ok(published.await?)
+        published.await?;
+        fault::at("sequencer.offered");
+        Ok(())
     }
 
     async fn repeat_cancel(&self, turn: &QueuedTurn) {

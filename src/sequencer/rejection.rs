@@ -1,6 +1,8 @@
 //! Answers requests that can't be accepted: kept in the dead queue with the
 //! reason, and told to whoever listens for the turn, where it has a usable id.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use tokio::time::sleep;
 
@@ -9,26 +11,31 @@ use crate::amqp::connect::backoff;
 use crate::amqp::dead_letter::bury;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, SealedEvent};
-use crate::request::Rejection;
+use crate::fault;
+use crate::request::{Rejection, TurnId};
 use crate::turn::{NotStarted, rejected_ending};
-use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
+use crate::workspace::{Claim, ClaimOutcome, Claims, Root, Verdict, WorkspaceError};
+
+/// A request that can't be accepted.
+pub(super) struct Refused {
+    pub rejection: Rejection,
+    pub body: Vec<u8>,
+    /// A turn of its id is in line, which must not be ended by it.
+    pub names_held: bool,
+    /// Delivered before, to a sequencer that may have dealt with it.
+    pub redelivered: bool,
+}
 
 impl Actor {
-    /// Until it is done, over and over; then calls `done`. `names_held`: a
-    /// turn of its id is in line, which must not be ended by it.
-    pub(super) fn reject(
-        &self,
-        rejection: Rejection,
-        names_held: bool,
-        body: Vec<u8>,
-        done: impl FnOnce() + Send + 'static,
-    ) {
-        let actor = self.clone();
+    /// Until it is done, over and over; then calls `done`.
+    pub(super) fn reject(&self, refused: Refused, done: impl FnOnce() + Send + 'static) {
+        let (actor, refused) = (self.clone(), Arc::new(refused));
         tokio::spawn(async move {
             let mut delays = backoff();
+            let mut kept = false;
             loop {
                 let place = actor.place_for_ending().await;
-                if actor.try_reject(&rejection, names_held, &body).await {
+                if actor.try_reject(&refused, &mut kept).await {
                     break;
                 }
                 drop(place);
@@ -41,47 +48,38 @@ impl Actor {
         });
     }
 
-    async fn try_reject(&self, rejection: &Rejection, names_held: bool, body: &[u8]) -> bool {
-        let message = rejection.to_string();
-        let (root, by, rejection_, fingerprint) = (
-            self.root.clone(),
-            self.by.clone(),
-            rejection.clone(),
-            crc32fast::hash(body),
-        );
-        let ending = tokio::task::spawn_blocking(move || match names_held {
-            true => Ok(Answered::KnownTurn),
-            false => claim(&root, &rejection_, fingerprint, by),
-        });
-        let ending = ending.await;
-        let ending = match ending {
-            Ok(Ok(ending)) => ending,
-            Ok(Err(error)) => {
-                tracing::error!(error = with_sources(&error), "can't record a rejection yet");
+    async fn try_reject(&self, refused: &Arc<Refused>, kept: &mut bool) -> bool {
+        let rejection = &refused.rejection;
+        let (root, refused_) = (self.root.clone(), Arc::clone(refused));
+        let Some(again) = on_disk(move || refused_.was_dealt_with(&root)).await else {
+            return false;
+        };
+        if !again && !*kept {
+            let message = rejection.to_string();
+            if !self.bury(&refused.body, rejection.code, &message).await {
                 return false;
             }
-            Err(panic) => {
-                tracing::error!(%panic, "recording a rejection failed");
-                return false;
-            }
+            *kept = true;
+        }
+        // Only now, so that it tells whoever gets the request again that it is kept.
+        let (root, by, refused_) = (self.root.clone(), self.by.clone(), Arc::clone(refused));
+        let Some(ending) = on_disk(move || refused_.claim(&root, by)).await else {
+            return false;
         };
-        if !self.bury(body, rejection.code, &message).await {
+        fault::at("sequencer.rejected");
+        if !self.publish_events(ending).await {
             return false;
         }
-        let events = match ending {
-            Answered::With(events) => events,
-            Answered::KnownTurn => Vec::new(),
-        };
-        if !self.publish_events(events).await {
-            return false;
+        fault::at("sequencer.answered");
+        if !again {
+            self.metrics.request_rejected(rejection.code);
+            tracing::warn!(
+                turn_id = rejection.turn_id.as_ref().map(|id| id.as_str()),
+                code = rejection.code.as_str(),
+                rules = rejection.rules(),
+                "rejected a request"
+            );
         }
-        self.metrics.request_rejected(rejection.code);
-        tracing::warn!(
-            turn_id = rejection.turn_id.as_ref().map(|id| id.as_str()),
-            code = rejection.code.as_str(),
-            rules = rejection.rules(),
-            "rejected a request"
-        );
         true
     }
 
@@ -94,54 +92,137 @@ impl Actor {
                 "can't keep a rejected request yet"
             );
         }
+        fault::at("sequencer.buried");
         buried.is_ok()
     }
 }
 
-enum Answered {
-    With(Vec<SealedEvent>),
-    /// A turn of that id was accepted before: what is said of it is its own.
-    KnownTurn,
+/// Off the loop; nothing where it failed.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NotStarted> + Send + 'static,
+) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(done)) => Some(done),
+        Ok(Err(error)) => {
+            tracing::error!(error = with_sources(&error), "can't record a rejection yet");
+            None
+        }
+        Err(panic) => {
+            tracing::error!(%panic, "recording a rejection failed");
+            None
+        }
+    }
 }
 
-/// Claims the rejection, so that whoever rejects it again says the same.
-fn claim(
-    root: &Root,
-    rejection: &Rejection,
-    fingerprint: u32,
-    by: String,
-) -> Result<Answered, NotStarted> {
-    let Some(turn_id) = &rejection.turn_id else {
-        return Ok(Answered::With(Vec::new()));
-    };
-    let workspace = match &rejection.workspace {
-        None => None,
-        Some(id) => match root.workspace(id.as_str()) {
-            Ok(workspace) => Some(workspace),
-            Err(WorkspaceError::Rejected { .. }) => None,
-            Err(error) => return Err(error.into()),
-        },
-    };
-    let claims = match &workspace {
-        Some(workspace) => workspace.claims(),
-        None => root.rejected(),
-    };
-    let ending = rejected_ending(rejection, turn_id);
-    let claim = Claim {
-        verdict: Verdict::Rejected {
-            code: rejection.code,
-            ending: ending.clone(),
-        },
-        fingerprint,
-        made_at: Timestamp::now(),
-        by,
-    };
-    Ok(match claims.claim(turn_id.as_str(), &claim)? {
-        ClaimOutcome::Won => Answered::With(ending),
-        ClaimOutcome::Lost(other) if other.fingerprint == fingerprint => {
+impl Refused {
+    /// Whether all but its ack was done: its claim comes after the dead queue.
+    fn was_dealt_with(&self, root: &Root) -> Result<bool, NotStarted> {
+        let (true, Some((turn_id, claims))) = (self.redelivered, self.claims(root)?) else {
+            return Ok(false);
+        };
+        let claim = claims.find(turn_id.as_str())?;
+        Ok(claim.is_some_and(|claim| claim.fingerprint == self.fingerprint()))
+    }
+
+    /// Claims the rejection, so that whoever rejects it again says the same.
+    /// Its events; none where a turn of that id was accepted before: what is
+    /// said of that is its own.
+    fn claim(&self, root: &Root, by: String) -> Result<Vec<SealedEvent>, NotStarted> {
+        let Some((turn_id, claims)) = self.claims(root)? else {
+            return Ok(Vec::new());
+        };
+        let ending = rejected_ending(&self.rejection, turn_id);
+        let claim = Claim {
+            verdict: Verdict::Rejected {
+                code: self.rejection.code,
+                ending: ending.clone(),
+            },
+            fingerprint: self.fingerprint(),
+            made_at: Timestamp::now(),
+            by,
+        };
+        Ok(match claims.claim(turn_id.as_str(), &claim)? {
+            ClaimOutcome::Won => ending,
             // This very request, delivered again.
-            Answered::With(other.verdict.ending().unwrap_or_default().to_vec())
+            ClaimOutcome::Lost(other) if other.fingerprint == claim.fingerprint => {
+                other.verdict.ending().unwrap_or_default().to_vec()
+            }
+            ClaimOutcome::Lost(_) => Vec::new(),
+        })
+    }
+
+    /// The turn that it is about, and where that turn's claim lies.
+    fn claims(&self, root: &Root) -> Result<Option<(&TurnId, Claims)>, NotStarted> {
+        let turn_id = self.rejection.turn_id.as_ref();
+        let Some(turn_id) = turn_id.filter(|_| !self.names_held) else {
+            return Ok(None);
+        };
+        let claims = match &self.rejection.workspace {
+            None => root.rejected().clone(),
+            Some(id) => match root.workspace(id.as_str()) {
+                Ok(workspace) => workspace.claims().clone(),
+                Err(WorkspaceError::Rejected { .. }) => root.rejected_in(id.as_str())?,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        Ok(Some((turn_id, claims)))
+    }
+
+    fn fingerprint(&self) -> u32 {
+        crc32fast::hash(&self.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Limits, Properties, TurnRequest};
+
+    fn refused(turn_id: &str, workspace: &str, redelivered: bool) -> Refused {
+        let body = format!(r#"{{"turn_id":"{turn_id}","workspace":"{workspace}"}}"#).into_bytes();
+        let limits = Limits::accepted();
+        Refused {
+            rejection: TurnRequest::parse(&body, &limits, &Properties::default()).unwrap_err(),
+            body,
+            names_held: false,
+            redelivered,
         }
-        ClaimOutcome::Lost(_) => Answered::KnownTurn,
-    })
+    }
+
+    #[test]
+    fn g5_a_rejection_is_known_as_dealt_with_when_it_comes_again_from_the_broker() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        root.workspace("a").unwrap();
+        for workspace in ["b", "a/inside", ""] {
+            let dealt_with = |id: &str, redelivered| {
+                let refused = refused(id, workspace, redelivered);
+                refused.was_dealt_with(&root).unwrap()
+            };
+            assert!(!dealt_with("t", true), "{workspace:?}");
+            let ending = refused("t", workspace, false).claim(&root, "me".into());
+            assert!(dealt_with("t", true), "{workspace:?}");
+            // From its producer, it is another one that says the same.
+            assert!(!dealt_with("t", false));
+            assert!(!dealt_with("u", true));
+            let again = refused("t", workspace, true).claim(&root, "other".into());
+            assert_eq!(again.unwrap(), ending.unwrap());
+        }
+    }
+
+    #[test]
+    fn g5_two_workspaces_that_can_not_be_get_their_own_rejection_of_a_turn_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for workspace in ["x", "y"] {
+            root.workspace(workspace).unwrap();
+            let inside = format!("{workspace}/in");
+            let ending = refused("t", &inside, false).claim(&root, "me".into());
+            let start = &ending.unwrap()[0].json;
+            assert!(
+                start.contains(&format!(r#""workspace":"{inside}""#)),
+                "{start}"
+            );
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actor, Answer};
 use super::queue::{Action, Arrival, Queue, QueuedTurn};
+use super::rejection::Refused;
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, SettleError};
@@ -21,6 +22,7 @@ use crate::amqp::link::Link;
 use crate::amqp::messages::{Control, Decoded, Status};
 use crate::amqp::topology::{Fanout, Topology};
 use crate::error::with_sources;
+use crate::fault;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
 use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
@@ -174,6 +176,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn turn(&mut self, mut delivery: Delivery) {
+        fault::at("sequencer.received");
         let sequencer = self.sequencer;
         sequencer.health.set_sequencer(SequencerState::Active);
         sequencer.metrics.set_sequencer_active(true);
@@ -216,13 +219,17 @@ impl Session<'_> {
                 let mut body = std::mem::take(&mut delivery.body);
                 // What is too large is kept in part: enough to see what it was (G10).
                 body.truncate(sequencer.limits.max_request_bytes);
+                let refused = Refused {
+                    rejection,
+                    body,
+                    names_held,
+                    redelivered: delivery.redelivered,
+                };
                 self.held.insert(tag, delivery);
-                sequencer
-                    .actor
-                    .reject(rejection, names_held, body, move || {
-                        // A session that is over has no use for it: the delivery comes again.
-                        let _ = answers.send(Answer::Rejected { tag });
-                    });
+                sequencer.actor.reject(refused, move || {
+                    // A session that is over has no use for it: the delivery comes again.
+                    let _ = answers.send(Answer::Rejected { tag });
+                });
             }
         }
     }
@@ -233,6 +240,7 @@ impl Session<'_> {
             Ok(Decoded::Known(Status::Done {
                 workspace, turn_id, ..
             })) => {
+                fault::at("sequencer.done");
                 self.queue.done(now, &workspace, &turn_id, &mut self.out);
             }
             Ok(Decoded::Known(Status::Heartbeat { running, .. })) => {
@@ -290,6 +298,7 @@ impl Session<'_> {
                 Action::Ack { tag } => {
                     if let Some(delivery) = self.held.remove(&tag) {
                         delivery.ack().await?;
+                        fault::at("sequencer.acked");
                     }
                 }
                 other => self.sequencer.actor.act(other, &self.answers),

@@ -8,6 +8,7 @@ use super::actions::Actor;
 use super::queue::{ClaimAnswer, QueuedTurn, Verdict as Wanted};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
+use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::turn::{NotStarted, simple_ending};
 use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
@@ -52,6 +53,7 @@ impl Actor {
         else {
             return ClaimAnswer::AlreadyRun;
         };
+        fault::at("sequencer.claimed");
         let code = refused.as_ref().map(|error| error.code);
         if let Some(stop_reason) = now {
             // Only here: what follows may have to be tried again.
@@ -72,7 +74,9 @@ impl Actor {
         {
             return ClaimAnswer::Failed;
         }
-        match (self.publish_events(events).await, now) {
+        let told = self.publish_events(events).await;
+        fault::at("sequencer.told");
+        match (told, now) {
             (false, _) => ClaimAnswer::Failed,
             (true, Some(_)) => ClaimAnswer::Won,
             (true, None) => ClaimAnswer::AlreadyEnded,
@@ -103,6 +107,7 @@ fn claim(
         Wanted::Cancelled => {
             // First, for the next attempt of a turn that turns out to run.
             claims.mark_cancelled(&turn.turn_id)?;
+            fault::at("sequencer.marked");
             (StopReason::Cancelled, None)
         }
         Wanted::BacklogFull => (StopReason::Error, Some(backlog_full(&turn.workspace))),

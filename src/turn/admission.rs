@@ -11,6 +11,7 @@ use super::ending::{Ending, failure, simple_ending};
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
 use crate::event::{ErrorCode, SealedEvent, StopReason};
+use crate::fault;
 use crate::guard::{TAG_VARIABLE, tree};
 use crate::request::TurnRequest;
 use crate::workspace::{
@@ -45,8 +46,11 @@ impl<E: Engine> Runner<E> {
         stop: &StopHandle,
     ) -> Outcome {
         let outcome = match self.admit(request, patient, sink, stop).await {
-            Err(NotStarted::Workspace(rejected @ WorkspaceError::Rejected { .. })) => {
-                block_in_place(|| self.reject(request, rejected.to_string()))
+            Err(NotStarted::Workspace(why @ WorkspaceError::Rejected { .. })) => {
+                match block_in_place(|| self.root.rejected_in(request.workspace.as_str())) {
+                    Ok(claims) => self.refuse(request, &why, &claims, sink).await,
+                    Err(error) => Err(error.into()),
+                }
             }
             outcome => outcome,
         };
@@ -67,6 +71,7 @@ impl<E: Engine> Runner<E> {
         let Some(mut journal) = lock(&workspace, patient).await? else {
             return Ok(Outcome::Busy);
         };
+        fault::at("turn.locked");
         // Again: it may have ended while we waited for the lock.
         let history = match block_in_place(|| look_up(&workspace, request))? {
             Found::Ended(ended) => return Ok(Outcome::AlreadyEnded(ended)),
@@ -80,6 +85,12 @@ impl<E: Engine> Runner<E> {
 
         let cancelled = stop.wanted() == Some(Stop::Cancel)
             || block_in_place(|| workspace.claims().is_cancelled(request.turn_id.as_str()))?;
+        let unusable = workspace.unusable();
+        if let (None, false, Some(why)) = (&history, cancelled, &unusable) {
+            // The broker is waited for: nobody's business is held up by that.
+            drop(journal);
+            return self.refuse(request, why, workspace.claims(), sink).await;
+        }
         if history.is_none() {
             let verdict = if cancelled {
                 let ending = simple_ending(request, StopReason::Cancelled, None);
@@ -88,8 +99,8 @@ impl<E: Engine> Runner<E> {
                 Verdict::Run
             };
             let (claim, won) = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
-            if let Some(events) = claim.verdict.ending() {
-                let mut ended = ended(events, claim.fingerprint, request);
+            fault::at("turn.claimed");
+            if let Some(mut ended) = ending_of(&claim, request) {
                 ended.decided_now = won.then_some(StopReason::Cancelled);
                 return Ok(Outcome::AlreadyEnded(ended));
             }
@@ -100,6 +111,11 @@ impl<E: Engine> Runner<E> {
         let charged = history.charged();
         if cancelled {
             let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before());
+            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+        } else if let Some(why) = unusable {
+            let error = failure(ErrorCode::WorkspaceRejected, why.to_string(), false);
+            let spent = attempt.spent_before();
+            let ending = Ending::not_run(StopReason::Error, Some(error), spent);
             Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
         } else if charged >= max_attempts as usize {
             let message = format!(
@@ -113,16 +129,35 @@ impl<E: Engine> Runner<E> {
         }
     }
 
-    /// For good: a workspace that can't be used. It has no folder of its own
-    /// to record that in, so the root keeps it.
-    fn reject(&self, request: &TurnRequest, message: String) -> Result<Outcome, NotStarted> {
+    /// For good: a turn that never ran, in a workspace that can't be used.
+    async fn refuse<S: EventSink>(
+        &self,
+        request: &TurnRequest,
+        why: &WorkspaceError,
+        claims: &Claims,
+        sink: &S,
+    ) -> Result<Outcome, NotStarted> {
+        let turn_id = request.turn_id.as_str();
+        if let Some(claim) = block_in_place(|| claims.find(turn_id))? {
+            let ended = ending_of(&claim, request);
+            return Ok(ended.map_or(Outcome::Busy, Outcome::AlreadyEnded));
+        }
         let code = ErrorCode::WorkspaceRejected;
-        let error = failure(code, message, false);
+        let error = failure(code, why.to_string(), false);
+        // Before the claim, which so tells whoever comes later that it is kept.
+        if !sink.refuse(&error).await {
+            return Ok(Outcome::Returned);
+        }
+        fault::at("turn.refused");
         let ending = simple_ending(request, StopReason::Error, Some(error.clone()));
         let verdict = Verdict::Rejected { code, ending };
-        let (claim, _) = self.claim(self.root.rejected(), request, verdict)?;
-        let events = claim.verdict.ending().unwrap_or_default().to_vec();
-        Ok(Outcome::Rejected { error, events })
+        let (claim, _) = block_in_place(|| self.claim(claims, request, verdict))?;
+        fault::at("turn.rejected");
+        Ok(match ending_of(&claim, request) {
+            Some(Ended { events, .. }) => Outcome::Rejected { error, events },
+            // Started since: the workspace can be used again.
+            None => Outcome::Busy,
+        })
     }
 
     /// Decides the turn's fate: by this verdict (then true), or by whichever
@@ -152,14 +187,20 @@ fn look_up(workspace: &Workspace, request: &TurnRequest) -> Result<Found, StateE
     let Some(claim) = workspace.claims().find(turn_id)? else {
         return Ok(Found::New);
     };
-    if let Some(events) = claim.verdict.ending() {
-        return Ok(Found::Ended(ended(events, claim.fingerprint, request)));
+    if let Some(ended) = ending_of(&claim, request) {
+        return Ok(Found::Ended(ended));
     }
     let history = workspace.history(turn_id)?;
     Ok(match history.finished {
         Some(finished) => Found::Ended(ended(&finished.unconfirmed, claim.fingerprint, request)),
         None => Found::Started(Box::new(history)),
     })
+}
+
+/// How the claim ends the turn, unless the turn runs.
+fn ending_of(claim: &Claim, request: &TurnRequest) -> Option<Ended> {
+    let events = claim.verdict.ending()?;
+    Some(ended(events, claim.fingerprint, request))
 }
 
 fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> Ended {

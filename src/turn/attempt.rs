@@ -96,6 +96,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             input.resume = None;
             ran = process::run(engine, input, &mut out, &mut clocks, on_thread).await;
         }
+        fault::at("turn.exited");
         let ending = match ran {
             Ok(ran) if ran.stop == Some(Stop::Shutdown) => return Ok(self.give_back(journal)),
             Ok(ran) => {

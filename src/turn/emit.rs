@@ -7,6 +7,7 @@ use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::config::EventSet;
 use crate::event::{EventBody, SealedEvent, Sealer};
+use crate::fault;
 
 pub(super) struct Emitter<'a, S> {
     sealer: Sealer,
@@ -49,6 +50,7 @@ impl<'a, S: EventSink> Emitter<'a, S> {
             // It has its number already: leaving it out would be a gap.
             self.sink.push_final(&[event]);
         }
+        fault::at("turn.told");
         pushed
     }
 }

@@ -15,6 +15,7 @@ use super::stop::{Clocks, Stop};
 use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode};
+use crate::fault;
 use crate::guard::SpawnError;
 
 /// From the interrupt to the kill. codex stops its command and ends within
@@ -43,6 +44,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
     on_thread: impl FnMut(&str) + Send,
 ) -> Result<Ran, SpawnError> {
     let run = engine.start(input)?;
+    fault::at("turn.spawned");
     let mut process = Process {
         run,
         translator: Translator::new(),

@@ -13,6 +13,7 @@ use super::{EventSink, Outcome, StopHandle, Summary};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
+use crate::fault;
 use crate::workspace::{Finished, LockedJournal, Returned, StateError, ThreadEnd};
 
 /// Between two tries to record a turn's end: unrecorded it must not be told.
@@ -31,6 +32,7 @@ impl<E: Engine> Attempt<'_, E> {
                 "can't record that the turn is given back: this attempt will be charged"
             );
         }
+        fault::at("turn.returned");
         Outcome::Returned
     }
 
@@ -85,6 +87,7 @@ impl<E: Engine> Attempt<'_, E> {
                 () = stop.shutting_down() => return Outcome::Returned,
             }
         }
+        fault::at("turn.finished");
         sink.push_final(&last);
         Outcome::Ended(Box::new(Summary {
             attempt: self.number,

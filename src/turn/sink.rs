@@ -1,10 +1,10 @@
-//! Where a turn's events go.
+//! Where a turn's events go, and a request that can't be accepted.
 
 use std::future::Future;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::event::SealedEvent;
+use crate::event::{SealedEvent, TurnError};
 
 /// Takes a turn's events in their order.
 pub trait EventSink: Send + Sync {
@@ -20,6 +20,10 @@ pub trait EventSink: Send + Sync {
     /// What has been taken and may not have arrived: all of this goes into
     /// the journal with the turn's end.
     fn unconfirmed(&self) -> Vec<SealedEvent>;
+
+    /// Keeps the request, which can't be accepted, for whoever looks into it.
+    /// False if cut off before it was kept.
+    fn refuse(&self, error: &TurnError) -> impl Future<Output = bool> + Send;
 }
 
 /// Hands each event to a function at once; for a terminal or a test.
@@ -43,5 +47,10 @@ impl<F: FnMut(&SealedEvent) + Send> EventSink for Immediate<F> {
 
     fn unconfirmed(&self) -> Vec<SealedEvent> {
         Vec::new()
+    }
+
+    /// Whoever gets the events has sent the request, too.
+    async fn refuse(&self, _error: &TurnError) -> bool {
+        true
     }
 }

@@ -20,6 +20,7 @@ use crate::amqp::publish::{PublishError, json_properties};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::TurnError;
+use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Stop, Summary};
@@ -53,6 +54,7 @@ impl<E: Engine> Worker<E> {
             Settlement::Done | Settlement::Drop => delivery.ack().await,
             Settlement::GiveBack => delivery.give_back().await,
         };
+        fault::at("turn.settled");
         if let Err(error) = settled {
             // The broker delivers it again, and the journal answers it.
             tracing::debug!(
@@ -100,15 +102,18 @@ impl<E: Engine> Worker<E> {
         let Some(entry) = self.running.enter(request) else {
             return Settlement::Drop;
         };
+        fault::at("turn.taken");
         let tracker = self.metrics.turn_started();
         let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
         let waited = enqueued_at.map(since);
         tracing::debug!(repeat = offer.repeat, "taking the turn");
         let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &shutdown.cut);
         let sink = OutboxSink {
+            worker: self,
+            offer,
+            shutdown,
             outbox: &outbox,
             entry: &entry,
-            metrics: &self.metrics,
             enqueued_at,
         };
         let stop = entry.stop_handle();
@@ -117,6 +122,7 @@ impl<E: Engine> Worker<E> {
             stop.stop(Stop::Shutdown);
         }
         let outcome = self.runner.take(request, !offer.repeat, &sink, stop).await;
+        fault::at("turn.released");
         let settlement = Settlement::of(&outcome);
         match outcome {
             Outcome::Ended(summary) => self.tell_end(&summary, waited),
@@ -132,9 +138,9 @@ impl<E: Engine> Worker<E> {
                 outbox.push_final(ended.events);
             }
             Outcome::Rejected { error, events } => {
-                if !self.keep_rejected(offer, &error, shutdown).await {
-                    return Settlement::GiveBack;
-                }
+                self.metrics.request_rejected(error.code);
+                let (code, message) = (error.code.as_str(), error.message);
+                tracing::warn!(code, message, "rejected a request");
                 outbox.push_final(events);
             }
             Outcome::Busy => tracing::debug!("somebody else has the workspace"),
@@ -164,6 +170,7 @@ impl<E: Engine> Worker<E> {
         if outbox.drained().await.is_err() {
             return false;
         }
+        fault::at("turn.confirmed");
         let done = Status::Done {
             workspace: request.workspace.as_str().to_owned(),
             turn_id: request.turn_id.as_str().to_owned(),
@@ -179,20 +186,22 @@ impl<E: Engine> Worker<E> {
                 false,
             )
         };
-        until_confirmed(tell, "can't tell that the turn is done yet", shutdown).await
+        let told = until_confirmed(tell, "can't tell that the turn is done yet", shutdown).await;
+        fault::at("turn.done");
+        told
     }
 
     /// What only a worker finds out, since it is the one to look at the disk.
     /// False if cut off.
-    async fn keep_rejected(&self, offer: &Offer, error: &TurnError, shutdown: &Shutdown) -> bool {
+    pub(super) async fn keep_rejected(
+        &self,
+        offer: &Offer,
+        error: &TurnError,
+        shutdown: &Shutdown,
+    ) -> bool {
         let (body, message) = (offer.request.get().as_bytes(), error.message.as_str());
         let keep = || bury(&self.publisher, &self.topology, body, error.code, message);
-        let kept = until_confirmed(keep, "can't keep a rejected request yet", shutdown).await;
-        if kept {
-            self.metrics.request_rejected(error.code);
-            tracing::warn!(code = error.code.as_str(), message, "rejected a request");
-        }
-        kept
+        until_confirmed(keep, "can't keep a rejected request yet", shutdown).await
     }
 
     fn count_end(&self, summary: &Summary) {

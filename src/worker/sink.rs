@@ -1,28 +1,33 @@
-//! A turn's events go to its outbox.
+//! A turn's events go to its outbox, what can't be accepted to the dead queue.
 
 use jiff::Timestamp;
 
 use super::running::Entry;
+use super::{Shutdown, Worker};
+use crate::amqp::messages::Offer;
 use crate::amqp::outbox::Outbox;
-use crate::event::SealedEvent;
-use crate::metrics::Metrics;
+use crate::codex::engine::Engine;
+use crate::event::{SealedEvent, TurnError};
 use crate::turn::EventSink;
 
-pub(super) struct OutboxSink<'a> {
+pub(super) struct OutboxSink<'a, E> {
+    pub worker: &'a Worker<E>,
+    pub offer: &'a Offer,
+    pub shutdown: &'a Shutdown,
     pub outbox: &'a Outbox,
     pub entry: &'a Entry,
-    pub metrics: &'a Metrics,
     /// As the producer says, if it does.
     pub enqueued_at: Option<Timestamp>,
 }
 
-impl EventSink for OutboxSink<'_> {
+impl<E: Engine> EventSink for OutboxSink<'_, E> {
     async fn push(&self, event: &SealedEvent) {
         self.entry.in_attempt(event.attempt);
         if (event.attempt, event.seq) == (1, 0)
             && let Some(enqueued_at) = self.enqueued_at
         {
-            self.metrics.queue_waited(enqueued_at, Timestamp::now());
+            let metrics = &self.worker.metrics;
+            metrics.queue_waited(enqueued_at, Timestamp::now());
         }
         if self.outbox.push(event).await.is_err() {
             // Nothing is published any more: the worker is being cut off, and
@@ -37,5 +42,10 @@ impl EventSink for OutboxSink<'_> {
 
     fn unconfirmed(&self) -> Vec<SealedEvent> {
         self.outbox.unconfirmed()
+    }
+
+    async fn refuse(&self, error: &TurnError) -> bool {
+        let keeping = self.worker.keep_rejected(self.offer, error, self.shutdown);
+        keeping.await
     }
 }

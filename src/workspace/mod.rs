@@ -7,6 +7,7 @@
 //!     registry.lock                         held while a workspace is registered
 //!     threads/<uuid>                        the workspace that a thread belongs to
 //!     rejected/<turn id>.claim              verdicts on requests without a workspace
+//!     workspaces/<id>/.rejected/            claims, where the workspace can't come to be
 //!     workspaces/<id>/.state/
 //!         lock                              who holds it may run codex; made last
 //!         journal, journal.old              what happened to the turns
@@ -14,7 +15,7 @@
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
 //! ```
 //!
-//! Segments of an id never start with a dot, so `.state` meets none of them;
+//! Segments of an id never start with a dot, so our own names meet none of them;
 //! ids hold no `~`, with which our other file names start. Records are lines
 //! of a checksum and versioned JSON, in every file alike.
 //!
@@ -36,7 +37,7 @@ mod session;
 mod testing;
 mod threads;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -55,13 +56,15 @@ pub use threads::{Adoption, Resume, Threads, resolve_session};
 use dir::Dir;
 
 const STATE: &str = ".state";
+const REJECTED: &str = ".rejected";
 const CLAIMS: &str = "claims";
 
 /// A registered workspace, its folders open.
 #[derive(Debug)]
 pub struct Workspace {
     id: String,
-    dir: Arc<Dir>,
+    path: PathBuf,
+    dir: Result<Dir, Rejection>,
     state: Arc<Dir>,
     claims: Claims,
 }
@@ -73,7 +76,15 @@ impl Workspace {
 
     /// The agent's directory, canonical.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.path
+    }
+
+    /// Why the agent's directory can't be used, though it could when the
+    /// workspace was registered. Its records tell all the same what has ended.
+    pub fn unusable(&self) -> Option<WorkspaceError> {
+        let why = self.dir.as_ref().err()?.clone();
+        let workspace = self.id.clone();
+        Some(WorkspaceError::Rejected { workspace, why })
     }
 
     /// Ours, for what else must be kept per workspace.
@@ -98,12 +109,21 @@ impl Workspace {
 
     /// What the session file says; see [`resolve_session`].
     pub fn session(&self) -> Result<SessionFile, DiskError> {
-        session::read(&self.dir)
+        match &self.dir {
+            Ok(dir) => session::read(dir),
+            Err(_) => Ok(SessionFile::None),
+        }
     }
 
     /// For the lock's holder only.
     pub fn write_session(&self, thread: Uuid) -> Result<(), DiskError> {
-        session::write(&self.dir, thread)
+        match &self.dir {
+            Ok(dir) => session::write(dir, thread),
+            Err(why) => {
+                let why = std::io::Error::other(why.to_string());
+                Err(DiskError::new("write the session file of", &self.path, why))
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::dir::{Dir, Found, SHARED_DIR};
 use super::durable::temp_name;
 use super::error::{DiskError, Rejection, WorkspaceError};
 use super::threads::Threads;
-use super::{CLAIMS, STATE, Workspace, id, lock};
+use super::{CLAIMS, REJECTED, STATE, Workspace, id, lock};
 
 /// The variable that names the root.
 const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
@@ -19,7 +19,8 @@ const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
 pub(super) const OURS: &str = ".turn-worker";
 const WORKSPACES: &str = "workspaces";
 const THREADS: &str = "threads";
-const REJECTED: &str = "rejected";
+/// For requests without a workspace.
+const NAMELESS: &str = "rejected";
 /// Held while a new workspace is registered, by one process of all.
 const REGISTRY_LOCK: &str = "registry.lock";
 
@@ -83,7 +84,7 @@ impl Root {
         ours.remove(&probe)?;
 
         let threads = ours.make_own_dir(THREADS)?;
-        let rejected = ours.make_own_dir(REJECTED)?;
+        let rejected = ours.make_own_dir(NAMELESS)?;
         threads.sweep()?;
         rejected.sweep()?;
         Ok(Root {
@@ -115,13 +116,21 @@ impl Root {
         &self.rejected
     }
 
+    /// Verdicts on requests whose workspace can't come to be: apart from all
+    /// others, which may use the same turn ids.
+    pub fn rejected_in(&self, id: &str) -> Result<Claims, WorkspaceError> {
+        let segments = id::segments(id).map_err(|why| rejected(id, why))?;
+        Ok(Claims::new(self.make_ours(&segments, REJECTED)?))
+    }
+
     pub(super) fn ours(&self) -> &Arc<Dir> {
         &self.ours
     }
 
     /// The workspace of that id. A new one is registered, durably: its
     /// directory and its state are made, unless it would lie inside another
-    /// workspace or hold one.
+    /// workspace or hold one. Of a known one, [`Workspace::unusable`] tells
+    /// whether its directory still is one.
     pub fn workspace(&self, id: &str) -> Result<Workspace, WorkspaceError> {
         let rejected = |why| rejected(id, why);
         let segments = id::segments(id).map_err(rejected)?;
@@ -133,9 +142,14 @@ impl Root {
             Found::Dir(claims) => claims,
             _ => state.make_own_dir(CLAIMS)?,
         };
+        let dir = match self.agent_dir(id, &segments) {
+            Err(WorkspaceError::Rejected { why, .. }) => Err(why),
+            dir => Ok(dir?),
+        };
         Ok(Workspace {
             id: id.to_owned(),
-            dir: Arc::new(self.agent_dir(id, &segments)?),
+            path: self.path().join(id),
+            dir,
             state: Arc::new(state),
             claims: Claims::new(claims),
         })
@@ -162,14 +176,20 @@ impl Root {
             .map_err(|error| self.ours.error("lock", REGISTRY_LOCK, error))?;
         self.must_not_nest(id, segments)?;
         self.agent_dir(id, segments)?;
-        let mut state = self.workspaces.make_own_dir(segments[0])?;
-        for name in segments[1..].iter().copied().chain([STATE]) {
-            state = state.make_own_dir(name)?;
-        }
+        let state = self.make_ours(segments, STATE)?;
         state.make_own_dir(CLAIMS)?;
         state.make_file(lock::LOCK)?;
         state.sync()?;
         Ok(state)
+    }
+
+    /// One of our folders for the workspace of that id.
+    fn make_ours(&self, segments: &[&str], name: &str) -> Result<Dir, DiskError> {
+        let mut dir = self.workspaces.make_own_dir(segments[0])?;
+        for name in segments[1..].iter().copied().chain([name]) {
+            dir = dir.make_own_dir(name)?;
+        }
+        Ok(dir)
     }
 
     /// Under the registry's lock.
@@ -251,7 +271,7 @@ fn steps(
 /// that a registration left when it died hold none.
 fn workspace_below(dir: &Dir) -> Result<Option<String>, DiskError> {
     for name in dir.names()? {
-        if name == STATE {
+        if [STATE, REJECTED].contains(&name.as_str()) {
             continue;
         }
         if let Found::Dir(below) = dir.dir(&name)? {
@@ -269,12 +289,14 @@ fn workspace_below(dir: &Dir) -> Result<Option<String>, DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::testing::root;
+    use crate::workspace::testing::{root, run_claim};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn rejection(root: &Root, id: &str) -> Rejection {
-        match root.workspace(id) {
-            Err(WorkspaceError::Rejected { why, .. }) => why,
+        let unusable = |workspace: Workspace| workspace.unusable();
+        match root.workspace(id).map(unusable) {
+            Err(WorkspaceError::Rejected { why, .. })
+            | Ok(Some(WorkspaceError::Rejected { why, .. })) => why,
             other => panic!("{id}: {other:?}"),
         }
     }
@@ -415,6 +437,26 @@ mod tests {
         }
         assert!(!outside.join("b/c/d").exists());
         assert_eq!(std::fs::read_dir(outside.join("b/c")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn g5_verdicts_on_workspaces_that_can_not_be_are_kept_apart() {
+        let (_tmp, root) = root();
+        root.workspace("a").unwrap();
+        for id in ["a/b", "a/c", "a"] {
+            let claims = root.rejected_in(id).unwrap();
+            assert_eq!(claims.find("t").unwrap(), None, "{id}");
+            claims.claim("t", &run_claim()).unwrap();
+            assert!(root.rejected_in(id).unwrap().find("t").unwrap().is_some());
+        }
+        assert_eq!(root.rejected().find("t").unwrap(), None);
+        assert_eq!(
+            root.workspace("a").unwrap().claims().find("t").unwrap(),
+            None
+        );
+        // Nor does it count as a workspace.
+        root.rejected_in("x/y").unwrap();
+        root.workspace("x").unwrap();
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod process;
 mod producer;
 mod runs;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ pub use producer::{DeadLetter, Producer, persistent};
 pub use runs::{Run, Runs};
 
 use super::broker::Broker;
+use super::processes::{describe, of_workspace};
 
 /// See the module.
 pub struct Pool {
@@ -65,7 +66,8 @@ pub fn turn(id: &str, workspace: &str, script: &[&str]) -> Value {
 }
 
 impl Pool {
-    /// `settings` go to every process, named without their prefix.
+    /// `settings` go to every process, named without their prefix; beside them
+    /// `FAILPOINTS`, which says what goes wrong in it (see `src/fault.rs`).
     pub async fn start(processes: usize, settings: &[(&str, &str)]) -> Self {
         Self::on(&Broker::vhost(), processes, settings).await
     }
@@ -266,6 +268,22 @@ impl Pool {
         }
         self.release(&go);
         self.events.all_ended(&ids).await;
+    }
+
+    /// Until nobody holds the workspace's lock. At the first moment when it
+    /// is free, nothing of the workspace's turns may live.
+    pub async fn unlocked(&self, workspace: &str) {
+        let lock = self.root().join(".turn-worker/workspaces");
+        let lock = lock.join(workspace).join(".state/lock");
+        let free = async || {
+            // Before its first turn there is none.
+            let free = File::open(&lock).map_or(true, |lock| lock.try_lock().is_ok());
+            free.then_some(())
+        };
+        self.deadline.until("the lock is free", free).await;
+        let dir = self.root().canonicalize().unwrap().join(workspace);
+        let left: Vec<_> = of_workspace(&dir).into_iter().map(describe).collect();
+        assert!(left.is_empty(), "live beside a free lock: {left:#?}");
     }
 
     /// Until no turn is held or running.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::codex::{Exit, protocol};
 use crate::config::EventSet;
-use crate::event::{SealedEvent, Sealer};
+use crate::event::{SealedEvent, Sealer, TurnError};
 use crate::turn::StopHandle;
 use crate::turn::stop::Limits;
 
@@ -86,6 +86,10 @@ impl EventSink for Sink {
 
     fn unconfirmed(&self) -> Vec<SealedEvent> {
         Vec::new()
+    }
+
+    async fn refuse(&self, _error: &TurnError) -> bool {
+        unreachable!("codex is running")
     }
 }
 

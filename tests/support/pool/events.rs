@@ -368,6 +368,11 @@ impl Turn {
         self.end().unwrap()["attempt"].as_u64().unwrap()
     }
 
+    /// Of its own, as its end tells.
+    pub fn input_tokens(&self) -> Option<u64> {
+        self.end().unwrap()["usage"]["input_tokens"].as_u64()
+    }
+
     /// The code of its error, if it has one; that stands right before the end.
     pub fn error_code(&self) -> Option<&str> {
         let events = &self.attempts[&self.attempt()];

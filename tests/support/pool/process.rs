@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Deadline;
+use crate::support::faults::{self, FAULTS};
 
 /// Of a log, when a test fails.
 const TAIL_LINES: usize = 40;
@@ -35,6 +36,9 @@ impl Process {
         environment: &[(&str, PathBuf)],
         deadline: Deadline,
     ) -> Self {
+        for (_, asked) in settings.iter().filter(|(name, _)| name == FAULTS) {
+            faults::must_exist(asked);
+        }
         // Dies with the test, also where that is killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_turn-worker")])
@@ -42,11 +46,7 @@ impl Process {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .envs(
-                settings
-                    .iter()
-                    .map(|(name, value)| (format!("TURN_WORKER_{name}"), value)),
-            )
+            .envs(settings.iter().map(|(name, value)| (variable(name), value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -207,6 +207,14 @@ impl Process {
             if self.lives() { "not ended" } else { "ended" },
             last_lines(&self.log_text(), TAIL_LINES)
         )
+    }
+}
+
+/// All are the worker's settings but the one that says which faults it has.
+fn variable(name: &str) -> String {
+    match name {
+        FAULTS => name.to_owned(),
+        _ => format!("TURN_WORKER_{name}"),
     }
 }
 
