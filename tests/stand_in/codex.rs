@@ -63,6 +63,8 @@ struct StandIn {
     tag: String,
     items: u32,
     answers: u64,
+    /// Where each answer's tokens are told at once, as the real one does; only if wanted.
+    rollout: Option<PathBuf>,
     /// Locked as long as this process lives, and no longer.
     _alone: File,
 }
@@ -86,6 +88,7 @@ impl StandIn {
             tag: first,
             items: 0,
             answers: 1,
+            rollout: None,
         };
         stand_in.record("start");
         if stand_in._alone.try_lock().is_err() {
@@ -105,6 +108,7 @@ impl StandIn {
         match step {
             "say" => {
                 self.answers += 1;
+                self.record_answer();
                 self.item("agent_message", json!({"text": argument}));
             }
             "think" => self.item("reasoning", json!({"text": argument})),
@@ -166,6 +170,17 @@ impl StandIn {
                 exit(1);
             }
             "daemon" => self.daemon(argument),
+            "keep-records" => self.keep_records(),
+            // The worker above the guard above this one: a turn that is poison.
+            "kill-worker" => {
+                let guard = std::os::unix::process::parent_id();
+                let stat = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap();
+                let after_name = stat.rsplit(')').next().unwrap();
+                let worker = after_name.split_whitespace().nth(1).unwrap();
+                kill(rustix::process::Pid::from_raw(worker.parse().unwrap()).unwrap());
+            }
+            // Says that the turn is over, and stays.
+            "finish" => self.complete(),
             "fail" => {
                 self.emit(&json!({"type": "error", "message": argument}));
                 self.emit(&json!({"type": "turn.failed", "error": {"message": argument}}));
@@ -178,11 +193,7 @@ impl StandIn {
             }
             "die" => {
                 self.record("end");
-                rustix::process::kill_process(
-                    rustix::process::getpid(),
-                    rustix::process::Signal::KILL,
-                )
-                .unwrap();
+                kill(rustix::process::getpid());
             }
             // A tag, or a comment.
             _ => {}
@@ -193,6 +204,25 @@ impl StandIn {
         if File::create_new(self.dir.join(name)).is_err() {
             self.complete();
             exit(0);
+        }
+    }
+
+    /// Under the thread's id, where the real one keeps its rollouts.
+    fn keep_records(&mut self) {
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        let folder = home.join(".codex/sessions/2026/01/01");
+        fs::create_dir_all(&folder).unwrap();
+        self.rollout = Some(folder.join(format!("rollout-x-{}.jsonl", self.thread)));
+    }
+
+    fn record_answer(&self) {
+        self.tell_rollout(&json!({"type": "token_usage_record", "payload": {
+            "thread_id": self.thread, "response_id": uuid::Uuid::new_v4(), "usage": usage(ANSWER)}}));
+    }
+
+    fn tell_rollout(&self, line: &Value) {
+        if let Some(rollout) = &self.rollout {
+            append(rollout, &format!("{line}\n"));
         }
     }
 
@@ -257,10 +287,11 @@ impl StandIn {
             *sum += each * self.answers;
         }
         fs::write(&file, json!(total).to_string()).unwrap();
+        self.record_answer();
+        self.tell_rollout(&json!({"type": "event_msg", "payload": {
+            "type": "token_count", "info": {"total_token_usage": usage(total)}}}));
         self.record("end");
-        self.emit(&json!({"type": "turn.completed", "usage": {
-            "input_tokens": total[0], "cached_input_tokens": total[1], "cache_write_input_tokens": total[2],
-            "output_tokens": total[3], "reasoning_output_tokens": total[4]}}));
+        self.emit(&json!({"type": "turn.completed", "usage": usage(total)}));
     }
 
     fn record(&self, what: &str) {
@@ -279,6 +310,16 @@ impl StandIn {
     fn emit(&self, event: &Value) {
         write_all(format!("{event}\n").as_bytes());
     }
+}
+
+fn usage(tokens: [u64; 5]) -> Value {
+    json!({
+        "input_tokens": tokens[0], "cached_input_tokens": tokens[1], "cache_write_input_tokens": tokens[2],
+        "output_tokens": tokens[3], "reasoning_output_tokens": tokens[4]})
+}
+
+fn kill(pid: rustix::process::Pid) {
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 /// One for each workspace.

@@ -10,8 +10,11 @@ mod deleted;
 mod frozen;
 mod half_open;
 mod refusals;
+mod sequencer_deaths;
 mod takeover;
 mod timeout;
+mod tree_deaths;
+mod worker_deaths;
 
 use std::fmt::Debug;
 use std::rc::Rc;

@@ -103,6 +103,26 @@ async fn g3_a_fork_storm_is_ended() {
     assert!(closed.leftovers >= 100, "{closed:?}");
 }
 
+/// Guards that all are stopped before any is killed (`Hunt::round`): a parent
+/// that is still awake when its child dies would start another.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_supervisors_get_no_time_to_restart_what_is_killed() {
+    const SUPERVISORS: usize = 50;
+    let mut script = Script::start(&format!(
+        "i=0; while [ $i -lt {SUPERVISORS} ]; do
+           setsid sh -c 'while [ -e \"$PWD\" ]; do sleep 100000; echo again >> restarted; done' &
+           i=$((i+1))
+         done
+         echo ready; read go"
+    ));
+    script.line().await;
+    script.until_live(2 * SUPERVISORS + 1);
+    script.go().await;
+    script.unlocked();
+    assert_eq!(script.closed().await.leftovers, 2 * SUPERVISORS as u64);
+    assert!(!script.dir.path().join("restarted").exists());
+}
+
 /// Each lives just long enough to start the next, which is nobody's child then.
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_one_that_hops_from_process_to_process_is_caught() {
