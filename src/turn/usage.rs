@@ -78,24 +78,27 @@ impl Meter {
     }
 
     /// Sums up what this turn's earlier attempts spent on each thread since
-    /// the first of them. A thread that none of them began with was made by
-    /// one of them: it started afresh, or its own was lost.
+    /// the first of them. A thread that the first did not begin with was made
+    /// by one of them, which started afresh or had lost its own: all that was
+    /// spent on it is the turn's, however many attempts went on with it.
     fn carried<'a>(
         &self,
         resume: Option<&str>,
         earlier: impl IntoIterator<Item = Option<&'a ThreadStart>>,
     ) -> Option<Usage> {
         let earlier: Vec<_> = earlier.into_iter().collect();
+        let first = (*earlier.first()?).map(|start| start.id.as_str());
         let mut since: BTreeMap<&str, u64> = BTreeMap::new();
-        for start in earlier.iter().copied().flatten() {
-            if let Some(offset) = start.rollout_len {
-                let first = since.entry(&start.id).or_insert(offset);
-                *first = offset.min(*first);
+        let begun = earlier.iter().flatten().map(|start| match first {
+            Some(first) if first == start.id => (start.id.as_str(), start.rollout_len),
+            _ => (start.id.as_str(), Some(0)),
+        });
+        let resumed = resume.filter(|thread| Some(*thread) != first);
+        for (thread, offset) in begun.chain(resumed.map(|thread| (thread, Some(0)))) {
+            if let Some(offset) = offset {
+                let least = since.entry(thread).or_insert(offset);
+                *least = offset.min(*least);
             }
-        }
-        let began_with = |thread: &str| earlier.iter().flatten().any(|start| start.id == thread);
-        if let Some(thread) = resume.filter(|thread| !earlier.is_empty() && !began_with(thread)) {
-            since.insert(thread, 0);
         }
         since
             .into_iter()

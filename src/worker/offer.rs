@@ -208,6 +208,10 @@ impl<E: Engine> Worker<E> {
         let error = summary.error.as_ref();
         if !summary.ran {
             self.metrics.turn_decided(summary.stop_reason, error);
+            if summary.usage.is_some() {
+                // Spent by attempts that died, and by nobody counted.
+                self.metrics.tokens(summary.model.as_deref(), summary.usage);
+            }
             return;
         }
         self.metrics

@@ -100,6 +100,11 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Whether it has, by itself or not.
+    pub fn has_ended(&mut self) -> bool {
+        self.exit.is_some() || self.child.try_wait().unwrap().is_some()
+    }
+
     /// Its exit code, once it has ended; none if a signal ended it.
     pub async fn exited(&mut self) -> Option<i32> {
         if let Some(code) = self.exit {
