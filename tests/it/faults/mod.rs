@@ -8,9 +8,12 @@
 mod attempts;
 mod closed;
 mod deleted;
+mod drains;
 mod frozen;
 mod half_open;
+mod places;
 mod refusals;
+mod rolling;
 mod sequencer_deaths;
 mod takeover;
 mod timeout;
