@@ -5,16 +5,19 @@
 //! `FAILPOINTS` says what happens where, in the words of the crate `fail`:
 //! `turn.started=return(kill)` kills the process as soon as it has recorded a
 //! start, `turn.started=2*off->1*return(stop)` freezes it at the third.
+//! `disk.write=return(full-while:/x)` fills the disk for as long as there is a
+//! file `/x`, which a test makes and removes while the process runs.
 
 #[cfg(feature = "faults")]
-pub use with_faults::{at, disk, environment, is_on, setup};
+pub use with_faults::{at, disk, environment, is_on, process, setup};
 #[cfg(not(feature = "faults"))]
-pub use without_faults::{at, disk, environment, is_on};
+pub use without_faults::{at, disk, environment, is_on, process};
 
 #[cfg(feature = "faults")]
 mod with_faults {
     use std::ffi::OsString;
     use std::io;
+    use std::path::Path;
 
     use rustix::io::Errno;
     use rustix::process::{Signal, getpid, kill_process};
@@ -39,10 +42,26 @@ mod with_faults {
 
     /// A use of the disk, which a test lets fail: `return(full)`.
     pub fn disk(place: &str) -> io::Result<()> {
-        match asked(place).as_deref() {
-            None => Ok(()),
-            Some("full") => Err(Errno::NOSPC.into()),
-            Some(other) => panic!("{place}={other}: full is all that can happen here"),
+        fails(place, "full", Errno::NOSPC)
+    }
+
+    /// The start of a process, for which a test leaves no room: `return(none)`.
+    pub fn process(place: &str) -> io::Result<()> {
+        fails(place, "none", Errno::AGAIN)
+    }
+
+    fn fails(place: &str, what: &str, errno: Errno) -> io::Result<()> {
+        let Some(asked) = asked(place) else {
+            return Ok(());
+        };
+        let file = match asked.split_once("-while:") {
+            Some((happens, file)) if happens == what => Some(file),
+            None if asked == what => None,
+            _ => panic!("{place}={asked}: {what} is all that can happen here"),
+        };
+        match file.is_none_or(|file| Path::new(file).exists()) {
+            true => Err(errno.into()),
+            false => Ok(()),
         }
     }
 
@@ -73,6 +92,11 @@ mod without_faults {
 
     #[inline]
     pub fn disk(_place: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    pub fn process(_place: &str) -> io::Result<()> {
         Ok(())
     }
 

@@ -20,6 +20,7 @@ pub mod workspace;
 
 pub mod codex;
 pub mod guard;
+pub mod host;
 
 pub mod settlement;
 pub mod turn;

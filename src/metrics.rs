@@ -16,10 +16,11 @@ use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
+use crate::host::Lack;
 use models::ModelLabels;
-use series::{EVENT_KINDS, Series};
-pub use turns::RunningTurn;
+use series::{EVENT_KINDS, Series, WORKSPACE};
 use turns::RunningTurns;
+pub use turns::{RunningTurn, Unrecorded};
 
 /// Cheap to clone; all clones count into the same series.
 #[derive(Clone)]
@@ -73,6 +74,24 @@ impl Metrics {
     /// dropped, however that comes about.
     pub fn turn_started(&self) -> RunningTurn {
         self.inner.running.start()
+    }
+
+    /// A turn's end can't be recorded until the value that this returns is dropped.
+    pub fn turn_unrecorded(&self) -> Unrecorded {
+        Unrecorded::new(self.series().unrecorded.clone())
+    }
+
+    /// An offered turn could not be started: for what the host lacks, or else
+    /// for its workspace's own state.
+    pub fn turn_not_started(&self, lack: Option<Lack>) {
+        let reason = lack.map_or(WORKSPACE, Lack::as_str);
+        self.series().not_started.with_label_values(&[reason]).inc();
+    }
+
+    /// Whether turns can't run on this host for lack of that.
+    pub fn set_host_unfit(&self, lack: Lack, unfit: bool) {
+        let series = &self.series().host_unfit;
+        series.with_label_values(&[lack.as_str()]).set(unfit.into());
     }
 
     /// codex said its first words of a turn that began so long ago.
@@ -204,6 +223,12 @@ impl Metrics {
         series.backlog_workspaces.set(gauge(backlog.workspaces));
         series.oldest_waiting.set(age(backlog.oldest));
         TextEncoder::new().encode_to_string(&self.inner.registry.gather())
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,8 @@
 //! One process: builds its parts from the settings, runs them, and brings
 //! them to an end in the right order.
 
-use std::path::PathBuf;
+mod parts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +14,19 @@ use crate::amqp::declare_error::DeclareError;
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
-use crate::codex::binary::{self, BinaryError};
 use crate::codex::exec::Exec;
-use crate::codex::home::Homes;
-use crate::config::{CodexHome, Settings};
+use crate::codex::program::ProgramError;
+use crate::config::Settings;
 use crate::error::with_sources;
+use crate::host::Host;
 use crate::http::{self, BindError, Health};
 use crate::metrics::Metrics;
-use crate::sequencer::{self, Actor, Sequencer};
+use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
+pub use parts::{connector, engine, homes, process_id, runner};
+use parts::{host, tried_engine};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
@@ -39,7 +42,7 @@ pub enum ServeError {
     #[error(transparent)]
     Root(#[from] RootError),
     #[error("TURN_WORKER_CODEX_BIN")]
-    Codex(#[from] BinaryError),
+    Codex(#[from] ProgramError),
     #[error(transparent)]
     Http(#[from] BindError),
     #[error("the broker's objects can't be set up")]
@@ -48,131 +51,76 @@ pub enum ServeError {
     Part,
 }
 
-/// codex by these settings, with the variables that it is to have of ours.
-pub fn engine(settings: &Settings) -> Result<Exec, BinaryError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let program = binary::resolve(&settings.codex_bin.to_string_lossy(), &path)?;
-    let env = settings
-        .codex_env
-        .iter()
-        .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
-        .collect();
-    Ok(Exec {
-        // Also after the file was replaced by a newer version: the guard
-        // must be the one that this worker knows how to talk to.
-        guard_program: PathBuf::from("/proc/self/exe"),
-        program,
-        sandbox: settings.codex_sandbox,
-        extra_args: settings.codex_args.clone(),
-        env,
-        max_line_bytes: settings.max_line_bytes,
-    })
-}
-
-/// What runs turns by these settings. `worker` names this process.
-pub fn runner(
-    settings: &Settings,
-    root: Root,
-    worker: String,
-) -> Result<Runner<Exec>, BinaryError> {
-    let engine = engine(settings)?;
-    Ok(Runner {
-        homes: homes(settings, &root, &engine.env),
-        root,
-        engine,
-        events: settings.events,
-        turn_timeout: settings.turn_timeout,
-        idle_timeout: settings.turn_idle_timeout,
-        max_attempts: settings.max_attempts,
-        default_model: settings.codex_model.clone(),
-        worker,
-    })
-}
-
-/// Where codex keeps its state, given what it gets of our environment.
-pub fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Homes {
-    let of = |name: &str| {
-        let (_, value) = env.iter().find(|(set, _)| set == name)?;
-        Some(PathBuf::from(value))
-    };
-    match &settings.codex_home {
-        CodexHome::Default => Homes::Shared {
-            set: None,
-            known: of("CODEX_HOME").or_else(|| Some(of("HOME")?.join(".codex"))),
-        },
-        CodexHome::Shared(home) => Homes::Shared {
-            set: Some(home.clone()),
-            known: Some(home.clone()),
-        },
-        CodexHome::PerWorkspace => Homes::PerWorkspace {
-            template: Some(root.codex_home_template()).filter(|folder| folder.is_dir()),
-        },
-    }
-}
-
-/// `host-pid-random`: an operator finds the process by it, and no two are alike.
-pub fn process_id() -> String {
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{host}-{}-{}", std::process::id(), &random[..8])
-}
-
-/// Connects to the broker that the settings name.
-pub fn connector(settings: &Settings, name: &str) -> Connector {
-    let settings = settings.clone();
-    Connector::new(name, move || settings.amqp_url().map_err(Into::into))
-}
-
 /// Serves until `shutdown.drain`, and then until everything is settled or
 /// `shutdown.cut`.
 pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeError> {
     let id = process_id();
     let root = Root::open(&settings.workspace_root)?;
+    let metrics = Metrics::new(settings.codex_models.as_ref());
     // A process that only sequences needs no codex.
-    let runner = match settings.roles.worker {
-        true => Some(runner(&settings, root.clone(), id.clone())?),
+    let engine = match settings.roles.worker {
+        true => Some(tried_engine(&settings, &metrics).await?),
         false => None,
     };
-    let metrics = Metrics::new(settings.codex_models.as_ref());
-    let health = Health::new(settings.roles);
+    let host = host(&root, engine.as_ref(), &metrics);
+    let health = Health::new(settings.roles, host.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
         id,
         version = env!("CARGO_PKG_VERSION"),
         root = %root.path().display(),
-        codex = runner.as_ref().map(|runner| runner.engine.program.display().to_string()),
+        codex = engine.as_ref().map(|engine| engine.program.path().display().to_string()),
         slots = settings.slots,
         broker = settings.broker.shown(),
         http = listener.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
         "starting"
     );
-    if let Some(runner) = &runner {
-        let codex_version = runner.engine.version().await;
-        metrics.set_codex_version(codex_version.as_deref().unwrap_or("unknown"));
+    let runner = engine.map(|engine| {
         metrics.set_slots(settings.slots);
-    }
+        let (root, id) = (root.clone(), id.clone());
+        runner(&settings, root, engine, id, host.clone(), metrics.clone())
+    });
+    let watching = tokio::spawn(host.clone().watch(shutdown.end.clone()));
 
     let http = tokio::spawn(http::serve(listener, metrics.clone(), health.clone(), {
         // To the very end: an operator wants to see how a drain goes.
         let end = shutdown.end.clone();
         async move { end.cancelled().await }
     }));
-    let outcome = run(settings, &id, root, runner, metrics, health, &shutdown).await;
+    let local = Local {
+        root,
+        host,
+        metrics,
+        health,
+    };
+    let outcome = run(settings, &id, local, runner, &shutdown).await;
     shutdown.end.cancel();
+    let _ = watching.await;
     let _ = http.await;
     outcome
+}
+
+/// What a process has without a broker.
+struct Local {
+    root: Root,
+    host: Host,
+    metrics: Metrics,
+    health: Health,
 }
 
 async fn run(
     settings: Settings,
     id: &str,
-    root: Root,
+    local: Local,
     runner: Option<Runner<Exec>>,
-    metrics: Metrics,
-    health: Health,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
+    let Local {
+        root,
+        host,
+        metrics,
+        health,
+    } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id);
     if !declare(&connector, &topology, &shutdown.drain).await? {
@@ -199,6 +147,11 @@ async fn run(
 
     let mut tasks = tokio::task::JoinSet::new();
     if settings.roles.sequencer {
+        let records = Records {
+            root: root.clone(),
+            host,
+            by: id.to_owned(),
+        };
         let sequencer = Sequencer {
             connector: connector.clone(),
             topology: topology.clone(),
@@ -209,9 +162,8 @@ async fn run(
                 publisher.clone(),
                 topology.clone(),
                 outbox.clone(),
-                root.clone(),
+                records,
                 metrics.clone(),
-                id.to_owned(),
                 shutdown.cut.clone(),
             ),
             metrics: metrics.clone(),

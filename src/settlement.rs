@@ -20,9 +20,11 @@ impl Settlement {
         match outcome {
             Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => Self::Done,
             Outcome::Busy => Self::Drop,
-            // Given back, it would come again at once, for as long as the disk is full.
+            // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,
+            // This worker takes nothing now, so another one will, or it waits in the queue.
+            Outcome::Unfit(_) => Self::GiveBack,
         }
     }
 }
@@ -31,6 +33,7 @@ impl Settlement {
 mod tests {
     use super::*;
     use crate::event::{ErrorCode, Reason, TurnError};
+    use crate::host::{Finding, Lack};
     use crate::turn::{Ended, NotStarted};
 
     #[test]
@@ -49,12 +52,17 @@ mod tests {
             },
             events: Vec::new(),
         };
-        let disk_full = Outcome::NotStarted(NotStarted::Home(std::io::Error::other("disk full")));
+        let unusable = Outcome::NotStarted(NotStarted::Home(std::io::Error::other("no template")));
+        let disk_full = Outcome::Unfit(Finding {
+            lack: Lack::Disk,
+            why: "no space left".to_owned(),
+        });
         for (outcome, settlement) in [
             (ended, Settlement::Done),
             (rejected, Settlement::Done),
             (Outcome::Busy, Settlement::Drop),
-            (disk_full, Settlement::Drop),
+            (unusable, Settlement::Drop),
+            (disk_full, Settlement::GiveBack),
             (Outcome::Returned, Settlement::GiveBack),
         ] {
             assert_eq!(Settlement::of(&outcome), settlement, "{outcome:?}");

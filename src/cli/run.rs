@@ -8,7 +8,10 @@ use clap::Args;
 use turn_worker::client::{Arrival, TurnMessage};
 use turn_worker::config::Settings;
 use turn_worker::event::SealedEvent;
+use turn_worker::host::Host;
+use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
+use turn_worker::serve;
 use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
 use turn_worker::workspace::Root;
 
@@ -44,8 +47,11 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
     let submission = args.turn.submission(None)?;
     let request = TurnRequest::parse(&submission.body, &limits, &Properties::default())
         .map_err(|rejection| Usage(rejection.to_string()))?;
-    let runner = turn_worker::serve::runner(&settings, root, turn_worker::serve::process_id())
-        .context("TURN_WORKER_CODEX_BIN")?;
+    let engine = serve::engine(&settings).context("TURN_WORKER_CODEX_BIN")?;
+    let metrics = Metrics::new(None);
+    // No other host is there to run it: whatever is wrong ends it.
+    let host = Host::new([], metrics.clone());
+    let runner = serve::runner(&settings, root, engine, serve::process_id(), host, metrics);
 
     let interrupts = Interrupts::listen().context("can't listen to Ctrl-C")?;
     let printer = Arc::new(Mutex::new(Printer::new(args.turn.json)));
@@ -83,6 +89,7 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
             request.workspace
         ),
         Outcome::Returned => bail!("the turn was cut off"),
+        Outcome::Unfit(finding) => bail!("{finding}"),
         Outcome::NotStarted(error) => return Err(error.into()),
     }
     let printer = printer.lock().unwrap_or_else(PoisonError::into_inner);

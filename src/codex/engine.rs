@@ -54,6 +54,10 @@ pub trait Engine: Send + Sync + 'static {
     type Run: EngineRun;
 
     fn start(&self, input: TurnInput<'_>) -> Result<Self::Run, SpawnError>;
+
+    /// Rises when another program has taken the place of the one that is
+    /// started, as an upgrade does it.
+    fn generation(&self) -> u64;
 }
 
 /// One running turn. Dropping it ends it.

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::lines::{Line, Lines};
+use super::program::Program;
 use super::protocol;
 use crate::config::Sandbox;
 use crate::guard::{self, Guard, GuardSpec, SpawnError};
@@ -24,8 +24,6 @@ use crate::guard::{self, Guard, GuardSpec, SpawnError};
 pub const TESTED_VERSION: &str = "0.169.0";
 /// Enough for the last words of a failing start-up; the whole goes to the log.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
-/// codex tells its version within a tenth of a second.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Longer lines of stderr are left out of the log.
 const STDERR_LINE_BYTES: usize = 64 << 10;
 /// How long the pipes may take to end once every process of the turn is gone:
@@ -44,8 +42,7 @@ const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
 pub struct Exec {
     /// This binary, which is the guard too.
     pub guard_program: PathBuf,
-    /// The native binary, see [`super::binary::resolve`].
-    pub program: PathBuf,
+    pub program: Program,
     pub sandbox: Sandbox,
     /// The operator's own arguments.
     pub extra_args: Vec<String>,
@@ -55,23 +52,6 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// As codex tells it: `codex-cli 0.169.0` → `0.169.0`.
-    pub async fn version(&self) -> Option<String> {
-        let mut command = tokio::process::Command::new(&self.program);
-        command
-            .arg("--version")
-            .env_clear()
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        let (child, _own) = guard::own::start(&mut command).ok()?;
-        let output = timeout(VERSION_LIMIT, child.wait_with_output()).await;
-        let text = String::from_utf8(output.ok()?.ok()?.stdout).ok()?;
-        text.split_whitespace().last().map(str::to_owned)
-    }
-
     fn args(&self, model: Option<&str>, resume: Option<&str>) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
         args.extend(sandbox_args(self.sandbox));
@@ -91,6 +71,10 @@ impl Exec {
 impl Engine for Exec {
     type Run = ExecRun;
 
+    fn generation(&self) -> u64 {
+        self.program.generation()
+    }
+
     fn start(&self, input: TurnInput<'_>) -> Result<ExecRun, SpawnError> {
         let mut env = self.env.clone();
         if let Some(home) = input.home {
@@ -100,7 +84,7 @@ impl Engine for Exec {
         let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
         let (guard, pipes) = guard::spawn(GuardSpec {
             guard_program: self.guard_program.clone(),
-            program: self.program.clone(),
+            program: self.program.path(),
             args: self.args(input.model, input.resume),
             env,
             dir: input.dir.to_owned(),
@@ -224,7 +208,7 @@ mod tests {
     fn exec() -> Exec {
         Exec {
             guard_program: "/proc/self/exe".into(),
-            program: "codex".into(),
+            program: Program::find("/bin/sh", "".into()).unwrap(),
             sandbox: Sandbox::Bypass,
             extra_args: vec!["--disable".into(), "plugins".into()],
             env: Vec::new(),

@@ -13,6 +13,7 @@ pub mod exec;
 pub mod failure;
 pub mod home;
 pub mod lines;
+pub mod program;
 pub mod protocol;
 pub mod rollout;
 pub mod stderr;

@@ -23,6 +23,7 @@ use super::own::{self, Own};
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::{GUARD_ARG, TAG_VARIABLE, tree};
 use crate::codex::Exit;
+use crate::error::is_out_of_resources;
 use crate::fault;
 
 /// How long a guard may take to make room for more of what it is told.
@@ -76,6 +77,17 @@ pub enum SpawnError {
     },
     #[error("can't tell the guard what to start")]
     Start(#[source] io::Error),
+}
+
+impl SpawnError {
+    /// See [`is_out_of_resources`].
+    pub fn is_out_of_resources(&self) -> bool {
+        let (Self::Pipes(source)
+        | Self::Prompt(source)
+        | Self::Spawn { source, .. }
+        | Self::Start(source)) = self;
+        is_out_of_resources(source)
+    }
 }
 
 /// A running guard. Dropping it closes the worker's end, which ends the turn.

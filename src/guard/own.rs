@@ -8,6 +8,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tokio::process::{Child, Command};
 
+use crate::fault;
+
 static PIDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
 
 /// Says that a process is no orphan; to be dropped when it has been reaped.
@@ -18,6 +20,7 @@ pub struct Own(Option<i32>);
 pub fn start(command: &mut Command) -> io::Result<(Child, Own)> {
     // Held meanwhile, so that none lives without being known.
     let mut pids = lock();
+    fault::process("process.start")?;
     let child = command.spawn()?;
     let pid = child.id().map(u32::cast_signed);
     pids.extend(pid);

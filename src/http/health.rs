@@ -1,11 +1,13 @@
 use tokio::sync::watch;
 
 use crate::config::Roles;
+use crate::host::Host;
 
 /// What the process can do at the moment; cheap to clone, all clones share it.
 #[derive(Debug, Clone)]
 pub struct Health {
     roles: Roles,
+    host: Host,
     state: watch::Sender<State>,
 }
 
@@ -28,9 +30,10 @@ pub enum SequencerState {
 
 impl Health {
     /// Nothing works yet; `roles` says what has to.
-    pub fn new(roles: Roles) -> Self {
+    pub fn new(roles: Roles, host: Host) -> Self {
         Self {
             roles,
+            host,
             state: watch::Sender::new(State::default()),
         }
     }
@@ -54,11 +57,12 @@ impl Health {
     }
 
     /// Why the process can't take work; none: it can.
-    pub fn reasons(&self) -> Vec<&'static str> {
+    pub fn reasons(&self) -> Vec<String> {
         let state = *self.state.borrow();
         let no_consumer = self.roles.worker && !state.consuming;
         let no_sequencer = self.roles.sequencer && state.sequencer == SequencerState::Absent;
-        [
+        let lacking = self.host.findings();
+        let states = [
             (state.draining, "draining: no more turns are taken"),
             (!state.connected, "not connected to the broker"),
             (no_consumer, "the worker does not consume offers"),
@@ -68,7 +72,12 @@ impl Health {
             ),
         ]
         .into_iter()
-        .filter_map(|(holds, reason)| holds.then_some(reason))
-        .collect()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, reason)| reason.to_owned());
+        lacking
+            .iter()
+            .map(ToString::to_string)
+            .chain(states)
+            .collect()
     }
 }

@@ -4,6 +4,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::Roles;
+use crate::host::{Finding, Host, Lack, Part, Probe};
 
 struct Server {
     addr: SocketAddr,
@@ -16,7 +17,8 @@ struct Server {
 async fn server(roles: Roles) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (metrics, health) = (Metrics::new(None), Health::new(roles));
+    let metrics = Metrics::new(None);
+    let health = Health::new(roles, Host::new([], metrics.clone()));
     let (stop, stopped) = oneshot::channel();
     let serve = serve(listener, metrics.clone(), health.clone(), async {
         let _ = stopped.await;
@@ -101,7 +103,8 @@ async fn a_standby_is_ready_and_a_draining_process_is_not() {
 #[test]
 fn only_what_the_roles_need_counts() {
     let reasons = |sequencer, worker| {
-        let health = Health::new(Roles { sequencer, worker });
+        let host = Host::new([], Metrics::new(None));
+        let health = Health::new(Roles { sequencer, worker }, host);
         health.set_connected(true);
         health.reasons()
     };
@@ -110,6 +113,26 @@ fn only_what_the_roles_need_counts() {
         reasons(true, false),
         ["the sequencer is neither active nor on standby"]
     );
+}
+
+#[tokio::test]
+async fn what_the_host_lacks_is_a_reason_whatever_the_role() {
+    let finding = Finding {
+        lack: Lack::Disk,
+        why: "cannot write /root/x: No space left on device (os error 28)".to_owned(),
+    };
+    let lacking = finding.clone();
+    let probe: Probe = Box::new(move |_| {
+        let lacking = lacking.clone();
+        Box::pin(async move { Err(lacking) })
+    });
+    let host = Host::new([(Part::Disk, probe)], Metrics::new(None));
+    host.examine(Part::Disk).await;
+    let health = Health::new(BOTH, host);
+    health.set_connected(true);
+    health.set_sequencer(SequencerState::Standby);
+    let consuming = "the worker does not consume offers".to_owned();
+    assert_eq!(health.reasons(), [finding.to_string(), consuming]);
 }
 
 #[tokio::test]

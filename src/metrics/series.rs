@@ -5,6 +5,7 @@ use prometheus::{
 };
 
 use crate::event::{ErrorCode, Reason, StopReason, Usage};
+use crate::host::Lack;
 
 /// Of turns: from the quickest answer to beyond the default time limit.
 const TURN_SECONDS: &[f64] = &[
@@ -37,6 +38,9 @@ const REJECTIONS: &[ErrorCode] = &[
     ErrorCode::BacklogFull,
 ];
 
+/// In place of what a host lacks, where only the turn's workspace is unusable.
+pub(super) const WORKSPACE: &str = "workspace";
+
 /// Every series that we have.
 pub(super) struct Series {
     pub turns: IntCounterVec,
@@ -52,6 +56,9 @@ pub(super) struct Series {
     pub slots: IntGauge,
     pub slots_busy: IntGauge,
     pub oldest_turn: Gauge,
+    pub unrecorded: IntGauge,
+    pub not_started: IntCounterVec,
+    pub host_unfit: IntGaugeVec,
     pub events: IntCounterVec,
     pub event_confirm: Histogram,
     pub events_nacked: IntCounter,
@@ -126,6 +133,22 @@ impl Series {
                 "oldest_turn_seconds",
                 "How long the oldest running turn has been running; 0 without one.",
             ),
+            unrecorded: new.gauge(
+                "turns_unrecorded",
+                "Turns that are over and hold their workspace, as their end can't be recorded yet.",
+            ),
+            not_started: new.counters(
+                "turns_not_started_total",
+                "Offers of turns that could not be started, by what was lacking; they come again.",
+                &["reason"],
+            ),
+            host_unfit: new.register(IntGaugeVec::new(
+                opts(
+                    "host_unfit",
+                    "1 while turns can't run on this host, by what it lacks.",
+                ),
+                &["reason"],
+            )),
             events: new.counters(
                 "events_published_total",
                 "Events that the broker confirmed, by type.",
@@ -203,6 +226,11 @@ impl Series {
                 self.failures.with_label_values(&labels);
             }
         }
+        for lack in Lack::ALL {
+            self.host_unfit.with_label_values(&[lack.as_str()]);
+            self.not_started.with_label_values(&[lack.as_str()]);
+        }
+        self.not_started.with_label_values(&[WORKSPACE]);
         for code in REJECTIONS {
             self.rejected.with_label_values(&[code.as_str()]);
         }

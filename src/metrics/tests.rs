@@ -46,6 +46,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "events_nacked_total counter",
             "events_published_total counter",
             "first_text_seconds histogram",
+            "host_unfit gauge",
             "input_tokens_total counter",
             "leftover_processes_killed_total counter",
             "offers_repeated_total counter",
@@ -61,7 +62,9 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "slots_busy gauge",
             "turn_duration_seconds histogram",
             "turn_failures_total counter",
+            "turns_not_started_total counter",
             "turns_total counter",
+            "turns_unrecorded gauge",
             "turns_without_usage_total counter",
         ]
     );
@@ -80,6 +83,8 @@ fn what_alerts_look_at_is_there_before_it_happens() {
         "turns_total{outcome=\"timeout\"}",
         "turn_failures_total{code=\"turn.failed\",reason=\"auth\"}",
         "turn_failures_total{code=\"turn.idle_timeout\",reason=\"unknown\"}",
+        "turns_not_started_total{reason=\"workspace\"}",
+        "host_unfit{reason=\"resources\"}",
         "requests_rejected_total{code=\"workspace.backlog_full\"}",
         "events_published_total{type=\"message_end\"}",
         "input_tokens_total{model=\"gpt-5.5\"}",
@@ -117,6 +122,11 @@ fn each_happening_counts_where_it_should() {
     });
     metrics.offer_repeated();
     metrics.leftovers_killed(3);
+    metrics.turn_not_started(Some(Lack::Disk));
+    metrics.turn_not_started(None);
+    metrics.set_host_unfit(Lack::Codex, true);
+    let _one = metrics.turn_unrecorded();
+    drop(metrics.turn_unrecorded());
     let expected = [
         ("turns_total{outcome=\"error\"}", "1"),
         ("turns_total{outcome=\"end_turn\"}", "1"),
@@ -144,6 +154,12 @@ fn each_happening_counts_where_it_should() {
         ("oldest_waiting_seconds", "0"),
         ("offers_repeated_total", "1"),
         ("leftover_processes_killed_total", "3"),
+        ("turns_not_started_total{reason=\"disk\"}", "1"),
+        ("turns_not_started_total{reason=\"codex\"}", "0"),
+        ("turns_not_started_total{reason=\"workspace\"}", "1"),
+        ("host_unfit{reason=\"disk\"}", "0"),
+        ("host_unfit{reason=\"codex\"}", "1"),
+        ("turns_unrecorded", "1"),
     ];
     for (series, count) in expected {
         assert_eq!(value(&metrics, series).as_deref(), Some(count), "{series}");

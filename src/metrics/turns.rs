@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use prometheus::IntGauge;
+
 use super::lock;
 
 /// The turns that run in this process.
@@ -48,5 +50,22 @@ pub struct RunningTurn {
 impl Drop for RunningTurn {
     fn drop(&mut self) {
         lock(&self.turns).started.remove(&self.id);
+    }
+}
+
+/// A turn whose end waits to be recorded.
+#[must_use = "the turn counts as unrecorded until this is dropped"]
+pub struct Unrecorded(IntGauge);
+
+impl Unrecorded {
+    pub(super) fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Unrecorded {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -16,7 +16,9 @@ use crate::amqp::topology::Topology;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
+use crate::host::Host;
 use crate::metrics::Metrics;
+use crate::turn::NotStarted;
 use crate::workspace::Root;
 
 /// What publishes at the same time, of offers and of endings each: more only
@@ -35,15 +37,24 @@ pub(super) enum Answer {
     },
 }
 
+/// Where verdicts are recorded.
+#[derive(Debug, Clone)]
+pub struct Records {
+    pub root: Root,
+    /// Told when that can't be written to.
+    pub host: Host,
+    /// Names this process in them.
+    pub by: String,
+}
+
 /// Carries out actions; cheap to clone.
 #[derive(Clone)]
 pub struct Actor {
     pub(super) publisher: PublisherLink,
     pub(super) topology: Topology,
     pub(super) outbox: OutboxSettings,
-    pub(super) root: Root,
+    pub(super) records: Records,
     pub(super) metrics: Metrics,
-    pub(super) by: String,
     pub(super) cut: CancellationToken,
     offers: Arc<Semaphore>,
     /// Apart: an ending is published for as long as it takes, and a reader
@@ -56,18 +67,16 @@ impl Actor {
         publisher: PublisherLink,
         topology: Topology,
         outbox: OutboxSettings,
-        root: Root,
+        records: Records,
         metrics: Metrics,
-        by: String,
         cut: CancellationToken,
     ) -> Self {
         Self {
             publisher,
             topology,
             outbox,
-            root,
+            records,
             metrics,
-            by,
             cut,
             offers: Arc::new(Semaphore::new(AT_ONCE)),
             endings: Arc::new(Semaphore::new(AT_ONCE)),
@@ -155,6 +164,14 @@ impl Actor {
         if let Err(error) = published {
             // The next heartbeat brings it up again.
             tracing::debug!(error = with_sources(&error), "could not repeat a cancel");
+        }
+    }
+
+    /// What the records did not take is tried again; a host that can't write
+    /// them at all says so meanwhile.
+    pub(super) async fn not_recorded(&self, error: &NotStarted) {
+        if let Some(part) = error.suspect() {
+            self.records.host.examine(part).await;
         }
     }
 

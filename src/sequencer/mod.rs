@@ -16,5 +16,5 @@ mod verdict;
 mod watchdog;
 
 pub(crate) use actions::AT_ONCE;
-pub use actions::Actor;
+pub use actions::{Actor, Records};
 pub use session::Sequencer;

@@ -50,8 +50,9 @@ impl Actor {
 
     async fn try_reject(&self, refused: &Arc<Refused>, kept: &mut bool) -> bool {
         let rejection = &refused.rejection;
-        let (root, refused_) = (self.root.clone(), Arc::clone(refused));
-        let Some(again) = on_disk(move || refused_.was_dealt_with(&root)).await else {
+        let (root, refused_) = (self.records.root.clone(), Arc::clone(refused));
+        let again = move || refused_.was_dealt_with(&root);
+        let Some(again) = self.on_disk(again).await else {
             return false;
         };
         if !again && !*kept {
@@ -62,8 +63,9 @@ impl Actor {
             *kept = true;
         }
         // Only now, so that it tells whoever gets the request again that it is kept.
-        let (root, by, refused_) = (self.root.clone(), self.by.clone(), Arc::clone(refused));
-        let Some(ending) = on_disk(move || refused_.claim(&root, by)).await else {
+        let (records, refused_) = (self.records.clone(), Arc::clone(refused));
+        let claim = move || refused_.claim(&records.root, records.by);
+        let Some(ending) = self.on_disk(claim).await else {
             return false;
         };
         fault::at("sequencer.rejected");
@@ -95,21 +97,23 @@ impl Actor {
         fault::at("sequencer.buried");
         buried.is_ok()
     }
-}
 
-/// Off the loop; nothing where it failed.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, NotStarted> + Send + 'static,
-) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(done)) => Some(done),
-        Ok(Err(error)) => {
-            tracing::error!(error = with_sources(&error), "can't record a rejection yet");
-            None
-        }
-        Err(panic) => {
-            tracing::error!(%panic, "recording a rejection failed");
-            None
+    /// Off the loop; nothing where it failed.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, NotStarted> + Send + 'static,
+    ) -> Option<T> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Some(done),
+            Ok(Err(error)) => {
+                self.not_recorded(&error).await;
+                tracing::error!(error = with_sources(&error), "can't record a rejection yet");
+                None
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "recording a rejection failed");
+                None
+            }
         }
     }
 }

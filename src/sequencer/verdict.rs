@@ -27,11 +27,16 @@ enum Decided {
 
 impl Actor {
     pub(super) async fn decide(&self, turn: &Arc<QueuedTurn>, wanted: Wanted) -> ClaimAnswer {
-        let (root, by, turn_) = (self.root.clone(), self.by.clone(), Arc::clone(turn));
+        let (root, by, turn_) = (
+            self.records.root.clone(),
+            self.records.by.clone(),
+            Arc::clone(turn),
+        );
         let decided = tokio::task::spawn_blocking(move || claim(&root, &turn_, wanted, by)).await;
         let decided = match decided {
             Ok(Ok(decided)) => decided,
             Ok(Err(error)) => {
+                self.not_recorded(&error).await;
                 let error = with_sources(&error);
                 tracing::error!(
                     error,

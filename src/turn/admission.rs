@@ -54,7 +54,16 @@ impl<E: Engine> Runner<E> {
             }
             outcome => outcome,
         };
-        outcome.unwrap_or_else(Outcome::NotStarted)
+        let error = match outcome {
+            Ok(outcome) => return outcome,
+            Err(error) => error,
+        };
+        // The lock is free again: other hosts may be well.
+        let finding = match error.suspect() {
+            Some(part) => self.host.examine(part).await,
+            None => None,
+        };
+        finding.map_or(Outcome::NotStarted(error), Outcome::Unfit)
     }
 
     async fn admit<S: EventSink>(

@@ -21,6 +21,8 @@ use crate::codex::stderr;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
 use crate::fault;
+use crate::guard::SpawnError;
+use crate::host::Part;
 use crate::request::TurnRequest;
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
@@ -88,17 +90,33 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         let engine = &self.runner.engine;
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
-        let mut ran = process::run(engine, input, &mut out, &mut clocks, on_thread).await;
-        if let Some(why) = input.resume.and_then(|_| lost_thread(&ran)) {
-            let notice = notice(NoticeCode::ThreadLost, why);
-            let _ = out.emit(notice, &mut clocks).await;
-            meter.forget_thread();
-            input.resume = None;
-            ran = process::run(engine, input, &mut out, &mut clocks, on_thread).await;
-        }
+        let ran = loop {
+            let generation = engine.generation();
+            let ran = process::run(engine, input, &mut out, &mut clocks, on_thread).await;
+            if let Some(why) = input.resume.and_then(|_| lost_thread(&ran)) {
+                let notice = notice(NoticeCode::ThreadLost, why);
+                let _ = out.emit(notice, &mut clocks).await;
+                meter.forget_thread();
+                input.resume = None;
+            } else if may_be_the_hosts_fault(&ran) {
+                if let Some(finding) = self.runner.host.examine(Part::Codex).await {
+                    self.give_back(journal);
+                    return Ok(Outcome::Unfit(finding));
+                }
+                if engine.generation() == generation {
+                    break ran;
+                }
+                // Of the one that an upgrade has just replaced: the next may run.
+            } else {
+                break ran;
+            }
+        };
         fault::at("turn.exited");
         let ending = match ran {
-            Ok(ran) if ran.stop == Some(Stop::Shutdown) => return Ok(self.give_back(journal)),
+            Ok(ran) if ran.stop == Some(Stop::Shutdown) => {
+                self.give_back(journal);
+                return Ok(Outcome::Returned);
+            }
             Ok(ran) => {
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 for (what, times) in &finished.unknown {
@@ -112,6 +130,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
                 Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
+            }
+            // For a moment only, as the host is well: no fault of the turn's.
+            Err(error) if error.is_out_of_resources() => {
+                self.give_back(journal);
+                return Err(error.into());
             }
             // The guard, not codex, could not be started.
             Err(error) => {
@@ -228,8 +251,16 @@ fn notice(code: NoticeCode, message: String) -> EventBody {
     EventBody::Notice { code, message }
 }
 
+/// codex, or its guard, was not started, or ended without a word.
+fn may_be_the_hosts_fault(ran: &Result<Ran, SpawnError>) -> bool {
+    match ran {
+        Ok(ran) => ran.stop.is_none() && !ran.translator.saw_event(),
+        Err(_) => true,
+    }
+}
+
 /// Why a resumed conversation can't go on, if that is what happened.
-fn lost_thread(ran: &Result<Ran, crate::guard::SpawnError>) -> Option<String> {
+fn lost_thread(ran: &Result<Ran, SpawnError>) -> Option<String> {
     let ran = ran.as_ref().ok()?;
     let (end, told) = (&ran.end, ran.translator.saw_event());
     (ran.stop.is_none() && thread_lost(&end.exit, told, &end.stderr_tail)).then(|| {

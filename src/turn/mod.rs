@@ -31,6 +31,9 @@ pub use stop::{Stop, StopHandle};
 use crate::codex::home::Homes;
 use crate::config::EventSet;
 use crate::event::{SealedEvent, StopReason, TurnError, Usage};
+use crate::guard::SpawnError;
+use crate::host::{Finding, Host, Lack, Part};
+use crate::metrics::Metrics;
 use crate::workspace::{Root, StateError, WorkspaceError};
 
 /// What running turns takes; one for all turns of a process.
@@ -49,6 +52,9 @@ pub struct Runner<E> {
     pub default_model: Option<String>,
     /// Names this process in records.
     pub worker: String,
+    /// Told of whatever may be this host's fault.
+    pub host: Host,
+    pub metrics: Metrics,
 }
 
 /// What became of an offer.
@@ -67,7 +73,9 @@ pub enum Outcome {
     Busy,
     /// The worker shuts down; the turn starts again elsewhere, uncharged.
     Returned,
-    /// Nothing was started, since the records can't be read or written.
+    /// Nothing was run, as nothing can be on this host now: another one may.
+    Unfit(Finding),
+    /// Nothing was run, though the host is well; later it may be.
     NotStarted(NotStarted),
 }
 
@@ -89,6 +97,34 @@ pub enum NotStarted {
     State(#[from] StateError),
     #[error("can't make the workspace's CODEX_HOME")]
     Home(#[from] std::io::Error),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+impl NotStarted {
+    /// The part of the host that may be at fault; none where what is wrong is
+    /// known to be the workspace's own.
+    pub fn suspect(&self) -> Option<Part> {
+        match self {
+            Self::Workspace(WorkspaceError::Io(_))
+            | Self::State(StateError::Disk(_))
+            | Self::Home(_) => Some(Part::Disk),
+            Self::Spawn(_) => Some(Part::Codex),
+            Self::Workspace(WorkspaceError::Rejected { .. })
+            | Self::State(
+                StateError::TurnId { .. }
+                | StateError::Damaged { .. }
+                | StateError::NewerVersion { .. }
+                | StateError::NotNewest { .. }
+                | StateError::Shortened { .. },
+            ) => None,
+        }
+    }
+
+    /// What was lacking for a moment, where the host turned out to be well.
+    pub fn lack(&self) -> Option<Lack> {
+        matches!(self, Self::Spawn(_)).then_some(Lack::Resources)
+    }
 }
 
 /// A turn's end, for logs and metrics.
@@ -107,4 +143,85 @@ pub struct Summary {
     pub leftovers: u64,
     /// Whether codex was started in this attempt.
     pub ran: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::workspace::{DiskError, Rejection};
+
+    #[test]
+    fn g4_a_host_is_suspected_for_what_may_be_its_own_fault_and_nothing_else() {
+        let path = || PathBuf::from("/root/x");
+        let disk = || DiskError {
+            doing: "write",
+            path: path(),
+            source: Errno::NOSPC.into(),
+        };
+        let rejected = WorkspaceError::Rejected {
+            workspace: "a/b".to_owned(),
+            why: Rejection::Inside {
+                other: "a".to_owned(),
+            },
+        };
+        let of_disk: [NotStarted; 3] = [
+            WorkspaceError::Io(disk()).into(),
+            StateError::Disk(disk()).into(),
+            io::Error::from(Errno::NOSPC).into(),
+        ];
+        let of_codex: [NotStarted; 2] = [
+            SpawnError::Pipes(Errno::MFILE.into()).into(),
+            SpawnError::Spawn {
+                program: path(),
+                source: Errno::AGAIN.into(),
+            }
+            .into(),
+        ];
+        let of_the_workspace: [NotStarted; 6] = [
+            rejected.into(),
+            StateError::TurnId {
+                found: "x/y".to_owned(),
+            }
+            .into(),
+            StateError::Damaged {
+                path: path(),
+                offset: 0,
+                why: "its checksum does not fit".to_owned(),
+            }
+            .into(),
+            StateError::NewerVersion {
+                path: path(),
+                offset: 0,
+                found: 2,
+                known: 1,
+            }
+            .into(),
+            StateError::NotNewest {
+                path: path(),
+                expected: 1,
+                found: "no file".to_owned(),
+            }
+            .into(),
+            StateError::Shortened {
+                path: path(),
+                found: 0,
+                expected: 1,
+            }
+            .into(),
+        ];
+        for (errors, part) in [
+            (&of_disk[..], Some(Part::Disk)),
+            (&of_codex, Some(Part::Codex)),
+            (&of_the_workspace, None),
+        ] {
+            for error in errors {
+                assert_eq!(error.suspect(), part, "{error}");
+            }
+        }
+    }
 }

@@ -14,14 +14,16 @@ use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
+use crate::host::Part;
 use crate::workspace::{Finished, LockedJournal, Returned, StateError, ThreadEnd};
 
 /// Between two tries to record a turn's end: unrecorded it must not be told.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 impl<E: Engine> Attempt<'_, E> {
-    /// Cut off by the worker's shutdown: not charged.
-    pub(super) fn give_back(&self, journal: &mut LockedJournal) -> Outcome {
+    /// Cut off by the worker's shutdown, or never run for want of what the
+    /// host lacks: not charged.
+    pub(super) fn give_back(&self, journal: &mut LockedJournal) {
         let returned = Returned {
             turn_id: self.request.turn_id.as_str().to_owned(),
             attempt: self.number,
@@ -33,7 +35,6 @@ impl<E: Engine> Attempt<'_, E> {
             );
         }
         fault::at("turn.returned");
-        Outcome::Returned
     }
 
     /// Records the end, then hands its events out. Until it is recorded,
@@ -70,6 +71,7 @@ impl<E: Engine> Attempt<'_, E> {
             unconfirmed,
             ending: last.clone(),
         };
+        let mut waiting = None;
         loop {
             match block_in_place(|| journal.finished(&finished)) {
                 Ok(()) => break,
@@ -77,17 +79,32 @@ impl<E: Engine> Attempt<'_, E> {
                     tracing::error!(%error, "another attempt runs; this one's end is not told");
                     return Outcome::Busy;
                 }
-                Err(error) => {
+                Err(error) if waiting.is_none() => {
                     let error = with_sources(&error);
-                    tracing::error!(error, "can't record the turn's end; trying again");
+                    tracing::error!(
+                        error,
+                        "can't record the turn's end yet; trying every second"
+                    );
                 }
+                Err(_) => {}
             }
+            let pause = async {
+                if waiting.is_none() {
+                    waiting = Some(self.runner.metrics.turn_unrecorded());
+                    // If it is the whole disk, no other turn need be tried.
+                    self.runner.host.examine(Part::Disk).await;
+                }
+                sleep(RECORD_RETRY).await;
+            };
             tokio::select! {
-                () = sleep(RECORD_RETRY) => {}
+                () = pause => {}
                 () = stop.shutting_down() => return Outcome::Returned,
             }
         }
         fault::at("turn.finished");
+        if waiting.is_some() {
+            tracing::info!("recorded the turn's end at last");
+        }
         sink.push_final(&last);
         Outcome::Ended(Box::new(Summary {
             attempt: self.number,

@@ -8,6 +8,7 @@
 //! A slot is a consumer with a prefetch of one, so that no offer ever waits in
 //! a worker that has no room for it (G2). When the connection is lost, slots
 //! that run a turn keep running it; only free slots consume on the next one.
+//! While the host can't run turns, none consumes: other hosts take the work.
 
 mod heartbeat;
 mod offer;
@@ -148,12 +149,15 @@ impl<E: Engine> Worker<E> {
             match topology.keep(&own_link, &own).await {}
         });
         self.hear_missed_cancels();
-        self.set_consuming(true);
+        let host = &self.runner.host;
         // A slot that can't consume ends this connection, also for the others.
         let (failed, mut failures) = tokio::sync::mpsc::channel(1);
         loop {
+            let fit = host.is_fit();
+            self.set_consuming(fit);
             let slot = tokio::select! {
                 slot = Arc::clone(slots).acquire_owned() => slot,
+                () = host.turns_out(!fit) => continue,
                 Some(error) = failures.recv() => return with_sources(&error),
                 Some(_) = tasks.join_next() => return "the control queue ended".to_owned(),
                 reason = link.closed() => return reason,
@@ -184,20 +188,33 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// One offer after the other, until the connection ends or the worker drains.
+    /// One offer after the other, until the connection ends or the worker
+    /// drains; none while the host can't run turns.
     async fn serve_slot(&self, link: &Link, shutdown: &Shutdown) -> Result<(), ConsumeError> {
-        let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
+        let host = &self.runner.host;
         loop {
-            let delivery = tokio::select! {
-                // First, or what was just given back could be taken again.
-                biased;
-                () = shutdown.drain.cancelled() => {
-                    consumer.stop().await;
-                    return Ok(());
-                }
-                delivery = consumer.next() => delivery?,
-            };
-            self.serve_offer(delivery, shutdown).await;
+            tokio::select! {
+                () = host.fit() => {}
+                () = shutdown.drain.cancelled() => return Ok(()),
+                _ = link.closed() => return Ok(()),
+            }
+            let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
+            loop {
+                let delivery = tokio::select! {
+                    // First, or what was just given back could be taken again.
+                    biased;
+                    () = shutdown.drain.cancelled() => {
+                        consumer.stop().await;
+                        return Ok(());
+                    }
+                    () = host.unfit() => {
+                        consumer.stop().await;
+                        break;
+                    }
+                    delivery = consumer.next() => delivery?,
+                };
+                self.serve_offer(delivery, shutdown).await;
+            }
         }
     }
 

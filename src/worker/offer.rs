@@ -145,7 +145,12 @@ impl<E: Engine> Worker<E> {
             }
             Outcome::Busy => tracing::debug!("somebody else has the workspace"),
             Outcome::Returned => tracing::info!("gave the turn back"),
+            Outcome::Unfit(finding) => {
+                self.metrics.turn_not_started(Some(finding.lack));
+                tracing::info!(lack = finding.lack.as_str(), "gave the turn back");
+            }
             Outcome::NotStarted(error) => {
+                self.metrics.turn_not_started(error.lack());
                 tracing::error!(error = with_sources(&error), "could not start the turn");
             }
         }

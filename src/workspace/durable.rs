@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::dir::{Dir, PRIVATE_FILE, age};
 use super::error::DiskError;
+use crate::fault;
 
 /// No turn id and no segment of a workspace id may hold a `~`.
 const TEMP: &str = "~tmp-";
@@ -20,6 +21,9 @@ const TEMP: &str = "~tmp-";
 /// process's. Should its writer live after all, its `link` or `rename` fails,
 /// which is an error like any other.
 const DEBRIS_AGE: Duration = Duration::from_secs(3600);
+
+/// As much as the records of a usual turn take.
+const PROBE_BYTES: usize = 16 << 10;
 
 /// What became of an exclusive creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,14 @@ impl Dir {
     /// Makes the names in here durable.
     pub(super) fn sync(&self) -> Result<(), DiskError> {
         sync_all(self).map_err(|errno| DiskError::new("sync", self.path(), errno))
+    }
+
+    /// Tries whether a small file can be written here, and leaves none.
+    pub(super) fn try_writing(&self) -> Result<(), DiskError> {
+        Temp::write(self, temp_name(), &[0; PROBE_BYTES], PRIVATE_FILE)
+            .and_then(|temp| temp.sync())
+            // By a name that is the same each time: who repeats it says nothing new.
+            .map_err(|error| DiskError::new("write to", self.path(), error.source))
     }
 
     /// Replaces `name` as a whole, durably.
@@ -111,6 +123,7 @@ impl Dir {
 
 /// Appends all of it in one write and makes it durable.
 pub(super) fn append(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    fault::disk("disk.write")?;
     file.write_all(bytes)?;
     Ok(sync_data(file)?)
 }
@@ -142,7 +155,7 @@ impl<'a> Temp<'a> {
             file: File::from(fd),
             renamed: Cell::new(false),
         };
-        let written = temp.file.write_all(bytes);
+        let written = fault::disk("disk.write").and_then(|()| temp.file.write_all(bytes));
         written.map_err(|error| dir.error("write", &temp.name, error))?;
         Ok(temp)
     }

@@ -1,5 +1,6 @@
 //! The workspace root, and how a workspace comes to be under it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,6 @@ use rustix::fs::{Access, AtFlags, Mode};
 
 use super::claims::Claims;
 use super::dir::{Dir, Found, SHARED_DIR};
-use super::durable::temp_name;
 use super::error::{DiskError, Rejection, WorkspaceError};
 use super::threads::Threads;
 use super::{CLAIMS, REJECTED, STATE, Workspace, id, lock};
@@ -70,25 +70,19 @@ impl Root {
             .canonicalize()
             .map_err(|error| DiskError::new("resolve", path, error))?;
         let dir = Dir::open(&canonical)?;
-        rustix::fs::accessat(
-            &dir,
-            ".",
-            Access::WRITE_OK | Access::EXEC_OK,
-            AtFlags::EACCESS,
-        )
-        .map_err(|errno| DiskError::new("write to", &canonical, errno))?;
+        may_write(&dir)?;
         let ours = dir.make_own_dir(OURS)?;
-        // Where nothing can be created, better say so now than at each turn.
-        let probe = temp_name();
-        ours.make_file(&probe)?;
-        ours.remove(&probe)?;
+        let workspaces = ours.make_own_dir(WORKSPACES)?;
+        // Where nothing can be written, better say so now than at each turn.
+        workspaces.try_writing()?;
 
         let threads = ours.make_own_dir(THREADS)?;
         let rejected = ours.make_own_dir(NAMELESS)?;
-        threads.sweep()?;
-        rejected.sweep()?;
+        for dir in [&workspaces, &threads, &rejected] {
+            dir.sweep()?;
+        }
         Ok(Root {
-            workspaces: Arc::new(ours.make_own_dir(WORKSPACES)?),
+            workspaces: Arc::new(workspaces),
             threads: Threads::new(threads),
             rejected: Claims::new(rejected),
             dir: Arc::new(dir),
@@ -105,6 +99,21 @@ impl Root {
     /// a folder there.
     pub fn codex_home_template(&self) -> PathBuf {
         self.ours.path().join("codex-home-template")
+    }
+
+    /// Tries whether records can be written where they were when the root was
+    /// opened: another folder in that place would hold other locks.
+    pub fn probe(&self) -> Result<(), DiskError> {
+        let path = self.workspaces.path();
+        let look = |errno| DiskError::new("look at", path, errno);
+        let opened = rustix::fs::fstat(&self.workspaces).map_err(look)?;
+        let there = rustix::fs::lstat(path).map_err(look)?;
+        if (opened.st_dev, opened.st_ino) != (there.st_dev, there.st_ino) {
+            let other = io::Error::other("it is not the folder that was there at the start");
+            return Err(DiskError::new("use", path, other));
+        }
+        may_write(&self.dir)?;
+        self.workspaces.try_writing()
     }
 
     pub fn threads(&self) -> &Threads {
@@ -223,12 +232,18 @@ impl Root {
                 Err(rejected(id, Rejection::NotADirectory { path, found: kind }))
             }
             Walk::Missing => {
-                let error = std::io::Error::from(std::io::ErrorKind::NotFound);
+                let error = io::Error::from(io::ErrorKind::NotFound);
                 let path = self.path().join(id);
                 Err(DiskError::new("open directory", &path, error).into())
             }
         }
     }
+}
+
+fn may_write(dir: &Dir) -> Result<(), DiskError> {
+    let needed = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir, ".", needed, AtFlags::EACCESS)
+        .map_err(|errno| DiskError::new("write to", dir.path(), errno))
 }
 
 fn rejected(id: &str, why: Rejection) -> WorkspaceError {
@@ -484,6 +499,35 @@ mod tests {
         let link = tmp.path().join("link");
         symlink(root.path(), &link).unwrap();
         assert_eq!(Root::open(&link).unwrap().path(), root.path());
+    }
+
+    #[test]
+    fn g4_a_root_that_can_be_written_to_passes_and_keeps_no_trace() {
+        let (_tmp, root) = root();
+        root.probe().unwrap();
+        assert!(root.workspaces.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn g4_a_root_whose_folders_were_replaced_fails_until_they_are_back() {
+        let (tmp, root) = root();
+        let (ours, aside) = (root.ours.path().to_owned(), tmp.path().join("aside"));
+        std::fs::rename(&ours, &aside).unwrap();
+        let replaced: [&dyn Fn(); 4] = [
+            &|| {},
+            &|| std::fs::write(&ours, "").unwrap(),
+            &|| symlink("/nowhere", &ours).unwrap(),
+            &|| std::fs::create_dir_all(ours.join(WORKSPACES)).unwrap(),
+        ];
+        for replace in replaced {
+            replace();
+            let error = root.probe().unwrap_err();
+            assert!(error.path.starts_with(&ours), "{error}");
+            let _ = std::fs::remove_file(&ours);
+            let _ = std::fs::remove_dir_all(&ours);
+        }
+        std::fs::rename(&aside, &ours).unwrap();
+        root.probe().unwrap();
     }
 
     #[test]

@@ -32,14 +32,15 @@ pub async fn check(settings: &Settings, root: Option<&Root>, report: &mut Report
             return;
         }
     };
-    let program = engine.program.display();
-    match engine.version().await.as_deref() {
-        Some(TESTED_VERSION) => report.ok("codex", &format!("{program}, version {TESTED_VERSION}")),
-        Some(other) => report.warn(
+    let path = engine.program.path();
+    let program = path.display();
+    match engine.program.version(&engine.env).await.as_deref() {
+        Ok(TESTED_VERSION) => report.ok("codex", &format!("{program}, version {TESTED_VERSION}")),
+        Ok(other) => report.warn(
             "codex",
             &format!("{program}, version {other}; tried was {TESTED_VERSION}"),
         ),
-        None => report.fail("codex", &format!("{program} --version tells no version")),
+        Err(error) => report.fail("codex", &with_sources(error)),
     }
     let Some(root) = root else { return };
     home(settings, root, &engine, report);
@@ -153,7 +154,7 @@ async fn under_guard(engine: &Exec, root: &Root) -> Result<(), String> {
     let nothing = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     let (mut guard, _pipes) = guard::spawn(GuardSpec {
         guard_program: engine.guard_program.clone(),
-        program: engine.program.clone(),
+        program: engine.program.path(),
         args: vec!["--version".to_owned()],
         env: engine.env.clone(),
         dir: root.path().to_owned(),

@@ -29,6 +29,10 @@ impl Engine for Scripted {
     fn start(&self, _: TurnInput<'_>) -> Result<Self, SpawnError> {
         Ok(self.clone())
     }
+
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 impl EngineRun for Scripted {

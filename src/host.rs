@@ -1,0 +1,202 @@
+//! What this host lacks for running turns, if anything, and when it has it again.
+//!
+//! ```text
+//! a turn meets an error ─▶ suspect ─▶ probe ─▶ works: the turn's own
+//!                                       └────▶ fails: the host's ─▶ no offers, /readyz, metric
+//!                  now and then ─▶ probe ─▶ works: take offers again
+//! ```
+//!
+//! An error alone does not tell whose fault it is: a full disk stops every
+//! turn, a damaged folder one workspace. So the part of the host that is
+//! suspected is tried apart from any turn, and that decides.
+
+mod finding;
+mod pauses;
+mod probes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::{Mutex, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+pub use finding::{Finding, Lack, Part};
+use pauses::Pauses;
+pub use probes::{codex, disk};
+
+/// Tries a part of the host.
+pub type Probe = Box<dyn Fn(Look) -> BoxFuture<'static, Result<(), Finding>> + Send + Sync>;
+
+/// How closely a part is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Whether it still is what worked before; may be done for ever.
+    Glance,
+    /// Whether it works.
+    Try,
+}
+
+/// Cheap to clone; all clones know the same.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: BTreeMap<Part, Probed>,
+    findings: watch::Sender<BTreeMap<Part, Finding>>,
+    metrics: Metrics,
+}
+
+struct Probed {
+    probe: Probe,
+    /// Many turns may fail at once; one probe answers for all.
+    one_at_a_time: Mutex<()>,
+}
+
+impl Host {
+    /// Fit until something is found; `parts` are what it needs.
+    pub fn new(parts: impl IntoIterator<Item = (Part, Probe)>, metrics: Metrics) -> Self {
+        let probed = |(part, probe)| {
+            let one_at_a_time = Mutex::default();
+            (
+                part,
+                Probed {
+                    probe,
+                    one_at_a_time,
+                },
+            )
+        };
+        Self {
+            inner: Arc::new(Inner {
+                parts: parts.into_iter().map(probed).collect(),
+                findings: watch::Sender::default(),
+                metrics,
+            }),
+        }
+    }
+
+    /// Something went wrong that may be this host's fault: tells what it
+    /// lacks, or nothing where the part works, so that the fault is another's.
+    pub async fn examine(&self, part: Part) -> Option<Finding> {
+        let probed = self.inner.parts.get(&part)?;
+        let _alone = probed.one_at_a_time.lock().await;
+        if let Some(known) = self.finding(part) {
+            return Some(known);
+        }
+        self.probe(part, probed, Look::Try).await
+    }
+
+    /// What is lacking, for a person to read; nothing: turns can run.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.inner.findings.borrow().values().cloned().collect()
+    }
+
+    pub fn is_fit(&self) -> bool {
+        self.inner.findings.borrow().is_empty()
+    }
+
+    /// Completes when turns can run here.
+    pub async fn fit(&self) {
+        self.turns_out(true).await;
+    }
+
+    /// Completes when turns can't run here.
+    pub async fn unfit(&self) {
+        self.turns_out(false).await;
+    }
+
+    /// Completes when turns can run here, or when they can't.
+    pub async fn turns_out(&self, fit: bool) {
+        self.until(|findings| findings.is_empty() == fit).await;
+    }
+
+    /// Looks at every part for as long as it lives: what is idle notices what
+    /// is lacking, too, and what was found is taken back when it works again.
+    pub async fn watch(self, end: CancellationToken) {
+        let parts = self.inner.parts.iter();
+        let watching = join_all(parts.map(|(part, probed)| self.watch_part(*part, probed)));
+        tokio::select! {
+            _ = watching => {}
+            () = end.cancelled() => {}
+        }
+    }
+
+    async fn watch_part(&self, part: Part, probed: &Probed) {
+        let mut pauses = Pauses::default();
+        loop {
+            let fit = self.finding(part).is_none();
+            let changed = self.until(|findings| findings.contains_key(&part) == fit);
+            tokio::select! {
+                () = sleep(pauses.next(fit, Instant::now())) => {}
+                () = changed => continue,
+            }
+            let _alone = probed.one_at_a_time.lock().await;
+            let look = if fit { Look::Glance } else { Look::Try };
+            self.probe(part, probed, look).await;
+        }
+    }
+
+    async fn probe(&self, part: Part, probed: &Probed, look: Look) -> Option<Finding> {
+        let finding = (probed.probe)(look).await.err();
+        self.found(part, finding.clone());
+        finding
+    }
+
+    fn found(&self, part: Part, finding: Option<Finding>) {
+        self.inner.findings.send_if_modified(|findings| {
+            let before = findings.get(&part).cloned();
+            if before == finding {
+                return false;
+            }
+            match &finding {
+                Some(Finding { lack, why }) if before.is_none() => {
+                    let lack = lack.as_str();
+                    tracing::error!(lack, why, "this host can't run turns; it takes none");
+                }
+                Some(Finding { lack, why }) => {
+                    tracing::warn!(lack = lack.as_str(), why, "this host still can't run turns");
+                }
+                None => tracing::info!(
+                    lacked = before.map(|finding| finding.lack.as_str()),
+                    "what this host lacked is there again"
+                ),
+            }
+            match finding {
+                Some(finding) => drop(findings.insert(part, finding)),
+                None => drop(findings.remove(&part)),
+            }
+            for lack in Lack::ALL {
+                let unfit = findings.values().any(|finding| finding.lack == *lack);
+                self.inner.metrics.set_host_unfit(*lack, unfit);
+            }
+            true
+        });
+    }
+
+    fn finding(&self, part: Part) -> Option<Finding> {
+        self.inner.findings.borrow().get(&part).cloned()
+    }
+
+    async fn until(&self, holds: impl Fn(&BTreeMap<Part, Finding>) -> bool) {
+        let mut findings = self.inner.findings.subscribe();
+        // It can't be closed: this is a sender itself.
+        let _ = findings.wait_for(|now| holds(now)).await;
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let findings = self.findings();
+        f.debug_struct("Host")
+            .field("findings", &findings)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
