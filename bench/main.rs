@@ -1,0 +1,102 @@
+//! Measures the pool beside what could be had for less: see ops/bench, which
+//! builds everything for release and calls this.
+
+mod broker;
+mod load;
+mod machine;
+mod one_channel;
+mod proc;
+mod process;
+mod rows;
+mod stage;
+mod stats;
+mod table;
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use machine::Machine;
+use process::Programs;
+use rows::Measured;
+use stage::Bench;
+use table::Row;
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// An empty folder for everything that is written, on the disk to be measured
+    #[arg(long, hide = true)]
+    dir: PathBuf,
+    /// Where the programs are, built for release
+    #[arg(long, hide = true)]
+    programs: PathBuf,
+    /// Writes the table there as JSON, with the numbers behind it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Prints the table as Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// Measures only these
+    #[arg(long, value_name = "WHAT", num_args = 1..)]
+    only: Vec<Measured>,
+    /// Measures less of each: in a minute, but rougher
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    date: String,
+    quick: bool,
+    machine: &'a Machine,
+    rows: &'a [Row],
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let programs = Programs {
+        turn_worker: args.programs.join("turn-worker"),
+        one_hop: args.programs.join("examples/one-hop"),
+        codex: args.programs.join("examples/free-codex"),
+    };
+    let mut bench = Bench::new(&args.dir, programs, args.quick)?;
+    let machine = Machine::look(&args.dir, bench.broker.version().await?)?;
+    eprintln!("{machine}");
+    let wanted: Vec<Measured> = match args.only.is_empty() {
+        true => Measured::value_variants().to_vec(),
+        false => args.only,
+    };
+    let mut rows = Vec::new();
+    for measured in wanted {
+        let name = measured.to_possible_value().context("no name")?;
+        eprintln!("{}", name.get_name());
+        rows.extend(
+            measured
+                .rows(&mut bench)
+                .await
+                .with_context(|| name.get_name().to_owned())?,
+        );
+    }
+    let report = Report {
+        date: jiff::Timestamp::now().to_string(),
+        quick: args.quick,
+        machine: &machine,
+        rows: &rows,
+    };
+    if let Some(file) = &args.json {
+        fs::write(file, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| file.display().to_string())?;
+    }
+    let terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    println!("\n{machine}\n");
+    match args.markdown {
+        true => print!("{}", table::markdown(&rows)),
+        false => print!("{}", table::text(&rows, terminal)),
+    }
+    Ok(())
+}

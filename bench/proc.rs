@@ -1,0 +1,87 @@
+//! What the system tells of processes.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Linux counts in hundredths of a second wherever it tells programs.
+const MS_PER_TICK: u64 = 10;
+
+/// CPU time, user and system together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    /// The process's own.
+    pub own: Duration,
+    /// That of children which it has waited for, and of theirs.
+    pub reaped: Duration,
+}
+
+impl Cpu {
+    pub fn of(pid: u32) -> Result<Self> {
+        let fields = stat(pid)?;
+        let ticks = |number: usize| -> Result<u64> {
+            // The first field after the name is number 3.
+            let field = fields.get(number - 3).context("a short stat line")?;
+            Ok(field.parse()?)
+        };
+        let time = |ticks: u64| Duration::from_millis(ticks * MS_PER_TICK);
+        Ok(Self {
+            own: time(ticks(14)? + ticks(15)?),
+            reaped: time(ticks(16)? + ticks(17)?),
+        })
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            own: self.own.saturating_sub(before.own),
+            reaped: self.reaped.saturating_sub(before.reaped),
+        }
+    }
+}
+
+/// Resident memory of a process, in MiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    pub now: f64,
+    pub peak: f64,
+}
+
+impl Memory {
+    pub fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        Ok(Self {
+            now: mib(&status, "VmRSS:").context("no VmRSS")?,
+            peak: mib(&status, "VmHWM:").context("no VmHWM")?,
+        })
+    }
+}
+
+/// What a process takes, with its share of what it shares, in MiB. Nothing
+/// where this user may not look.
+pub fn proportional(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    mib(&text, "Pss:")
+}
+
+/// The processes whose parent is `pid`.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let all = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    Ok(all
+        .filter(|&child| stat(child).is_ok_and(|fields| fields.get(1) == Some(&pid.to_string())))
+        .collect())
+}
+
+/// The fields after the name, which may itself hold blanks.
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(')').context("no stat line")?;
+    Ok(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+fn mib(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024.0)
+}
