@@ -75,6 +75,6 @@ fn new_thread() -> String {
         ms >> 16,
         ms & 0xffff,
         rest & 0xfff,
-        (u64::from(rest >> 12) << 32) | u64::from(std::process::id())
+        (u64::from((rest >> 12) & 0xffff) << 32) | u64::from(std::process::id())
     )
 }

@@ -15,6 +15,7 @@ mod table;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -57,12 +58,22 @@ struct Report<'a> {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    let folder = args.programs.canonicalize().context("--programs")?;
     let programs = Programs {
-        turn_worker: args.programs.join("turn-worker"),
-        one_hop: args.programs.join("examples/one-hop"),
-        codex: args.programs.join("examples/free-codex"),
+        turn_worker: folder.join("turn-worker"),
+        one_hop: folder.join("examples/one-hop"),
+        codex: folder.join("examples/free-codex"),
     };
     let mut bench = Bench::new(&args.dir, programs, args.quick)?;
     let machine = Machine::look(&args.dir, bench.broker.version().await?)?;

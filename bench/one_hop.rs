@@ -79,6 +79,7 @@ async fn main() -> Result<()> {
         tokio::spawn(async move {
             if let Err(error) = worker.run(delivery).await {
                 eprintln!("a turn failed: {error}");
+                std::process::exit(1);
             }
         });
     }
