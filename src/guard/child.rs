@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper,
-    set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process,
+    set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setpgid, setsid,
 };
 
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
@@ -47,6 +47,7 @@ fn run() -> io::Result<()> {
     ] {
         signal_hook::flag::register(signal, Arc::clone(&caught))?;
     }
+    leave_session();
     seal_descriptors()?;
     let (children, ended) = UnixStream::pair()?;
     children.set_nonblocking(true)?;
@@ -81,6 +82,16 @@ fn run() -> io::Result<()> {
     fault::at("guard.cleared");
     tell(&mut worker, &Report::Gone { leftovers });
     watched
+}
+
+/// Into a session of one's own, out of reach of the worker's terminal. Whoever
+/// leads a group, as this process does from its start, can't leave its
+/// session: so it joins the worker's for a moment, with signals caught.
+fn leave_session() {
+    // Fails only when the worker has died, and then there is nothing to start.
+    let _ = getppid()
+        .map_or(Ok(()), |worker| setpgid(None, Some(getpgid(Some(worker))?)))
+        .and_then(|()| setsid());
 }
 
 /// What the worker itself inherited, and so passed on to this process, is
@@ -184,7 +195,7 @@ fn spawn(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> io:
         command.pre_exec(move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // The guard may have died before the call above took effect.
-            if rustix::process::getppid() != Some(guard) {
+            if getppid() != Some(guard) {
                 return Err(rustix::io::Errno::SRCH.into());
             }
             Ok(())

@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::setsid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -144,16 +143,10 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
         .envs(fault::environment())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
-    #[expect(
-        unsafe_code,
-        reason = "std has no setsid; one system call, no memory touched"
-    )]
-    // SAFETY: setsid is async-signal-safe.
-    unsafe {
-        // A terminal's Ctrl-C is for the worker alone, which then decides.
-        command.pre_exec(|| setsid().map(drop).map_err(Into::into));
-    }
+        .stderr(Stdio::inherit())
+        // A terminal's Ctrl-C is for the worker alone, which then decides. The guard makes itself
+        // a session of its own; a hook here that did so would have the whole worker forked.
+        .process_group(0);
     let (child, own) = own::start(&mut command).map_err(|source| SpawnError::Spawn {
         program: spec.guard_program.clone(),
         source,
