@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -74,10 +75,15 @@ impl Dir {
         self.sync()
     }
 
-    /// Replaces `name` as a whole, but a power cut may undo it or leave
-    /// rubbish: for what can be found out again.
-    pub(super) fn write_cache(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
-        Temp::write(self, temp_name(), bytes, PRIVATE_FILE)?.rename(name)
+    /// Writes over what `name` holds, where it stands: a death on the way leaves
+    /// a mixture. Only for what carries a checksum and can be found out again,
+    /// and is written too often for a new file each time. One writer at a time.
+    pub(super) fn overwrite_cache(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        let file = self.make_file(name)?;
+        file.write_all_at(bytes, 0)
+            // Afterwards: a file that is emptied first is flushed to the disk by some systems.
+            .and_then(|()| file.set_len(bytes.len() as u64))
+            .map_err(|error| self.error("write", name, error))
     }
 
     /// Creates `name` with all its content at once, durably, if it isn't
@@ -251,6 +257,17 @@ mod tests {
         std::fs::create_dir(tmp.path().join("d")).unwrap();
         assert!(dir.write_atomic("d", b"x", PRIVATE_FILE).is_err());
         assert_eq!(dir.names().unwrap(), ["d"]);
+    }
+
+    #[test]
+    fn overwrites_all_that_was_there_and_makes_no_second_file() {
+        let (tmp, dir) = dir();
+        for text in ["short", "long, the second one", "last"] {
+            dir.overwrite_cache("f", text.as_bytes()).unwrap();
+            let read = std::fs::read_to_string(tmp.path().join("f")).unwrap();
+            assert_eq!(read, text);
+        }
+        assert_eq!(dir.names().unwrap(), ["f"]);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Checkpoint {
     }
 
     pub fn store(&self, state: &Dir) -> Result<(), DiskError> {
-        state.write_cache(CHECKPOINT, &line::encode(self))
+        state.overwrite_cache(CHECKPOINT, &line::encode(self))
     }
 
     /// Adds a record to the tally; `len` is the caller's.
