@@ -68,6 +68,8 @@ use held::{Fate, Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
 
+use crate::fault;
+
 /// How often a worker tells what it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
@@ -462,7 +464,7 @@ impl Queue {
             return;
         };
         let line = self.lines.get(&held.turn.workspace);
-        let is_head = line.and_then(Line::head) == Some(ticket);
+        let is_head = line.and_then(Line::head) == Some(ticket) || fault::is_on("sabotage.order");
         let wake = match held.fate {
             Fate::Asked { .. } => None,
             Fate::ToAsk { at, .. } if at > now => Some(at),

@@ -45,6 +45,9 @@ impl<'a, S: EventSink> Emitter<'a, S> {
         let Some(event) = self.seal(body) else {
             return Ok(());
         };
+        if fault::is_on("sabotage.seq") {
+            return Ok(());
+        }
         let pushed = clocks.unless_stopped(self.sink.push(&event)).await;
         if pushed.is_err() {
             // It has its number already: leaving it out would be a gap.

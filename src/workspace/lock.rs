@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::error::DiskError;
+use crate::fault;
 
 pub(super) const LOCK: &str = "lock";
 
@@ -37,7 +38,8 @@ pub(super) fn try_lock(state: &Arc<Dir>) -> Result<Option<WorkspaceLock>, DiskEr
     let file = state
         .file(LOCK, OFlags::RDWR)?
         .ok_or_else(|| state.error("open", LOCK, Errno::NOENT))?;
-    Ok(take(state, LOCK, &file)?.then(|| WorkspaceLock {
+    let taken = fault::is_on("sabotage.lock") || take(state, LOCK, &file)?;
+    Ok(taken.then(|| WorkspaceLock {
         file,
         state: Arc::clone(state),
     }))

@@ -8,8 +8,9 @@
 //!
 //! What it records goes to `$STAND_IN_DIR/log`, one line an event, appended
 //! in one write, so that the file's order is the order of events:
-//! `start <workspace> <pid> <first word of the prompt's first line>`, then `end …`,
-//! and `overlap …` when another one was at work in the workspace at its start.
+//! `start <workspace> <pid> <first word of the prompt's first line> <nanoseconds since 1970>`,
+//! then `end …`, and `overlap …` when another one, or anything that one had started,
+//! was alive in the workspace at its start.
 //! Threads with their token totals live in `$STAND_IN_DIR/threads`.
 
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -65,7 +66,7 @@ struct StandIn {
     answers: u64,
     /// Where each answer's tokens are told at once, as the real one does; only if wanted.
     rollout: Option<PathBuf>,
-    /// Locked as long as this process lives, and no longer.
+    /// Locked as long as this process lives, or one that it has started.
     _alone: File,
 }
 
@@ -171,14 +172,7 @@ impl StandIn {
             }
             "daemon" => self.daemon(argument),
             "keep-records" => self.keep_records(),
-            // The worker above the guard above this one: a turn that is poison.
-            "kill-worker" => {
-                let guard = std::os::unix::process::parent_id();
-                let stat = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap();
-                let after_name = stat.rsplit(')').next().unwrap();
-                let worker = after_name.split_whitespace().nth(1).unwrap();
-                kill(rustix::process::Pid::from_raw(worker.parse().unwrap()).unwrap());
-            }
+            "kill-worker" => kill_worker(),
             // Says that the turn is over, and stays.
             "finish" => self.complete(),
             "fail" => {
@@ -296,13 +290,15 @@ impl StandIn {
 
     fn record(&self, what: &str) {
         let here = std::env::current_dir().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         append(
             &self.dir.join("log"),
             &format!(
-                "{what} {} {} {}\n",
+                "{what} {} {} {} {}\n",
                 here.display(),
                 std::process::id(),
-                self.tag
+                self.tag,
+                now.as_nanos()
             ),
         );
     }
@@ -322,11 +318,37 @@ fn kill(pid: rustix::process::Pid) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// One for each workspace.
+/// One for each workspace. Whatever this process starts inherits it.
 fn busy_file(dir: &Path) -> File {
     let here = std::env::current_dir().unwrap();
     let name = here.to_str().unwrap().replace('/', "%");
-    File::create(dir.join(format!("busy-{name}"))).unwrap()
+    let file = File::create(dir.join(format!("busy-{name}"))).unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+    file
+}
+
+/// Kills the worker, as a turn does that takes all the memory, and waits for
+/// what becomes of that. Looks twice that it is one.
+fn kill_worker() {
+    let me = std::process::id().cast_signed();
+    let worker = parent(me, "__guard").and_then(|guard| parent(guard, "serve"));
+    if let Some(worker) = worker.and_then(rustix::process::Pid::from_raw) {
+        kill(worker);
+    }
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// The parent, if its first argument is that.
+fn parent(pid: i32, argument: &str) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
+    let command = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let first = command.split(|byte| *byte == 0).nth(1)?;
+    (first == argument.as_bytes()).then_some(parent)
 }
 
 fn in_own_session(command: &mut Command) -> &mut Command {

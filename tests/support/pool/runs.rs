@@ -34,7 +34,7 @@ impl Runs {
         };
         for line in text.lines() {
             let words: Vec<&str> = line.split(' ').collect();
-            let &[what, dir, pid, turn] = words.as_slice() else {
+            let &[what, dir, pid, turn, _time] = words.as_slice() else {
                 panic!("the stand-in recorded {line:?}")
             };
             let pid = pid.parse().unwrap();
