@@ -99,7 +99,7 @@ impl StandIn {
         stand_in.emit(&json!({"type": "thread.started", "thread_id": stand_in.thread}));
         let threads = stand_in.dir.join("threads").join(&stand_in.thread);
         if !threads.exists() {
-            fs::write(&threads, "[0,0,0,0,0]").unwrap();
+            write_whole(&threads, "[0,0,0,0,0]");
         }
         stand_in.emit(&json!({"type": "turn.started"}));
         stand_in
@@ -280,7 +280,7 @@ impl StandIn {
         for (sum, each) in total.iter_mut().zip(ANSWER) {
             *sum += each * self.answers;
         }
-        fs::write(&file, json!(total).to_string()).unwrap();
+        write_whole(&file, &json!(total).to_string());
         self.record_answer();
         self.tell_rollout(&json!({"type": "event_msg", "payload": {
             "type": "token_count", "info": {"total_token_usage": usage(total)}}}));
@@ -369,6 +369,13 @@ fn append(path: &Path, line: &str) {
         .open(path)
         .unwrap();
     file.write_all(line.as_bytes()).unwrap();
+}
+
+/// Also where it is killed meanwhile.
+fn write_whole(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 fn write_all(bytes: &[u8]) {

@@ -58,8 +58,8 @@ fn g8_codex_inherits_no_descriptor() {
         .current_dir(host.path());
     let prompt = "t\nrun ls /proc/self/fd\nrun cat <&7";
     let turn = host.start_command(outer, "a", prompt).ended();
-    // The fourth is the folder that is being listed.
-    assert_eq!(turn.printed(), ["0\n1\n2\n3\n", ""]);
+    // The fourth is what the stand-in holds itself, the fifth the folder that is being listed.
+    assert_eq!(turn.printed(), ["0\n1\n2\n3\n4\n", ""]);
 }
 
 /// The agent looks at its ancestors: the guard, then the worker.
