@@ -1,0 +1,126 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::plan::{Sabotage, Shape};
+use crate::run::Length;
+
+/// A seeded run under fire: workers, the broker and the connections between
+/// them are killed, frozen and cut at random while turns run; then the event
+/// stream, the journals and what the stand-in for codex wrote down are laid
+/// side by side.
+///
+/// The seed decides which turns there are, what each does, and which faults
+/// strike after how many ended turns; it is printed, and with it the same plan
+/// is played again (the kernel and the broker take their own time).
+///
+/// Exit status: 0 if nothing was found (with --sabotage: if all was caught),
+/// 1 if not, and then all logs and records are kept.
+///
+/// RABBITMQ_HOME takes another RabbitMQ than the system's: see
+/// ops/rabbitmq/node --help.
+#[derive(Debug, Parser)]
+#[command(name = "ops/chaos")]
+pub struct Args {
+    /// Decides everything that is decided here; a random one by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many turns; 1000 by default
+    #[arg(long, conflicts_with = "minutes")]
+    turns: Option<usize>,
+    /// For how long turns are enqueued, instead of how many
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Worker processes; 5, or 3 in a short run
+    #[arg(long)]
+    pub processes: Option<usize>,
+    /// Workspaces, of which an eighth gets half of the turns; 32, or 16
+    #[arg(long)]
+    pub workspaces: Option<usize>,
+    /// Some 20 seconds: fewer turns, no fault that takes long
+    #[arg(long)]
+    pub short: bool,
+    /// On three nodes of RabbitMQ; the queues' leaders are killed
+    #[arg(long)]
+    pub cluster: bool,
+    /// Lets all workers leave one thing out, which the verdict has to find
+    #[arg(long, value_name = "WHAT")]
+    sabotage: Option<Which>,
+    /// Keeps logs and records also when all is well
+    #[arg(long)]
+    pub keep: bool,
+    /// Writes the report to a file, too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Prints the figures as a Markdown table, too
+    #[arg(long)]
+    pub markdown: bool,
+    #[arg(skip = fastrand::u32(..))]
+    random: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    Lock,
+    Order,
+    Journal,
+    Seq,
+    Guard,
+    /// One after the other
+    All,
+}
+
+impl Args {
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(self.random.into())
+    }
+
+    /// The runs that are wanted.
+    pub fn sabotages(&self) -> Vec<Option<Sabotage>> {
+        let all = Sabotage::value_variants().iter().copied();
+        match self.sabotage {
+            None => vec![None],
+            Some(Which::All) => all.map(Some).collect(),
+            Some(Which::Lock) => vec![Some(Sabotage::Lock)],
+            Some(Which::Order) => vec![Some(Sabotage::Order)],
+            Some(Which::Journal) => vec![Some(Sabotage::Journal)],
+            Some(Which::Seq) => vec![Some(Sabotage::Seq)],
+            Some(Which::Guard) => vec![Some(Sabotage::Guard)],
+        }
+    }
+
+    pub fn length(&self, sabotage: bool) -> Length {
+        match (self.turns, self.minutes) {
+            (Some(turns), _) => Length::Turns(turns),
+            (None, Some(minutes)) => Length::Time(Duration::from_secs_f64(minutes * 60.0)),
+            (None, None) if sabotage => Length::Turns(80),
+            (None, None) if self.short => Length::Turns(120),
+            (None, None) => Length::Turns(1_000),
+        }
+    }
+
+    /// How to play the same plan again.
+    pub fn again(&self, shape: &Shape) -> String {
+        let sabotage = shape
+            .sabotage
+            .and_then(|sabotage| sabotage.to_possible_value());
+        let mut words = vec![format!("ops/chaos --seed {}", shape.seed)];
+        words.extend(sabotage.map(|sabotage| format!("--sabotage {}", sabotage.get_name())));
+        words.extend(self.short.then(|| "--short".to_owned()));
+        words.extend(self.cluster.then(|| "--cluster".to_owned()));
+        words.extend(self.turns.map(|turns| format!("--turns {turns}")));
+        words.extend(self.minutes.map(|minutes| format!("--minutes {minutes}")));
+        words.extend(
+            self.processes
+                .map(|processes| format!("--processes {processes}")),
+        );
+        words.extend(
+            self.workspaces
+                .map(|workspaces| format!("--workspaces {workspaces}")),
+        );
+        words.join(" ")
+    }
+}

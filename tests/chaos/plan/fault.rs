@@ -1,0 +1,186 @@
+//! The faults, and how often each comes up.
+
+use std::ops::Range;
+
+use super::{Shape, weighted};
+
+/// Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// SIGKILL of a worker's process.
+    KillWorker,
+    /// The same, of the one whose sequencer is active.
+    KillSequencer,
+    KillGuard,
+    KillCodex,
+    /// A worker and the guard of a turn of its, at once.
+    KillWorkerAndGuard,
+    /// SIGSTOP, and SIGCONT later.
+    Freeze {
+        ms: u64,
+    },
+    /// The same, of the active sequencer's process; meanwhile the broker hangs up.
+    FreezeSequencer {
+        ms: u64,
+    },
+    /// SIGTERM, and a new process in its place.
+    Drain,
+    /// One process after the other.
+    RollingReplacement,
+    /// All connections of a process are cut.
+    Cut,
+    /// One connection of a process goes silent in one or both directions,
+    /// and is cut in the end.
+    HalfOpen {
+        up: bool,
+        down: bool,
+        ms: u64,
+    },
+    /// All connections of the active sequencer's process, and new ones, go
+    /// silent; the broker is told at once that they have ended, or never.
+    Partition {
+        hang_up: bool,
+        ms: u64,
+    },
+    /// The broker closes one connection, of anybody.
+    CloseOne,
+    CloseAll,
+    /// What is offered gets lost.
+    PurgeOffers,
+    /// So does the queue of the offers.
+    DeleteOffers,
+    /// The broker's application stops, and starts again.
+    StopBroker {
+        ms: u64,
+    },
+    /// The broker's node is killed, and started again.
+    KillBroker {
+        ms: u64,
+    },
+    /// In a cluster: the node that leads the queue of the turns, or of the offers.
+    KillLeader {
+        offers: bool,
+        ms: u64,
+    },
+    /// A process is replaced by one that dies at a certain step.
+    FailPoint {
+        place: &'static str,
+        skip: u32,
+    },
+}
+
+/// Steps at which a process can die: see `src/fault.rs`.
+const PLACES: [&str; 1] = ["turn.started"];
+
+impl Fault {
+    pub(super) fn new(shape: &Shape, random: &mut fastrand::Rng) -> Self {
+        let mut fault = weighted(random, &table(shape));
+        let seconds = |random: &mut fastrand::Rng, range: Range<u64>| {
+            random.u64(range.start * 1_000..range.end * 1_000)
+        };
+        // Two heartbeats of the broker's, and a bit: then it gives a connection up.
+        let long = !shape.short && random.u32(0..4) == 0;
+        match &mut fault {
+            Self::Freeze { ms } | Self::HalfOpen { ms, .. } | Self::Partition { ms, .. }
+                if long =>
+            {
+                *ms = seconds(random, 25..35);
+            }
+            Self::Freeze { ms }
+            | Self::FreezeSequencer { ms }
+            | Self::HalfOpen { ms, .. }
+            | Self::Partition { ms, .. } => *ms = random.u64(300..4_000),
+            Self::StopBroker { ms } | Self::KillBroker { ms } | Self::KillLeader { ms, .. } => {
+                *ms = random.u64(0..3_000);
+            }
+            _ => {}
+        }
+        match &mut fault {
+            Self::HalfOpen { up, down, .. } => {
+                (*up, *down) = [(true, false), (false, true), (true, true)][random.usize(0..3)];
+            }
+            Self::Partition { hang_up, .. } => *hang_up = random.bool(),
+            Self::KillLeader { offers, .. } => *offers = random.bool(),
+            Self::FailPoint { place, skip } => {
+                *place = PLACES[random.usize(0..PLACES.len())];
+                *skip = random.u32(0..8);
+            }
+            _ => {}
+        }
+        fault
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::KillWorker => "kill a worker",
+            Self::KillSequencer => "kill the sequencer",
+            Self::KillGuard => "kill a guard",
+            Self::KillCodex => "kill codex",
+            Self::KillWorkerAndGuard => "kill worker and guard",
+            Self::Freeze { .. } => "freeze a process",
+            Self::FreezeSequencer { .. } => "freeze the sequencer and hang up",
+            Self::Drain => "drain a process",
+            Self::RollingReplacement => "replace all processes",
+            Self::Cut => "cut a process off",
+            Self::HalfOpen { .. } => "half-open connection",
+            Self::Partition { .. } => "the sequencer alone",
+            Self::CloseOne => "broker closes a connection",
+            Self::CloseAll => "broker closes all connections",
+            Self::PurgeOffers => "purge the offers",
+            Self::DeleteOffers => "delete the offers' queue",
+            Self::StopBroker { .. } => "stop the broker",
+            Self::KillBroker { .. } => "kill the broker",
+            Self::KillLeader { .. } => "kill a queue's leader",
+            Self::FailPoint { .. } => "die at a step",
+        }
+    }
+}
+
+/// How many turns end between two faults.
+pub(super) fn gap(shape: &Shape) -> Range<usize> {
+    match (shape.sabotage, shape.short) {
+        (Some(_), _) => 2..8,
+        (None, true) => 4..20,
+        (None, false) => 4..32,
+    }
+}
+
+/// The faults of such a plan with their weights; what is drawn later is zero.
+pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
+    let only = |wanted: bool, weight: u32| if wanted { weight } else { 0 };
+    // What was sabotaged shows with these; others would only take time.
+    if shape.sabotage.is_some() {
+        return vec![(4, Fault::Cut), (1, Fault::KillWorker)];
+    }
+    let ms = 0;
+    let up = false;
+    let down = false;
+    vec![
+        (10, Fault::KillWorker),
+        (8, Fault::KillSequencer),
+        (8, Fault::KillGuard),
+        (8, Fault::KillCodex),
+        (5, Fault::KillWorkerAndGuard),
+        (6, Fault::Freeze { ms }),
+        (6, Fault::FreezeSequencer { ms }),
+        (6, Fault::Drain),
+        (2, Fault::RollingReplacement),
+        (8, Fault::Cut),
+        (6, Fault::HalfOpen { up, down, ms }),
+        (4, Fault::Partition { hang_up: false, ms }),
+        (4, Fault::CloseOne),
+        (3, Fault::CloseAll),
+        (2, Fault::PurgeOffers),
+        (1, Fault::DeleteOffers),
+        (only(!shape.short, 2), Fault::StopBroker { ms }),
+        (
+            only(!shape.cluster, if shape.short { 1 } else { 2 }),
+            Fault::KillBroker { ms },
+        ),
+        (
+            only(shape.cluster, 6),
+            Fault::KillLeader { offers: false, ms },
+        ),
+        (6, Fault::FailPoint { place: "", skip: 0 }),
+    ]
+}

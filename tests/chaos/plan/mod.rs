@@ -1,0 +1,182 @@
+//! What a run does, decided by its seed alone: which turns there are and what
+//! each of them does, which faults strike, and after how many ended turns.
+
+pub mod fault;
+pub mod turn;
+
+use clap::ValueEnum;
+
+use fault::Fault;
+use turn::Turn;
+
+/// What a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub seed: u64,
+    pub workspaces: usize,
+    /// Three nodes of RabbitMQ rather than one.
+    pub cluster: bool,
+    /// Turns and faults that take no longer than seconds.
+    pub short: bool,
+    pub sabotage: Option<Sabotage>,
+}
+
+/// Something that the workers leave out on purpose, for the verdict to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sabotage {
+    /// A workspace's lock is taken without asking the kernel.
+    Lock,
+    /// Turns are offered without waiting for those before them.
+    Order,
+    /// A turn's recorded end is not looked at.
+    Journal,
+    /// Now and then an event is numbered and not published.
+    Seq,
+    /// What a turn leaves behind is not killed.
+    Guard,
+}
+
+impl Sabotage {
+    /// `FAILPOINTS` for all workers.
+    pub fn failpoints(self) -> &'static str {
+        match self {
+            Self::Lock => "sabotage.lock=return",
+            Self::Order => "sabotage.order=return",
+            Self::Journal => "sabotage.journal=return",
+            Self::Seq => "sabotage.seq=2%return",
+            Self::Guard => "sabotage.guard=return",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan(pub Shape);
+
+/// A fault and when it strikes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// As soon as so many turns have ended.
+    pub after: usize,
+    /// Picks whom it strikes among those who are there then.
+    pub pick: usize,
+    pub fault: Fault,
+}
+
+impl Plan {
+    /// Each is independent of how many there are.
+    pub fn turn(self, number: usize) -> Turn {
+        let Shape { seed, .. } = self.0;
+        Turn::new(&self.0, number, &mut random(seed, "turn", number))
+    }
+
+    /// Without an end.
+    pub fn faults(self) -> impl Iterator<Item = Planned> {
+        let shape = self.0;
+        let mut after = 0;
+        (0..).map(move |number| {
+            let mut random = random(shape.seed, "fault", number);
+            after += random.usize(fault::gap(&shape));
+            Planned {
+                after,
+                pick: random.usize(..),
+                fault: Fault::new(&shape, &mut random),
+            }
+        })
+    }
+}
+
+/// A stream of its own for each thing, so that one more draw here changes
+/// nothing there.
+fn random(seed: u64, what: &str, number: usize) -> fastrand::Rng {
+    let name = format!("{seed} {what} {number}");
+    // FNV-1a; the generator itself scrambles what is similar.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    fastrand::Rng::with_seed(hash)
+}
+
+/// One of a table, each as often as its weight says.
+fn weighted<T: Copy>(random: &mut fastrand::Rng, table: &[(u32, T)]) -> T {
+    let sum: u32 = table.iter().map(|(weight, _)| weight).sum();
+    let mut left = random.u32(0..sum);
+    for &(weight, item) in table {
+        if left < weight {
+            return item;
+        }
+        left -= weight;
+    }
+    unreachable!("what is left is below the sum")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turn::Ends;
+    use super::*;
+
+    fn plan(seed: u64) -> Plan {
+        Plan(Shape {
+            seed,
+            workspaces: 24,
+            cluster: false,
+            short: false,
+            sabotage: None,
+        })
+    }
+
+    fn turns(plan: Plan) -> Vec<Turn> {
+        (0..400).map(|number| plan.turn(number)).collect()
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_plan_and_another_one_is_not() {
+        let faults = |plan: Plan| plan.faults().take(100).collect::<Vec<_>>();
+        assert_eq!(turns(plan(7)), turns(plan(7)));
+        assert_eq!(faults(plan(7)), faults(plan(7)));
+        assert_ne!(turns(plan(7)), turns(plan(8)));
+        assert_ne!(faults(plan(7)), faults(plan(8)));
+    }
+
+    /// A seed in an old report still means the same run.
+    #[test]
+    fn the_stream_of_a_seed_stays_what_it_was() {
+        let mut random = random(1, "turn", 2);
+        let drawn: Vec<u32> = (0..4).map(|_| random.u32(0..1000)).collect();
+        assert_eq!(drawn, [347, 496, 920, 322]);
+    }
+
+    #[test]
+    fn half_of_the_turns_are_in_a_few_workspaces_and_all_kinds_are_there() {
+        let turns = turns(plan(7));
+        let hot = turns
+            .iter()
+            .filter(|turn| turn.workspace.starts_with("hot"));
+        assert!((150..250).contains(&hot.count()));
+        for ends in [Ends::Well, Ends::Exhausted, Ends::TimedOut, Ends::Invalid] {
+            assert!(turns.iter().any(|turn| turn.ends == ends), "{ends:?}");
+        }
+        let is = |what: fn(&Turn) -> bool| turns.iter().any(what);
+        assert!(is(|turn| turn.cancel_after.is_some()));
+        assert!(is(|turn| turn.again_after.is_some() && turn.other_body));
+        assert!(is(|turn| turn.again_after.is_some() && !turn.other_body));
+    }
+
+    #[test]
+    fn every_fault_comes_up() {
+        for cluster in [false, true] {
+            let plan = Plan(Shape {
+                cluster,
+                ..plan(7).0
+            });
+            let met: std::collections::BTreeSet<&str> = plan
+                .faults()
+                .take(2_000)
+                .map(|planned| planned.fault.name())
+                .collect();
+            let table = fault::table(&plan.0);
+            let all = table.iter().filter(|(weight, _)| *weight > 0);
+            assert_eq!(met.len(), all.count());
+        }
+    }
+}

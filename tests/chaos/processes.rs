@@ -1,0 +1,112 @@
+//! Processes as `/proc` tells of them.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+
+struct Stat {
+    name: String,
+    ended: bool,
+    parent: i32,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name, in parentheses, may hold anything.
+    let (name, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    Some(Stat {
+        name: name.split_once('(')?.1.to_owned(),
+        ended: matches!(fields.next()?, "Z" | "X"),
+        parent: fields.next()?.parse().ok()?,
+    })
+}
+
+fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// One that only waits to be reaped does not.
+pub fn lives(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.ended)
+}
+
+pub fn parent(pid: i32) -> Option<i32> {
+    Some(stat(pid)?.parent)
+}
+
+/// What a worker leaves that is killed falls to this process from now on.
+pub fn adopt_orphans() -> std::io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Many of them would make every look at `/proc` slow, also those of guards.
+pub fn reap_orphans() {
+    // None of these is a child that this process has started and waits for itself.
+    const OF_TURNS: [&str; 6] = ["exe", "stand-in-codex", "sh", "sleep", "nohup", "setsid"];
+    let us = getpid().as_raw_pid();
+    for pid in all() {
+        let is_orphan = stat(pid).is_some_and(|stat| {
+            stat.ended && stat.parent == us && OF_TURNS.contains(&stat.name.as_str())
+        });
+        if is_orphan && let Some(pid) = Pid::from_raw(pid) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+pub fn is_guard(pid: i32) -> bool {
+    command(pid).is_some_and(|command| command.split('\0').nth(1) == Some("__guard"))
+}
+
+fn command(pid: i32) -> Option<String> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(&command).into_owned())
+}
+
+/// All that belongs to a run's turns: guards below this process, and whatever
+/// has one of the run's folders in its environment and is none of `workers`.
+pub fn of_turns(dir: &Path, workers: &[i32]) -> Vec<String> {
+    let found = all().filter(|pid| {
+        lives(*pid)
+            && !workers.contains(pid)
+            && ((is_guard(*pid) && is_below_us(*pid)) || mentions(*pid, dir))
+    });
+    found.map(describe).collect()
+}
+
+fn is_below_us(pid: i32) -> bool {
+    let us = getpid().as_raw_pid();
+    let mut at = pid;
+    while let Some(parent) = parent(at).filter(|parent| *parent > 1) {
+        if parent == us {
+            return true;
+        }
+        at = parent;
+    }
+    false
+}
+
+fn mentions(pid: i32, dir: &Path) -> bool {
+    let wanted = format!("{}/", dir.display());
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+        let mut set = environment.split(|byte| *byte == 0);
+        set.any(|set| {
+            let set = String::from_utf8_lossy(set);
+            let value = set.split_once('=').map_or("", |(_, value)| value);
+            value.starts_with(&wanted)
+        })
+    })
+}
+
+fn describe(pid: i32) -> String {
+    let command = command(pid).unwrap_or_default().replace('\0', " ");
+    format!(
+        "{pid} (of {}) {}",
+        parent(pid).unwrap_or_default(),
+        command.trim()
+    )
+}

@@ -1,0 +1,344 @@
+//! One run from the first process to the last record.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::broker::Broker;
+use crate::clock::{Nanos, now};
+use crate::judge::{After, Records};
+use crate::load::{Load, Producer};
+use crate::plan::turn::Turn;
+use crate::plan::{Plan, Shape};
+use crate::pool::{Pool, Setup};
+use crate::processes;
+use crate::record::events::{self, Events};
+use crate::record::{journals, runs};
+use crate::strike::{Striker, Struck};
+
+/// Without any end for so long, while turns are to end, they never will.
+const STALLED: Duration = Duration::from_secs(120);
+/// What takes moments in a pool that is well.
+const LIMIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+const PROGRESS: Duration = Duration::from_secs(20);
+/// Lets the turns go on that hold a slot each.
+const GO: &str = "go";
+
+pub struct Order {
+    pub shape: Shape,
+    pub length: Length,
+    pub processes: usize,
+    pub slots: usize,
+    pub vhost: String,
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Length {
+    Turns(usize),
+    Time(Duration),
+}
+
+/// What there is to judge, and to tell.
+pub struct Ran {
+    pub records: Records,
+    pub struck: Vec<Struck>,
+    pub start: Nanos,
+    pub took: Duration,
+}
+
+pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
+    let (start, began) = (now(), Instant::now());
+    std::fs::create_dir_all(&order.dir)?;
+    let pool = Pool::start(
+        Setup {
+            dir: order.dir.clone(),
+            vhost: order.vhost.clone(),
+            processes: order.processes,
+            slots: order.slots,
+            failpoints: order.shape.sabotage.map(|sabotage| sabotage.failpoints()),
+        },
+        Rc::clone(&broker),
+    )
+    .await?;
+    let proxy = pool.proxy(0).await?;
+    let url = pool.url(&proxy);
+    let events = Events::new(&order.dir.join("events"))?;
+    let is_bound = watch::Sender::new(false);
+    let mut bound = is_bound.subscribe();
+    let reader = spawn_local({
+        let (events, url) = (Rc::clone(&events), url.clone());
+        async move { events.read(&url, is_bound).await }
+    });
+    // Before the first turn: what is published while nobody is bound is gone.
+    bound.wait_for(|bound| *bound).await?;
+    let run = Run {
+        order,
+        producer: Producer::new(url),
+        striker: Rc::new(Striker {
+            pool: Rc::clone(&pool),
+            broker,
+            struck: Default::default(),
+            killed: Default::default(),
+        }),
+        pool,
+        events,
+    };
+    let after = run.play().await?;
+    reader.abort();
+    run.events.flush()?;
+    let root = run.pool.setup.root().canonicalize()?;
+    let load = run.producer.load.take();
+    let exits = run.pool.exits().into_iter().filter(|exit| exit.killed);
+    let records = Records {
+        told: run.events.told.take(),
+        malformed: run.events.malformed.take(),
+        runs: runs::read(&run.pool.setup.stand_in_dir(), &root),
+        journals: journals::read(&root, &load)?,
+        killed: run.striker.killed.take(),
+        dead_workers: exits.map(|exit| exit.pid).collect(),
+        load,
+        after,
+    };
+    Ok(Ran {
+        records,
+        struck: run.striker.struck.take(),
+        start,
+        took: began.elapsed(),
+    })
+}
+
+struct Run<'a> {
+    order: &'a Order,
+    pool: Rc<Pool>,
+    events: Rc<Events>,
+    producer: Rc<Producer>,
+    striker: Rc<Striker>,
+}
+
+impl Run<'_> {
+    async fn play(&self) -> anyhow::Result<After> {
+        self.ready()
+            .await
+            .map_err(|who| anyhow::anyhow!("not ready: {who:?}"))?;
+        let mut after = After::default();
+        if self.under_fire().await? {
+            self.calm(&mut after).await?;
+        } else {
+            after
+                .left_behind
+                .push(format!("nothing has ended for {STALLED:?}"));
+        }
+        // A look at a process that is just ending would be a false alarm.
+        let before = self.processes_left();
+        sleep(2 * LOOK).await;
+        after.processes = self.processes_left();
+        after.processes.retain(|process| before.contains(process));
+        self.pool.end(LIMIT).await;
+        for exit in self.pool.exits() {
+            if let Some(status) = exit.by_itself {
+                after
+                    .died
+                    .push(format!("process {} ended: {status}", exit.number));
+            }
+        }
+        self.producer.mark(events::QUEUE).await;
+        if timeout(LIMIT, self.events.caught_up()).await.is_err() {
+            after
+                .left_behind
+                .push("events that could not be read".to_owned());
+        }
+        after.left_behind.extend(self.messages_left().await?);
+        Ok(after)
+    }
+
+    /// The load and the faults; false if the turns stopped ending.
+    async fn under_fire(&self) -> anyhow::Result<bool> {
+        let plan = Plan(self.order.shape);
+        let end = match self.order.length {
+            Length::Turns(_) => None,
+            Length::Time(time) => Some(Instant::now() + time),
+        };
+        let turns = (0..).map_while(|number| {
+            let goes_on = match (self.order.length, end) {
+                (Length::Turns(turns), _) => number < turns,
+                (_, end) => end.is_some_and(|end| Instant::now() < end),
+            };
+            goes_on.then(|| plan.turn(number))
+        });
+        // Enough for every workspace to have a line, and no more than a run's end can wait for.
+        let most = 8 * self.order.shape.workspaces;
+        let load = async {
+            self.producer
+                .run(turns, async |enqueued| {
+                    let mut ended = self.events.ended.subscribe();
+                    // Not for ever: what is due later must come also where all is stuck.
+                    let room = ended.wait_for(|ended| enqueued < ended + most);
+                    let _ = timeout(STALLED, room).await;
+                })
+                .await;
+            self.all_ended().await
+        };
+        let mut load = std::pin::pin!(load);
+        let mut ended = self.events.ended.subscribe();
+        let mut strikes = JoinSet::new();
+        let progress = spawn_local(progress(
+            Rc::clone(&self.events),
+            Rc::clone(&self.producer),
+            Rc::clone(&self.striker),
+        ));
+        let mut all_ended = None;
+        for planned in plan.faults() {
+            tokio::select! {
+                biased;
+                done = &mut load => {
+                    all_ended = Some(done);
+                    break;
+                }
+                _ = ended.wait_for(|ended| *ended >= planned.after) => {}
+            }
+            strikes.spawn_local(Rc::clone(&self.striker).strike(planned));
+        }
+        while let Some(struck) = strikes.join_next().await {
+            struck?;
+        }
+        progress.abort();
+        all_ended.context("faults have no end")
+    }
+
+    /// Nothing strikes any more: what does not work now never will.
+    async fn calm(&self, after: &mut After) -> anyhow::Result<()> {
+        after.deaf_slots = self.ready().await.err().unwrap_or_default();
+        after.deaf_slots.extend(self.deaf_slots().await);
+        if !self.all_ended().await {
+            after
+                .left_behind
+                .push("turns of the last round that never ended".to_owned());
+        }
+        for series in ["turn_worker_slots_busy", "turn_worker_backlog_turns"] {
+            let is_zero = async {
+                while self.pool.metric(series).await != Some(0.0) {
+                    sleep(LOOK).await;
+                }
+            };
+            if timeout(LIMIT, is_zero).await.is_err() {
+                let value = self.pool.metric(series).await;
+                after.left_behind.push(format!("{series} is {value:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Or else who is not.
+    async fn ready(&self) -> Result<(), Vec<String>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let mut unready = Vec::new();
+            for process in self.pool.serving() {
+                if !process.is_ready().await {
+                    unready.push(format!("process {} is not ready", process.number));
+                }
+            }
+            if unready.is_empty() && self.pool.serving().len() == self.order.processes {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(unready);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// As many turns as there are slots must be able to run at the same time.
+    async fn deaf_slots(&self) -> Vec<String> {
+        let slots = self.order.processes * self.order.slots;
+        let turns: Vec<Turn> = (0..slots).map(|number| Turn::waiting(number, GO)).collect();
+        let mut missing: Vec<String> = turns.iter().map(|turn| turn.id.clone()).collect();
+        self.producer.enqueue(turns).await;
+        let setup = &self.pool.setup;
+        let deadline = Instant::now() + LIMIT;
+        while !missing.is_empty() && Instant::now() < deadline {
+            sleep(LOOK).await;
+            let runs = runs::read(&setup.stand_in_dir(), &setup.root());
+            missing.retain(|turn| runs.iter().all(|run| run.tag != *turn));
+        }
+        let go = std::fs::write(setup.stand_in_dir().join(GO), "");
+        let go = go
+            .err()
+            .map(|error| format!("the last round can't be released: {error}"));
+        let missing = missing
+            .into_iter()
+            .map(|turn| format!("{turn} was not started in {LIMIT:?}"));
+        missing.chain(go).collect()
+    }
+
+    /// False if they stopped ending before.
+    async fn all_ended(&self) -> bool {
+        let mut ended = self.events.ended.subscribe();
+        while !self.is_settled(&self.producer.load.borrow()) {
+            if timeout(STALLED, ended.changed()).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_settled(&self, load: &Load) -> bool {
+        load.accepted
+            .iter()
+            .all(|accepted| self.events.has_ended(&accepted.turn.id))
+    }
+
+    fn processes_left(&self) -> Vec<String> {
+        let workers: Vec<i32> = self
+            .pool
+            .living()
+            .iter()
+            .map(|process| process.pid)
+            .collect();
+        processes::of_turns(&self.order.dir, &workers)
+    }
+
+    /// Once all processes have ended. The broker counts with some delay.
+    async fn messages_left(&self) -> anyhow::Result<Vec<String>> {
+        let deadline = Instant::now() + LIMIT / 2;
+        loop {
+            let depths = self.striker.broker.depths(&self.order.vhost).await?;
+            let left: Vec<String> = depths
+                .into_iter()
+                .filter(|(name, ready, unacked)| match name.as_str() {
+                    "codex.turns.dead" => false,
+                    "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
+                    _ => true,
+                })
+                .map(|(name, ready, unacked)| {
+                    format!("queue {name}: {ready} ready, {unacked} unacked")
+                })
+                .collect();
+            if left.is_empty() || Instant::now() > deadline {
+                return Ok(left);
+            }
+            sleep(10 * LOOK).await;
+        }
+    }
+}
+
+async fn progress(events: Rc<Events>, producer: Rc<Producer>, striker: Rc<Striker>) {
+    let began = Instant::now();
+    loop {
+        sleep(PROGRESS).await;
+        eprintln!(
+            "  {:4} s: {} turns accepted, {} ended, {} faults",
+            began.elapsed().as_secs(),
+            producer.load.borrow().accepted.len(),
+            *events.ended.borrow(),
+            striker.struck.borrow().len(),
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! Carries the plan's faults out, and notes what they hit.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
+
+use crate::broker::Broker;
+use crate::clock::{Nanos, now};
+use crate::plan::Planned;
+use crate::plan::fault::Fault;
+use crate::pool::{Pool, Process};
+use crate::proxy::Mode;
+use crate::record::runs::{self, Running};
+
+const WORK: &str = "codex.turns.work";
+const TURNS: &str = "codex.turns";
+
+pub struct Striker {
+    pub pool: Rc<Pool>,
+    pub broker: Rc<Broker>,
+    pub struck: RefCell<Vec<Struck>>,
+    /// The codex processes whose turns may end without a word of theirs: they,
+    /// or their guards, were killed.
+    pub killed: RefCell<Vec<i32>>,
+}
+
+/// A fault that was carried out.
+#[derive(Debug, Clone)]
+pub struct Struck {
+    pub name: &'static str,
+    pub from: Nanos,
+    pub to: Nanos,
+    /// Whom it hit, or why nobody.
+    pub detail: Result<String, String>,
+}
+
+impl Striker {
+    pub async fn strike(self: Rc<Self>, planned: Planned) {
+        let from = now();
+        let done = self.carry_out(&planned).await;
+        self.struck.borrow_mut().push(Struck {
+            name: planned.fault.name(),
+            from,
+            to: now(),
+            detail: done.map_err(|error| format!("{error:#}")),
+        });
+    }
+
+    async fn carry_out(&self, &Planned { pick, fault, .. }: &Planned) -> anyhow::Result<String> {
+        let pool = &self.pool;
+        Ok(match fault {
+            Fault::KillWorker => kill(&*self.process(pick)?),
+            Fault::KillSequencer => kill(&*self.sequencer().await?),
+            Fault::KillGuard | Fault::KillCodex | Fault::KillWorkerAndGuard => {
+                let running = self.running(pick)?;
+                self.kill_of_turn(fault, &running)
+            }
+            Fault::Freeze { ms } => {
+                let process = self.process(pick)?;
+                process.signal(Signal::STOP);
+                pause(ms).await;
+                process.signal(Signal::CONT);
+                format!("process {} for {ms} ms", process.number)
+            }
+            Fault::FreezeSequencer { ms } => {
+                let process = self.sequencer().await?;
+                process.signal(Signal::STOP);
+                process.proxy.set_all(Mode::HungUp);
+                pause(ms).await;
+                process.signal(Signal::CONT);
+                process.proxy.set_all(Mode::Cut);
+                format!("process {} for {ms} ms", process.number)
+            }
+            Fault::Drain => {
+                let process = self.process(pick)?;
+                process.drain();
+                format!("process {}", process.number)
+            }
+            Fault::RollingReplacement => {
+                let processes = pool.serving();
+                for process in &processes {
+                    process.drain();
+                    pause(1_000).await;
+                }
+                format!("{} processes", processes.len())
+            }
+            Fault::Cut => {
+                let process = self.process(pick)?;
+                process.proxy.set_all(Mode::Cut);
+                format!("process {}", process.number)
+            }
+            Fault::HalfOpen { up, down, ms } => {
+                let process = self.process(pick)?;
+                let connection = process.proxy.pick(pick >> 8);
+                let connection = connection.context("it has no connection")?;
+                connection.send_replace(Mode::Hold { up, down });
+                pause(ms).await;
+                connection.send_replace(Mode::Cut);
+                format!(
+                    "of process {} for {ms} ms (up: {up}, down: {down})",
+                    process.number
+                )
+            }
+            Fault::Partition { hang_up, ms } => {
+                let process = self.sequencer().await?;
+                process.proxy.let_in(false);
+                process.proxy.set_all(match hang_up {
+                    true => Mode::HungUp,
+                    false => Mode::Hold {
+                        up: true,
+                        down: true,
+                    },
+                });
+                pause(ms).await;
+                process.proxy.let_in(true);
+                process.proxy.set_all(Mode::Cut);
+                format!(
+                    "process {} for {ms} ms (hung up: {hang_up})",
+                    process.number
+                )
+            }
+            Fault::FailPoint { place, skip } => {
+                let process = self.process(pick)?;
+                let how = format!("{place}={skip}*off->1*return(kill)");
+                // First, so that it is not replaced by another one.
+                pool.spawn(Some(how.clone())).await?;
+                process.signal(Signal::KILL);
+                format!("process {} becomes one with {how}", process.number)
+            }
+            at_broker => {
+                let _alone = self.broker.turn.lock().await;
+                self.at_broker(at_broker, pick).await?
+            }
+        })
+    }
+
+    async fn at_broker(&self, fault: Fault, pick: usize) -> anyhow::Result<String> {
+        let broker = &self.broker;
+        let vhost = self.pool.setup.vhost.as_str();
+        let node = pick % broker.nodes();
+        Ok(match fault {
+            Fault::CloseOne => {
+                let listed = broker.ctl(node, &["list_connections", "pid"]).await?;
+                let pids: Vec<&str> = listed
+                    .lines()
+                    .filter(|line| line.starts_with('<'))
+                    .collect();
+                let pid = pids.get((pick >> 8) % pids.len().max(1));
+                let pid = pid.context("there are no connections")?;
+                broker
+                    .ctl(node, &["close_connection", pid, "chaos"])
+                    .await?;
+                (*pid).to_owned()
+            }
+            Fault::CloseAll => {
+                let close = ["close_all_connections", "-p", vhost, "chaos"];
+                broker.ctl(node, &close).await?;
+                "all connections".to_owned()
+            }
+            Fault::PurgeOffers => {
+                broker
+                    .ctl(node, &["purge_queue", "-p", vhost, WORK])
+                    .await?;
+                WORK.to_owned()
+            }
+            Fault::DeleteOffers => {
+                broker
+                    .ctl(node, &["delete_queue", "-p", vhost, WORK])
+                    .await?;
+                WORK.to_owned()
+            }
+            Fault::StopBroker { ms } => {
+                broker.ctl(node, &["stop_app"]).await?;
+                pause(ms).await;
+                broker.ctl(node, &["start_app"]).await?;
+                format!("node {node} for {ms} ms")
+            }
+            Fault::KillBroker { ms } => {
+                broker.kill(node).await?;
+                pause(ms).await;
+                broker.restart(node).await?;
+                format!("node {node} for {ms} ms")
+            }
+            Fault::KillLeader { offers, ms } => {
+                let queue = if offers { WORK } else { TURNS };
+                let node = broker.leader(vhost, queue).await?;
+                broker.kill(node).await?;
+                pause(ms).await;
+                broker.restart(node).await?;
+                format!("of {queue}, node {node}, for {ms} ms")
+            }
+            other => bail!("{} is none of the broker's", other.name()),
+        })
+    }
+
+    fn kill_of_turn(&self, fault: Fault, running: &Running) -> String {
+        self.killed.borrow_mut().push(running.codex);
+        match fault {
+            Fault::KillGuard => kill_pid(running.guard),
+            Fault::KillCodex => kill_pid(running.codex),
+            _ => {
+                running.worker.into_iter().for_each(kill_pid);
+                kill_pid(running.guard);
+            }
+        }
+        let Running {
+            tag,
+            codex,
+            guard,
+            worker,
+        } = running;
+        format!("of {tag}: codex {codex}, guard {guard}, worker {worker:?}")
+    }
+
+    fn process(&self, pick: usize) -> anyhow::Result<Rc<Process>> {
+        let living = self.pool.living();
+        let picked = living.get(pick % living.len().max(1));
+        picked.cloned().context("no process lives")
+    }
+
+    async fn sequencer(&self) -> anyhow::Result<Rc<Process>> {
+        let active = self.pool.active_sequencer().await;
+        active.context("no sequencer is active")
+    }
+
+    /// A turn that runs under one of the pool's workers.
+    fn running(&self, pick: usize) -> anyhow::Result<Running> {
+        let setup = &self.pool.setup;
+        let runs = runs::read(&setup.stand_in_dir(), &setup.root());
+        let living = self.pool.living();
+        let mut running = runs::running(&runs);
+        running.retain(|run| living.iter().any(|process| Some(process.pid) == run.worker));
+        let picked = running.get(pick % running.len().max(1));
+        picked.cloned().context("nothing runs")
+    }
+}
+
+fn kill(process: &Process) -> String {
+    process.signal(Signal::KILL);
+    format!("process {}", process.number)
+}
+
+fn kill_pid(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+async fn pause(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+}
