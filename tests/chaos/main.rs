@@ -32,6 +32,7 @@ use args::Args;
 use broker::Broker;
 use judge::Check;
 use plan::{Sabotage, Shape};
+use pool::Programs;
 use report::{Report, World};
 use run::{Order, Ran};
 
@@ -67,13 +68,14 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Whether every run was as it should be.
 async fn all(args: &Args, dir: &Path) -> anyhow::Result<bool> {
     let sabotages = args.sabotages();
+    let programs = Programs::copied(&dir.join("programs"))?;
     let nodes = if args.cluster { 3 } else { 1 };
     let broker = Broker::start(&dir.join("broker"), nodes, sabotages.len()).await;
     let broker = Rc::new(broker.context("RabbitMQ")?);
     let rabbitmq = broker.version().await?;
     let mut is_well = true;
     for (number, sabotage) in sabotages.into_iter().enumerate() {
-        let order = order(args, sabotage, &format!("t{number}"), dir);
+        let order = order(args, &programs, sabotage, &format!("t{number}"), dir);
         println!("{}", args.again(&order.shape));
         let ran = run::run(&order, Rc::clone(&broker)).await?;
         let findings = judge::judge(&ran.records);
@@ -97,9 +99,16 @@ async fn all(args: &Args, dir: &Path) -> anyhow::Result<bool> {
     Ok(is_well)
 }
 
-fn order(args: &Args, sabotage: Option<Sabotage>, vhost: &str, dir: &Path) -> Order {
+fn order(
+    args: &Args,
+    programs: &Programs,
+    sabotage: Option<Sabotage>,
+    vhost: &str,
+    dir: &Path,
+) -> Order {
     let short = args.short || sabotage.is_some();
     Order {
+        programs: programs.clone(),
         shape: Shape {
             seed: args.seed(),
             workspaces: args.workspaces.unwrap_or(if short { 16 } else { 32 }),

@@ -27,8 +27,16 @@ const LOOKS_PER_REAPING: u64 = 25;
 /// An answer over HTTP takes no longer, unless the process is frozen.
 const HTTP_LIMIT: Duration = Duration::from_secs(2);
 
+#[derive(Debug, Clone)]
+pub struct Programs {
+    worker: PathBuf,
+    /// The stand-in for it.
+    codex: PathBuf,
+}
+
 /// What all processes have in common.
 pub struct Setup {
+    pub programs: Programs,
     pub dir: PathBuf,
     pub vhost: String,
     pub processes: usize,
@@ -123,7 +131,7 @@ impl Pool {
             ("AMQP_URL", self.url(&proxy)),
             ("WORKSPACE_ROOT", shown(&self.setup.root())),
             ("SLOTS", self.setup.slots.to_string()),
-            ("CODEX_BIN", shown(&built("examples/stand-in-codex")?)),
+            ("CODEX_BIN", shown(&self.setup.programs.codex)),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
@@ -135,7 +143,7 @@ impl Pool {
         // Dies with this process, whose main thread starts it.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
-            .arg(built("turn-worker")?)
+            .arg(&self.setup.programs.worker)
             .arg("serve")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -315,20 +323,24 @@ impl Process {
     }
 }
 
-/// What cargo has built beside this program, by its path in the same folder.
-fn built(name: &str) -> anyhow::Result<PathBuf> {
-    let this = std::env::current_exe()?;
-    let folder = this
-        .parent()
-        .and_then(Path::parent)
-        .context("where is this program?")?;
-    let path = folder.join(name);
-    anyhow::ensure!(
-        path.exists(),
-        "no {}: run ops/chaos, which builds it",
-        path.display()
-    );
-    Ok(path)
+impl Programs {
+    /// What cargo has built beside this program. A copy, for a run shall not
+    /// change when something is built meanwhile.
+    pub fn copied(to: &Path) -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let folder = this.parent().and_then(Path::parent);
+        let folder = folder.context("where is this program?")?;
+        fs::create_dir_all(to)?;
+        let copied = |name: &str| {
+            let (from, to) = (folder.join(name), to.join(name.replace('/', "-")));
+            fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+            anyhow::Ok(to)
+        };
+        Ok(Self {
+            worker: copied("turn-worker")?,
+            codex: copied("examples/stand-in-codex")?,
+        })
+    }
 }
 
 fn shown(path: &Path) -> String {

@@ -15,7 +15,7 @@ use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
 use crate::plan::turn::Turn;
 use crate::plan::{Plan, Shape};
-use crate::pool::{Pool, Setup};
+use crate::pool::{Pool, Programs, Setup};
 use crate::processes;
 use crate::record::events::{self, Events};
 use crate::record::{journals, runs};
@@ -31,6 +31,7 @@ const PROGRESS: Duration = Duration::from_secs(20);
 const GO: &str = "go";
 
 pub struct Order {
+    pub programs: Programs,
     pub shape: Shape,
     pub length: Length,
     pub processes: usize,
@@ -58,6 +59,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
     std::fs::create_dir_all(&order.dir)?;
     let pool = Pool::start(
         Setup {
+            programs: order.programs.clone(),
             dir: order.dir.clone(),
             vhost: order.vhost.clone(),
             processes: order.processes,

@@ -141,7 +141,7 @@ pub(super) fn gap(shape: &Shape) -> Range<usize> {
     match (shape.sabotage, shape.short) {
         (Some(_), _) => 2..8,
         (None, true) => 4..20,
-        (None, false) => 4..32,
+        (None, false) => 3..24,
     }
 }
 
