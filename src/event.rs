@@ -118,6 +118,19 @@ pub struct TurnError {
     pub retryable: bool,
 }
 
+impl TurnError {
+    /// What the worker itself says in the message: for logs, where nothing
+    /// of a request or of codex may end up.
+    pub fn own_words(&self) -> Option<&str> {
+        match self.code {
+            ErrorCode::RequestInvalid | ErrorCode::TurnFailed => None,
+            // Before what codex wrote last.
+            ErrorCode::Exited => self.message.split(": ").next(),
+            _ => Some(&self.message),
+        }
+    }
+}
+
 /// Tokens. Cached ones are a subset of input, thinking ones of output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

@@ -2,7 +2,7 @@
 //! touches, and with which labels, is decided in here.
 //!
 //! No label comes from outside: they are members of closed sets, or models
-//! from a bounded list.
+//! that the operator's settings name.
 
 mod models;
 mod series;
@@ -48,12 +48,12 @@ pub struct Backlog {
 }
 
 impl Metrics {
-    /// `models` is the allow-list, when there is one.
+    /// `models` are those that the operator's settings name, if any.
     pub fn new(models: Option<&BTreeSet<String>>) -> Self {
         let (registry, series) = Series::registered();
-        let models = ModelLabels::new(models);
+        let models = ModelLabels::new(models.cloned().unwrap_or_default());
         for model in models.known() {
-            series.tokens(&model, Usage::default());
+            series.tokens(model, Usage::default());
         }
         Self {
             inner: Arc::new(Inner {

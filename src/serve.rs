@@ -56,7 +56,7 @@ pub enum ServeError {
 pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeError> {
     let id = process_id();
     let root = Root::open(&settings.workspace_root)?;
-    let metrics = Metrics::new(settings.codex_models.as_ref());
+    let metrics = Metrics::new(Some(&settings.named_models()));
     // A process that only sequences needs no codex.
     let engine = match settings.roles.worker {
         true => Some(tried_engine(&settings, &metrics).await?),

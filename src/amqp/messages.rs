@@ -7,10 +7,20 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;
+
+/// The longest control message. A cancel has a few hundred bytes.
+const MAX_CONTROL_BYTES: usize = 16 << 10;
+/// The longest status message: a heartbeat of a thousand slots, each with the
+/// longest names, has half of it.
+const MAX_STATUS_BYTES: usize = 1 << 20;
+/// The longest offer: a prompt of as many characters as codex takes, each
+/// escaped, and the rest of a request.
+const MAX_OFFER_BYTES: usize = 16 << 20;
 
 /// What a message is to this version.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,14 +30,18 @@ pub enum Decoded<T> {
     Unknown(String),
 }
 
+/// Its text ends up in logs: nothing of the message stands there but a name
+/// or two, bounded and escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("the {what} is not what it should be")]
-    Json {
+    #[error("the {what} has {found} bytes; allowed are {allowed}")]
+    TooLong {
         what: &'static str,
-        #[source]
-        source: serde_json::Error,
+        found: usize,
+        allowed: usize,
     },
+    #[error("the {what} is not what it should be: {why}")]
+    Json { what: &'static str, why: String },
     #[error("the {what} has the {field} {found:?}; allowed is {allowed}")]
     Field {
         what: &'static str,
@@ -98,6 +112,7 @@ impl Offer {
 
     pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
         let what = "offer";
+        bounded(what, body, MAX_OFFER_BYTES)?;
         match head(what, body)?.as_deref() {
             Ok("offer") => {
                 let wire: OfferWire<'_> = json(what, body)?;
@@ -145,6 +160,7 @@ impl Status {
 
     pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
         let what = "status";
+        bounded(what, body, MAX_STATUS_BYTES)?;
         match head(what, body)?.as_deref() {
             Ok("done") => {
                 let wire: DoneWire<'_> = json(what, body)?;
@@ -193,6 +209,7 @@ impl Control {
             action: String,
         }
         let what = "control message";
+        bounded(what, body, MAX_CONTROL_BYTES)?;
         let Head { action } = json(what, body)?;
         if action != "cancel" {
             return Ok(Decoded::Unknown(format!("action {:?}", shown(&action))));
@@ -268,8 +285,38 @@ fn head(what: &'static str, body: &[u8]) -> Result<Result<String, u32>, DecodeEr
     Ok(Ok(json::<Kind>(what, body)?.kind))
 }
 
+/// Before anything is made of it.
+fn bounded(what: &'static str, body: &[u8], allowed: usize) -> Result<(), DecodeError> {
+    let found = body.len();
+    if found <= allowed {
+        return Ok(());
+    }
+    Err(DecodeError::TooLong {
+        what,
+        found,
+        allowed,
+    })
+}
+
 fn json<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(body).map_err(|source| DecodeError::Json { what, source })
+    serde_json::from_slice(body).map_err(|error| DecodeError::Json {
+        what,
+        why: why(&error),
+    })
+}
+
+/// serde_json's own words may quote the whole message, but for those on a
+/// field of ours that isn't there.
+fn why(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if text.starts_with("missing field") {
+        return text;
+    }
+    let kind = match error.classify() {
+        Category::Data => "a value of another type",
+        Category::Io | Category::Syntax | Category::Eof => "no JSON",
+    };
+    format!("{kind} at line {} column {}", error.line(), error.column())
 }
 
 fn encode(message: &impl Serialize) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! Where the log goes, and how it reads.
 
-use std::io::IsTerminal;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
@@ -27,13 +30,102 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     } else {
         LogFormat::Json
     });
+    let colored = terminal && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none());
+        .with_writer(move || OneLine {
+            out: io::stderr(),
+            colored,
+        })
+        .with_ansi(colored);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// A panic's message may quote any text that was at hand.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string);
+    tracing::error!(at, "panicked, which is a bug");
+    let message = panic.payload_as_str().unwrap_or_default();
+    tracing::debug!(message, "what the panic said");
+}
+
+/// One event is one line, whatever texts from outside it holds: none can pass
+/// for an event of its own, nor move a terminal's cursor.
+struct OneLine<W> {
+    out: W,
+    /// Escape characters are the log's own: it has escaped all others.
+    colored: bool,
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// Gets an event at a time, whole.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let escaped = escaped(&text, self.colored);
+        self.out.write_all(escaped.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn escaped(event: &str, colored: bool) -> Cow<'_, str> {
+    let breaks = |c: char| match c {
+        '\u{1b}' => !colored,
+        '\u{2028}' | '\u{2029}' => true,
+        c => c.is_control(),
+    };
+    let text = event.strip_suffix('\n').unwrap_or(event);
+    if !text.contains(breaks) {
+        return Cow::Borrowed(event);
+    }
+    let mut line = String::with_capacity(event.len() + 16);
+    for c in text.chars() {
+        if breaks(c) {
+            // Writing to a String can't fail.
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    Cow::Owned(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g8_an_event_is_one_line_whatever_it_holds() {
+        for (event, colored, line) in [
+            ("plain é\n", false, "plain é\n"),
+            ("a\nINFO forged\r\n", false, "a\\nINFO forged\\r\n"),
+            (
+                "\u{1b}[2J\u{9b}\t\u{2028}\n",
+                false,
+                "\\u{1b}[2J\\u{9b}\\t\\u{2028}\n",
+            ),
+            (
+                "\u{1b}[32mINFO\u{1b}[0m\n",
+                true,
+                "\u{1b}[32mINFO\u{1b}[0m\n",
+            ),
+            ("", false, ""),
+        ] {
+            let mut out = OneLine {
+                out: Vec::new(),
+                colored,
+            };
+            out.write_all(event.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(out.out).unwrap(), line);
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::guard::{self, Guard, GuardSpec, SpawnError};
 /// The version whose every word these files were tried with; others are run
 /// all the same.
 pub const TESTED_VERSION: &str = "0.169.0";
-/// Enough for the last words of a failing start-up; the whole goes to the log.
+/// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
 /// Longer lines of stderr are left out of the log.
 const STDERR_LINE_BYTES: usize = 64 << 10;
@@ -192,7 +192,8 @@ async fn log_stderr(stderr: Receiver, tail: Arc<Mutex<Vec<u8>>>) {
     let mut lines = Lines::new(stderr, STDERR_LINE_BYTES);
     while let Ok(Some(line)) = lines.next().await {
         let Line::Whole(line) = line else { continue };
-        tracing::debug!(target: "codex::stderr", "{}", String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        tracing::debug!(target: "codex::stderr", line = &*text, "codex wrote");
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&line);
         tail.push(b'\n');

@@ -18,7 +18,8 @@ mod lines;
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, BufReader, Seek, SeekFrom},
+    hash::{BuildHasher, RandomState},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +38,10 @@ const CHUNK: usize = 64 * 1024;
 /// The lines looked for have less than 1 KB; one longer than this, a command's
 /// output for example, is none of them.
 const MAX_LINE: usize = 64 * 1024;
+
+/// The most that is read of a record at once, in bytes. Real ones have up to
+/// some hundred MB; an agent can make one of any size that takes no room on disk.
+const MAX_READ: u64 = 512 << 20;
 
 /// The most folder entries that a search looks at when the thread's id doesn't
 /// tell its day.
@@ -95,7 +100,7 @@ impl Rollout {
     pub fn last_total(&self) -> io::Result<Option<Usage>> {
         let file = self.open()?;
         let end = file.metadata()?.len();
-        lines::backwards(file, end, CHUNK, MAX_LINE, token_count)?.transpose()
+        lines::backwards(file, end, MAX_READ, CHUNK, MAX_LINE, token_count)?.transpose()
     }
 
     /// What the model's answers since byte `offset` have cost, or `None`
@@ -106,16 +111,23 @@ impl Rollout {
     /// in a form that this version doesn't know: a sum without it is wrong.
     pub fn spent_since(&self, offset: u64) -> io::Result<Option<Usage>> {
         let mut file = self.open()?;
+        if file.metadata()?.len().saturating_sub(offset) > MAX_READ {
+            return Err(lines::too_much());
+        }
         file.seek(SeekFrom::Start(offset))?;
         let mut spent = None;
         let mut unreadable = false;
-        let mut counted = HashSet::new();
-        let reader = BufReader::with_capacity(CHUNK, file);
+        // Not the keys themselves: there may be millions, as long as lines.
+        let (mut counted, hasher) = (HashSet::new(), RandomState::new());
+        let reader = BufReader::with_capacity(CHUNK, file.take(MAX_READ));
         lines::forwards(reader, MAX_LINE, |line| {
             let Some(answer) = Answer::read(line, &self.thread_id) else {
                 return;
             };
-            if answer.key.is_none_or(|key| counted.insert(key)) {
+            if answer
+                .key
+                .is_none_or(|key| counted.insert(hasher.hash_one(key)))
+            {
                 match answer.usage {
                     Some(usage) => spent = Some(usage.plus(spent.unwrap_or_default())),
                     None => unreadable = true,

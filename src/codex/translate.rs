@@ -17,6 +17,17 @@ use crate::event::{ErrorCode, EventBody, NoticeCode, PlanItem, TurnError, Usage}
 /// proxy's whole HTML page can stand in one.
 const MAX_MESSAGE: usize = 8192;
 
+/// The most of an id that is taken over, in bytes. codex's own have less.
+const MAX_ID: usize = 128;
+
+/// So many tool calls wait for their results at once; one more, and the one
+/// that has waited longest is closed as unfinished.
+const MAX_OPEN_TOOLS: usize = 1_000;
+
+/// So many calls keep the id that codex gave them; later ones are numbered,
+/// so that ids need not be remembered for as long as a turn may take.
+const MAX_USED_IDS: usize = 20_000;
+
 /// How many unknown kinds are told apart; further ones count as `other`.
 const MAX_UNKNOWN_KINDS: usize = 32;
 
@@ -62,8 +73,10 @@ pub struct Translator {
     plan: Option<Vec<PlanItem>>,
     /// Tool calls without a result, in the order of their start.
     open: Vec<OpenTool>,
-    /// Every id that a tool call was published under.
+    /// Every id that a tool call was published under, up to a limit.
     used_ids: HashSet<String>,
+    /// Numbers ids that were used before, or that can't be known not to be.
+    numbered: u64,
     unknown: BTreeMap<String, u64>,
 }
 
@@ -80,6 +93,17 @@ struct OpenTool {
     /// The id that its `tool_use` was published under.
     id: String,
     kind: ToolKind,
+}
+
+impl OpenTool {
+    fn unfinished(self) -> EventBody {
+        EventBody::ToolResult {
+            tool_use_id: self.id,
+            name: self.kind.as_str().to_owned(),
+            is_error: true,
+            content: json!({"status": "unfinished"}),
+        }
+    }
 }
 
 impl Translator {
@@ -113,12 +137,12 @@ impl Translator {
         match event {
             CliEvent::ThreadStarted { thread_id } => {
                 if self.thread_id.is_none() && !thread_id.is_empty() {
-                    self.thread_id = Some(thread_id);
+                    self.thread_id = Some(bounded(thread_id, MAX_ID));
                 }
             }
             CliEvent::TurnStarted => {}
             CliEvent::ItemStarted(item) => match item.kind {
-                ItemKind::Tool(call) => out.extend(self.tool_started(item.id, &call)),
+                ItemKind::Tool(call) => self.tool_started(item.id, &call, &mut out),
                 ItemKind::TodoList { items } => out.extend(self.plan(items)),
                 _ => {}
             },
@@ -150,15 +174,8 @@ impl Translator {
     /// Closes the books when codex is gone: no tool call stays without a
     /// result, and every run has a verdict.
     pub fn finish(mut self, exit: &Exit, stderr_tail: &str) -> Finished {
-        let mut events: Vec<_> = std::mem::take(&mut self.open)
-            .into_iter()
-            .map(|tool| EventBody::ToolResult {
-                tool_use_id: tool.id,
-                name: tool.kind.as_str().to_owned(),
-                is_error: true,
-                content: json!({"status": "unfinished"}),
-            })
-            .collect();
+        let open = std::mem::take(&mut self.open);
+        let mut events: Vec<_> = open.into_iter().map(OpenTool::unfinished).collect();
         let verdict = match self.outcome {
             Some(outcome) => {
                 let late = self.held_error.map(|held| notice(NoticeCode::Error, held));
@@ -212,31 +229,35 @@ impl Translator {
         }
     }
 
-    fn tool_started(&mut self, item_id: String, call: &ToolCall) -> Option<EventBody> {
+    fn tool_started(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
+        let item_id = bounded(item_id, MAX_ID);
         // Without an id, no later line can speak of the same call.
         if !item_id.is_empty() && self.open.iter().any(|tool| tool.item_id == item_id) {
-            return None;
+            return;
         }
         let id = self.unused_id(&item_id);
-        let event = EventBody::ToolUse {
+        out.push(EventBody::ToolUse {
             id: id.clone(),
             name: call.kind.as_str().to_owned(),
             input: call.input(),
-        };
+        });
         self.open.push(OpenTool {
             item_id,
             id,
             kind: call.kind,
         });
-        Some(event)
+        if self.open.len() > MAX_OPEN_TOOLS {
+            out.push(self.open.remove(0).unfinished());
+        }
     }
 
     fn tool_completed(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
+        let item_id = bounded(item_id, MAX_ID);
         let known = |tool: &OpenTool| !item_id.is_empty() && tool.item_id == item_id;
         let at = match self.open.iter().position(known) {
             Some(at) => at,
             None => {
-                out.extend(self.tool_started(item_id, call));
+                self.tool_started(item_id, call, out);
                 self.open.len() - 1
             }
         };
@@ -252,18 +273,16 @@ impl Translator {
     /// Readers pair results with calls by id, so none stands for two calls,
     /// whatever codex prints.
     fn unused_id(&mut self, item_id: &str) -> String {
-        let base = if item_id.is_empty() {
-            "unnamed"
-        } else {
-            item_id
+        // Only the numbered ones have a `#`, and no number comes twice.
+        let id = match item_id {
+            "" => "unnamed".to_owned(),
+            item_id => item_id.replace('#', "_"),
         };
-        let mut id = base.to_owned();
-        let mut n = self.used_ids.len();
-        while !self.used_ids.insert(id.clone()) {
-            n += 1;
-            id = format!("{base}#{n}");
+        if self.used_ids.len() < MAX_USED_IDS && self.used_ids.insert(id.clone()) {
+            return id;
         }
-        id
+        self.numbered += 1;
+        format!("{id}#{}", self.numbered + 1)
     }
 
     /// A list's completion repeats its last update; what changes nothing is
@@ -277,9 +296,13 @@ impl Translator {
     }
 
     fn count_unknown(&mut self, what: String) {
-        let what = bounded(what, 64);
+        // It stands in the log, where nothing that an agent says may end up.
+        let is_name = what.split_once(' ').is_some_and(|(_, kind)| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            kind.len() <= 64 && kind.bytes().all(plain)
+        });
         let known = self.unknown.contains_key(&what);
-        let what = if known || self.unknown.len() < MAX_UNKNOWN_KINDS {
+        let what = if known || (is_name && self.unknown.len() < MAX_UNKNOWN_KINDS) {
             what
         } else {
             "other".to_owned()
@@ -504,17 +527,88 @@ mod tests {
             if tool_use_id == "item_0#3" && content["status"] == "unfinished"));
     }
 
+    /// Starts so many calls, with ids that begin with `prefix`.
+    fn start(translator: &mut Translator, prefix: &str, count: usize) -> Vec<EventBody> {
+        let lines = (0..count).map(|n| {
+            format!(
+                r#"{{"type":"item.started","item":{{"id":"{prefix}{n}","type":"web_search"}}}}"#
+            )
+        });
+        lines.flat_map(|line| feed(translator, &[&line])).collect()
+    }
+
+    #[test]
+    fn g8_what_is_no_name_of_a_kind_is_not_told() {
+        let mut translator = Translator::new();
+        let long = "x".repeat(65);
+        for kind in ["new.kind_2", "a secret", "\n", "é", &long] {
+            let what = format!("event {kind}");
+            translator.translate(CliEvent::Unknown { what });
+        }
+        let unknown = translator.finish(&Exit::Code(0), "").unknown;
+        let told: Vec<_> = unknown.iter().map(|(what, n)| (&**what, *n)).collect();
+        assert_eq!(told, [("event new.kind_2", 1), ("other", 4)]);
+    }
+
+    #[test]
+    fn g10_what_is_kept_of_tool_calls_is_bounded() {
+        let mut translator = Translator::new();
+        let events = start(&mut translator, &"x".repeat(1000), MAX_OPEN_TOOLS + 1);
+        // All begin alike, as far as they are looked at.
+        assert_eq!(events.len(), 1);
+        let events = start(&mut translator, "y", MAX_OPEN_TOOLS);
+        assert_eq!(events.len(), MAX_OPEN_TOOLS + 1);
+        assert!(matches!(events.last(),
+            Some(EventBody::ToolResult { tool_use_id, is_error: true, .. }) if tool_use_id.starts_with("xxx")));
+        let EventBody::ToolUse { id, .. } = &start(&mut Translator::new(), "a#", 1)[0] else {
+            panic!("no call");
+        };
+        assert_eq!(id, "a_0");
+
+        start(&mut translator, "z", 2 * MAX_USED_IDS);
+        assert_eq!(translator.open.len(), MAX_OPEN_TOOLS);
+        assert_eq!(translator.used_ids.len(), MAX_USED_IDS);
+        let ids: HashSet<&str> = translator.open.iter().map(|tool| &*tool.id).collect();
+        assert_eq!(ids.len(), MAX_OPEN_TOOLS);
+    }
+
+    #[test]
+    fn g8_of_a_failure_only_the_workers_own_words_are_for_logs() {
+        let end = |exit: Exit, lines: &[&str]| {
+            let mut translator = Translator::new();
+            feed(&mut translator, lines);
+            let finished = translator.finish(&exit, "error: SECRET: in config.toml");
+            failed(&finished).own_words().map(ToOwned::to_owned)
+        };
+        let failure = r#"{"type":"turn.failed","error":{"message":"SECRET"}}"#;
+        assert_eq!(end(Exit::Code(1), &[failure]), None);
+        assert_eq!(
+            end(Exit::Code(3), &[ERROR]).as_deref(),
+            Some("codex exited with code 3 before it told how the turn ended")
+        );
+        assert_eq!(
+            end(Exit::Signal(9), &[]).as_deref(),
+            Some("codex was ended by signal 9 before it told how the turn ended")
+        );
+        let missing = Exit::NotStarted {
+            message: "/bin/codex: No such file".into(),
+        };
+        assert_eq!(
+            end(missing, &[]).as_deref(),
+            Some("codex could not be started: /bin/codex: No such file")
+        );
+    }
+
     #[test]
     fn g10_what_is_kept_of_unknown_kinds_is_bounded() {
         let mut translator = Translator::new();
         for n in 0..100 {
-            let what = format!("{n} {}", "x".repeat(1000));
+            let what = format!("event {n}");
             translator.translate(CliEvent::Unknown { what });
         }
         let unknown = translator.finish(&Exit::Code(0), "").unknown;
         assert_eq!(unknown.len(), MAX_UNKNOWN_KINDS + 1);
         assert_eq!(unknown.values().sum::<u64>(), 100);
-        assert!(unknown.keys().all(|what| what.len() <= 64));
         assert_eq!(bounded("éééé".into(), 7), "é …");
     }
 }

@@ -143,6 +143,12 @@ impl Settings {
         self.broker.url()
     }
 
+    /// The models that have a label in metrics.
+    pub fn named_models(&self) -> BTreeSet<String> {
+        let listed = self.codex_models.iter().flatten();
+        listed.chain(&self.codex_model).cloned().collect()
+    }
+
     /// The rules for requests. `roots` are the spellings of the workspace
     /// root under which absolute paths are taken: as configured, and with
     /// symbolic links resolved.

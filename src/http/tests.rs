@@ -164,6 +164,116 @@ async fn g10_a_head_that_is_too_large_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn g10_more_headers_than_a_monitor_sends_are_refused() {
+    let server = server(BOTH).await;
+    let mut request = b"GET /metrics HTTP/1.1\r\n".to_vec();
+    for n in 0..1000 {
+        request.extend(format!("h{n}: x\r\n").into_bytes());
+    }
+    request.extend(b"\r\n");
+    let answer = send(server.addr, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+/// What was sent is answered at once, with what comes after the head unread.
+#[tokio::test]
+async fn g10_no_body_is_read_and_no_second_request_answered() {
+    let server = server(BOTH).await;
+    for (request, status) in [
+        (
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\nbody",
+            "405",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "200",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200",
+        ),
+    ] {
+        let answer = send(server.addr, request.as_bytes()).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn g8_nothing_but_three_pages_can_be_looked_at() {
+    let server = server(BOTH).await;
+    for path in [
+        "/",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/metrics/../x",
+        "/debug/pprof",
+        "/config",
+        "*",
+    ] {
+        let (status, ..) = ask(server.addr, "GET", path).await;
+        assert!(status.ends_with("404 Not Found"), "{path}: {status}");
+    }
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+        for path in ["/metrics", "/healthz", "/readyz"] {
+            let (status, ..) = ask(server.addr, method, path).await;
+            assert!(
+                status.ends_with("405 Method Not Allowed"),
+                "{method}: {status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn g8_by_default_only_this_host_can_ask() {
+    let (settings, _) = crate::config::Settings::from_vars([]).unwrap();
+    assert!(settings.http_addr.ip().is_loopback());
+}
+
+/// All that comes back until the connection is closed.
+async fn send(addr: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    // The server may close before it has read everything.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+/// One byte a second keeps no connection open.
+#[tokio::test(start_paused = true)]
+async fn g10_who_sends_slowly_is_cut_off() {
+    let server = server(BOTH).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nx: ")
+        .await
+        .unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let trickle = async {
+        while writing.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    let closed = async {
+        tokio::select! {
+            _ = reading.read_to_end(&mut answer) => {}
+            () = trickle => {}
+        }
+    };
+    tokio::time::timeout(10 * CONNECTION_LIFE, closed)
+        .await
+        .unwrap();
+    assert_eq!(answer, b"");
+}
+
 /// The clock is stopped, and goes on when all tasks wait: silent connections
 /// reach their end at once, and make room for the one that asks.
 #[tokio::test(start_paused = true)]

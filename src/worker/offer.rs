@@ -231,12 +231,16 @@ impl<E: Engine> Worker<E> {
     fn tell_end(&self, summary: &Summary, waited: Option<Duration>) {
         self.count_end(summary);
         let usage = summary.usage.unwrap_or_default();
+        if let Some(error) = &summary.error {
+            // codex's words may quote the prompt, files, its settings.
+            tracing::debug!(error = error.message, "how the turn failed, in full");
+        }
         tracing::info!(
             attempt = summary.attempt,
             outcome = summary.stop_reason.as_str(),
             code = summary.error.as_ref().map(|error| error.code.as_str()),
             reason = summary.error.as_ref().map(|error| error.reason.as_str()),
-            error = summary.error.as_ref().map(|error| error.message.as_str()),
+            error = summary.error.as_ref().and_then(TurnError::own_words),
             duration_s = summary.duration.as_secs_f64(),
             queue_wait_s = waited.map(|waited| waited.as_secs_f64()),
             first_text_s = summary.first_text.map(|first| first.as_secs_f64()),

@@ -5,11 +5,9 @@
 //! two suffixes, what stands before it is the whole id, and names of other
 //! files in here hold a `~`, which no id may.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use uuid::Uuid;
@@ -22,6 +20,10 @@ use crate::event::{ErrorCode, SealedEvent};
 
 pub(super) const CLAIM: &str = ".claim";
 pub(super) const CANCEL: &str = ".cancel";
+
+/// Of one claim. The longest ending is that of a request with 32 violations
+/// and the most metadata, which is far below.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Of so many verdicts one prunes. No count is kept: on average that does.
 const VERDICTS_PER_PRUNE: u128 = 1_000;
@@ -123,12 +125,9 @@ impl Claims {
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Option<Claim>, StateError> {
-        let Some(mut file) = self.dir.file(name, OFlags::RDONLY)? else {
+        let Some(bytes) = self.dir.read(name, MAX_BYTES)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|error| self.dir.error("read", name, error))?;
         match line::decode(&bytes) {
             Ok(claim) => Ok(Some(claim)),
             Err(why) => Err(StateError::unreadable(&self.dir.path().join(name), 0, why)),

@@ -5,7 +5,7 @@
 //! workspace can lead the worker out of it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -113,10 +113,13 @@ impl Dir {
         DiskError::not_a_directory(&self.path.join(name), kind)
     }
 
-    /// Opens a file; nothing there is `None`. Follows nothing.
+    /// Opens a file; nothing there is `None`. Follows nothing, and waits for
+    /// nobody.
     pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<Option<File>, DiskError> {
-        match self.open_raw(name, flags | OFlags::NOFOLLOW, PRIVATE_FILE) {
-            Ok(fd) => Ok(Some(File::from(fd))),
+        // Opening a pipe would wait for its other end, for ever.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match self.open_raw(name, flags, PRIVATE_FILE) {
+            Ok(fd) => Ok(Some(self.regular(name, fd)?)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.error("open", name, errno)),
         }
@@ -124,11 +127,36 @@ impl Dir {
 
     /// Opens a file of our own for reading and writing, making it if need be.
     pub(super) fn make_file(&self, name: &str) -> Result<File, DiskError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
-        match self.open_raw(name, flags, PRIVATE_FILE) {
-            Ok(fd) => Ok(File::from(fd)),
-            Err(errno) => Err(self.error("open", name, errno)),
+        let file = self.file(name, OFlags::RDWR | OFlags::CREATE)?;
+        file.ok_or_else(|| self.error("open", name, Errno::NOENT))
+    }
+
+    /// All that a file holds, which must be no more than `max` bytes; nothing
+    /// there is `None`.
+    pub(super) fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some(file) = self.file(name, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(max + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.error("read", name, error))?;
+        if bytes.len() as u64 > max {
+            let too_long = format!("it has more than {max} bytes");
+            let error = io::Error::new(io::ErrorKind::FileTooLarge, too_long);
+            return Err(self.error("read", name, error));
         }
+        Ok(Some(bytes))
+    }
+
+    fn regular(&self, name: &str, fd: OwnedFd) -> Result<File, DiskError> {
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| self.error("look at", name, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let message = format!("it is {}, not a file", kind(&stat));
+            let error = io::Error::new(io::ErrorKind::InvalidInput, message);
+            return Err(self.error("open", name, error));
+        }
+        Ok(File::from(fd))
     }
 
     pub(super) fn open_raw(
@@ -250,5 +278,36 @@ mod tests {
         ));
         assert!(dir.file("to-file", OFlags::RDONLY).is_err());
         assert!(dir.make_file("dangling").is_err());
+    }
+
+    #[test]
+    fn g8_nobody_is_waited_for_in_a_files_place() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        rustix::fs::mkfifoat(&dir, "pipe", PRIVATE_FILE).unwrap();
+        for opened in [
+            dir.file("pipe", OFlags::RDONLY).map(drop),
+            dir.file("pipe", OFlags::RDWR | OFlags::APPEND).map(drop),
+            dir.make_file("pipe").map(drop),
+            dir.read("pipe", 10).map(drop),
+        ] {
+            let error = crate::error::with_sources(&opened.unwrap_err());
+            assert!(error.contains("a named pipe, not a file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn g10_no_more_of_a_file_is_read_than_allowed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let file = dir.make_file("f").unwrap();
+        assert_eq!(dir.read("f", 0).unwrap(), Some(Vec::new()));
+        file.set_len(10).unwrap();
+        assert_eq!(dir.read("f", 10).unwrap(), Some(vec![0; 10]));
+        // As large as a file may be, and yet no room is asked for.
+        file.set_len(1 << 43).unwrap();
+        let error = crate::error::with_sources(&dir.read("f", 10).unwrap_err());
+        assert!(error.contains("more than 10 bytes"), "{error}");
+        assert_eq!(dir.read("none", 10).unwrap(), None);
     }
 }

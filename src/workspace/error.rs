@@ -57,6 +57,8 @@ pub enum Rejection {
     Inside { other: String },
     #[error("would hold workspace `{other}`")]
     Holds { other: String },
+    #[error("is workspace `{other}` in another spelling: this file system takes them for one")]
+    Spelling { other: String },
     #[error("leads over {}, which is {found}, not a directory", path.display())]
     NotADirectory { path: PathBuf, found: &'static str },
 }

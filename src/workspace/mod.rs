@@ -9,6 +9,7 @@
 //!     rejected/<turn id>.claim              verdicts on requests without a workspace
 //!     workspaces/<id>/.rejected/            claims, where the workspace can't come to be
 //!     workspaces/<id>/.state/
+//!         id                                the id that it was registered by
 //!         lock                              who holds it may run codex; made last
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{Access, AtFlags, Mode};
 
 use super::claims::Claims;
-use super::dir::{Dir, Found, SHARED_DIR};
+use super::dir::{Dir, Found, PRIVATE_FILE, SHARED_DIR};
 use super::error::{DiskError, Rejection, WorkspaceError};
 use super::threads::Threads;
 use super::{CLAIMS, REJECTED, STATE, Workspace, id, lock};
@@ -23,6 +23,11 @@ const THREADS: &str = "threads";
 const NAMELESS: &str = "rejected";
 /// Held while a new workspace is registered, by one process of all.
 const REGISTRY_LOCK: &str = "registry.lock";
+
+/// The id that a workspace was registered by. Where the file system takes `A`
+/// for `a`, both are one directory, and must not be two workspaces.
+const OWNER: &str = "id";
+const MAX_OWNER_BYTES: u64 = 1024;
 
 /// The root can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +152,12 @@ impl Root {
             Some(state) => state,
             None => self.register(id, &segments)?,
         };
+        if let Some(owner) = state.read(OWNER, MAX_OWNER_BYTES)?
+            && owner != id.as_bytes()
+        {
+            let other = String::from_utf8_lossy(&owner).into_owned();
+            return Err(rejected(Rejection::Spelling { other }));
+        }
         let claims = match state.dir(CLAIMS)? {
             Found::Dir(claims) => claims,
             _ => state.make_own_dir(CLAIMS)?,
@@ -187,6 +198,7 @@ impl Root {
         self.agent_dir(id, segments)?;
         let state = self.make_ours(segments, STATE)?;
         state.make_own_dir(CLAIMS)?;
+        state.write_atomic(OWNER, id.as_bytes(), PRIVATE_FILE)?;
         state.make_file(lock::LOCK)?;
         state.sync()?;
         Ok(state)
@@ -388,6 +400,30 @@ mod tests {
         assert_eq!(rejection(&root, "x"), Rejection::Holds { other });
         let workspace = root.workspace("x/y").unwrap();
         assert!(workspace.try_lock().is_ok());
+    }
+
+    /// As a file system shows it that does not tell the cases apart.
+    #[test]
+    fn g3_two_spellings_of_one_directory_are_not_two_workspaces() {
+        let (_tmp, root) = root();
+        root.workspace("acme/site").unwrap();
+        let rename = |from: &str, to: &str| {
+            let ours = root.workspaces.path();
+            std::fs::rename(ours.join(from), ours.join(to)).unwrap();
+        };
+        rename("acme", "Acme");
+        let other = "acme/site".to_owned();
+        assert_eq!(rejection(&root, "Acme/site"), Rejection::Spelling { other });
+        rename("Acme", "acme");
+        root.workspace("acme/site").unwrap();
+    }
+
+    #[test]
+    fn a_workspace_registered_before_ids_were_kept_is_known_still() {
+        let (_tmp, root) = root();
+        let state = root.workspace("a").unwrap().state_dir().to_owned();
+        std::fs::remove_file(state.join(OWNER)).unwrap();
+        root.workspace("a").unwrap();
     }
 
     #[test]

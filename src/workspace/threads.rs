@@ -1,15 +1,16 @@
 //! Which workspace a codex thread belongs to, for the whole root.
 
-use std::io::Read;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use uuid::Uuid;
 
 use super::dir::Dir;
 use super::durable::Created;
 use super::error::DiskError;
 use super::session::SessionFile;
+
+/// Of one of the files; the longest id has 259.
+const MAX_BYTES: u64 = 1024;
 
 /// One small file per thread, named by its id, holding the workspace's id.
 /// None is ever removed: a forgotten one could be adopted by another workspace.
@@ -45,14 +46,8 @@ impl Threads {
 
     /// The id of the workspace that the thread belongs to.
     pub fn owner(&self, thread: Uuid) -> Result<Option<String>, DiskError> {
-        let name = thread.to_string();
-        let Some(mut file) = self.dir.file(&name, OFlags::RDONLY)? else {
-            return Ok(None);
-        };
-        let mut owner = String::new();
-        file.read_to_string(&mut owner)
-            .map_err(|error| self.dir.error("read", &name, error))?;
-        Ok(Some(owner.trim_end().to_owned()))
+        let owner = self.dir.read(&thread.to_string(), MAX_BYTES)?;
+        Ok(owner.map(|owner| String::from_utf8_lossy(&owner).trim_end().to_owned()))
     }
 
     /// Makes the thread this workspace's, unless it belongs to one. Durable.

@@ -12,3 +12,4 @@ mod guard;
 mod pool;
 mod real_codex;
 mod run;
+mod security;

@@ -60,6 +60,8 @@ fn main() {
 
 struct StandIn {
     dir: PathBuf,
+    /// Where it was started; it may be gone by the end.
+    here: PathBuf,
     thread: String,
     tag: String,
     items: u32,
@@ -85,6 +87,7 @@ impl StandIn {
         let stand_in = Self {
             thread: resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             _alone: busy_file(&dir),
+            here: std::env::current_dir().unwrap(),
             dir,
             tag: first,
             items: 0,
@@ -139,6 +142,7 @@ impl StandIn {
                 let text = "x".repeat(argument.parse().unwrap());
                 self.item("agent_message", json!({"text": text}));
             }
+            "unknown" => self.emit(&json!({"type": argument, "text": argument})),
             "garbage" => write_all(b"\xff\xfe not json\n"),
             "reconnect" => self.emit(
                 &json!({"type": "error", "message": "Reconnecting... 1/5 (stream disconnected)"}),
@@ -175,6 +179,7 @@ impl StandIn {
             "kill-worker" => kill_worker(),
             // Says that the turn is over, and stays.
             "finish" => self.complete(),
+            "limit" => limit(argument),
             "fail" => {
                 self.emit(&json!({"type": "error", "message": argument}));
                 self.emit(&json!({"type": "turn.failed", "error": {"message": argument}}));
@@ -289,13 +294,12 @@ impl StandIn {
     }
 
     fn record(&self, what: &str) {
-        let here = std::env::current_dir().unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         append(
             &self.dir.join("log"),
             &format!(
                 "{what} {} {} {} {}\n",
-                here.display(),
+                self.here.display(),
                 std::process::id(),
                 self.tag,
                 now.as_nanos()
@@ -349,6 +353,24 @@ fn parent(pid: i32, argument: &str) -> Option<i32> {
     let command = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
     let first = command.split(|byte| *byte == 0).nth(1)?;
     (first == argument.as_bytes()).then_some(parent)
+}
+
+/// `<resource> <number>`: no more of it for this process and what it starts.
+fn limit(argument: &str) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let (resource, number) = argument.split_once(' ').unwrap();
+    let resource = match resource {
+        "core" => Resource::Core,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        other => panic!("no resource {other}"),
+    };
+    let number = number.parse().ok();
+    let limit = Rlimit {
+        current: number,
+        maximum: number,
+    };
+    setrlimit(resource, limit).unwrap();
 }
 
 fn in_own_session(command: &mut Command) -> &mut Command {

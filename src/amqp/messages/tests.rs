@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::with_sources;
 
 fn time() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
@@ -103,10 +104,9 @@ fn another_version_or_type_is_a_value() {
 
 #[test]
 fn what_is_malformed_is_named() {
-    use crate::error::with_sources;
     for (body, named) in [
-        ("", "EOF while parsing"),
-        ("[]", "invalid"),
+        ("", "no JSON at line 1 column 0"),
+        ("[]", "a value of another type at line 1"),
         (r#"{"type":"done"}"#, "missing field `v`"),
         (r#"{"v":1}"#, "missing field `type`"),
         (
@@ -136,4 +136,91 @@ fn an_error_shows_a_bounded_piece_of_what_was_found() {
     let body = format!(r#"{{"action":"cancel","turn_id":"{}"}}"#, "é".repeat(5_000));
     let error = Control::decode(body.as_bytes()).unwrap_err().to_string();
     assert!(error.len() < 400, "{} bytes", error.len());
+}
+
+#[test]
+fn g8_an_error_quotes_no_values() {
+    let text = "a prompt\\n that went to the wrong exchange";
+    for body in [
+        format!(r#"{{"action":"cancel","turn_id":["{text}"]}}"#),
+        format!(r#"{{"action":"cancel","turn_id":"t","workspace":{{"{text}":1}}}}"#),
+        format!(r#"{{"v":"{text}"}}"#),
+        format!(r#"{{"v":1,"type":"heartbeat","worker":"w","slots":"{text}","running":[]}}"#),
+        format!(r#""{text}""#),
+    ] {
+        let told = [
+            Control::decode(body.as_bytes()).err(),
+            Status::decode(body.as_bytes()).err(),
+            Offer::decode(body.as_bytes()).err(),
+        ];
+        let told: Vec<String> = told
+            .iter()
+            .flatten()
+            .map(|error| with_sources(error))
+            .collect();
+        assert!(!told.is_empty(), "{body}");
+        for told in told {
+            assert!(!told.contains("prompt"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn g10_what_is_too_long_is_not_read() {
+    let padded = |max: usize| vec![b' '; max + 1];
+    for (told, allowed) in [
+        (
+            Control::decode(&padded(MAX_CONTROL_BYTES)).unwrap_err(),
+            MAX_CONTROL_BYTES,
+        ),
+        (
+            Status::decode(&padded(MAX_STATUS_BYTES)).unwrap_err(),
+            MAX_STATUS_BYTES,
+        ),
+        (
+            Offer::decode(&padded(MAX_OFFER_BYTES)).unwrap_err(),
+            MAX_OFFER_BYTES,
+        ),
+    ] {
+        let told = told.to_string();
+        assert!(told.contains(&format!("allowed are {allowed}")), "{told}");
+    }
+}
+
+/// What is allowed has room: the longest names in every slot there may be.
+#[test]
+fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
+    let running = Running {
+        workspace: [
+            "w".repeat(64),
+            "x".repeat(64),
+            "y".repeat(64),
+            "z".repeat(64),
+        ]
+        .join("/"),
+        turn_id: "t".repeat(128),
+        attempt: u32::MAX,
+        started_at: time(),
+    };
+    let heartbeat = Status::Heartbeat {
+        worker: "w".repeat(200),
+        version: "0.1.0".into(),
+        slots: 1000,
+        running: vec![running; 1000],
+    };
+    let body = heartbeat.encode();
+    assert_eq!(Status::decode(&body).unwrap(), Decoded::Known(heartbeat));
+
+    let prompt = "\u{1}".repeat(crate::request::MAX_PROMPT_CHARS);
+    let request = serde_json::json!({"turn_id": "t", "workspace": "a",
+        "messages": [{"role": "user", "content": prompt}]});
+    let offer = Offer {
+        repeat: false,
+        enqueued_at: None,
+        request: serde_json::value::to_raw_value(&request).unwrap(),
+    };
+    assert!(matches!(
+        Offer::decode(&offer.encode()).unwrap(),
+        Decoded::Known(_)
+    ));
 }

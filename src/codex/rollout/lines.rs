@@ -32,9 +32,13 @@ pub(super) fn forwards(
 
 /// Calls `visit` for every line before byte `end`, the last one first, until
 /// it returns something. Lines of more than `max_line` bytes are left out.
+///
+/// # Errors
+/// Nothing was returned for all of the last `max_read` bytes, and there are more.
 pub(super) fn backwards<T>(
     mut file: impl Read + Seek,
     end: u64,
+    max_read: u64,
     chunk_size: usize,
     max_line: usize,
     mut visit: impl FnMut(&[u8]) -> Option<T>,
@@ -44,6 +48,9 @@ pub(super) fn backwards<T>(
     let mut line = Kept::default();
     let mut at = end;
     while at > 0 {
+        if end - at >= max_read {
+            return Err(too_much());
+        }
         let size = chunk_size.min(usize::try_from(at).unwrap_or(usize::MAX));
         at -= size as u64;
         file.seek(SeekFrom::Start(at))?;
@@ -60,6 +67,11 @@ pub(super) fn backwards<T>(
         line.prepend(rest, max_line);
     }
     Ok(line.take(&mut visit).flatten())
+}
+
+pub(super) fn too_much() -> io::Error {
+    let message = "the thread's record is too long to be looked through";
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
 /// A line as far as it was read, or nothing once it is too long.
@@ -124,7 +136,7 @@ mod tests {
 
             seen.clear();
             let end = text.len() as u64;
-            let none = backwards(Cursor::new(&text), end, chunk, max, |line| {
+            let none = backwards(Cursor::new(&text), end, u64::MAX, chunk, max, |line| {
                 seen.push(line.to_vec());
                 None::<()>
             });
@@ -132,8 +144,19 @@ mod tests {
             seen.reverse();
             prop_assert_eq!(&seen, &expected);
 
-            let last = backwards(Cursor::new(&text), end, chunk, max, |line| Some(line.to_vec()));
+            let last = backwards(Cursor::new(&text), end, u64::MAX, chunk, max, |line| Some(line.to_vec()));
             prop_assert_eq!(last.unwrap(), expected.last().map(|line| line.to_vec()));
         }
+    }
+    #[test]
+    fn g10_looks_no_further_back_than_told() {
+        let text = [&b"first\n"[..], &[b'x'; 50]].concat();
+        let look = |max_read| {
+            let file = Cursor::new(&text);
+            let first = |line: &[u8]| (line == b"first").then_some(());
+            backwards(file, text.len() as u64, max_read, 8, 100, first)
+        };
+        assert_eq!(look(60).unwrap(), Some(()));
+        assert!(look(40).is_err());
     }
 }

@@ -4,9 +4,6 @@
 //! checksum, ignored when it is of another segment, and made anew from the
 //! journal. It is only ever written after what it vouches for is durable.
 
-use std::io::Read;
-
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::CHECKPOINT;
@@ -14,6 +11,8 @@ use super::record::{Baseline, Record, Segment};
 use crate::workspace::dir::Dir;
 use crate::workspace::error::DiskError;
 use crate::workspace::line::{self, Unreadable};
+
+const MAX_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
@@ -42,12 +41,9 @@ impl Checkpoint {
 
     /// The stored one, if it is whole, ours, and of this segment.
     pub fn load(state: &Dir, segment: u64) -> Result<Option<Self>, DiskError> {
-        let Some(mut file) = state.file(CHECKPOINT, OFlags::RDONLY)? else {
+        let Some(bytes) = state.read(CHECKPOINT, MAX_BYTES)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|error| state.error("read", CHECKPOINT, error))?;
         Ok(line::decode(&bytes)
             .ok()
             .filter(|checkpoint: &Self| checkpoint.segment == segment))

@@ -185,10 +185,17 @@ impl Process {
                 .log_lines()
                 .into_iter()
                 .find(|line| line["message"] == "starting");
-            self.http
-                .set(starting.and_then(|line| line["http"].as_str()?.parse().ok()));
+            let told = starting.and_then(|line| line["http"].as_str()?.parse().ok());
+            self.http.set(told.or_else(|| self.http_in_text()));
         }
         self.http.get()
+    }
+
+    /// In a log that is not JSON.
+    fn http_in_text(&self) -> Option<SocketAddr> {
+        let log = self.log_text();
+        let (_, rest) = log.split_once(" http=")?;
+        rest.split('"').nth(1)?.parse().ok()
     }
 
     /// The log so far, without what is no JSON.
