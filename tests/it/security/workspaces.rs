@@ -130,9 +130,14 @@ fn g8_what_a_turn_puts_in_the_temporary_files_place_is_not_written_to() {
     ] {
         // Without a session file the next thread is new, and has to be kept.
         outside.lay(workspace, &format!("rm {file} && {trap} {file}.tmp~"));
-        outside.meet(workspace).assert_end_turn();
+        let met = outside.meet(workspace);
+        met.assert_end_turn();
         assert!(!outside.resumed(), "{trap}");
         outside.assert_untouched();
+        if workspace != "folder" {
+            let kept = fs::read_to_string(outside.host.session_file(workspace)).unwrap();
+            assert_eq!(kept.trim(), met.thread(), "{trap}");
+        }
         outside.host.run("other", "other\nsay hi").assert_end_turn();
     }
 }
