@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{Link, Socket};
 use super::target::{self, Target, UrlError};
+use super::tls;
 use crate::error::with_sources;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
@@ -53,11 +54,13 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    #[error("broker {target}: the TLS handshake failed")]
+    #[error("TLS is not possible")]
+    TlsFiles(#[source] BoxError),
+    #[error("broker {target}: {}", tls::told(source))]
     Tls {
         target: Arc<Target>,
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     #[error("broker {target}: user {:?} or its password was refused: {detail}", .target.user)]
     AuthRefused { target: Arc<Target>, detail: String },
@@ -84,6 +87,7 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Connector {
     url: Arc<dyn Fn() -> Result<SecretString, BoxError> + Send + Sync>,
+    tls: Arc<dyn Fn() -> Result<RustlsConnector, BoxError> + Send + Sync>,
     name: String,
     on_state: StateHook,
 }
@@ -97,9 +101,20 @@ impl Connector {
     ) -> Self {
         Self {
             url: Arc::new(url),
+            tls: Arc::new(|| Ok(RustlsConnector::new_with_native_certs()?)),
             name: name.into(),
             on_state: Arc::new(|_| {}),
         }
+    }
+
+    /// How to speak TLS with a broker whose URL asks for it; it is asked before
+    /// every attempt, too. Otherwise the system's authorities are trusted.
+    pub fn with_tls(
+        mut self,
+        tls: impl Fn() -> Result<RustlsConnector, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.tls = Arc::new(tls);
+        self
     }
 
     /// Calls `hook` on every connection made and every connection lost.
@@ -121,6 +136,10 @@ impl Connector {
         let url = (self.url)().map_err(ConnectError::Source)?;
         let (mut uri, target) = target::parse(&url).map_err(ConnectError::Url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        let tls = match target.tls {
+            true => Some((self.tls)().map_err(ConnectError::TlsFiles)?),
+            false => None,
+        };
 
         let deadline = Instant::now() + CONNECT_LIMIT;
         let timed_out = |phase| {
@@ -159,14 +178,13 @@ impl Connector {
             .try_clone_to_owned()
             .map(|fd| Socket(fd.into()))
             .map_err(tcp_error)?;
-        let stream = if target.tls {
-            let config = OwnedTLSConfig::default();
-            timeout_at(deadline, stream.into_tls(&target.host, config.as_ref()))
+        let stream = if let Some(tls) = tls {
+            timeout_at(deadline, stream.into_rustls(&tls, &target.host))
                 .await
                 .map_err(timed_out("the TLS handshake"))?
                 .map_err(|source| ConnectError::Tls {
                     target: Arc::clone(&target),
-                    source,
+                    source: Arc::new(source),
                 })?
         } else {
             stream
@@ -265,11 +283,18 @@ pub(crate) fn backoff() -> ExponentialBackoff {
 
 /// Why the broker ended the handshake, as far as its words tell.
 fn refused(target: Arc<Target>, error: lapin::Error) -> ConnectError {
-    let ErrorKind::ProtocolError(refusal) = error.kind() else {
-        return ConnectError::Handshake {
-            target,
-            source: error,
-        };
+    let refusal = match error.kind() {
+        ErrorKind::ProtocolError(refusal) => refusal,
+        ErrorKind::IOError(source) if target.tls && tls::is_of_tls(source) => {
+            let source = Arc::clone(source);
+            return ConnectError::Tls { target, source };
+        }
+        _ => {
+            return ConnectError::Handshake {
+                target,
+                source: error,
+            };
+        }
     };
     let detail = refusal.get_message().to_string();
     match refusal.get_id() {

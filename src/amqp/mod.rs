@@ -19,5 +19,6 @@ pub mod pool;
 pub mod publish;
 pub mod server;
 pub mod target;
+mod tls;
 pub mod topology;
 mod upkeep;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 
 /// What a URL's `heartbeat` may ask for, in seconds. Without heartbeats (0), a
@@ -80,11 +80,16 @@ pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlErr
     if let Some(host) = ipv6_host(rest) {
         uri.authority.host = host.to_owned();
     }
+    let user = match uri.query.auth_mechanism {
+        // The URL's, or lapin's `guest`, plays no part.
+        Some(SASLMechanism::External) => "(that of the client certificate)".to_owned(),
+        _ => uri.authority.userinfo.username.clone(),
+    };
     let target = Target {
         host: uri.authority.host.clone(),
         port: uri.authority.port,
         vhost: uri.vhost.clone(),
-        user: uri.authority.userinfo.username.clone(),
+        user,
         tls: matches!(uri.scheme, lapin::uri::AMQPScheme::AMQPS),
     };
     Ok((uri, Arc::new(target)))

@@ -25,7 +25,7 @@ Without a terminal, events are printed as JSON lines. Ctrl-C cancels the turn an
 leaves at once. A turn goes on when whoever followed it is gone; to follow it again, send the same turn under the \
 same --turn-id: it runs once, and its end is told again.
 
-Of the settings, only TURN_WORKER_AMQP_URL (or _FILE) and TURN_WORKER_PREFIX matter.";
+Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
 
 #[derive(Debug, Args)]
 pub struct SubmitArgs {

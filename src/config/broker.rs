@@ -2,7 +2,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::table::{AMQP_URL, AMQP_URL_FILE, Setting};
@@ -29,6 +29,11 @@ pub enum BrokerUrlError {
     },
     #[error("{} names {}, which holds {found}, allowed is {}", AMQP_URL_FILE.variable(), path.display(), AMQP_URL.allowed)]
     Unusable { path: PathBuf, found: String },
+    #[error("{} is set, but the URL of {} begins with amqp://, which is without TLS; write amqps://", .tls.variable(), .url.variable())]
+    NoTls {
+        url: &'static Setting,
+        tls: &'static Setting,
+    },
 }
 
 impl Broker {
@@ -68,6 +73,13 @@ pub(super) fn parse(text: &str) -> Option<SecretString> {
     let heartbeat = uri.query.heartbeat;
     let fits = heartbeat.is_none_or(|seconds| HEARTBEATS_S.contains(&seconds));
     (fits && !text.contains('[')).then(|| text.into())
+}
+
+/// Of a URL that [`parse`] took.
+pub(super) fn has_tls(url: &SecretString) -> bool {
+    url.expose_secret()
+        .parse()
+        .is_ok_and(|uri: AMQPUri| uri.scheme == AMQPScheme::AMQPS)
 }
 
 /// The URL for people: whatever may be a password, or a part of one that was

@@ -7,6 +7,7 @@ mod broker;
 mod error;
 mod read;
 mod table;
+mod tls;
 mod value;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ pub use error::{ConfigError, Problem, Warning};
 pub use table::{
     Allowed, Preset, SETTINGS, Setting, VARIABLE_PREFIX, settings_help, settings_markdown,
 };
+pub use tls::{ClientFiles, TlsError, TlsFiles};
 
 use secrecy::SecretString;
 
@@ -30,6 +32,7 @@ use crate::request::{Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub broker: Broker,
+    pub amqp_tls: TlsFiles,
     pub workspace_root: PathBuf,
     pub slots: usize,
     /// A bare name is looked up in `PATH`.
@@ -135,12 +138,27 @@ impl Settings {
         if let Broker::File(path) = &mut self.broker {
             absolute(path);
         }
+        let TlsFiles { ca, client } = &mut self.amqp_tls;
+        ca.iter_mut().for_each(absolute);
+        if let Some(ClientFiles { certificate, key }) = client {
+            absolute(certificate);
+            absolute(key);
+        }
         self
     }
 
-    /// The broker's URL as it is now, see [`Broker::url`].
+    /// The broker's URL as it is now, see [`Broker::url`]. It asks for TLS if
+    /// there is a setting for that: a password must not go out in the clear
+    /// where somebody meant to protect it.
     pub fn amqp_url(&self) -> Result<SecretString, BrokerUrlError> {
-        self.broker.url()
+        let url = self.broker.url()?;
+        match self.amqp_tls.set_by() {
+            Some(tls) if !broker::has_tls(&url) => Err(BrokerUrlError::NoTls {
+                url: self.broker.setting(),
+                tls,
+            }),
+            _ => Ok(url),
+        }
     }
 
     /// The models that have a label in metrics.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
-use super::{Broker, CodexHome, EventSet, LogFormat, Roles, Sandbox, Settings, broker, value};
+use super::{
+    Broker, ClientFiles, CodexHome, EventSet, LogFormat, Roles, Sandbox, Settings, TlsFiles,
+    broker, value,
+};
 use crate::request::is_model_name;
 
 /// Variables of tests have our prefix and are no settings.
@@ -73,6 +76,9 @@ impl Reader {
     fn settings(&mut self, raw: Raw) -> Option<Settings> {
         // All are read before the first `?`.
         let broker = self.broker(raw.amqp_url, raw.amqp_url_file);
+        let amqp_ca = self.optional(&table::AMQP_CA_FILE, raw.amqp_ca_file, path);
+        let amqp_client = self.client(raw.amqp_client_cert_file, raw.amqp_client_key_file);
+        let amqp_tls = self.tls(broker.as_ref(), amqp_ca, amqp_client);
         let workspace_root = self.value(&table::WORKSPACE_ROOT, raw.workspace_root, path);
         let slots = match raw.slots {
             Some(text) => self.count(&table::SLOTS, Some(text)),
@@ -112,6 +118,7 @@ impl Reader {
 
         Some(Settings {
             broker: broker?,
+            amqp_tls: amqp_tls?,
             workspace_root: workspace_root?,
             slots: slots?,
             codex_bin: codex_bin?,
@@ -151,6 +158,40 @@ impl Reader {
                     None => self.wrong(&table::AMQP_URL, broker::redacted(&text)),
                 }
             }
+        }
+    }
+
+    fn client(
+        &mut self,
+        certificate: Option<String>,
+        key: Option<String>,
+    ) -> Option<Option<ClientFiles>> {
+        let both = certificate.is_some() == key.is_some();
+        let mut alone = |setting: &Setting, text: Option<String>| {
+            self.optional(setting, text, |text| path(text).filter(|_| both))
+        };
+        let certificate = alone(&table::AMQP_CLIENT_CERT_FILE, certificate)?;
+        let key = alone(&table::AMQP_CLIENT_KEY_FILE, key)?;
+        Some(
+            Option::zip(certificate, key)
+                .map(|(certificate, key)| ClientFiles { certificate, key }),
+        )
+    }
+
+    /// What a URL in a file asks for is looked at when that is read.
+    fn tls(
+        &mut self,
+        broker: Option<&Broker>,
+        ca: Option<Option<PathBuf>>,
+        client: Option<Option<ClientFiles>>,
+    ) -> Option<TlsFiles> {
+        let (ca, client) = (ca?, client?);
+        let files = TlsFiles { ca, client };
+        match (files.set_by(), broker) {
+            (Some(setting), Some(Broker::Url(url))) if !broker::has_tls(url) => {
+                self.wrong(setting, "set for an amqp:// URL".to_owned())
+            }
+            _ => Some(files),
         }
     }
 

@@ -94,6 +94,18 @@ settings! {
         Preset::Told("none"),
         Allowed::Told("a path, and not together with AMQP_URL"),
         "a file with the broker's URL, read at every connect, so that it can be rotated" }
+    amqp_ca_file AMQP_CA_FILE {
+        Preset::Told("the system's"),
+        Allowed::Told("a path to certificates in PEM, and only with amqps://"),
+        "the only authorities that the broker's certificate may be signed by, read at every connect" }
+    amqp_client_cert_file AMQP_CLIENT_CERT_FILE {
+        Preset::Told("none"),
+        Allowed::Told("a path to a certificate in PEM, together with AMQP_CLIENT_KEY_FILE, and only with amqps://"),
+        "what the broker is shown when it asks who we are, read at every connect" }
+    amqp_client_key_file AMQP_CLIENT_KEY_FILE {
+        Preset::Told("none"),
+        Allowed::Told("a path to an unencrypted private key in PEM, together with AMQP_CLIENT_CERT_FILE"),
+        "the private key of that certificate, read at every connect" }
     workspace_root WORKSPACE_ROOT {
         Preset::Value("./workspaces"), Allowed::Told("a path"),
         "the directory that holds all workspaces" }
@@ -177,8 +189,16 @@ settings! {
 }
 
 /// All that sending a turn and listening to it needs.
-pub(super) const OF_PRODUCERS: &[&str] =
-    &["AMQP_URL", "AMQP_URL_FILE", "PREFIX", "LOG", "LOG_FORMAT"];
+pub(super) const OF_PRODUCERS: &[&str] = &[
+    "AMQP_URL",
+    "AMQP_URL_FILE",
+    "AMQP_CA_FILE",
+    "AMQP_CLIENT_CERT_FILE",
+    "AMQP_CLIENT_KEY_FILE",
+    "PREFIX",
+    "LOG",
+    "LOG_FORMAT",
+];
 
 /// For `--help`.
 pub fn settings_help() -> String {

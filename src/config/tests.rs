@@ -86,6 +86,9 @@ fn nothing_set_gives_the_documented_defaults() {
 fn what_is_set_is_taken() {
     let settings = settings(&[
         ("AMQP_URL", "amqps://u:p@broker/v"),
+        ("AMQP_CA_FILE", "/etc/ca.pem"),
+        ("AMQP_CLIENT_CERT_FILE", "/etc/cert.pem"),
+        ("AMQP_CLIENT_KEY_FILE", "/etc/key.pem"),
         ("WORKSPACE_ROOT", "/srv/ws"),
         ("SLOTS", "1000"),
         ("CODEX_BIN", "/opt/codex"),
@@ -114,6 +117,16 @@ fn what_is_set_is_taken() {
     assert_eq!(
         settings.broker.url().unwrap().expose_secret(),
         "amqps://u:p@broker/v"
+    );
+    assert_eq!(
+        settings.amqp_tls,
+        TlsFiles {
+            ca: Some("/etc/ca.pem".into()),
+            client: Some(ClientFiles {
+                certificate: "/etc/cert.pem".into(),
+                key: "/etc/key.pem".into(),
+            }),
+        }
     );
     assert_eq!(settings.workspace_root, Path::new("/srv/ws"));
     assert_eq!(settings.slots, 1000);
@@ -351,12 +364,63 @@ fn the_url_can_come_from_a_file_that_changes() {
     assert!(both.contains("not together with AMQP_URL"), "{both}");
 }
 
+/// A password must not go out in the clear where somebody meant to protect it.
+#[test]
+fn g8_a_setting_for_tls_allows_no_url_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    let both = |name: &'static str| (name, "/etc/x.pem");
+    let key = both("AMQP_CLIENT_KEY_FILE");
+    for set in [
+        &[both("AMQP_CA_FILE")][..],
+        &[both("AMQP_CLIENT_CERT_FILE"), key],
+    ] {
+        let variable = format!("TURN_WORKER_{}", set[0].0);
+        let inline = wrong(&[&[("AMQP_URL", "amqp://u:s3cret@h/v")], set].concat());
+        assert!(
+            inline.contains(&format!("{variable} is set for an amqp:// URL")),
+            "{inline}"
+        );
+        // Without a URL, the default is one without TLS.
+        assert!(wrong(set).contains(&variable));
+
+        let by_file = [&[("AMQP_URL_FILE", file.to_str().unwrap())], set].concat();
+        let by_file = settings(&by_file);
+        std::fs::write(&file, "AMQP://u:s3cret@h/v\n").unwrap();
+        let told = by_file.amqp_url().unwrap_err().to_string();
+        assert!(
+            told.starts_with(&format!("{variable} is set, but")),
+            "{told}"
+        );
+        assert!(told.contains("TURN_WORKER_AMQP_URL_FILE") && !told.contains("s3cret"));
+        std::fs::write(&file, "amqps://u:s3cret@h/v\n").unwrap();
+        by_file.amqp_url().unwrap();
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_are_set_together() {
+    for name in ["AMQP_CLIENT_CERT_FILE", "AMQP_CLIENT_KEY_FILE"] {
+        let text = wrong(&[("AMQP_URL", "amqps://h"), (name, "/etc/x.pem")]);
+        assert!(
+            text.starts_with(&format!(
+                "wrong setting: TURN_WORKER_{name} is \"/etc/x.pem\""
+            )),
+            "{text}"
+        );
+        assert!(text.contains("together with AMQP_CLIENT_"), "{text}");
+    }
+}
+
 #[test]
 fn relative_paths_mean_the_starting_directory() {
     let absolute = settings(&[
         ("CODEX_HOME", "home"),
         ("CODEX_BIN", "./bin/codex"),
         ("AMQP_URL_FILE", "/run/url"),
+        ("AMQP_CA_FILE", "ca.pem"),
+        ("AMQP_CLIENT_CERT_FILE", "cert.pem"),
+        ("AMQP_CLIENT_KEY_FILE", "key.pem"),
     ])
     .relative_to(Path::new("/opt/app"));
     assert_eq!(
@@ -369,6 +433,14 @@ fn relative_paths_mean_the_starting_directory() {
     );
     assert_eq!(absolute.codex_bin.to_str(), Some("/opt/app/bin/codex"));
     assert!(matches!(absolute.broker, Broker::File(path) if path == Path::new("/run/url")));
+    let tls = format!("{:?}", absolute.amqp_tls);
+    for path in [
+        "\"/opt/app/ca.pem\"",
+        "\"/opt/app/cert.pem\"",
+        "\"/opt/app/key.pem\"",
+    ] {
+        assert!(tls.contains(path), "{tls}");
+    }
 
     let bare = settings(&[]).relative_to(Path::new("/opt/app"));
     assert_eq!(bare.codex_bin, Path::new("codex"));

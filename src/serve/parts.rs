@@ -111,6 +111,7 @@ pub fn process_id() -> String {
 
 /// Connects to the broker that the settings name.
 pub fn connector(settings: &Settings, name: &str) -> Connector {
-    let settings = settings.clone();
+    let (settings, tls) = (settings.clone(), settings.amqp_tls.clone());
     Connector::new(name, move || settings.amqp_url().map_err(Into::into))
+        .with_tls(move || tls.connector().map_err(Into::into))
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "cli/call.rs"]
-mod call;
+pub mod call;
 #[path = "cli/check.rs"]
 mod check;
 #[path = "cli/following.rs"]

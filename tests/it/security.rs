@@ -1,8 +1,10 @@
 //! Nobody gets in, and nothing gets out: what requests, agents and what they
-//! leave behind can't do.
+//! leave behind can't do, and what the broker's users may not.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broker_tls;
 mod forgery;
 mod leftovers;
+mod tls_node;
 mod workspaces;

@@ -69,6 +69,23 @@ impl Broker {
         broker
     }
 
+    /// A running node with more lines in its `rabbitmq.conf`, in which `@DIR@` is its folder, and with plugins.
+    /// `prepare` is given that folder first, and returns the lines.
+    pub fn configured(
+        name: &str,
+        plugins: &str,
+        prepare: impl FnOnce(&std::path::Path) -> String,
+    ) -> Self {
+        let mut broker = Self::new(name);
+        let conf = broker.dir.join("more.conf");
+        let lines = fs::create_dir_all(&broker.dir).map(|()| prepare(&broker.dir));
+        let written = lines.and_then(|lines| fs::write(&conf, lines));
+        written.unwrap_or_else(|error| panic!("{}: {error}", conf.display()));
+        let conf = conf.to_string_lossy().into_owned();
+        broker.launch(&["--temporary", "--conf", &conf, "--plugins", plugins]);
+        broker
+    }
+
     /// Of the default vhost; the same after a restart.
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)

@@ -1,0 +1,163 @@
+//! A RabbitMQ that speaks TLS, with certificates made for the occasion. All
+//! tests share it: it wants a client certificate where its `rabbitmq.conf`
+//! makes it listen, and has two more listeners besides.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
+
+use crate::support::broker::Broker;
+
+/// The user's who may do everything, and whose name a certificate has.
+pub const PASSWORD: &str = "s3cret";
+
+/// A setting, named without its prefix.
+pub type Set = (&'static str, String);
+
+pub struct Node {
+    pub broker: Broker,
+    /// Wants a client certificate.
+    pub strict: u16,
+    /// Wants none.
+    pub lenient: u16,
+    /// Wants none, and has a certificate that has expired.
+    pub expired: u16,
+    dir: PathBuf,
+}
+
+impl Node {
+    /// The first call starts it, which takes seconds.
+    pub async fn get() -> &'static Self {
+        static NODE: OnceLock<Node> = OnceLock::new();
+        let get = || NODE.get_or_init(Self::start);
+        tokio::task::spawn_blocking(get).await.unwrap()
+    }
+
+    fn start() -> Self {
+        let [strict, lenient, expired] = free_ports();
+        let mut dir = PathBuf::new();
+        let broker = Broker::configured("tls", "rabbitmq_auth_mechanism_ssl", |folder| {
+            folder.clone_into(&mut dir);
+            write_certificates(folder);
+            documented_conf()
+                .replace("/etc/rabbitmq/tls", "@DIR@")
+                .replace("5671", &format!("127.0.0.1:{strict}"))
+        });
+        let listen = |port: u16, name: &str| {
+            format!(
+                "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
+                 [{{certfile, File(\"{name}.pem\")}}, {{keyfile, File(\"{name}-key.pem\")}}], 1)"
+            )
+        };
+        let all = "<<\".*\">>";
+        broker.ctl(&[
+            "eval",
+            &format!(
+                "File = fun(Name) -> filename:join(os:getenv(\"HOME\"), Name) end, {}, {}, \
+                 rabbit_auth_backend_internal:add_user(<<\"worker\">>, <<\"{PASSWORD}\">>, <<\"test\">>), \
+                 rabbit_auth_backend_internal:set_permissions(<<\"worker\">>, <<\"/\">>, {all}, {all}, {all}, <<\"test\">>).",
+                listen(lenient, "server"),
+                listen(expired, "expired"),
+            ),
+        ]);
+        Self {
+            broker,
+            strict,
+            lenient,
+            expired,
+            dir,
+        }
+    }
+
+    pub fn url(&self, port: u16) -> String {
+        format!("amqps://worker:{PASSWORD}@localhost:{port}/%2f")
+    }
+
+    /// The path of what [`write_certificates`] wrote.
+    pub fn file(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The authority that the node's own certificate is of.
+    pub fn ca(&self) -> Set {
+        ("AMQP_CA_FILE", self.file("ca.pem"))
+    }
+
+    pub fn client(&self, name: &str) -> [Set; 2] {
+        [
+            ("AMQP_CLIENT_CERT_FILE", self.file(&format!("{name}.pem"))),
+            (
+                "AMQP_CLIENT_KEY_FILE",
+                self.file(&format!("{name}-key.pem")),
+            ),
+        ]
+    }
+}
+
+/// What operators are told to write.
+fn documented_conf() -> String {
+    let text = include_str!("../../../docs/OPERATIONS.md");
+    let (_, block) = text.split_once("```ini\n").unwrap();
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+fn write_certificates(dir: &Path) {
+    let localhost = |params: &mut CertificateParams| {
+        let name = "localhost".try_into().unwrap();
+        params.subject_alt_names.push(SanType::DnsName(name));
+    };
+    let ours = Authority::new(dir, "ca");
+    ours.sign(dir, "server", localhost);
+    ours.sign(dir, "expired", |params| {
+        localhost(params);
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+    });
+    ours.sign(dir, "worker", |_| {});
+    Authority::new(dir, "other-ca").sign(dir, "stranger", |_| {});
+}
+
+struct Authority(Issuer<'static, KeyPair>);
+
+impl Authority {
+    /// Writes `NAME.pem`.
+    fn new(dir: &Path, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        Self(Issuer::new(params, key))
+    }
+
+    /// Writes `NAME.pem` and `NAME-key.pem`.
+    fn sign(&self, dir: &Path, name: &str, change: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named(name);
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(dir.join(format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+    }
+}
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// Below those that the kernel hands out by itself.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let start = std::process::id() * 8 + 4_000;
+    let mut ports = (0..20_000).map(|step| u16::try_from(10_000 + (start + step) % 22_000));
+    std::array::from_fn(|_| {
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        ports.find_map(|port| port.ok().filter(free)).unwrap()
+    })
+}
