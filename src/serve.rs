@@ -54,6 +54,9 @@ pub enum ServeError {
 /// Serves until `shutdown.drain`, and then until everything is settled or
 /// `shutdown.cut`.
 pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeError> {
+    for exposed in settings.exposed_files() {
+        tracing::warn!("{exposed}");
+    }
     let id = process_id();
     let root = Root::open(&settings.workspace_root)?;
     let metrics = Metrics::new(Some(&settings.named_models()));

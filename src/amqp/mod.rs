@@ -17,6 +17,7 @@ pub mod messages;
 pub mod outbox;
 pub mod pool;
 pub mod publish;
+pub mod rights;
 pub mod server;
 pub mod target;
 mod tls;

@@ -53,7 +53,7 @@ pub enum UrlError {
 }
 
 /// Takes the URL apart.
-pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlError> {
+pub(crate) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlError> {
     let text = url.expose_secret().trim();
     let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
     // Before lapin's parser sees it: two of that one's messages quote the URL.
@@ -62,6 +62,14 @@ pub(super) fn parse(url: &SecretString) -> Result<(AMQPUri, Arc<Target>), UrlErr
         return Err(UrlError::Scheme(
             if shown { scheme } else { "…" }.to_owned(),
         ));
+    }
+    // A `/`, `?` or `#` in the password, not encoded, makes the rest of it part of
+    // the virtual host, which is shown.
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if rest[authority.len()..].contains('@') {
+        let found =
+            "an @ comes after a /, ? or #; in a password or virtual host, each is percent-encoded";
+        return Err(UrlError::Malformed(found.to_owned()));
     }
     let mut uri: AMQPUri = text.parse().map_err(UrlError::Malformed)?;
     // lapin panics on a longer one.
@@ -141,6 +149,9 @@ mod tests {
             "amqp://u:s3cret%ff@mq.example/",
             "amqp://u:s3cret@mq.example/?heartbeat=often",
             "amqp:u:s3cret@mq.example",
+            "amqp://u:1/s3cret@mq.example",
+            "amqp://u:1?s3cret@mq.example",
+            "amqp://u:1#s3cret@mq.example/v",
         ] {
             let error = target(url).unwrap_err().to_string();
             assert!(!error.contains("s3cret"), "{url}: {error}");

@@ -7,6 +7,9 @@ use std::panic::PanicHookInfo;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use turn_worker::config::{LogFormat, Settings};
 
 /// Logs to stderr. `quiet`: only warnings, unless the operator set a level,
@@ -19,10 +22,10 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     } else {
         &settings.log
     };
-    // lapin logs messages that come back with their whole body: prompts. And
-    // it takes every connection that is closed for an error; which are, we tell.
-    let directives = format!("lapin=off,{directives}");
-    let directives = directives.as_str();
+    // lapin logs messages that come back with their whole body, prompts, and at
+    // `trace` the login as it goes over the wire: no directive switches it on.
+    // It also takes every connection that is closed for an error; which are, we tell.
+    let not_lapin = filter_fn(|metadata| !metadata.target().starts_with("lapin"));
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("TURN_WORKER_LOG: {directives:?} is no log filter"))?;
     let format = settings.log_format.unwrap_or(if terminal || quiet {
@@ -30,17 +33,17 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     } else {
         LogFormat::Json
     });
+    let log = tracing_subscriber::registry().with(filter).with(not_lapin);
     let colored = terminal && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || OneLine {
             out: io::stderr(),
             colored,
         })
         .with_ansi(colored);
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with(lines).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
     }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())

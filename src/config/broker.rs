@@ -1,12 +1,10 @@
 use std::io::Read;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::table::{AMQP_URL, AMQP_URL_FILE, Setting};
-use crate::amqp::target::HEARTBEATS_S;
+use crate::amqp::target;
 
 /// A URL is far shorter; what is longer is another file.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
@@ -69,17 +67,14 @@ impl Broker {
 pub(super) fn parse(text: &str) -> Option<SecretString> {
     // The client takes an IPv6 address for no host at all, and connects to
     // localhost.
-    let uri = AMQPUri::from_str(text).ok()?;
-    let heartbeat = uri.query.heartbeat;
-    let fits = heartbeat.is_none_or(|seconds| HEARTBEATS_S.contains(&seconds));
-    (fits && !text.contains('[')).then(|| text.into())
+    let url = SecretString::from(text);
+    let is_url = target::parse(&url).is_ok() && !text.contains('[');
+    is_url.then_some(url)
 }
 
 /// Of a URL that [`parse`] took.
 pub(super) fn has_tls(url: &SecretString) -> bool {
-    url.expose_secret()
-        .parse()
-        .is_ok_and(|uri: AMQPUri| uri.scheme == AMQPScheme::AMQPS)
+    target::parse(url).is_ok_and(|(_, target)| target.tls)
 }
 
 /// The URL for people: whatever may be a password, or a part of one that was

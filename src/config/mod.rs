@@ -5,6 +5,7 @@
 
 mod broker;
 mod error;
+mod exposed;
 mod read;
 mod table;
 mod tls;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use broker::{Broker, BrokerUrlError};
 pub use error::{ConfigError, Problem, Warning};
+pub use exposed::Exposed;
 pub use table::{
     Allowed, Preset, SETTINGS, Setting, VARIABLE_PREFIX, settings_help, settings_markdown,
 };
@@ -165,6 +167,20 @@ impl Settings {
     pub fn named_models(&self) -> BTreeSet<String> {
         let listed = self.codex_models.iter().flatten();
         listed.chain(&self.codex_model).cloned().collect()
+    }
+
+    /// The files with secrets that any user of this host can read.
+    pub fn exposed_files(&self) -> Vec<Exposed> {
+        let url = match &self.broker {
+            Broker::File(path) => Some((&table::AMQP_URL_FILE, path)),
+            Broker::Url(_) => None,
+        };
+        let client = self.amqp_tls.client.as_ref();
+        let key = client.map(|client| (&table::AMQP_CLIENT_KEY_FILE, &client.key));
+        let secret = url.into_iter().chain(key);
+        secret
+            .filter_map(|(setting, path)| Exposed::find(setting, path))
+            .collect()
     }
 
     /// The rules for requests. `roots` are the spellings of the workspace

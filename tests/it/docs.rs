@@ -25,7 +25,7 @@ const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 const ALL: [&str; 4] = [README, EVENTS, OPERATIONS, ARCHITECTURE];
-const PRODUCER: &str = "docs/examples/producer.py";
+pub const PRODUCER: &str = "docs/examples/producer.py";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -425,7 +425,7 @@ async fn python_with_pika() -> &'static str {
     panic!("no python3 has the module pika; ops/setup installs Debian's python3-pika");
 }
 
-async fn python(arguments: &[&str], url: &str) -> Output {
+pub async fn python(arguments: &[&str], url: &str) -> Output {
     let run = tokio::process::Command::new(python_with_pika().await)
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broker_rights;
+mod broker_secrets;
 mod broker_tls;
+mod broker_users;
 mod forgery;
 mod leftovers;
 mod tls_node;

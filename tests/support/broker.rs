@@ -140,12 +140,21 @@ impl Broker {
         self.ctl(&["close_all_connections", "-p", vhost, "a test wants it so"]);
     }
 
+    /// `rabbitmqctl` on this node: a program and its first arguments.
+    pub fn ctl_command(&self) -> [&std::ffi::OsStr; 4] {
+        [
+            NODE.as_ref(),
+            "ctl".as_ref(),
+            "--dir".as_ref(),
+            self.dir.as_os_str(),
+        ]
+    }
+
     /// Runs `rabbitmqctl` and returns what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = Command::new(NODE)
-            .arg("ctl")
-            .arg("--dir")
-            .arg(&self.dir)
+        let [node, first @ ..] = self.ctl_command();
+        let output = Command::new(node)
+            .args(first)
             .arg("--quiet")
             .args(arguments)
             .output()

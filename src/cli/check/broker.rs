@@ -1,7 +1,7 @@
 //! Whether the broker is there, is one that fits, and lets a worker do its work.
 
+use turn_worker::amqp::declare_error::DeclareError;
 use turn_worker::amqp::link::Link;
-use turn_worker::amqp::publish::{json_properties, publish_on};
 use turn_worker::amqp::server::Server;
 use turn_worker::amqp::topology::{Fanout, Topology};
 use turn_worker::config::Settings;
@@ -12,6 +12,8 @@ use super::report::Report;
 /// What the quorum queues' arguments need, and what was tried.
 const OLDEST: (u32, u32) = (3, 10);
 const NEWEST_TRIED: (u32, u32) = (4, 3);
+/// For a user that lacks a right.
+const REMEDY: &str = "the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
 
 pub async fn check(settings: &Settings, report: &mut Report) {
     let connector = turn_worker::serve::connector(settings, "turn-worker check");
@@ -65,32 +67,37 @@ async fn topology(settings: &Settings, link: &Link, report: &mut Report) {
         ),
         Err(error) => {
             report.fail("topology", &with_sources(&error));
+            if let DeclareError::Forbidden { .. } = error {
+                report.fail("rights", REMEDY);
+            }
             return;
         }
     }
     match rights(&topology, link).await {
         Ok(()) => report.ok(
             "rights",
-            "queues of our own can be made, and offers published over the default exchange",
+            "all that sequencer and worker read and write, they may read and write",
         ),
-        Err(error) => report.fail("rights", &error),
+        Err(error) => report.fail("rights", &format!("{error}; {REMEDY}")),
     }
 }
 
 /// What workers and sequencers do besides declaring.
 async fn rights(topology: &Topology, link: &Link) -> Result<(), String> {
-    let mut own = String::new();
     for fanout in [Fanout::Control, Fanout::Status] {
-        own = topology
+        topology
             .declare_exclusive(link, fanout)
             .await
             .map_err(|error| with_sources(&error))?;
     }
-    let channel = link
-        .confirm_channel()
+    let missing = topology
+        .missing_rights(link)
         .await
         .map_err(|error| with_sources(&error))?;
-    publish_on(&channel, "", &own, json_properties(), b"{}", true)
-        .await
-        .map_err(|error| with_sources(&error))
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let user = &link.target().user;
+    Err(format!("user {user:?} has {}", missing.join(", ")))
 }

@@ -59,6 +59,9 @@ async fn all(settings: &Settings, warnings: &[Warning], report: &mut Report) {
     for warning in warnings {
         report.warn("settings", &warning.to_string());
     }
+    for exposed in settings.exposed_files() {
+        report.warn("secrets", &exposed.to_string());
+    }
     broker::check(settings, report).await;
     let root = root::check(settings, report);
     codex::check(settings, root.as_ref(), report).await;

@@ -1,0 +1,551 @@
+//! Each user of the broker can do its part, and no more. What is allowed is
+//! decided in `ops/rabbitmq/users`; each pattern there is guarded here.
+
+use std::collections::BTreeSet;
+
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ExchangeBindOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+use turn_worker::amqp::connect::Connector;
+use turn_worker::amqp::link::Link;
+use turn_worker::amqp::publish::json_properties;
+use turn_worker::amqp::topology::Topology;
+
+use super::broker_rights::{Users, as_user, vhost};
+use crate::cli::call::Call;
+use crate::docs;
+use crate::support::broker::Broker;
+use crate::support::pool::{Pool, turn};
+
+async fn link(url: &str) -> Link {
+    let url = url.to_owned();
+    let connector = Connector::new("test", move || Ok(url.as_str().into()));
+    connector.connect().await.unwrap()
+}
+
+/// What somebody tries.
+#[derive(Debug, Clone, Copy)]
+enum Act<'a> {
+    Publish {
+        exchange: &'a str,
+        key: &'a str,
+    },
+    Get {
+        queue: &'a str,
+    },
+    Purge {
+        queue: &'a str,
+    },
+    Delete {
+        queue: &'a str,
+    },
+    Declare {
+        queue: &'a str,
+    },
+    /// A queue of one's own, of which what is taken out goes on to `to`.
+    DeclareToDeadLetter {
+        exchange: &'a str,
+        to: &'a str,
+    },
+    DeclareExchange {
+        exchange: &'a str,
+    },
+    /// A queue that the broker names, or another.
+    Bind {
+        queue: &'a str,
+        exchange: &'a str,
+        key: &'a str,
+    },
+    BindExchange {
+        from: &'a str,
+        to: &'a str,
+    },
+}
+
+impl Act<'_> {
+    /// Whether the broker lets that happen; it must not fail for other reasons.
+    async fn is_allowed(self, link: &Link) -> bool {
+        let channel = link.confirm_channel().await.unwrap();
+        match self.tried(&channel).await {
+            Ok(()) => true,
+            Err(error) => match error.kind() {
+                ErrorKind::ProtocolError(refusal) if refusal.get_id() == 403 => false,
+                _ => panic!("{self:?}: {error}"),
+            },
+        }
+    }
+
+    async fn tried(self, channel: &Channel) -> lapin::Result<()> {
+        let exclusive = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let none = FieldTable::default;
+        match self {
+            Self::Publish { exchange, key } => {
+                let options = BasicPublishOptions::default();
+                let publish = channel.basic_publish(
+                    exchange.into(),
+                    key.into(),
+                    options,
+                    b"{}",
+                    json_properties(),
+                );
+                publish.await?.await.map(|_| ())
+            }
+            Self::Get { queue } => {
+                let options = BasicGetOptions { no_ack: true };
+                channel.basic_get(queue.into(), options).await.map(|_| ())
+            }
+            Self::Purge { queue } => channel
+                .queue_purge(queue.into(), Default::default())
+                .await
+                .map(|_| ()),
+            Self::Delete { queue } => channel
+                .queue_delete(queue.into(), QueueDeleteOptions::default())
+                .await
+                .map(|_| ()),
+            Self::Declare { queue } => channel
+                .queue_declare(queue.into(), exclusive, none())
+                .await
+                .map(|_| ()),
+            Self::DeclareToDeadLetter { exchange, to } => {
+                let mut arguments = none();
+                let text = |text: &str| AMQPValue::LongString(text.into());
+                arguments.insert("x-dead-letter-exchange".into(), text(exchange));
+                arguments.insert("x-dead-letter-routing-key".into(), text(to));
+                channel
+                    .queue_declare("".into(), exclusive, arguments)
+                    .await
+                    .map(|_| ())
+            }
+            Self::DeclareExchange { exchange } => {
+                let options = ExchangeDeclareOptions::default();
+                channel
+                    .exchange_declare(exchange.into(), ExchangeKind::Fanout, options, none())
+                    .await
+            }
+            Self::Bind {
+                queue,
+                exchange,
+                key,
+            } => {
+                let mut name = queue.to_owned();
+                if name.is_empty() {
+                    let declared = channel.queue_declare("".into(), exclusive, none()).await?;
+                    name = declared.name().to_string();
+                }
+                channel
+                    .queue_bind(
+                        name.as_str().into(),
+                        exchange.into(),
+                        key.into(),
+                        QueueBindOptions::default(),
+                        none(),
+                    )
+                    .await
+            }
+            Self::BindExchange { from, to } => {
+                let options = ExchangeBindOptions::default();
+                channel
+                    .exchange_bind(to.into(), from.into(), "#".into(), options, none())
+                    .await
+            }
+        }
+    }
+}
+
+/// What of these the user is allowed, which must be just the second list.
+async fn assert_only(url: &str, acts: &[Act<'_>], allowed: &[Act<'_>]) {
+    let link = link(url).await;
+    let mut found = Vec::new();
+    for act in acts.iter().chain(allowed) {
+        if act.is_allowed(&link).await {
+            found.push(format!("{act:?}"));
+        }
+    }
+    let wanted: Vec<String> = allowed.iter().map(|act| format!("{act:?}")).collect();
+    assert_eq!(found, wanted);
+}
+
+/// For whoever only sends or listens.
+const NOT_FOR_CLIENTS: &[Act<'static>] = &[
+    // Requests, offers, dead letters of others.
+    Act::Get {
+        queue: "codex.turns",
+    },
+    Act::Get {
+        queue: "codex.turns.work",
+    },
+    Act::Get {
+        queue: "codex.turns.dead",
+    },
+    Act::Purge {
+        queue: "codex.turns",
+    },
+    Act::Delete {
+        queue: "codex.turns",
+    },
+    Act::Delete {
+        queue: "codex.turns.dead",
+    },
+    Act::Bind {
+        queue: "",
+        exchange: "codex.requests",
+        key: "turn",
+    },
+    Act::Bind {
+        queue: "",
+        exchange: "codex.control",
+        key: "",
+    },
+    Act::Bind {
+        queue: "",
+        exchange: "codex.status",
+        key: "",
+    },
+    // Events, offers, status.
+    Act::Publish {
+        exchange: "codex.events",
+        key: "t1",
+    },
+    Act::Publish {
+        exchange: "",
+        key: "codex.turns.work",
+    },
+    Act::Publish {
+        exchange: "",
+        key: "codex.turns",
+    },
+    Act::Publish {
+        exchange: "codex.status",
+        key: "",
+    },
+    Act::Publish {
+        exchange: "amq.fanout",
+        key: "",
+    },
+    // The same by way of others.
+    Act::DeclareToDeadLetter {
+        exchange: "",
+        to: "codex.turns.work",
+    },
+    Act::DeclareToDeadLetter {
+        exchange: "codex.events",
+        to: "t1",
+    },
+    Act::DeclareToDeadLetter {
+        exchange: "codex.status",
+        to: "",
+    },
+    Act::BindExchange {
+        from: "codex.requests",
+        to: "codex.events",
+    },
+    Act::BindExchange {
+        from: "codex.events",
+        to: "codex.status",
+    },
+    Act::BindExchange {
+        from: "codex.requests",
+        to: "codex.control",
+    },
+    Act::Bind {
+        queue: "codex.turns.work",
+        exchange: "codex.events",
+        key: "#",
+    },
+    Act::Bind {
+        queue: "codex.turns",
+        exchange: "codex.events",
+        key: "#",
+    },
+    Act::Bind {
+        queue: "codex.turns.dead",
+        exchange: "codex.events",
+        key: "#",
+    },
+    // Objects under the names of others.
+    Act::Declare {
+        queue: "codex.turns.mine",
+    },
+    Act::Declare {
+        queue: "codex.status.0123456789abcdef0123456789abcdef",
+    },
+    Act::Declare {
+        queue: "codex.events.mine",
+    },
+    Act::Declare {
+        queue: "somebody.else",
+    },
+    Act::DeclareExchange {
+        exchange: "codex.events",
+    },
+    Act::DeclareExchange { exchange: "mine" },
+];
+
+#[tokio::test]
+async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
+    let users = Users::get().await;
+    declare(users).await;
+    let own = format!("producer-{}.answers", vhost(&users.admin));
+    let allowed = [
+        Act::Bind {
+            queue: "",
+            exchange: "codex.events",
+            key: "#",
+        },
+        Act::Declare { queue: &own },
+        Act::Bind {
+            queue: &own,
+            exchange: "codex.events",
+            key: "t1",
+        },
+        Act::Get { queue: &own },
+        Act::Declare {
+            queue: "codex.events.0123456789abcdef0123456789abcdef",
+        },
+        Act::Publish {
+            exchange: "codex.requests",
+            key: "nowhere",
+        },
+        Act::Publish {
+            exchange: "codex.control",
+            key: "",
+        },
+    ];
+    assert_only(&users.producer, NOT_FOR_CLIENTS, &allowed).await;
+}
+
+#[tokio::test]
+async fn g8_a_reader_can_bind_its_own_queues_to_the_events_and_nothing_else() {
+    let users = Users::get().await;
+    declare(users).await;
+    let own = format!("reader-{}.all", vhost(&users.admin));
+    let refused = [
+        NOT_FOR_CLIENTS,
+        &[
+            Act::Publish {
+                exchange: "codex.requests",
+                key: "turn",
+            },
+            Act::Publish {
+                exchange: "codex.control",
+                key: "",
+            },
+            Act::DeclareToDeadLetter {
+                exchange: "codex.requests",
+                to: "turn",
+            },
+            Act::BindExchange {
+                from: "codex.events",
+                to: "codex.requests",
+            },
+            Act::BindExchange {
+                from: "codex.events",
+                to: "codex.control",
+            },
+        ],
+    ];
+    let allowed = [
+        Act::Bind {
+            queue: "",
+            exchange: "codex.events",
+            key: "#",
+        },
+        Act::Declare { queue: &own },
+        Act::Bind {
+            queue: &own,
+            exchange: "codex.events",
+            key: "#",
+        },
+        Act::Get { queue: &own },
+    ];
+    assert_only(&users.reader, &refused.concat(), &allowed).await;
+}
+
+#[tokio::test]
+async fn g8_a_worker_can_configure_its_own_objects_and_no_others() {
+    let users = Users::get().await;
+    declare(users).await;
+    let refused = [
+        Act::Get {
+            queue: "codex.turns.dead",
+        },
+        Act::Bind {
+            queue: "codex.turns.dead",
+            exchange: "codex.requests",
+            key: "turn",
+        },
+        Act::Bind {
+            queue: "",
+            exchange: "codex.events",
+            key: "#",
+        },
+        Act::Publish {
+            exchange: "codex.requests",
+            key: "turn",
+        },
+        Act::Publish {
+            exchange: "amq.fanout",
+            key: "",
+        },
+        Act::Declare {
+            queue: "codex.turns.mine",
+        },
+        Act::Declare {
+            queue: "somebody.else",
+        },
+        Act::Delete {
+            queue: "codex.events.0123456789abcdef0123456789abcdef",
+        },
+        Act::DeclareExchange { exchange: "mine" },
+    ];
+    assert_only(&users.worker, &refused, &[]).await;
+}
+
+#[tokio::test]
+async fn g8_a_producer_can_be_kept_from_the_turns_of_others() {
+    let users = Users::get().await;
+    declare(users).await;
+    let key = |key: &str| format!("{}.{key}", users.own_name);
+    let [own, pattern, words] = [key("t1"), key("#"), key("*.x")];
+    let bind = |key| Act::Bind {
+        queue: "",
+        exchange: "codex.events",
+        key,
+    };
+    let refused = [
+        bind("#"),
+        bind("t1"),
+        bind("*.t1"),
+        bind(&users.own_name),
+        bind(&pattern),
+        bind(&words),
+    ];
+    assert_only(&users.own, &refused, &[bind(&own)]).await;
+}
+
+/// Declared by the worker's user, which is thereby seen to have the right.
+async fn declare(users: &Users) {
+    let link = link(&users.worker).await;
+    let topology = Topology::new("codex", 10_000);
+    topology.declare(&link).await.unwrap();
+    let missing = topology.missing_rights(&link).await.unwrap();
+    assert_eq!(missing, []);
+    link.close().await;
+}
+
+/// A pool with the worker's user, and what the producer's user calls.
+#[tokio::test]
+async fn everybody_can_do_their_part_with_their_user() {
+    let users = Users::get().await;
+    let mut pool = Pool::on(&users.admin, 2, &[("AMQP_URL", &users.worker)]).await;
+
+    let submit = Call::new(&["submit", "-w", "a", "--json", "t\nsay Done."]);
+    let done = submit.set("AMQP_URL", &users.producer).run().await.ended(0);
+    assert_eq!(done.events().last().unwrap()["text"], "Done.");
+
+    let arguments = [docs::PRODUCER, "a", "tag\nsay Done."];
+    let told = docs::python(&arguments, &users.producer).await;
+    assert!(told.status.success(), "{told:?}");
+
+    // What is cancelled, told by the sequencer, and what is rejected and buried.
+    pool.enqueue(&[turn("t1", "b", &["wait never"])]).await;
+    pool.started("t1", 1).await;
+    let cancel = Call::new(&["cancel", "t1"]).set("AMQP_URL", &users.producer);
+    cancel.run().await.ended(0);
+    assert_eq!(pool.events.ended("t1").await.stop_reason(), "cancelled");
+    let refused = docs::python(&[docs::PRODUCER, "../b", "t"], &users.producer).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(
+        pool.producer.dead_letters(1).await[0].code,
+        "workspace.rejected"
+    );
+
+    let submit = Call::new(&["submit", "-w", "a", "t"]).set("AMQP_URL", &users.reader);
+    submit
+        .run()
+        .await
+        .ended(1)
+        .says_at_last(&["codex.requests", "ACCESS_REFUSED"]);
+    pool.stop().await;
+}
+
+/// Guards `Topology::missing_rights`.
+#[tokio::test]
+async fn check_tells_each_user_what_is_missing() {
+    let users = Users::get().await;
+    declare(users).await;
+    let vhost = vhost(&users.admin);
+    let half = format!("half-{vhost}");
+    let own = "codex\\.(control|status)\\.[0-9a-f]{32}";
+    let write = format!("^(codex\\.(turns|control)|{own})$");
+    let read = format!("^(codex\\.(requests|control|status|turns)|{own})$");
+    let ctl = [
+        vec!["add_user", &half, "pw"],
+        vec![
+            "set_permissions",
+            "-p",
+            vhost,
+            &half,
+            "^codex\\.",
+            &write,
+            &read,
+        ],
+    ];
+    let ctl: Vec<Vec<String>> = ctl
+        .iter()
+        .map(|words| words.iter().map(|&word| word.to_owned()).collect())
+        .collect();
+    tokio::task::spawn_blocking(move || {
+        for words in &ctl {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            Broker::shared().ctl(&words);
+        }
+    })
+    .await
+    .unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let check = async |url: &str| {
+        let call = Call::new(&["check", "--json"])
+            .set("AMQP_URL", url)
+            .set("WORKSPACE_ROOT", folder.path().to_str().unwrap())
+            .set("HTTP_ADDR", "127.0.0.1:0");
+        let done = call.run().await;
+        let lines = done.events();
+        let failed = lines.iter().filter(|line| line["status"] == "fail");
+        let of_broker = ["broker", "topology", "rights"];
+        failed
+            .filter(|line| of_broker.contains(&line["check"].as_str().unwrap()))
+            .map(|line| line["detail"].as_str().unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(check(&users.worker).await, BTreeSet::new());
+    let told = check(&as_user(&users.admin, &half, "pw")).await;
+    assert_eq!(
+        told,
+        BTreeSet::from([format!(
+            "user {half:?} has no read permission for queue codex.turns.work, no write permission for the default \
+             exchange, amq.default, no write permission for exchange codex.events, no write permission for exchange \
+             codex.status; the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set \
+             worker NAME"
+        )])
+    );
+    for (url, name) in [(&users.producer, "producer"), (&users.reader, "reader")] {
+        let told = check(url).await;
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        let all = told.join("\n");
+        for part in [
+            &format!("user \"{name}-{vhost}\" has no configure permission for"),
+            "codex.requests",
+            "users set worker NAME",
+        ] {
+            assert!(all.contains(part), "no {part:?} in {all}");
+        }
+    }
+}
