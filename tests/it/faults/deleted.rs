@@ -90,8 +90,7 @@ async fn g4_what_is_only_published_to_is_declared_and_bound_again() {
 }
 
 /// Guards that a slot whose consumer was cancelled while it ran a turn brings
-/// the worker to begin anew (`Worker::serve_slot`), and that an offer which the
-/// broker returns is made again (`Queue::offer_failed`).
+/// the worker to begin anew (`Worker::serve_slot`).
 #[tokio::test]
 async fn g4_the_work_queue_may_be_deleted() {
     let url = Broker::vhost();

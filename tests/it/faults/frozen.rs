@@ -20,8 +20,8 @@ async fn pool(roles: &[&str]) -> Pool {
     pool
 }
 
-/// Guards that the lock is the guard's and not the worker's (`guard::child`):
-/// nobody can take a frozen worker's turn.
+/// Guards that nothing runs without the lock (`workspace::lock::take`): nobody
+/// can take a frozen worker's turn.
 #[tokio::test]
 async fn g3_a_frozen_workers_turn_stays_its_own() {
     let mut pool = pool(&["sequencer", "worker", "worker"]).await;
@@ -50,8 +50,8 @@ async fn g3_a_frozen_workers_turn_stays_its_own() {
     pool.stop().await;
 }
 
-/// Guards that a sequencer whose connection has ended lets go of everything
-/// (`Queue::reset` in `Sequencer::run`).
+/// Guards the loop of `Sequencer::run`: whoever hears late that it was deposed
+/// stands by.
 #[tokio::test]
 async fn g1_a_frozen_sequencer_is_followed_by_another_and_comes_back_as_standby() {
     let mut pool = pool(&["sequencer", "sequencer", "worker"]).await;

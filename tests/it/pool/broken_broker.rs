@@ -25,6 +25,7 @@ async fn survives(broker: &mut Broker, outage: impl FnOnce(&mut Broker)) {
     let turns: Vec<_> = pool.runs().all.into_iter().map(|run| run.turn).collect();
     assert_eq!(turns, ["t0", "t1", "t2", "t3", "t4"], "each once, in order");
     assert_eq!(pool.events.turn("t0").said(1), ["before", "after"]);
+    pool.all_slots_take().await;
     pool.stop().await;
 }
 
