@@ -58,22 +58,24 @@ struct Probed {
     one_at_a_time: Mutex<()>,
 }
 
+impl Probed {
+    fn by(probe: Probe) -> Self {
+        Self {
+            probe,
+            one_at_a_time: Mutex::default(),
+        }
+    }
+}
+
 impl Host {
     /// Fit until something is found; `parts` are what it needs.
     pub fn new(parts: impl IntoIterator<Item = (Part, Probe)>, metrics: Metrics) -> Self {
-        let probed = |(part, probe)| {
-            let one_at_a_time = Mutex::default();
-            (
-                part,
-                Probed {
-                    probe,
-                    one_at_a_time,
-                },
-            )
-        };
+        let parts = parts.into_iter();
         Self {
             inner: Arc::new(Inner {
-                parts: parts.into_iter().map(probed).collect(),
+                parts: parts
+                    .map(|(part, probe)| (part, Probed::by(probe)))
+                    .collect(),
                 findings: watch::Sender::default(),
                 metrics,
             }),

@@ -102,6 +102,9 @@ async fn g4_a_full_disk_starts_no_turn_charges_none_and_recovers_by_itself() {
     ] {
         assert_eq!(logged(process, message).len(), times, "{message}");
     }
+    // It was a turn that made the worker look (`Runner::take`).
+    let found = &logged(process, TAKES_NONE)[0];
+    assert!(found["span"]["turn_id"].is_string(), "{found}");
     pool.stop().await;
 }
 
