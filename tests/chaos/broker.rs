@@ -19,8 +19,8 @@ const CTL_LIMIT: Duration = Duration::from_secs(60);
 pub struct Broker {
     nodes: Vec<Node>,
     epmd: Option<Script>,
-    /// Held by who stops, kills or asks it: one at a time.
-    pub turn: Mutex<()>,
+    /// Held by who stops, kills or commands it: one at a time.
+    pub busy: Mutex<()>,
 }
 
 struct Node {
@@ -42,7 +42,7 @@ impl Broker {
         let mut broker = Self {
             nodes: Vec::new(),
             epmd: None,
-            turn: Mutex::new(()),
+            busy: Mutex::new(()),
         };
         let mut common = Vec::new();
         if nodes > 1 {

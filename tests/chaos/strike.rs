@@ -132,7 +132,9 @@ impl Striker {
                 format!("process {} becomes one with {how}", process.number)
             }
             at_broker => {
-                let _alone = self.broker.turn.lock().await;
+                // Not later: it would come when all is over.
+                let alone = self.broker.busy.try_lock();
+                let _alone = alone.context("another one is at the broker")?;
                 self.at_broker(at_broker, pick).await?
             }
         })

@@ -69,8 +69,32 @@ pub enum Fault {
     },
 }
 
-/// Steps at which a process can die: see `src/fault.rs`.
-const PLACES: [&str; 1] = ["turn.started"];
+/// Steps of a worker and of a sequencer at which the process can die: see
+/// `src/fault.rs`.
+const PLACES: [&str; 22] = [
+    "sequencer.received",
+    "sequencer.offered",
+    "sequencer.claimed",
+    "sequencer.marked",
+    "sequencer.told",
+    "sequencer.rejected",
+    "sequencer.answered",
+    "sequencer.buried",
+    "sequencer.done",
+    "sequencer.acked",
+    "turn.taken",
+    "turn.locked",
+    "turn.claimed",
+    "turn.started",
+    "turn.spawned",
+    "turn.told",
+    "turn.exited",
+    "turn.finished",
+    "turn.released",
+    "turn.confirmed",
+    "turn.done",
+    "turn.settled",
+];
 
 impl Fault {
     pub(super) fn new(shape: &Shape, random: &mut fastrand::Rng) -> Self {
