@@ -6,6 +6,7 @@
 //! record: events, journals, runs ─▶ judge ─▶ report
 //! ```
 
+mod aftermath;
 mod args;
 mod broker;
 mod clock;
@@ -13,6 +14,7 @@ mod judge;
 mod load;
 mod plan;
 mod pool;
+mod process;
 mod processes;
 mod proxy;
 mod record;
@@ -32,7 +34,7 @@ use args::Args;
 use broker::Broker;
 use judge::Check;
 use plan::{Sabotage, Shape};
-use pool::Programs;
+use process::Programs;
 use report::{Report, World};
 use run::{Order, Ran};
 

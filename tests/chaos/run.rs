@@ -13,10 +13,9 @@ use crate::broker::Broker;
 use crate::clock::{Nanos, now};
 use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
-use crate::plan::turn::Turn;
 use crate::plan::{Plan, Shape};
-use crate::pool::{Pool, Programs, Setup};
-use crate::processes;
+use crate::pool::Pool;
+use crate::process::{Programs, Setup};
 use crate::record::events::{self, Events};
 use crate::record::{journals, runs};
 use crate::strike::{Striker, Struck};
@@ -24,11 +23,9 @@ use crate::strike::{Striker, Struck};
 /// Without any end for so long, while turns are to end, they never will.
 const STALLED: Duration = Duration::from_secs(120);
 /// What takes moments in a pool that is well.
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
+pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LOOK: Duration = Duration::from_millis(100);
 const PROGRESS: Duration = Duration::from_secs(20);
-/// Lets the turns go on that hold a slot each.
-const GO: &str = "go";
 
 pub struct Order {
     pub programs: Programs,
@@ -116,12 +113,12 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
     })
 }
 
-struct Run<'a> {
-    order: &'a Order,
-    pool: Rc<Pool>,
+pub struct Run<'a> {
+    pub order: &'a Order,
+    pub pool: Rc<Pool>,
     events: Rc<Events>,
-    producer: Rc<Producer>,
-    striker: Rc<Striker>,
+    pub producer: Rc<Producer>,
+    pub striker: Rc<Striker>,
 }
 
 impl Run<'_> {
@@ -214,31 +211,8 @@ impl Run<'_> {
         all_ended.context("faults have no end")
     }
 
-    /// Nothing strikes any more: what does not work now never will.
-    async fn calm(&self, after: &mut After) -> anyhow::Result<()> {
-        after.deaf_slots = self.ready().await.err().unwrap_or_default();
-        after.deaf_slots.extend(self.deaf_slots().await);
-        if !self.all_ended().await {
-            after
-                .left_behind
-                .push("turns of the last round that never ended".to_owned());
-        }
-        for series in ["turn_worker_slots_busy", "turn_worker_backlog_turns"] {
-            let is_zero = async {
-                while self.pool.metric(series).await != Some(0.0) {
-                    sleep(LOOK).await;
-                }
-            };
-            if timeout(LIMIT, is_zero).await.is_err() {
-                let value = self.pool.metric(series).await;
-                after.left_behind.push(format!("{series} is {value:?}"));
-            }
-        }
-        Ok(())
-    }
-
     /// Or else who is not.
-    async fn ready(&self) -> Result<(), Vec<String>> {
+    pub async fn ready(&self) -> Result<(), Vec<String>> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let mut unready = Vec::new();
@@ -257,31 +231,8 @@ impl Run<'_> {
         }
     }
 
-    /// As many turns as there are slots must be able to run at the same time.
-    async fn deaf_slots(&self) -> Vec<String> {
-        let slots = self.order.processes * self.order.slots;
-        let turns: Vec<Turn> = (0..slots).map(|number| Turn::waiting(number, GO)).collect();
-        let mut missing: Vec<String> = turns.iter().map(|turn| turn.id.clone()).collect();
-        self.producer.enqueue(turns).await;
-        let setup = &self.pool.setup;
-        let deadline = Instant::now() + LIMIT;
-        while !missing.is_empty() && Instant::now() < deadline {
-            sleep(LOOK).await;
-            let runs = runs::read(&setup.stand_in_dir(), &setup.root());
-            missing.retain(|turn| runs.iter().all(|run| run.tag != *turn));
-        }
-        let go = std::fs::write(setup.stand_in_dir().join(GO), "");
-        let go = go
-            .err()
-            .map(|error| format!("the last round can't be released: {error}"));
-        let missing = missing
-            .into_iter()
-            .map(|turn| format!("{turn} was not started in {LIMIT:?}"));
-        missing.chain(go).collect()
-    }
-
     /// False if they stopped ending before.
-    async fn all_ended(&self) -> bool {
+    pub async fn all_ended(&self) -> bool {
         let mut ended = self.events.ended.subscribe();
         while !self.is_settled(&self.producer.load.borrow()) {
             if timeout(STALLED, ended.changed()).await.is_err() {
@@ -295,39 +246,6 @@ impl Run<'_> {
         load.accepted
             .iter()
             .all(|accepted| self.events.has_ended(&accepted.turn.id))
-    }
-
-    fn processes_left(&self) -> Vec<String> {
-        let workers: Vec<i32> = self
-            .pool
-            .living()
-            .iter()
-            .map(|process| process.pid)
-            .collect();
-        processes::of_turns(&self.order.dir, &workers)
-    }
-
-    /// Once all processes have ended. The broker counts with some delay.
-    async fn messages_left(&self) -> anyhow::Result<Vec<String>> {
-        let deadline = Instant::now() + LIMIT / 2;
-        loop {
-            let depths = self.striker.broker.depths(&self.order.vhost).await?;
-            let left: Vec<String> = depths
-                .into_iter()
-                .filter(|(name, ready, unacked)| match name.as_str() {
-                    "codex.turns.dead" => false,
-                    "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
-                    _ => true,
-                })
-                .map(|(name, ready, unacked)| {
-                    format!("queue {name}: {ready} ready, {unacked} unacked")
-                })
-                .collect();
-            if left.is_empty() || Instant::now() > deadline {
-                return Ok(left);
-            }
-            sleep(10 * LOOK).await;
-        }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::broker::Broker;
 use crate::clock::{Nanos, now};
 use crate::plan::Planned;
 use crate::plan::fault::Fault;
-use crate::pool::{Pool, Process};
+use crate::pool::Pool;
+use crate::process::Process;
 use crate::proxy::Mode;
 use crate::record::runs::{self, Running};
 

@@ -1,0 +1,201 @@
+//! One process of `turn-worker serve`, behind a proxy of its own.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::proxy::Proxy;
+
+/// An answer over HTTP takes no longer, unless the process is frozen.
+const HTTP_LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+pub struct Programs {
+    worker: PathBuf,
+    /// The stand-in for it.
+    codex: PathBuf,
+}
+
+/// What all processes have in common.
+pub struct Setup {
+    pub programs: Programs,
+    pub dir: PathBuf,
+    pub vhost: String,
+    pub processes: usize,
+    pub slots: usize,
+    /// What all of them leave out.
+    pub failpoints: Option<&'static str>,
+}
+
+impl Setup {
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("workspaces")
+    }
+
+    pub fn stand_in_dir(&self) -> PathBuf {
+        self.dir.join("stand-in")
+    }
+}
+
+impl Programs {
+    /// What cargo has built beside this program. A copy, for a run shall not
+    /// change when something is built meanwhile.
+    pub fn copied(to: &Path) -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let folder = this.parent().and_then(Path::parent);
+        let folder = folder.context("where is this program?")?;
+        fs::create_dir_all(to)?;
+        let copied = |name: &str| {
+            let (from, to) = (folder.join(name), to.join(name.replace('/', "-")));
+            fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+            anyhow::Ok(to)
+        };
+        Ok(Self {
+            worker: copied("turn-worker")?,
+            codex: copied("examples/stand-in-codex")?,
+        })
+    }
+}
+
+pub struct Process {
+    pub number: usize,
+    pub pid: i32,
+    pub proxy: Proxy,
+    /// It is to die at a certain step.
+    pub armed: bool,
+    child: RefCell<Child>,
+    log: PathBuf,
+    http: Cell<Option<SocketAddr>>,
+    draining: Cell<bool>,
+}
+
+impl Process {
+    /// `url` leads through `proxy`; `failpoints` says where it dies.
+    pub fn start(
+        number: usize,
+        url: &str,
+        proxy: Proxy,
+        setup: &Setup,
+        failpoints: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let log = setup.dir.join(format!("worker-{number}.log"));
+        let armed = failpoints.is_some();
+        let failpoints = setup.failpoints.map(str::to_owned).or(failpoints);
+        let settings = [
+            ("AMQP_URL", url.to_owned()),
+            ("WORKSPACE_ROOT", shown(&setup.root())),
+            ("SLOTS", setup.slots.to_string()),
+            ("CODEX_BIN", shown(&setup.programs.codex)),
+            ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+            ("LOG", "info,turn_worker=debug".to_owned()),
+            // As many as may be: of the turns that are killed, few are to give up.
+            ("MAX_ATTEMPTS", "100".to_owned()),
+            ("SHUTDOWN_GRACE", "2s".to_owned()),
+        ];
+        // Dies with this process, whose main thread starts it.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(&setup.programs.worker)
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", setup.dir.join("home"))
+            .env("STAND_IN_DIR", setup.stand_in_dir())
+            .envs(failpoints.map(|failpoints| ("FAILPOINTS", failpoints)))
+            .envs(settings.map(|(name, value)| (format!("TURN_WORKER_{name}"), value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("setpriv")?;
+        Ok(Self {
+            number,
+            pid: child.id().cast_signed(),
+            proxy,
+            armed,
+            child: RefCell::new(child),
+            log,
+            http: Cell::new(None),
+            draining: Cell::new(false),
+        })
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // Once it is reaped its pid may be another's.
+        if self.ended().is_none()
+            && let Some(pid) = Pid::from_raw(self.pid)
+        {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// SIGTERM: a new one takes its place.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.signal(Signal::TERM);
+    }
+
+    /// Reaped then.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.borrow_mut().try_wait().ok().flatten()
+    }
+
+    /// Nothing while nobody answers.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, body) = self.get("/metrics").await?;
+        let values = body.lines().filter_map(|line| line.strip_prefix(series));
+        let mut values = values.filter_map(|rest| rest.trim().parse::<f64>().ok());
+        Some(values.next().unwrap_or_default())
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        self.get("/readyz")
+            .await
+            .is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Status and body.
+    async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\n\r\n");
+        let asking = async {
+            let mut stream = TcpStream::connect(self.http()?).await.ok()?;
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            let status = head.split_whitespace().nth(1)?.parse().ok()?;
+            Some((status, body.to_owned()))
+        };
+        timeout(HTTP_LIMIT, asking).await.ok()?
+    }
+
+    /// Where it listens, as it tells itself.
+    fn http(&self) -> Option<SocketAddr> {
+        if self.http.get().is_none() {
+            let log = fs::read_to_string(&self.log).ok()?;
+            let mut lines = log.lines().filter(|line| line.contains("\"starting\""));
+            let starting: serde_json::Value = serde_json::from_str(lines.next()?).ok()?;
+            self.http.set(starting["http"].as_str()?.parse().ok());
+        }
+        self.http.get()
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
