@@ -132,6 +132,7 @@ async fn run(
 
     let publisher_connector = connector
         .named(format!("{id} publisher"))
+        .publishing()
         .on_state(connection_state(metrics.clone(), health.clone()));
     let publisher = PublisherLink::start(
         publisher_connector,

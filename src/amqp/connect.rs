@@ -24,6 +24,15 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// gives the connection up when nothing came for two of them, so it bounds a
 /// takeover.
 pub const HEARTBEAT_S: u16 = 10;
+/// The largest frame, in bytes: RabbitMQ's own default, and so the largest that
+/// its clients agree on. It must not be smaller where strangers' messages
+/// come in, since their headers have to fit into one frame. Asked for from the
+/// start, since lapin's buffers (32 frames each way) take memory as they are
+/// used then; grown later, they take it at once.
+const FRAME_MAX_BYTES: u32 = 128 << 10;
+/// The same where only publishing is done: nobody else's headers come in, and
+/// ours are small.
+const PUBLISHING_FRAME_MAX_BYTES: u32 = 16 << 10;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -90,6 +99,8 @@ pub struct Connector {
     tls: Arc<dyn Fn() -> Result<RustlsConnector, BoxError> + Send + Sync>,
     name: String,
     on_state: StateHook,
+    /// In bytes.
+    frame_max: u32,
 }
 
 impl Connector {
@@ -104,6 +115,7 @@ impl Connector {
             tls: Arc::new(|| Ok(RustlsConnector::new_with_native_certs()?)),
             name: name.into(),
             on_state: Arc::new(|_| {}),
+            frame_max: FRAME_MAX_BYTES,
         }
     }
 
@@ -114,6 +126,12 @@ impl Connector {
         tls: impl Fn() -> Result<RustlsConnector, BoxError> + Send + Sync + 'static,
     ) -> Self {
         self.tls = Arc::new(tls);
+        self
+    }
+
+    /// For a connection that only publishes, which needs less memory for it.
+    pub fn publishing(mut self) -> Self {
+        self.frame_max = PUBLISHING_FRAME_MAX_BYTES;
         self
     }
 
@@ -136,6 +154,7 @@ impl Connector {
         let url = (self.url)().map_err(ConnectError::Source)?;
         let (mut uri, target) = target::parse(&url).map_err(ConnectError::Url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query.frame_max = Some(self.frame_max);
         let tls = match target.tls {
             true => Some((self.tls)().map_err(ConnectError::TlsFiles)?),
             false => None,

@@ -41,8 +41,7 @@ pub enum SettleError {
     TimedOut,
 }
 
-/// A message to be settled. Dropped unsettled, it stays with this process
-/// until the channel closes, which gives it back.
+/// A message to be settled.
 #[derive(Debug)]
 pub struct Delivery {
     pub body: Vec<u8>,
@@ -50,6 +49,14 @@ pub struct Delivery {
     pub routing_key: String,
     /// The broker delivered it before, to this process or to another.
     pub redelivered: bool,
+    receipt: Receipt,
+}
+
+/// By which a message is settled that need not be kept itself. Dropped
+/// unsettled, the message stays with this process until the channel closes,
+/// which gives it back.
+#[derive(Debug)]
+pub struct Receipt {
     acker: Acker,
     /// Keeps the channel open: lapin closes it with its last handle.
     _channel: Arc<Channel>,
@@ -58,7 +65,7 @@ pub struct Delivery {
 impl Delivery {
     /// Tells the broker that the message is dealt with.
     pub async fn ack(self) -> Result<(), SettleError> {
-        settle(self.acker.ack(BasicAckOptions::default())).await
+        self.receipt.ack().await
     }
 
     /// Gives the message back to the queue, for whoever consumes next.
@@ -67,12 +74,24 @@ impl Delivery {
             requeue: true,
             ..BasicNackOptions::default()
         };
-        settle(self.acker.nack(options)).await
+        settle(self.receipt.acker.nack(options)).await
     }
 
     /// Whether it can still be acked; if not, it is the broker's again.
     pub fn is_held(&self) -> bool {
-        self.acker.usable()
+        self.receipt.acker.usable()
+    }
+
+    /// Lets go of the message, to be settled later: much smaller (G10).
+    pub fn into_receipt(self) -> Receipt {
+        self.receipt
+    }
+}
+
+impl Receipt {
+    /// Tells the broker that the message is dealt with.
+    pub async fn ack(self) -> Result<(), SettleError> {
+        settle(self.acker.ack(BasicAckOptions::default())).await
     }
 }
 
@@ -148,8 +167,10 @@ impl Consumer {
                 properties: delivery.properties,
                 routing_key: delivery.routing_key.into(),
                 redelivered: delivery.redelivered,
-                acker: delivery.acker,
-                _channel: Arc::clone(&self.channel),
+                receipt: Receipt {
+                    acker: delivery.acker,
+                    _channel: Arc::clone(&self.channel),
+                },
             }),
             Some(Err(error)) => Err(self.ended(error.to_string())),
             None => Err(self.ended("it was cancelled".to_owned())),

@@ -16,7 +16,7 @@ use super::queue::{Action, Arrival, Queue, QueuedTurn};
 use super::rejection::Refused;
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
-use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, SettleError};
+use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{Control, Decoded, Status};
@@ -168,7 +168,7 @@ struct Session<'a> {
     sequencer: &'a Sequencer,
     queue: &'a mut Queue,
     /// Unacked deliveries of `codex.turns`, by the tags that the queue knows.
-    held: HashMap<u64, Delivery>,
+    held: HashMap<u64, Receipt>,
     next_tag: u64,
     answers: mpsc::UnboundedSender<Answer>,
     out: Vec<Action>,
@@ -187,9 +187,7 @@ impl Session<'_> {
             Ok(request) => {
                 let redelivered = delivery.redelivered;
                 // The queue keeps what was understood of it: once is enough (G10).
-                delivery.body = Vec::new();
-                delivery.properties = BasicProperties::default();
-                self.held.insert(tag, delivery);
+                self.held.insert(tag, delivery.into_receipt());
                 let turn = QueuedTurn {
                     workspace: request.workspace.shared(),
                     turn_id: request.turn_id.shared(),
@@ -225,7 +223,7 @@ impl Session<'_> {
                     names_held,
                     redelivered: delivery.redelivered,
                 };
-                self.held.insert(tag, delivery);
+                self.held.insert(tag, delivery.into_receipt());
                 sequencer.actor.reject(refused, move || {
                     // A session that is over has no use for it: the delivery comes again.
                     let _ = answers.send(Answer::Rejected { tag });
@@ -296,8 +294,8 @@ impl Session<'_> {
         for action in std::mem::take(&mut self.out) {
             match action {
                 Action::Ack { tag } => {
-                    if let Some(delivery) = self.held.remove(&tag) {
-                        delivery.ack().await?;
+                    if let Some(receipt) = self.held.remove(&tag) {
+                        receipt.ack().await?;
                         fault::at("sequencer.acked");
                     }
                 }
