@@ -12,9 +12,8 @@ fn turns(ids: &[&str], workspace: &str) -> Vec<Value> {
     ids.iter().map(|id| turn(id, workspace, &[])).collect()
 }
 
-/// Guards that a sequencer that drains hangs up at once (`Sequencer::run`), with
-/// all that it holds in order, and that heartbeats go on meanwhile
-/// (`Worker::tell_heartbeats`): what runs in it is offered to nobody else.
+/// Guards that a sequencer that drains hangs up at once (`Sequencer::session`),
+/// not when its process ends.
 #[tokio::test]
 async fn g1_g9_a_sequencer_that_drains_hands_over_what_waits_in_order() {
     let mut pool = Pool::start(1, &[("SLOTS", "2")]).await;
@@ -54,9 +53,8 @@ async fn g1_g9_a_sequencer_that_drains_hands_over_what_waits_in_order() {
     pool.stop().await;
 }
 
-/// Guards the kill after the interrupt also in a shutdown (`Process::stop`), and
-/// that what is cut off is recorded as given back before the offer is
-/// (`Attempt::give_back`): with one attempt allowed, it runs again, even if the
+/// Guards that what is cut off is recorded as given back (`Attempt::give_back`)
+/// before its offer is: with one attempt allowed it runs again, even if the
 /// worker dies in between.
 #[tokio::test]
 async fn g9_agents_that_hear_no_signal_are_cut_off_at_the_end_of_the_grace_time() {
@@ -90,9 +88,8 @@ async fn g9_agents_that_hear_no_signal_are_cut_off_at_the_end_of_the_grace_time(
     pool.stop().await;
 }
 
-/// Guards that a drain waits for no broker longer than the grace time
-/// (`until_confirmed`, `Outbox::drained`), and that what it could not tell is in
-/// the journal for the next one.
+/// Guards that what could not be told is in the record of the turn's end
+/// (`Attempt::record`), for the next worker to tell.
 #[tokio::test]
 async fn g4_g9_a_worker_that_drains_without_a_broker_ends_and_loses_nothing() {
     let url = Broker::vhost();

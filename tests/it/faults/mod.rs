@@ -34,7 +34,7 @@ async fn concurrently<T: Debug>(
     rows: &'static [T],
     case: impl AsyncFn(&'static T) + Copy + 'static,
 ) {
-    const AT_ONCE: usize = 12;
+    const AT_ONCE: usize = 8;
     let places = Rc::new(Semaphore::new(AT_ONCE));
     let cases = async {
         let mut running = Vec::new();

@@ -38,9 +38,11 @@ async fn g5_a_workspace_that_is_lost_between_two_attempts_ends_the_turn_in_the_n
     assert!(String::from_utf8(letter.body).unwrap().contains("\"t2\""));
 
     // Their ends are for ever: that each is told as before is checked on every event.
+    pool.idle().await;
     pool.enqueue(&[ended, turn("t2", "a", &[])]).await;
     pool.events.ended_again("t0", 1).await;
     pool.events.ended_again("t2", 3).await;
+    pool.idle().await;
     fs::remove_file(&dir).unwrap();
     fs::rename(&aside, &dir).unwrap();
     pool.enqueue(&[turn("t3", "a", &[]), turn("t2", "a", &[])])

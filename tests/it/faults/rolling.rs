@@ -37,8 +37,8 @@ impl Load {
     }
 }
 
-/// Guards the order in which a process ends: first what it takes, then what it
-/// runs, then what it says (`Worker::run`, `Sequencer::run`, `serve::run`).
+/// Guards that a worker that drains waits for what it runs (`Worker::consume`,
+/// `Worker::run`), and that only heads are offered (`Queue::attend`).
 #[tokio::test]
 async fn g1_g4_g9_replacing_all_processes_under_load_loses_repeats_and_reorders_nothing() {
     let mut pool = Pool::start(3, &[("LOG", "info")]).await;

@@ -56,11 +56,9 @@ const DEATHS: &[Death] = &[
     death("sequencer.answered=return(kill)", Work::Invalid, 1),
 ];
 
-/// Guards that a delivery is acked last (`Queue::end`, `Session::act`), that a
-/// verdict is claimed before it is told (`Actor::decide`), the mark before the
-/// claim (`verdict::claim`), the dead queue before the claim of what can't be
-/// read (`Actor::try_reject`), and the listening that keeps what runs from
-/// being taken for what waits (`Queue::delivered`).
+/// Guards that only heads are offered (`Queue::attend`), that a cancel leaves
+/// its mark and a verdict its claim before they are told (`verdict::claim`), and
+/// that what was kept is not kept again (`Refused::was_dealt_with`).
 #[tokio::test]
 async fn g1_g4_g5_a_sequencer_killed_at_any_step_leaves_order_and_verdicts_as_they_were() {
     concurrently(DEATHS, Death::happens).await;

@@ -62,10 +62,9 @@ const DEATHS: &[Death] = &[
     death("turn.settled=return(kill)", WHOLE, 1..=1, 1, 2),
 ];
 
-/// Guards the order of the steps: *started* before codex (`Attempt::run`), the
-/// claim before *started* (`Runner::admit`), *finished* before anything is told
-/// of it (`Attempt::record`), all confirmed before `done` and that before the
-/// ack (`Worker::serve_turn`).
+/// Guards that a run is claimed (`Runner::admit`), its start recorded before
+/// codex is there (`Attempt::run`), and its end before anybody hears of it
+/// (`Attempt::record`).
 #[tokio::test]
 async fn g4_a_worker_killed_at_any_step_costs_an_attempt_at_most_and_no_recorded_end() {
     concurrently(DEATHS, Death::happens).await;
