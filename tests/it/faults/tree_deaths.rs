@@ -49,8 +49,7 @@ const DEATHS: &[Death] = &[
 ];
 
 /// Guards that the worker ends what a dead guard leaves before it lets go of
-/// the lock (`guard::handle::close`), and that codex's own word counts for more
-/// than how it went (`Translator::finish`).
+/// the lock (`guard::handle::close`).
 #[tokio::test]
 async fn g3_g5_a_guard_killed_at_any_step_leaves_nothing_and_one_end() {
     concurrently(DEATHS, Death::happens).await;
@@ -67,7 +66,8 @@ impl Death {
     }
 }
 
-/// Codex has said that the turn is over, and is still there.
+/// Guards that codex's own word counts for more than how it went
+/// (`Translator::finish`): it has said that the turn is over, and is still there.
 #[tokio::test]
 async fn g5_what_codex_said_last_counts_though_it_or_its_guard_is_killed_then() {
     let mut pool = Pool::start(1, &[]).await;
