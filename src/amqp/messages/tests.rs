@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::with_sources;
+use proptest::prelude::*;
 
 fn time() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
@@ -223,4 +224,66 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
         Offer::decode(&offer.encode()).unwrap(),
         Decoded::Known(_)
     ));
+}
+
+/// Objects with the fields of all messages, and anything in them.
+fn messages() -> impl Strategy<Value = Vec<u8>> {
+    let names = [
+        "v",
+        "type",
+        "action",
+        "turn_id",
+        "workspace",
+        "worker",
+        "version",
+        "slots",
+        "running",
+        "repeat",
+        "enqueued_at",
+        "request",
+    ];
+    let words = [
+        "offer",
+        "done",
+        "heartbeat",
+        "cancel",
+        "t",
+        "a/b",
+        "2026-01-02T03:04:05Z",
+    ];
+    let value = prop_oneof![
+        prop::sample::select(words.to_vec()).prop_map(|word| serde_json::json!(word)),
+        ".{0,300}".prop_map(|text| serde_json::json!(text)),
+        any::<u32>().prop_map(|number| serde_json::json!(number)),
+        Just(serde_json::json!(VERSION)),
+        Just(serde_json::json!([{"workspace": "a", "turn_id": "\n"}])),
+    ];
+    let name = prop::sample::select(names.to_vec());
+    let object = prop::collection::btree_map(name, value, 0..8);
+    prop_oneof![
+        object.prop_map(|object| serde_json::to_vec(&object).unwrap()),
+        prop::collection::vec(any::<u8>(), 0..200),
+    ]
+}
+
+fn told<T>(decoded: Result<Decoded<T>, DecodeError>) -> String {
+    match decoded {
+        Ok(Decoded::Known(_)) => String::new(),
+        Ok(Decoded::Unknown(what)) => what,
+        Err(error) => with_sources(&error),
+    }
+}
+
+proptest! {
+    #[test]
+    fn g8_no_message_makes_it_panic_or_tells_more_than_a_line(body in messages()) {
+        for told in [
+            told(Offer::decode(&body)),
+            told(Status::decode(&body)),
+            told(Control::decode(&body)),
+        ] {
+            prop_assert!(told.len() < 4096);
+            prop_assert!(!told.contains(|c: char| c.is_control()), "{:?}", told);
+        }
+    }
 }
