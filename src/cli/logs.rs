@@ -53,8 +53,10 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let at = panic.location().map(ToString::to_string);
     tracing::error!(at, "panicked, which is a bug");
-    let message = panic.payload_as_str().unwrap_or_default();
-    tracing::debug!(message, "what the panic said");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    tracing::debug!(text, "what the panic said");
 }
 
 /// One event is one line, whatever texts from outside it holds: none can pass
