@@ -57,6 +57,12 @@ impl Memory {
     }
 }
 
+impl Memory {
+    pub fn text(self) -> String {
+        format!("{:.1} / {:.1} MiB", self.now, self.peak)
+    }
+}
+
 /// What a process takes, with its share of what it shares, in MiB. Nothing
 /// where this user may not look.
 pub fn proportional(pid: u32) -> Option<f64> {

@@ -17,6 +17,7 @@ const WORKSPACES: usize = 100;
 /// Neither ends before it is killed.
 const LONG: &str = "sleep 3600000";
 const LIMIT: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(50);
 
 pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
     Ok(vec![running(bench).await?, waiting(bench).await?])
@@ -36,11 +37,19 @@ async fn running(bench: &mut Bench) -> Result<Row> {
         turns.iter().all(|turn| !log.of(turn).starts.is_empty())
     })
     .await?;
-    let guards = proc::children(worker.pid())?;
+    let began = Instant::now();
+    let guards = loop {
+        let guards = proc::children(worker.pid())?;
+        if guards.len() == RUNNING {
+            break guards;
+        }
+        ensure!(began.elapsed() < LIMIT, "{} guards run", guards.len());
+        tokio::time::sleep(LOOK).await;
+    };
     let guards: Option<f64> = guards.into_iter().map(proc::proportional).sum();
     let memory = Memory::of(worker.pid())?;
-    let mut row = row(
-        format!("memory of the worker, {RUNNING} turns running: now / peak"),
+    let mut row = memory_row(
+        format!("memory of the worker, {RUNNING} turns running"),
         memory,
     );
     if let Some(guards) = guards {
@@ -64,20 +73,20 @@ async fn waiting(bench: &mut Bench) -> Result<Row> {
             began.elapsed() < LIMIT,
             "the sequencer does not take all turns"
         );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK).await;
     }
     let memory = Memory::of(worker.pid())?;
-    Ok(row(
-        format!("memory of the worker, {WAITING} small requests waiting: now / peak"),
+    Ok(memory_row(
+        format!("memory of the worker, {WAITING} small requests waiting"),
         memory,
     ))
 }
 
-fn row(what: String, memory: Memory) -> Row {
-    let mut row = Row::new(what)
+pub(super) fn memory_row(what: String, memory: Memory) -> Row {
+    let mut row = Row::new(format!("{what}, now / peak"))
         .figure("now_mib", memory.now)
         .figure("peak_mib", memory.peak);
-    row.turn_worker = format!("{} / {} MiB", short(memory.now), short(memory.peak));
+    row.turn_worker = memory.text();
     row.target = Some(Target {
         wanted: "peak ≤ 40 MiB",
         found: memory.peak,

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::memory::memory_row;
 use super::{SLOTS, ms, progress, sample, workspaces};
 use crate::load::{Load, Turn};
-use crate::proc::Cpu;
+use crate::proc::{Cpu, Memory};
 use crate::process::Process;
 use crate::stage::{Bench, warm_up};
 use crate::table::{Limit, Row, Target, short};
@@ -55,11 +56,18 @@ pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
         ours.0.push(our);
         others.0.push(other);
     }
+    let memory = (Memory::of(worker.pid())?, Memory::of(one_hop.pid())?);
     worker.stop().await?;
     one_hop.stop().await?;
+    let mut after = memory_row(
+        format!("memory of the worker after these {} turns", ROUNDS * count),
+        memory.0,
+    );
+    after.one_hop = memory.1.text();
     Ok(vec![
         rate(&ours, &others, &bare)?,
         cpu(&ours, &others, &bare)?,
+        after,
     ])
 }
 

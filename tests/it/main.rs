@@ -5,6 +5,7 @@
 mod support;
 
 mod amqp;
+mod bench;
 mod cli;
 mod docs;
 mod faults;
