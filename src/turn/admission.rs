@@ -16,7 +16,7 @@ use crate::guard::{TAG_VARIABLE, tree};
 use crate::request::TurnRequest;
 use crate::workspace::{
     Claim, ClaimOutcome, Claims, LockedJournal, StateError, TurnHistory, Verdict, Workspace,
-    WorkspaceError,
+    WorkspaceError, WorkspaceLock,
 };
 
 /// A dying guard needs a moment to let go of the lock.
@@ -73,8 +73,13 @@ impl<E: Engine> Runner<E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
-        let workspace = block_in_place(|| self.root.workspace(request.workspace.as_str()))?;
-        if let Found::Ended(ended) = block_in_place(|| look_up(&workspace, request))? {
+        // Few trips to the disk with much on each: leaving the runtime's thread costs more than a look.
+        let (workspace, found) = block_in_place(|| {
+            let workspace = self.root.workspace(request.workspace.as_str())?;
+            let found = look_up(&workspace, request)?;
+            Ok::<_, NotStarted>((workspace, found))
+        })?;
+        if let Found::Ended(ended) = found {
             return Ok(Outcome::AlreadyEnded(ended));
         }
         let Some(mut journal) = lock(&workspace, patient).await? else {
@@ -90,7 +95,7 @@ impl<E: Engine> Runner<E> {
         if stop.wanted() == Some(Stop::Shutdown) {
             return Ok(Outcome::Returned);
         }
-        block_in_place(|| end_stragglers(&journal, &workspace));
+        end_stragglers(&journal, &workspace);
 
         let cancelled = stop.wanted() == Some(Stop::Cancel)
             || block_in_place(|| workspace.claims().is_cancelled(request.turn_id.as_str()))?;
@@ -230,8 +235,12 @@ async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<LockedJourn
     let wait = if patient { LOCK_WAIT } else { Duration::ZERO };
     let deadline = Instant::now() + wait;
     loop {
-        if let Some(lock) = block_in_place(|| workspace.try_lock())? {
-            return Ok(Some(block_in_place(|| lock.open_journal())?));
+        let opened = block_in_place(|| {
+            let lock = workspace.try_lock()?;
+            lock.map(WorkspaceLock::open_journal).transpose()
+        })?;
+        if opened.is_some() {
+            return Ok(opened);
         }
         if Instant::now() >= deadline {
             return Ok(None);
@@ -246,7 +255,7 @@ async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<LockedJourn
 fn end_stragglers(journal: &LockedJournal, workspace: &Workspace) {
     if journal.has_open_attempt() {
         let dir = workspace.dir().to_string_lossy();
-        let killed = tree::kill_tagged(TAG_VARIABLE, &dir);
+        let killed = block_in_place(|| tree::kill_tagged(TAG_VARIABLE, &dir));
         if killed > 0 {
             tracing::warn!(killed, "ended what an earlier attempt had left");
         }

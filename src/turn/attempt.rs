@@ -17,6 +17,7 @@ use super::usage::{Meter, Spent};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Engine, TurnInput};
 use crate::codex::failure::thread_lost;
+use crate::codex::home::Home;
 use crate::codex::stderr;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
@@ -36,6 +37,16 @@ pub(super) struct Attempt<'a, E> {
     history: &'a TurnHistory,
     pub(super) number: u32,
     pub(super) began: Instant,
+}
+
+/// What a started attempt goes on from.
+struct Begun {
+    home: Home,
+    /// The thread to resume.
+    resume: Option<String>,
+    /// Why the thread that was found is not resumed.
+    ignored: Option<String>,
+    meter: Meter,
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
@@ -61,14 +72,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
-        let home = block_in_place(|| self.runner.homes.of(self.workspace.state_dir()))?;
-        let (resume, ignored) = match block_in_place(|| self.session())? {
-            Resume::Fresh => (None, None),
-            Resume::Thread(thread) => (Some(thread.to_string()), None),
-            Resume::Ignored { why } => (None, Some(why)),
-        };
-        let mut meter = block_in_place(|| self.meter(home.path(), resume.as_deref(), journal));
-        block_in_place(|| journal.started(&self.started(&meter)))?;
+        let Begun {
+            home,
+            resume,
+            ignored,
+            mut meter,
+        } = block_in_place(|| self.begin(journal))?;
         fault::at("turn.started");
         tracing::info!(attempt = self.number, resumes = resume, "turn started");
 
@@ -144,6 +153,24 @@ impl<'a, E: Engine> Attempt<'a, E> {
             }
         };
         Ok(self.record(journal, ending, out, sink, stop).await)
+    }
+
+    /// Looks up what the turn goes on from, and records that it has started.
+    fn begin(&self, journal: &mut LockedJournal) -> Result<Begun, NotStarted> {
+        let home = self.runner.homes.of(self.workspace.state_dir())?;
+        let (resume, ignored) = match self.session()? {
+            Resume::Fresh => (None, None),
+            Resume::Thread(thread) => (Some(thread.to_string()), None),
+            Resume::Ignored { why } => (None, Some(why)),
+        };
+        let meter = self.meter(home.path(), resume.as_deref(), journal);
+        journal.started(&self.started(&meter))?;
+        Ok(Begun {
+            home,
+            resume,
+            ignored,
+            meter,
+        })
     }
 
     /// Ends the turn without running codex.
