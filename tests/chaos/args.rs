@@ -69,6 +69,8 @@ enum Which {
     Journal,
     Seq,
     Guard,
+    /// One of them, as the seed says
+    Any,
     /// One after the other
     All,
 }
@@ -80,10 +82,14 @@ impl Args {
 
     /// The runs that are wanted.
     pub fn sabotages(&self) -> Vec<Option<Sabotage>> {
-        let all = Sabotage::value_variants().iter().copied();
+        let all = Sabotage::value_variants();
         match self.sabotage {
             None => vec![None],
-            Some(Which::All) => all.map(Some).collect(),
+            Some(Which::All) => all.iter().copied().map(Some).collect(),
+            Some(Which::Any) => {
+                let any = fastrand::Rng::with_seed(self.seed()).choice(all);
+                vec![any.copied()]
+            }
             Some(Which::Lock) => vec![Some(Sabotage::Lock)],
             Some(Which::Order) => vec![Some(Sabotage::Order)],
             Some(Which::Journal) => vec![Some(Sabotage::Journal)],
