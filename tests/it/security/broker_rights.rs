@@ -3,7 +3,12 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+
+use tokio::sync::OnceCell;
+
+use turn_worker::amqp::connect::Connector;
+use turn_worker::amqp::link::Link;
+use turn_worker::amqp::topology::Topology;
 
 use crate::support::broker::Broker;
 
@@ -29,12 +34,11 @@ pub struct Users {
 impl Users {
     /// The first call makes them, which takes seconds.
     pub async fn get() -> &'static Self {
-        static USERS: OnceLock<Users> = OnceLock::new();
-        let get = || USERS.get_or_init(Self::make);
-        tokio::task::spawn_blocking(get).await.unwrap()
+        static USERS: OnceCell<Users> = OnceCell::const_new();
+        USERS.get_or_init(Self::make).await
     }
 
-    fn make() -> Self {
+    async fn make() -> Self {
         let admin = Broker::vhost();
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("arguments");
@@ -73,6 +77,8 @@ impl Users {
         let worker = make("worker", "worker", &[]);
         let producer = make("producer", "producer", &[]);
         let reader = make("reader", "reader", &[]);
+        // A permission on the events' exchange needs that exchange.
+        declare(&worker).await;
         let own = make("producer", "own", &["--own-turns"]);
         Self {
             worker,
@@ -95,6 +101,21 @@ pub fn as_user(url: &str, name: &str, password: &str) -> String {
     url.replacen("guest:guest", &format!("{name}:{password}"), 1)
 }
 
+pub async fn link(url: &str) -> Link {
+    let url = url.to_owned();
+    let connector = Connector::new("test", move || Ok(url.as_str().into()));
+    connector.connect().await.unwrap()
+}
+
+/// By the worker's user, which is thereby seen to have all rights.
+async fn declare(worker: &str) {
+    let link = link(worker).await;
+    let topology = Topology::new("codex", 10_000);
+    topology.declare(&link).await.unwrap();
+    assert_eq!(topology.missing_rights(&link).await.unwrap(), []);
+    link.close().await;
+}
+
 #[tokio::test]
 async fn g8_no_password_is_an_argument_of_a_process() {
     let users = Users::get().await;
@@ -106,8 +127,7 @@ async fn g8_no_password_is_an_argument_of_a_process() {
     assert!(!users.arguments.contains(MARK), "{}", users.arguments);
 }
 
-/// A second call changes password and rights; a name that would own what is
-/// the broker's or the workers' is refused.
+/// Its own queues would be the broker's or the workers'.
 #[test]
 fn names_that_would_own_what_is_not_theirs_are_refused() {
     for (name, prefix, status) in [

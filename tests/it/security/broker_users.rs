@@ -9,22 +9,14 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
-use turn_worker::amqp::connect::Connector;
 use turn_worker::amqp::link::Link;
 use turn_worker::amqp::publish::json_properties;
-use turn_worker::amqp::topology::Topology;
 
-use super::broker_rights::{Users, as_user, vhost};
+use super::broker_rights::{Users, as_user, link, vhost};
 use crate::cli::call::Call;
 use crate::docs;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
-
-async fn link(url: &str) -> Link {
-    let url = url.to_owned();
-    let connector = Connector::new("test", move || Ok(url.as_str().into()));
-    connector.connect().await.unwrap()
-}
 
 /// What somebody tries.
 #[derive(Debug, Clone, Copy)]
@@ -290,7 +282,6 @@ const NOT_FOR_CLIENTS: &[Act<'static>] = &[
 #[tokio::test]
 async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
     let users = Users::get().await;
-    declare(users).await;
     let own = format!("producer-{}.answers", vhost(&users.admin));
     let allowed = [
         Act::Bind {
@@ -323,7 +314,6 @@ async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
 #[tokio::test]
 async fn g8_a_reader_can_bind_its_own_queues_to_the_events_and_nothing_else() {
     let users = Users::get().await;
-    declare(users).await;
     let own = format!("reader-{}.all", vhost(&users.admin));
     let refused = [
         NOT_FOR_CLIENTS,
@@ -370,7 +360,6 @@ async fn g8_a_reader_can_bind_its_own_queues_to_the_events_and_nothing_else() {
 #[tokio::test]
 async fn g8_a_worker_can_configure_its_own_objects_and_no_others() {
     let users = Users::get().await;
-    declare(users).await;
     let refused = [
         Act::Get {
             queue: "codex.turns.dead",
@@ -410,7 +399,6 @@ async fn g8_a_worker_can_configure_its_own_objects_and_no_others() {
 #[tokio::test]
 async fn g8_a_producer_can_be_kept_from_the_turns_of_others() {
     let users = Users::get().await;
-    declare(users).await;
     let key = |key: &str| format!("{}.{key}", users.own_name);
     let [own, pattern, words] = [key("t1"), key("#"), key("*.x")];
     let bind = |key| Act::Bind {
@@ -427,16 +415,6 @@ async fn g8_a_producer_can_be_kept_from_the_turns_of_others() {
         bind(&words),
     ];
     assert_only(&users.own, &refused, &[bind(&own)]).await;
-}
-
-/// Declared by the worker's user, which is thereby seen to have the right.
-async fn declare(users: &Users) {
-    let link = link(&users.worker).await;
-    let topology = Topology::new("codex", 10_000);
-    topology.declare(&link).await.unwrap();
-    let missing = topology.missing_rights(&link).await.unwrap();
-    assert_eq!(missing, []);
-    link.close().await;
 }
 
 /// A pool with the worker's user, and what the producer's user calls.
@@ -479,7 +457,6 @@ async fn everybody_can_do_their_part_with_their_user() {
 #[tokio::test]
 async fn check_tells_each_user_what_is_missing() {
     let users = Users::get().await;
-    declare(users).await;
     let vhost = vhost(&users.admin);
     let half = format!("half-{vhost}");
     let own = "codex\\.(control|status)\\.[0-9a-f]{32}";
