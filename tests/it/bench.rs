@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "only their tests are wanted here")]
 
-#[path = "../../bench/stats.rs"]
+#[path = "../bench/stats.rs"]
 mod stats;
-#[path = "../../bench/table.rs"]
+#[path = "../bench/table.rs"]
 mod table;
