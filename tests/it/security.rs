@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broker_acts;
 mod broker_rights;
 mod broker_secrets;
 mod broker_tls;
