@@ -12,6 +12,9 @@ mod broker;
 mod clock;
 mod judge;
 mod load;
+#[cfg(test)]
+#[path = "../support/faults.rs"]
+mod places;
 mod plan;
 mod pool;
 mod process;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::Broker;
 use crate::process::{Process, Setup};
@@ -19,6 +19,10 @@ use crate::proxy::Proxy;
 
 /// Between two looks at who has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// Before a process is started on a host that lacks something, and may end at once.
+const UNFIT_PAUSE: Duration = Duration::from_millis(300);
+/// A process has found out by then what its host lacks.
+const YOUNG: Duration = Duration::from_secs(15);
 const LOOKS_PER_REAPING: u64 = 25;
 
 pub struct Pool {
@@ -29,6 +33,8 @@ pub struct Pool {
     /// Whether there is to be a new one for each that ends.
     replaces: Cell<bool>,
     exits: RefCell<Vec<Exit>>,
+    /// Until when the host lacks something, or did.
+    unfit: Cell<Option<Instant>>,
     watching: RefCell<Option<AbortHandle>>,
 }
 
@@ -53,6 +59,7 @@ impl Pool {
             next: Cell::new(0),
             replaces: Cell::new(true),
             exits: RefCell::default(),
+            unfit: Cell::new(None),
             watching: RefCell::default(),
         });
         for _ in 0..pool.setup.processes {
@@ -95,6 +102,12 @@ impl Pool {
         let mut processes = self.living();
         processes.retain(|process| !process.is_draining());
         processes
+    }
+
+    /// The host lacks something from now on for so long.
+    pub fn lacks_something(&self, time: Duration) {
+        let until = Instant::now() + time;
+        self.unfit.set(self.unfit.get().max(Some(until)));
     }
 
     pub fn exits(&self) -> Vec<Exit> {
@@ -163,7 +176,12 @@ impl Pool {
                     continue;
                 };
                 let killed = status.signal() == Some(9);
-                let expected = killed || (draining && status.success());
+                // A process that finds no codex at its start, or can't write, ends then.
+                let is_young = process.born.elapsed() < YOUNG;
+                let unfit = is_young
+                    && status.code() == Some(1)
+                    && self.unfit.get().is_some_and(|until| until > process.born);
+                let expected = killed || unfit || (draining && status.success());
                 self.exits.borrow_mut().push(Exit {
                     number: process.number,
                     pid: process.pid,
@@ -172,6 +190,9 @@ impl Pool {
                 });
             }
             while self.replaces.get() && self.serving().len() < self.setup.processes {
+                if self.unfit.get().is_some_and(|until| until > Instant::now()) {
+                    sleep(UNFIT_PAUSE).await;
+                }
                 if let Err(error) = self.spawn(None).await {
                     eprintln!("can't start a process: {error:#}");
                     sleep(Duration::from_secs(1)).await;

@@ -11,8 +11,9 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::plan::Sabotage;
 use crate::proxy::Proxy;
 
 /// An answer over HTTP takes no longer, unless the process is frozen.
@@ -22,7 +23,7 @@ const HTTP_LIMIT: Duration = Duration::from_secs(2);
 pub struct Programs {
     worker: PathBuf,
     /// The stand-in for it.
-    codex: PathBuf,
+    pub codex: PathBuf,
 }
 
 /// What all processes have in common.
@@ -33,12 +34,34 @@ pub struct Setup {
     pub processes: usize,
     pub slots: usize,
     /// What all of them leave out.
-    pub failpoints: Option<&'static str>,
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Setup {
     pub fn root(&self) -> PathBuf {
         self.dir.join("workspaces")
+    }
+
+    /// As long as it is there, nothing can be written.
+    pub fn full_disk(&self) -> PathBuf {
+        self.dir.join("disk-is-full")
+    }
+
+    /// As long as it is there, no process can be started.
+    pub fn no_processes(&self) -> PathBuf {
+        self.dir.join("no-processes")
+    }
+
+    /// `FAILPOINTS` of all processes.
+    fn faults(&self) -> String {
+        match self.sabotage {
+            Some(sabotage) => sabotage.failpoints().to_owned(),
+            None => format!(
+                "disk.write=return(full-while:{});process.start=return(none-while:{})",
+                self.full_disk().display(),
+                self.no_processes().display(),
+            ),
+        }
     }
 
     pub fn stand_in_dir(&self) -> PathBuf {
@@ -72,6 +95,7 @@ pub struct Process {
     pub proxy: Proxy,
     /// It is to die at a certain step.
     pub armed: bool,
+    pub born: Instant,
     child: RefCell<Child>,
     log: PathBuf,
     http: Cell<Option<SocketAddr>>,
@@ -89,7 +113,8 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let log = setup.dir.join(format!("worker-{number}.log"));
         let armed = failpoints.is_some();
-        let failpoints = setup.failpoints.map(str::to_owned).or(failpoints);
+        let faults = failpoints.into_iter().chain([setup.faults()]);
+        let faults: Vec<String> = faults.collect();
         let settings = [
             ("AMQP_URL", url.to_owned()),
             ("WORKSPACE_ROOT", shown(&setup.root())),
@@ -112,7 +137,7 @@ impl Process {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", setup.dir.join("home"))
             .env("STAND_IN_DIR", setup.stand_in_dir())
-            .envs(failpoints.map(|failpoints| ("FAILPOINTS", failpoints)))
+            .env("FAILPOINTS", faults.join(";"))
             .envs(settings.map(|(name, value)| (format!("TURN_WORKER_{name}"), value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -124,6 +149,7 @@ impl Process {
             pid: child.id().cast_signed(),
             proxy,
             armed,
+            born: Instant::now(),
             child: RefCell::new(child),
             log,
             http: Cell::new(None),

@@ -61,7 +61,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             vhost: order.vhost.clone(),
             processes: order.processes,
             slots: order.slots,
-            failpoints: order.shape.sabotage.map(|sabotage| sabotage.failpoints()),
+            sabotage: order.shape.sabotage,
         },
         Rc::clone(&broker),
     )

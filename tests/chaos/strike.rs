@@ -1,6 +1,7 @@
 //! Carries the plan's faults out, and notes what they hit.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -124,6 +125,16 @@ impl Striker {
                     process.number
                 )
             }
+            Fault::FullDisk { ms } => self.lacking(&pool.setup.full_disk(), ms).await?,
+            Fault::NoProcesses { ms } => self.lacking(&pool.setup.no_processes(), ms).await?,
+            Fault::NoCodex { ms } => {
+                let codex = &pool.setup.programs.codex;
+                let away = codex.with_extension("away");
+                std::fs::rename(codex, &away)?;
+                self.unfit(ms).await;
+                std::fs::rename(&away, codex)?;
+                format!("for {ms} ms")
+            }
             Fault::FailPoint { place, skip } => {
                 let process = self.process(pick)?;
                 let how = format!("{place}={skip}*off->1*return(kill)");
@@ -198,6 +209,20 @@ impl Striker {
             }
             other => bail!("{} is none of the broker's", other.name()),
         })
+    }
+
+    /// As long as that file is there.
+    async fn lacking(&self, file: &Path, ms: u64) -> anyhow::Result<String> {
+        std::fs::write(file, "")?;
+        self.unfit(ms).await;
+        // Gone already, if the same fault has struck twice.
+        let _ = std::fs::remove_file(file);
+        Ok(format!("for {ms} ms"))
+    }
+
+    async fn unfit(&self, ms: u64) {
+        self.pool.lacks_something(Duration::from_millis(ms));
+        pause(ms).await;
     }
 
     fn kill_of_turn(&self, fault: Fault, running: &Running) -> String {

@@ -62,6 +62,18 @@ pub enum Fault {
         offers: bool,
         ms: u64,
     },
+    /// Nothing can be written any more, by any worker.
+    FullDisk {
+        ms: u64,
+    },
+    /// No process can be started.
+    NoProcesses {
+        ms: u64,
+    },
+    /// codex is not there.
+    NoCodex {
+        ms: u64,
+    },
     /// A process is replaced by one that dies at a certain step.
     FailPoint {
         place: &'static str,
@@ -113,7 +125,10 @@ impl Fault {
             Self::Freeze { ms }
             | Self::FreezeSequencer { ms }
             | Self::HalfOpen { ms, .. }
-            | Self::Partition { ms, .. } => *ms = random.u64(300..4_000),
+            | Self::Partition { ms, .. }
+            | Self::FullDisk { ms }
+            | Self::NoProcesses { ms }
+            | Self::NoCodex { ms } => *ms = random.u64(300..4_000),
             Self::StopBroker { ms } | Self::KillBroker { ms } | Self::KillLeader { ms, .. } => {
                 *ms = random.u64(0..3_000);
             }
@@ -155,6 +170,9 @@ impl Fault {
             Self::StopBroker { .. } => "stop the broker",
             Self::KillBroker { .. } => "kill the broker",
             Self::KillLeader { .. } => "kill a queue's leader",
+            Self::FullDisk { .. } => "full disk",
+            Self::NoProcesses { .. } => "no more processes",
+            Self::NoCodex { .. } => "no codex",
             Self::FailPoint { .. } => "die at a step",
         }
     }
@@ -205,6 +223,19 @@ pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
             only(shape.cluster, 6),
             Fault::KillLeader { offers: false, ms },
         ),
+        (3, Fault::FullDisk { ms }),
+        (2, Fault::NoProcesses { ms }),
+        (3, Fault::NoCodex { ms }),
         (6, Fault::FailPoint { place: "", skip: 0 }),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_steps_are_there() {
+        for place in super::PLACES {
+            crate::places::must_exist(place);
+        }
+    }
 }
