@@ -21,6 +21,7 @@ pub mod workspace;
 pub mod codex;
 pub mod guard;
 pub mod host;
+pub mod isolation;
 
 pub mod settlement;
 pub mod turn;

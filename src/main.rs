@@ -7,6 +7,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     #[cfg(feature = "faults")]
     let _faults = turn_worker::fault::setup();
+    // The broker's URL is in our environment, whatever the command is.
+    let _ = turn_worker::guard::hide();
     // Before anything else: a guard has no use for a runtime, settings or logs.
     if std::env::args_os()
         .nth(1)

@@ -15,18 +15,18 @@ use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
 use crate::codex::exec::Exec;
-use crate::codex::program::ProgramError;
 use crate::config::Settings;
 use crate::error::with_sources;
 use crate::host::Host;
 use crate::http::{self, BindError, Health};
+use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
-pub use parts::{connector, engine, homes, process_id, runner};
-use parts::{host, tried_engine};
+pub use parts::{EngineError, connector, engine, homes, process_id, root, runner};
+use parts::{host, tried};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
@@ -41,8 +41,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub enum ServeError {
     #[error(transparent)]
     Root(#[from] RootError),
-    #[error("TURN_WORKER_CODEX_BIN")]
-    Codex(#[from] ProgramError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     #[error(transparent)]
     Http(#[from] BindError),
     #[error("the broker's objects can't be set up")]
@@ -58,13 +60,16 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         tracing::warn!("{exposed}");
     }
     let id = process_id();
-    let root = Root::open(&settings.workspace_root)?;
     let metrics = Metrics::new(Some(&settings.named_models()));
     // A process that only sequences needs no codex.
     let engine = match settings.roles.worker {
-        true => Some(tried_engine(&settings, &metrics).await?),
+        true => Some(engine(&settings)?),
         false => None,
     };
+    let root = root(&settings, engine.as_ref())?;
+    if let Some(engine) = &engine {
+        tried(engine, &metrics).await?;
+    }
     let host = host(&root, engine.as_ref(), &metrics);
     let health = Health::new(settings.roles, host.clone());
     let listener = http::bind(settings.http_addr).await?;

@@ -13,7 +13,6 @@ use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
 use turn_worker::serve;
 use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
-use turn_worker::workspace::Root;
 
 use super::exit::{self, Usage};
 use super::interrupt::Interrupts;
@@ -39,7 +38,8 @@ pub struct RunArgs {
 
 pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> {
     turn_worker::guard::prepare_worker().context("can't look after child processes")?;
-    let root = Root::open(&settings.workspace_root)?;
+    let engine = serve::engine(&settings)?;
+    let root = serve::root(&settings, Some(&engine))?;
     let limits = settings.request_limits(vec![
         settings.workspace_root.clone(),
         root.path().to_owned(),
@@ -47,7 +47,6 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
     let submission = args.turn.submission(None)?;
     let request = TurnRequest::parse(&submission.body, &limits, &Properties::default())
         .map_err(|rejection| Usage(rejection.to_string()))?;
-    let engine = serve::engine(&settings).context("TURN_WORKER_CODEX_BIN")?;
     let metrics = Metrics::new(None);
     // No other host is there to run it: whatever is wrong ends it.
     let host = Host::new([], metrics.clone());

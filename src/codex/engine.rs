@@ -19,8 +19,10 @@ pub struct TurnInput<'a> {
     pub model: Option<&'a str>,
     /// A validated thread id; codex would silently start afresh on anything else.
     pub resume: Option<&'a str>,
-    /// The workspace's directory.
-    pub dir: &'a Path,
+    /// The workspace's directory, open: an agent may have made its path lead
+    /// elsewhere.
+    pub dir: BorrowedFd<'a>,
+    pub dir_path: &'a Path,
     /// The workspace's own CODEX_HOME, where each has one.
     pub home: Option<&'a Path>,
     /// The workspace's lock, held by what runs the turn until all of it is gone.

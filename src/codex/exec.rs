@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::lines::{Line, Lines};
-use super::program::Program;
+use super::program::{Launch, Program};
 use super::protocol;
 use crate::config::Sandbox;
 use crate::guard::{self, Guard, GuardSpec, SpawnError};
@@ -40,14 +39,11 @@ const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
 
 #[derive(Debug, Clone)]
 pub struct Exec {
-    /// This binary, which is the guard too.
-    pub guard_program: PathBuf,
     pub program: Program,
+    pub launch: Launch,
     pub sandbox: Sandbox,
     /// The operator's own arguments.
     pub extra_args: Vec<String>,
-    /// The agent's environment: the allowed variables that are set.
-    pub env: Vec<(String, String)>,
     pub max_line_bytes: usize,
 }
 
@@ -76,18 +72,21 @@ impl Engine for Exec {
     }
 
     fn start(&self, input: TurnInput<'_>) -> Result<ExecRun, SpawnError> {
-        let mut env = self.env.clone();
+        let mut env = self.launch.env.clone();
         if let Some(home) = input.home {
             env.retain(|(name, _)| name != "CODEX_HOME");
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }
         let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
         let (guard, pipes) = guard::spawn(GuardSpec {
-            guard_program: self.guard_program.clone(),
+            guard_program: self.launch.guard_program.clone(),
             program: self.program.path(),
             args: self.args(input.model, input.resume),
             env,
-            dir: input.dir.to_owned(),
+            dir: input.dir,
+            tag: Some(input.dir_path.to_string_lossy().into_owned()),
+            user: self.launch.user.clone(),
+            limits: self.launch.limits,
             stdin,
             lock: input.lock,
         })?;
@@ -208,11 +207,15 @@ mod tests {
 
     fn exec() -> Exec {
         Exec {
-            guard_program: "/proc/self/exe".into(),
             program: Program::find("/bin/sh", "".into()).unwrap(),
+            launch: Launch {
+                guard_program: "/proc/self/exe".into(),
+                env: Vec::new(),
+                user: None,
+                limits: Default::default(),
+            },
             sandbox: Sandbox::Bypass,
             extra_args: vec!["--disable".into(), "plugins".into()],
-            env: Vec::new(),
             max_line_bytes: 1024,
         }
     }

@@ -65,7 +65,7 @@ pub fn classify(message: &str) -> Cause {
 /// The cause where codex ended without a word on stdout about how.
 pub fn classify_exit(exit: &Exit, stderr: &str) -> Cause {
     let words = match exit {
-        Exit::NotStarted { message } => find(message),
+        Exit::NotStarted { message, .. } => find(message),
         _ => find(&stderr::spoken(&stderr::clean_tail(stderr))),
     };
     words.unwrap_or(match exit {
@@ -245,6 +245,7 @@ mod tests {
     fn not_started(message: &str) -> Exit {
         Exit::NotStarted {
             message: message.into(),
+            errno: None,
         }
     }
 

@@ -32,7 +32,11 @@ pub enum Exit {
     /// A signal ended it.
     Signal(i32),
     /// It could not be started.
-    NotStarted { message: String },
+    NotStarted {
+        message: String,
+        /// The system's number for what was wrong.
+        errno: Option<i32>,
+    },
     /// Its guard died before it could tell how codex ended.
     GuardLost,
 }

@@ -2,22 +2,27 @@
 //! while the worker runs, and meanwhile there may be none.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::process::Command;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 use super::binary::{self, BinaryError};
-use super::stderr;
-use crate::guard;
+use super::{Exit, stderr};
+use crate::error::is_out_of_resources;
+use crate::guard::confine::{Limits, User};
+use crate::guard::{self, GuardSpec, SpawnError};
 
 /// codex tells its version within a tenth of a second.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
+const MAX_OUTPUT: u64 = 64 << 10;
 
 /// Cheap to clone; all clones know of the same program.
 #[derive(Debug, Clone)]
@@ -48,6 +53,18 @@ struct Identity {
     written: (i64, i64),
 }
 
+/// All that codex is started with, whatever it is to do.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// This binary, which is the guard too.
+    pub guard_program: PathBuf,
+    /// The agent's environment: the allowed variables that are set.
+    pub env: Vec<(String, String)>,
+    /// As whom codex runs, if not as the worker.
+    pub user: Option<User>,
+    pub limits: Limits,
+}
+
 /// Why there is no codex that runs.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
@@ -59,14 +76,39 @@ pub enum ProgramError {
         #[source]
         source: io::Error,
     },
+    #[error("can't run {} --version", program.display())]
+    Guard {
+        program: PathBuf,
+        #[source]
+        source: SpawnError,
+    },
+    #[error("the guard of {} --version died", program.display())]
+    GuardLost { program: PathBuf },
+    /// The message names the program.
+    #[error("can't run {message}")]
+    NotStarted { message: String, errno: Option<i32> },
     #[error("{} --version took longer than {} s", program.display(), VERSION_LIMIT.as_secs())]
     TimedOut { program: PathBuf },
-    #[error("{} --version failed ({status}): {stderr}", program.display())]
+    #[error("{} --version failed ({how}): {stderr}", program.display())]
     Failed {
         program: PathBuf,
-        status: ExitStatus,
+        how: String,
         stderr: String,
     },
+}
+
+impl ProgramError {
+    /// See [`is_out_of_resources`].
+    pub fn is_out_of_resources(&self) -> bool {
+        match self {
+            Self::Start { source, .. } => is_out_of_resources(source),
+            Self::Guard { source, .. } => source.is_out_of_resources(),
+            Self::NotStarted { errno, .. } => {
+                errno.is_some_and(|errno| is_out_of_resources(&io::Error::from_raw_os_error(errno)))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Program {
@@ -106,12 +148,12 @@ impl Program {
 
     /// Looks for codex anew, and lets it tell its version: `codex-cli 0.169.0`
     /// → `0.169.0`. From now on, this is the one that is run.
-    pub async fn version(&self, env: &[(String, String)]) -> Result<String, ProgramError> {
+    pub async fn version(&self, launch: &Launch) -> Result<String, ProgramError> {
         self.now().runs = false;
         let path = binary::resolve(&self.name, &self.search_path)?;
         // Before it is run: one that is replaced meanwhile is tried again.
         let identity = Identity::of(&path);
-        let version = tell_version(&path, env).await?;
+        let version = tell_version(&path, launch).await?;
         let mut now = self.now();
         now.generation += u64::from(now.tried != identity);
         now.path = path;
@@ -125,37 +167,65 @@ impl Program {
     }
 }
 
-async fn tell_version(program: &Path, env: &[(String, String)]) -> Result<String, ProgramError> {
+/// As a turn would run it: its file may be the agents' to write, and is then
+/// not to be run as the worker's user.
+async fn tell_version(program: &Path, launch: &Launch) -> Result<String, ProgramError> {
     let start = |source| ProgramError::Start {
         program: program.to_owned(),
         source,
     };
-    let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .env_clear()
-        .envs(env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let (child, _own) = guard::own::start(&mut command).map_err(start)?;
-    let output = timeout(VERSION_LIMIT, child.wait_with_output()).await;
-    let output = output
-        .map_err(|_| ProgramError::TimedOut {
+    let open = |path: &str| File::open(path).map_err(start);
+    let (top, nothing) = (open("/")?, open("/dev/null")?);
+    let guarded = guard::spawn(GuardSpec {
+        guard_program: launch.guard_program.clone(),
+        program: program.to_owned(),
+        args: vec!["--version".to_owned()],
+        env: launch.env.clone(),
+        dir: top.as_fd(),
+        tag: None,
+        user: launch.user.clone(),
+        limits: launch.limits,
+        stdin: open("/dev/null")?.into(),
+        // In place of a workspace's lock.
+        lock: nothing.as_fd(),
+    });
+    let (mut guard, pipes) = guarded.map_err(|source| ProgramError::Guard {
+        program: program.to_owned(),
+        source,
+    })?;
+    let told = async {
+        let (stdout, stderr) = tokio::join!(some_of(pipes.stdout), some_of(pipes.stderr));
+        (guard.closed().await.exit, stdout, stderr)
+    };
+    let told = timeout(VERSION_LIMIT, told).await;
+    let (exit, stdout, stderr) = told.map_err(|_| ProgramError::TimedOut {
+        program: program.to_owned(),
+    })?;
+    let failed = |how: String| ProgramError::Failed {
+        program: program.to_owned(),
+        how,
+        stderr: stderr::clean_tail(&stderr),
+    };
+    match exit {
+        Exit::Code(0) => {
+            let version = stdout.split_whitespace().last().unwrap_or("unknown");
+            Ok(version.to_owned())
+        }
+        Exit::Code(code) => Err(failed(format!("exit status: {code}"))),
+        Exit::Signal(signal) => Err(failed(format!("signal: {signal}"))),
+        Exit::NotStarted { message, errno } => Err(ProgramError::NotStarted { message, errno }),
+        Exit::GuardLost => Err(ProgramError::GuardLost {
             program: program.to_owned(),
-        })?
-        .map_err(start)?;
-    if !output.status.success() {
-        return Err(ProgramError::Failed {
-            program: program.to_owned(),
-            status: output.status,
-            stderr: stderr::clean_tail(&String::from_utf8_lossy(&output.stderr)),
-        });
+        }),
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().last().unwrap_or("unknown");
-    Ok(version.to_owned())
+}
+
+/// Who says more than a version is not listened to.
+async fn some_of(pipe: Receiver) -> String {
+    let mut bytes = Vec::new();
+    // What can't be read is missed in what was read.
+    let _ = pipe.take(MAX_OUTPUT).read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Identity {
@@ -167,73 +237,5 @@ impl Identity {
             size: meta.size(),
             written: (meta.mtime(), meta.mtime_nsec()),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
-    /// Written by another process: what this one has open for writing can't
-    /// be run, and a child of another test may have inherited it.
-    fn script(path: &Path, text: &str) {
-        let written = std::process::Command::new("sh")
-            .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
-            .arg(path)
-            .arg(format!("#!/bin/sh\n{text}\n"))
-            .status();
-        assert!(written.unwrap().success());
-    }
-
-    #[tokio::test]
-    async fn an_upgrade_that_moves_codex_is_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().canonicalize().unwrap();
-        let (one, two, link) = (dir.join("1"), dir.join("2"), dir.join("codex"));
-        script(&one, "echo codex-cli 1");
-        script(&two, "echo codex-cli 2");
-        symlink(&one, &link).unwrap();
-        let program = Program::find(link.to_str().unwrap(), OsString::new()).unwrap();
-        assert_eq!(program.path(), one);
-        assert!(!program.is_as_tried());
-        for _ in 0..2 {
-            assert_eq!(program.version(&[]).await.unwrap(), "1");
-            assert!(program.is_as_tried());
-            assert_eq!(program.generation(), 1);
-        }
-
-        fs::remove_file(&link).unwrap();
-        assert!(!program.is_as_tried());
-        let missing = program.version(&[]).await.unwrap_err();
-        assert!(matches!(missing, ProgramError::Missing(_)), "{missing}");
-        assert_eq!((program.path(), program.generation()), (one, 1));
-
-        symlink(&two, &link).unwrap();
-        assert!(!program.is_as_tried());
-        assert_eq!(program.version(&[]).await.unwrap(), "2");
-        assert_eq!((program.path(), program.generation()), (two.clone(), 2));
-        assert!(program.is_as_tried());
-        // In its place, but no more the same.
-        script(&two, "echo codex-cli 2.1");
-        assert!(!program.is_as_tried());
-    }
-
-    #[tokio::test]
-    async fn one_that_does_not_run_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("codex");
-        for (text, says) in [
-            ("echo libfoo.so: not found >&2; exit 127", "libfoo.so"),
-            ("kill -9 $$", "signal: 9"),
-        ] {
-            script(&path, text);
-            let program = Program::find(path.to_str().unwrap(), OsString::new()).unwrap();
-            let error = program.version(&[]).await.unwrap_err();
-            assert!(matches!(error, ProgramError::Failed { .. }), "{error}");
-            assert!(error.to_string().contains(says), "{error}");
-            assert!(!program.is_as_tried());
-        }
     }
 }

@@ -325,7 +325,7 @@ fn turn_failed(message: String) -> TurnError {
 fn ended_silently(exit: &Exit, held_error: Option<String>, stderr_tail: &str) -> TurnError {
     let tail = stderr::clean_tail(stderr_tail);
     let how = match exit {
-        Exit::NotStarted { message } => {
+        Exit::NotStarted { message, .. } => {
             let message = format!("codex could not be started: {message}");
             return turn_error(
                 ErrorCode::StartFailed,
@@ -482,6 +482,7 @@ mod tests {
             (
                 Exit::NotStarted {
                     message: "`codex`: no such file".into(),
+                    errno: None,
                 },
                 ErrorCode::StartFailed,
                 "no such file",
@@ -592,6 +593,7 @@ mod tests {
         );
         let missing = Exit::NotStarted {
             message: "/bin/codex: No such file".into(),
+            errno: None,
         };
         assert_eq!(
             end(missing, &[]).as_deref(),

@@ -48,6 +48,12 @@ pub struct Settings {
     pub codex_args: Vec<String>,
     /// Names of variables; none of the worker's own is among them.
     pub codex_env: Vec<String>,
+    /// `None`: the worker's own user.
+    pub codex_run_as: Option<RunAs>,
+    /// `None`: what the worker itself may have; so for open files.
+    pub codex_max_processes: Option<u64>,
+    pub codex_max_open_files: Option<u64>,
+    pub require_isolation: bool,
     pub turn_timeout: Duration,
     pub turn_idle_timeout: Duration,
     pub max_attempts: u32,
@@ -169,16 +175,21 @@ impl Settings {
         listed.chain(&self.codex_model).cloned().collect()
     }
 
-    /// The files with secrets that any user of this host can read.
-    pub fn exposed_files(&self) -> Vec<Exposed> {
+    /// The files that hold secrets.
+    pub fn secret_files(&self) -> Vec<(&'static Setting, &Path)> {
         let url = match &self.broker {
-            Broker::File(path) => Some((&table::AMQP_URL_FILE, path)),
+            Broker::File(path) => Some((&table::AMQP_URL_FILE, &**path)),
             Broker::Url(_) => None,
         };
         let client = self.amqp_tls.client.as_ref();
-        let key = client.map(|client| (&table::AMQP_CLIENT_KEY_FILE, &client.key));
-        let secret = url.into_iter().chain(key);
-        secret
+        let key = client.map(|client| (&table::AMQP_CLIENT_KEY_FILE, &*client.key));
+        url.into_iter().chain(key).collect()
+    }
+
+    /// Those that any user of this host can read.
+    pub fn exposed_files(&self) -> Vec<Exposed> {
+        self.secret_files()
+            .into_iter()
             .filter_map(|(setting, path)| Exposed::find(setting, path))
             .collect()
     }
@@ -211,6 +222,13 @@ pub enum CodexHome {
     Shared(PathBuf),
     /// A folder for each workspace, under the workspace root's own folder.
     PerWorkspace,
+}
+
+/// A user as an operator names it, not looked up yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunAs {
+    Name(String),
+    Ids { uid: u32, gid: u32 },
 }
 
 /// A closed set of words for a setting's value.

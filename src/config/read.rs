@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
-    Broker, ClientFiles, CodexHome, EventSet, LogFormat, Roles, Sandbox, Settings, TlsFiles,
+    Broker, ClientFiles, CodexHome, EventSet, LogFormat, Roles, RunAs, Sandbox, Settings, TlsFiles,
     broker, value,
 };
 use crate::request::is_model_name;
@@ -100,6 +100,15 @@ impl Reader {
             shell_words::split(text).ok()
         });
         let codex_env = self.value(&table::CODEX_ENV, raw.codex_env, variables);
+        let codex_run_as = self.optional(&table::CODEX_RUN_AS, raw.codex_run_as, run_as);
+        let codex_max_processes =
+            self.optional_count(&table::CODEX_MAX_PROCESSES, raw.codex_max_processes);
+        let codex_max_open_files =
+            self.optional_count(&table::CODEX_MAX_OPEN_FILES, raw.codex_max_open_files);
+        let require_isolation =
+            self.value(&table::REQUIRE_ISOLATION, raw.require_isolation, |text| {
+                text.parse().ok()
+            });
         let turn_timeout = self.duration(&table::TURN_TIMEOUT, raw.turn_timeout);
         let turn_idle_timeout = self.duration(&table::TURN_IDLE_TIMEOUT, raw.turn_idle_timeout);
         let max_attempts = self.count(&table::MAX_ATTEMPTS, raw.max_attempts);
@@ -128,6 +137,10 @@ impl Reader {
             codex_sandbox: codex_sandbox?,
             codex_args: codex_args?,
             codex_env: codex_env?,
+            codex_run_as: codex_run_as?,
+            codex_max_processes: codex_max_processes?,
+            codex_max_open_files: codex_max_open_files?,
+            require_isolation: require_isolation?,
             turn_timeout: turn_timeout?,
             turn_idle_timeout: turn_idle_timeout?,
             max_attempts: max_attempts?,
@@ -229,6 +242,13 @@ impl Reader {
         })
     }
 
+    fn optional_count(&mut self, setting: &Setting, text: Option<String>) -> Option<Option<u64>> {
+        match text {
+            Some(text) => self.count(setting, Some(text)).map(Some),
+            None => Some(None),
+        }
+    }
+
     fn size<T: TryFrom<u64>>(&mut self, setting: &Setting, text: Option<String>) -> Option<T> {
         self.value(setting, text, |text| match setting.allowed {
             Allowed::Size(min, max) => {
@@ -314,6 +334,22 @@ fn variables(text: &str) -> Option<Vec<String>> {
         }
     }
     Some(names)
+}
+
+/// Names as `useradd` takes them, and those with capitals, points and `@`
+/// that directory services have.
+fn run_as(text: &str) -> Option<RunAs> {
+    if let Some((uid, gid)) = text.split_once(':') {
+        let id = |text| u32::try_from(value::count(text)?).ok();
+        // The largest stands for "no change" in the system's calls.
+        let (uid, gid) = (id(uid)?, id(gid)?);
+        return (uid != 0 && uid != u32::MAX && gid != u32::MAX).then_some(RunAs::Ids { uid, gid });
+    }
+    let sound = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b'$'))
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    (sound && text != "root").then(|| RunAs::Name(text.to_owned()))
 }
 
 fn log_filter(text: &str) -> Option<String> {

@@ -137,6 +137,19 @@ settings! {
         Preset::Value("PATH,HOME,LANG,LC_ALL,TZ,TMPDIR,CODEX_API_KEY,SSL_CERT_FILE"),
         Allowed::Told("names of variables, with commas between them, none beginning with TURN_WORKER_"),
         "the variables that codex gets; all others are withheld" }
+    codex_run_as CODEX_RUN_AS {
+        Preset::Told("the worker's own user"),
+        Allowed::Told("the name of a user, or uid:gid, and not root"),
+        "the user that codex and its commands run as; takes a worker that runs as root" }
+    codex_max_processes CODEX_MAX_PROCESSES {
+        Preset::Told("as the worker"), Count(16, 4_194_304),
+        "how many processes and threads the agents' user may have, in all turns together; not held against root" }
+    codex_max_open_files CODEX_MAX_OPEN_FILES {
+        Preset::Told("as the worker"), Count(64, 1_048_576),
+        "how many files each process of a turn may have open" }
+    require_isolation REQUIRE_ISOLATION {
+        Preset::Value("false"), OneOf(&["true", "false"]),
+        "whether to refuse to run agents as the worker's own user" }
     turn_timeout TURN_TIMEOUT {
         Preset::Value("1h"), Duration("100ms", "7d"),
         "how long a turn may take; a request can ask for less" }

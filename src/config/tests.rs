@@ -59,6 +59,10 @@ fn nothing_set_gives_the_documented_defaults() {
             "SSL_CERT_FILE"
         ]
     );
+    assert_eq!(settings.codex_run_as, None);
+    assert_eq!(settings.codex_max_processes, None);
+    assert_eq!(settings.codex_max_open_files, None);
+    assert!(!settings.require_isolation);
     assert_eq!(settings.turn_timeout, Duration::from_secs(3600));
     assert_eq!(settings.turn_idle_timeout, Duration::from_secs(900));
     assert_eq!(settings.max_attempts, 3);
@@ -98,6 +102,10 @@ fn what_is_set_is_taken() {
         ("CODEX_SANDBOX", "workspace-write"),
         ("CODEX_ARGS", r#"-c 'model_reasoning_summary="auto"' --x"#),
         ("CODEX_ENV", "PATH, KEY,PATH"),
+        ("CODEX_RUN_AS", "4321:1234"),
+        ("CODEX_MAX_PROCESSES", "500"),
+        ("CODEX_MAX_OPEN_FILES", "1024"),
+        ("REQUIRE_ISOLATION", "true"),
         ("TURN_TIMEOUT", "1h30m"),
         ("TURN_IDLE_TIMEOUT", "500ms"),
         ("MAX_ATTEMPTS", "1"),
@@ -143,6 +151,16 @@ fn what_is_set_is_taken() {
         ["-c", "model_reasoning_summary=\"auto\"", "--x"]
     );
     assert_eq!(settings.codex_env, ["PATH", "KEY"]);
+    assert_eq!(
+        settings.codex_run_as,
+        Some(RunAs::Ids {
+            uid: 4321,
+            gid: 1234
+        })
+    );
+    assert_eq!(settings.codex_max_processes, Some(500));
+    assert_eq!(settings.codex_max_open_files, Some(1024));
+    assert!(settings.require_isolation);
     assert_eq!(settings.turn_timeout, Duration::from_secs(5400));
     assert_eq!(settings.turn_idle_timeout, Duration::from_millis(500));
     assert_eq!(settings.max_attempts, 1);
@@ -190,6 +208,18 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
         ("CODEX_ARGS", "-c 'open"),
         ("CODEX_ENV", "PATH,A=B"),
         ("CODEX_ENV", "1A"),
+        ("CODEX_RUN_AS", "root"),
+        ("CODEX_RUN_AS", "0:0"),
+        ("CODEX_RUN_AS", "0:1234"),
+        ("CODEX_RUN_AS", "1234"),
+        ("CODEX_RUN_AS", "1234:"),
+        ("CODEX_RUN_AS", "4294967295:1"),
+        ("CODEX_RUN_AS", "1:4294967295"),
+        ("CODEX_RUN_AS", "-agent"),
+        ("CODEX_RUN_AS", "an agent"),
+        ("CODEX_MAX_PROCESSES", "0"),
+        ("CODEX_MAX_OPEN_FILES", "3"),
+        ("REQUIRE_ISOLATION", "yes"),
         ("TURN_TIMEOUT", "90"),
         ("TURN_TIMEOUT", "8d"),
         ("TURN_IDLE_TIMEOUT", "0s"),

@@ -14,11 +14,13 @@ use std::sync::atomic::AtomicBool;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process,
-    set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setpgid, setsid,
+    Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process, set_child_subreaper, setpgid,
+    setsid,
 };
 
+use super::confine::{self, Confinement};
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::tree;
 use crate::fault;
@@ -36,7 +38,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     // What the agent may read of its ancestors in /proc must not include us.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    super::hide()?;
     set_child_subreaper(Some(getpid()))?;
     // Caught, not ignored: a handler is gone after exec, so codex starts with the defaults.
     let caught = Arc::new(AtomicBool::new(false));
@@ -56,14 +58,22 @@ fn run() -> io::Result<()> {
     let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (start, fds) = receive_start(&mut worker)?;
     // Held, never used: this description is the workspace's lock.
-    let [_lock, stdin, stdout, stderr] = fds;
+    let [_lock, dir, stdin, stdout, stderr] = fds;
     fault::at("guard.asked");
 
-    let codex = match spawn(&start, stdin, stdout, stderr) {
+    let codex = match spawn(&start, dir, stdin, stdout, stderr) {
         Ok(pid) => pid,
-        Err(error) => {
-            let message = format!("{}: {error}", start.program.display());
-            tell(&mut worker, &Report::NotStarted { message });
+        Err((step, error)) => {
+            let mut message = format!("{}: ", start.program.display());
+            if let Some(step) = step {
+                message.push_str(&format!("can't {step}: "));
+            }
+            message.push_str(&error.to_string());
+            if let Some(user) = &start.user {
+                message.push_str(&format!(" (as {user})"));
+            }
+            let errno = error.raw_os_error();
+            tell(&mut worker, &Report::NotStarted { message, errno });
             tell(&mut worker, &Report::Gone { leftovers: 0 });
             return Ok(());
         }
@@ -178,34 +188,54 @@ fn tell(worker: &mut UnixStream, report: &Report) {
     }
 }
 
-fn spawn(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Pid> {
+/// With an error, in words, which step it was on the way to codex, if it was
+/// one of ours.
+fn spawn(
+    start: &Start,
+    dir: OwnedFd,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<Pid, (Option<&'static str>, io::Error)> {
     let mut command = Command::new(&start.program);
     command
         .args(&start.args)
         .env_clear()
         .envs(start.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(&start.dir)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr));
-    let guard = getpid();
+    let confinement = Confinement {
+        user: start.user.as_ref().map(Into::into),
+        limits: start.limits,
+        dir,
+        guard: getpid(),
+    };
+    let (failed, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| (None, error.into()))?;
     #[expect(
         unsafe_code,
-        reason = "std offers no death signal; the closure makes two system calls and touches no memory"
+        reason = "std has no death signal, groups, limits or fchdir; the closure makes system calls and allocates nothing"
     )]
-    // SAFETY: prctl and getppid are async-signal-safe, and nothing is allocated or locked.
+    // SAFETY: all of it is async-signal-safe, and this process has one thread.
     unsafe {
         command.pre_exec(move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The guard may have died before the call above took effect.
-            if getppid() != Some(guard) {
-                return Err(rustix::io::Errno::SRCH.into());
-            }
-            Ok(())
+            confinement.enter().map_err(|(step, errno)| {
+                // The error itself reaches the guard as a bare number.
+                let _ = rustix::io::write(&tell, &[step as u8]);
+                errno.into()
+            })
         });
     }
-    let child = command.spawn()?;
-    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("codex has no pid"))
+    let child = command.spawn();
+    // With it goes our writing end.
+    drop(command);
+    let child = child.map_err(|error| {
+        let mut step = [0];
+        let read = rustix::io::read(&failed, &mut step);
+        ((read == Ok(1)).then(|| confine::in_words(step[0])), error)
+    })?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    pid.ok_or_else(|| (None, io::Error::other("codex has no pid")))
 }
 
 fn receive_start(worker: &mut UnixStream) -> io::Result<(Start, [OwnedFd; FDS])> {

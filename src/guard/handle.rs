@@ -18,6 +18,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+use super::confine::{Limits, User};
 use super::own::{self, Own};
 use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
 use super::{GUARD_ARG, TAG_VARIABLE, tree};
@@ -40,7 +41,14 @@ pub struct GuardSpec<'a> {
     pub args: Vec<String>,
     /// The agent's whole environment; the workspace's tag is added to it.
     pub env: Vec<(String, String)>,
-    pub dir: PathBuf,
+    /// Where codex starts.
+    pub dir: BorrowedFd<'a>,
+    /// The path of the workspace, by which stragglers are found; none where
+    /// this is no turn.
+    pub tag: Option<String>,
+    /// As whom codex runs, if not as the worker.
+    pub user: Option<User>,
+    pub limits: Limits,
     /// What codex reads.
     pub stdin: OwnedFd,
     /// Its description goes to the guard, which holds it to the end.
@@ -140,7 +148,7 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
         .arg(GUARD_ARG)
         // Not even the guard has the worker's environment: it could be read in /proc.
         .env_clear()
-        .envs(fault::environment())
+        .envs(spec.tag.as_ref().and_then(|_| fault::environment()))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
@@ -155,6 +163,7 @@ pub fn spawn(spec: GuardSpec<'_>) -> Result<(Guard, Pipes), SpawnError> {
     drop(command);
     let fds = [
         spec.lock,
+        spec.dir,
         spec.stdin.as_fd(),
         stdout.as_fd(),
         stderr.as_fd(),
@@ -187,7 +196,9 @@ async fn read_reports(
     while matches!(reports.read_line(&mut line).await, Ok(n) if n > 0) {
         match serde_json::from_str(&line) {
             Ok(Report::Started { pid }) => tracing::debug!(pid, "codex started"),
-            Ok(Report::NotStarted { message }) => exit = Some(Exit::NotStarted { message }),
+            Ok(Report::NotStarted { message, errno }) => {
+                exit = Some(Exit::NotStarted { message, errno });
+            }
             Ok(Report::Exited { code, signal }) => {
                 exit = Some(match (code, signal) {
                     (Some(code), _) => Exit::Code(code),
@@ -241,15 +252,17 @@ fn pipes() -> io::Result<(Pipes, OwnedFd, OwnedFd)> {
 
 fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
     let mut env = spec.env.clone();
-    env.push((
-        TAG_VARIABLE.to_owned(),
-        spec.dir.to_string_lossy().into_owned(),
-    ));
+    env.extend(
+        spec.tag
+            .iter()
+            .map(|tag| (TAG_VARIABLE.to_owned(), tag.clone())),
+    );
     Ok(serde_json::to_vec(&Start {
         program: spec.program.clone(),
         args: spec.args.clone(),
         env,
-        dir: spec.dir.clone(),
+        user: spec.user.clone(),
+        limits: spec.limits,
     })?)
 }
 

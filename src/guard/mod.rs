@@ -12,6 +12,7 @@
 //! what it inherits before it runs commands.
 
 mod child;
+pub mod confine;
 mod handle;
 pub mod own;
 mod protocol;
@@ -23,10 +24,15 @@ pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError, spawn};
 /// Makes this process ready to have guards: what a killed guard leaves falls
 /// to it, and no agent can read its environment in `/proc`.
 pub fn prepare_worker() -> std::io::Result<()> {
-    use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
-    set_child_subreaper(Some(getpid()))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    Ok(())
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    hide()
+}
+
+/// Closes this process's environment, memory and descriptors in `/proc` to
+/// all but root, and lets it leave no core.
+pub fn hide() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// The first argument that makes this binary a guard instead of a worker.

@@ -1,11 +1,13 @@
 //! What worker and guard say to each other over their socket.
 //!
-//! The worker's first message carries the four descriptors and says what to
+//! The worker's first message carries the five descriptors and says what to
 //! start; after it, single bytes. The guard answers with JSON lines.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::confine::{Limits, User};
 
 /// What to start, and with what. Sent as a length (4 bytes, big-endian) and
 /// JSON; the descriptors of [`FDS`] ride on the length's bytes.
@@ -15,11 +17,13 @@ pub(super) struct Start {
     pub args: Vec<String>,
     /// The whole environment: nothing is inherited.
     pub env: Vec<(String, String)>,
-    pub dir: PathBuf,
+    /// As whom; the worker's own user where there is none.
+    pub user: Option<User>,
+    pub limits: Limits,
 }
 
-/// The lock, then codex's stdin, stdout and stderr.
-pub(super) const FDS: usize = 4;
+/// The lock, the directory to start in, then codex's stdin, stdout and stderr.
+pub(super) const FDS: usize = 5;
 
 /// The longest [`Start`]; only arguments and environment make it long.
 pub(super) const MAX_START_BYTES: u32 = 4 << 20;
@@ -37,6 +41,8 @@ pub(super) enum Report {
     },
     NotStarted {
         message: String,
+        /// The system's number for what was wrong.
+        errno: Option<i32>,
     },
     Exited {
         code: Option<i32>,

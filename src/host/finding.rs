@@ -67,12 +67,12 @@ impl From<&DiskError> for Finding {
 
 impl From<&ProgramError> for Finding {
     fn from(error: &ProgramError) -> Self {
-        let system = match error {
-            ProgramError::Start { source, .. } => of_system(source),
-            _ => None,
+        let lack = match error.is_out_of_resources() {
+            true => Lack::Resources,
+            false => Lack::Codex,
         };
         Self {
-            lack: system.unwrap_or(Lack::Codex),
+            lack,
             why: in_one_line(error),
         }
     }
@@ -92,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::codex::binary::BinaryError;
+    use crate::guard::SpawnError;
 
     #[test]
     fn every_error_of_a_probe_names_what_is_lacking() {
@@ -121,9 +122,13 @@ mod tests {
             assert_eq!(finding.why, said);
         }
 
-        let start = |errno: Errno| ProgramError::Start {
+        let start = |errno: Errno| ProgramError::NotStarted {
+            message: format!("/bin/codex: {errno}"),
+            errno: Some(errno.raw_os_error()),
+        };
+        let guard = |errno: Errno| ProgramError::Guard {
             program: "/bin/codex".into(),
-            source: errno.into(),
+            source: SpawnError::Pipes(errno.into()),
         };
         let missing = BinaryError::NotExecutable {
             path: "/bin/codex".into(),
@@ -134,6 +139,7 @@ mod tests {
             (start(Errno::TXTBSY), Lack::Codex),
             (start(Errno::AGAIN), Lack::Resources),
             (start(Errno::NOMEM), Lack::Resources),
+            (guard(Errno::MFILE), Lack::Resources),
             (missing.into(), Lack::Codex),
         ] {
             let finding = Finding::from(&error);

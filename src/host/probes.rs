@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Finding, Lack, Look, Probe};
-use crate::codex::program::Program;
+use crate::codex::program::{Launch, Program};
 use crate::metrics::Metrics;
 use crate::workspace::Root;
 
@@ -47,14 +47,14 @@ pub fn disk(root: Root) -> Probe {
 
 /// Whether there is a codex that runs. A glance runs it only where another
 /// file has taken its place.
-pub fn codex(program: Program, env: Vec<(String, String)>, metrics: Metrics) -> Probe {
+pub fn codex(program: Program, launch: Launch, metrics: Metrics) -> Probe {
     Box::new(move |look| {
-        let (program, env, metrics) = (program.clone(), env.clone(), metrics.clone());
+        let (program, launch, metrics) = (program.clone(), launch.clone(), metrics.clone());
         Box::pin(async move {
             if look == Look::Glance && program.is_as_tried() {
                 return Ok(());
             }
-            let version = program.version(&env).await;
+            let version = program.version(&launch).await;
             let version = version.map_err(|error| Finding::from(&error))?;
             metrics.set_codex_version(&version);
             Ok(())

@@ -6,50 +6,90 @@ use crate::amqp::connect::Connector;
 use crate::codex::binary::BinaryError;
 use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
-use crate::codex::program::{Program, ProgramError};
+use crate::codex::program::{Launch, Program, ProgramError};
 use crate::config::{CodexHome, Settings};
+use crate::guard::confine::{Limits, User};
 use crate::host::{self, Host, Part};
+use crate::isolation::{self, Account, AccountError};
 use crate::metrics::Metrics;
 use crate::turn::Runner;
-use crate::workspace::Root;
+use crate::workspace::{Owner, Root};
+
+use super::ServeError;
+
+/// codex can't be run by these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("TURN_WORKER_CODEX_BIN")]
+    Missing(#[from] BinaryError),
+    #[error("TURN_WORKER_CODEX_BIN")]
+    Program(#[from] ProgramError),
+    #[error("TURN_WORKER_CODEX_RUN_AS")]
+    Account(#[from] AccountError),
+}
 
 /// codex by these settings, with the variables that it is to have of ours.
-pub fn engine(settings: &Settings) -> Result<Exec, BinaryError> {
+pub fn engine(settings: &Settings) -> Result<Exec, EngineError> {
+    let account = settings.codex_run_as.as_ref().map(Account::find);
+    let account = account.transpose()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let program = Program::find(&settings.codex_bin.to_string_lossy(), path)?;
-    let env = settings
-        .codex_env
-        .iter()
-        .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
-        .collect();
-    Ok(Exec {
+    let variable = |name: &String| {
+        let value = match account.as_ref().and_then(|account| account.variable(name)) {
+            Some(of_account) => of_account,
+            None => std::env::var(name).ok(),
+        };
+        Some((name.clone(), value?))
+    };
+    let launch = Launch {
         // Also after the file was replaced by a newer version: the guard
         // must be the one that this worker knows how to talk to.
         guard_program: PathBuf::from("/proc/self/exe"),
+        env: settings.codex_env.iter().filter_map(variable).collect(),
+        user: account.map(|account| account.user),
+        limits: Limits {
+            processes: settings.codex_max_processes,
+            open_files: settings.codex_max_open_files,
+        },
+    };
+    Ok(Exec {
         program,
+        launch,
         sandbox: settings.codex_sandbox,
         extra_args: settings.codex_args.clone(),
-        env,
         max_line_bytes: settings.max_line_bytes,
     })
 }
 
 /// An operator's mistake is told at once; what goes away later may come back.
-pub(super) async fn tried_engine(
-    settings: &Settings,
-    metrics: &Metrics,
-) -> Result<Exec, ProgramError> {
-    let engine = engine(settings)?;
-    let version = engine.program.version(&engine.env).await?;
+pub(super) async fn tried(engine: &Exec, metrics: &Metrics) -> Result<(), EngineError> {
+    let version = engine.program.version(&engine.launch).await?;
     metrics.set_codex_version(&version);
-    Ok(engine)
+    Ok(())
+}
+
+/// The workspace root, in which agents run by this engine; only if they are
+/// kept apart from the worker as the settings want it.
+pub fn root(settings: &Settings, engine: Option<&Exec>) -> Result<Root, ServeError> {
+    let root = Root::open(&settings.workspace_root)?;
+    // Without an engine no agent is run.
+    let Some(engine) = engine else {
+        return Ok(root);
+    };
+    let user = engine.launch.user.as_ref();
+    isolation::enforce(settings, user, &root)?;
+    let owner = |user: &User| Owner {
+        uid: user.uid,
+        gid: user.gid,
+    };
+    Ok(root.with_agents_of(user.map(owner)))
 }
 
 /// What is looked at of the host; only who runs turns needs an engine.
 pub(super) fn host(root: &Root, engine: Option<&Exec>, metrics: &Metrics) -> Host {
     let codex = engine.map(|engine| {
-        let (program, env) = (engine.program.clone(), engine.env.clone());
-        let probe = host::codex(program, env, metrics.clone());
+        let (program, launch) = (engine.program.clone(), engine.launch.clone());
+        let probe = host::codex(program, launch, metrics.clone());
         (Part::Codex, probe)
     });
     let disk = (Part::Disk, host::disk(root.clone()));
@@ -66,7 +106,7 @@ pub fn runner(
     metrics: Metrics,
 ) -> Runner<Exec> {
     Runner {
-        homes: homes(settings, &root, &engine.env),
+        homes: homes(settings, &root, &engine.launch.env),
         root,
         engine,
         events: settings.events,
@@ -97,6 +137,7 @@ pub fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Home
         },
         CodexHome::PerWorkspace => Homes::PerWorkspace {
             template: Some(root.codex_home_template()).filter(|folder| folder.is_dir()),
+            owner: root.owner(),
         },
     }
 }

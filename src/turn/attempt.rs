@@ -72,6 +72,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
+        let dir = self.workspace.open_dir()?;
         let Begun {
             home,
             resume,
@@ -93,7 +94,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
             prompt: &self.request.prompt,
             model: self.model(),
             resume: resume.as_deref(),
-            dir: self.workspace.dir(),
+            dir,
+            dir_path: self.workspace.dir(),
             home: home.own(),
             lock: journal.lock().as_fd(),
         };
@@ -157,7 +159,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// Looks up what the turn goes on from, and records that it has started.
     fn begin(&self, journal: &mut LockedJournal) -> Result<Begun, NotStarted> {
-        let home = self.runner.homes.of(self.workspace.state_dir())?;
+        let home = self.runner.homes.of(self.workspace.codex_home())?;
         let (resume, ignored) = match self.session()? {
             Resume::Fresh => (None, None),
             Resume::Thread(thread) => (Some(thread.to_string()), None),
@@ -190,7 +192,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// What earlier attempts spent, for an ending without a run.
     pub fn spent_before(&self) -> Spent {
         block_in_place(|| {
-            let home = self.runner.homes.of(self.workspace.state_dir()).ok();
+            let home = self.runner.homes.of(self.workspace.codex_home()).ok();
             let home = home.and_then(|home| home.path().map(PathBuf::from));
             let resume = match self.session() {
                 Ok(Resume::Thread(thread)) => Some(thread.to_string()),

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Gid, Uid, geteuid};
 
 use super::error::DiskError;
 
@@ -21,6 +22,27 @@ pub(super) const PRIVATE_DIR: Mode = Mode::RWXU;
 pub(super) const SHARED_DIR: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
 /// Mode of every file of ours.
 pub(super) const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Mode of the folders above an agent's directory, where that is another
+/// user's: open to it, and not to be changed by it.
+pub(super) const PASSAGE: Mode = Mode::RWXU
+    .union(Mode::RGRP)
+    .union(Mode::XGRP)
+    .union(Mode::ROTH)
+    .union(Mode::XOTH);
+
+/// Whose the agents' directories are, where their user is not the worker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Owner {
+    fn ids(self) -> (Option<Uid>, Option<Gid>) {
+        (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
+    }
+}
 
 #[derive(Debug)]
 pub struct Dir {
@@ -98,6 +120,42 @@ impl Dir {
             })?;
         self.sync()?;
         self.dir(name)
+    }
+
+    /// A folder above agents' directories of another user, whatever the umask is.
+    pub(super) fn make_passage(&self, name: &str) -> Result<Found, DiskError> {
+        let known = matches!(self.dir(name)?, Found::Dir(_));
+        let made = self.make_dir(name, PASSAGE)?;
+        if let (false, Found::Dir(dir)) = (known, &made) {
+            rustix::fs::fchmod(dir, PASSAGE)
+                .map_err(|errno| self.error("open to agents", name, errno))?;
+        }
+        Ok(made)
+    }
+
+    /// Gives a directory of this process's user to agents if nothing is in
+    /// it: one that was just made, whenever its maker died. What has content
+    /// is never given away unasked.
+    pub(super) fn give_if_new(&self, owner: Owner) -> Result<(), DiskError> {
+        let error = |errno| DiskError::new("give to agents", &self.path, errno);
+        let stat = rustix::fs::fstat(&self.fd).map_err(error)?;
+        if stat.st_uid == geteuid().as_raw() && self.is_empty()? {
+            let (uid, gid) = owner.ids();
+            rustix::fs::fchown(&self.fd, uid, gid).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> Result<bool, DiskError> {
+        let look = || -> rustix::io::Result<bool> {
+            for entry in rustix::fs::Dir::read_from(&self.fd)? {
+                if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        look().map_err(|errno| DiskError::new("list", &self.path, errno))
     }
 
     /// A directory of our own, in which only a directory may stand.
@@ -222,6 +280,12 @@ fn one_name(name: &str) -> rustix::io::Result<&str> {
         return Err(Errno::INVAL);
     }
     Ok(name)
+}
+
+/// Gives a file to agents.
+pub(super) fn give(file: &File, owner: Owner) -> rustix::io::Result<()> {
+    let (uid, gid) = owner.ids();
+    rustix::fs::fchown(file, uid, gid)
 }
 
 pub(super) fn kind(stat: &Stat) -> &'static str {

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use uuid::Uuid;
 
-use super::dir::{Dir, PRIVATE_FILE, age};
+use super::dir::{Dir, Owner, PRIVATE_FILE, age, give};
 use super::error::DiskError;
 use crate::fault;
 
@@ -62,14 +62,19 @@ impl Dir {
 
     /// As [`Self::write_atomic`], over a temporary file of a fixed name: where
     /// others would see the debris, and only one process writes at a time.
+    /// `owner`: whose it is to be, if not this process's user's.
     pub(super) fn write_atomic_over(
         &self,
         temp: &str,
         name: &str,
         bytes: &[u8],
+        owner: Option<Owner>,
     ) -> Result<(), DiskError> {
         self.remove(temp)?;
         let temp = Temp::write(self, temp.to_owned(), bytes, PRIVATE_FILE)?;
+        if let Some(owner) = owner {
+            give(&temp.file, owner).map_err(|errno| self.error("give to agents", name, errno))?;
+        }
         temp.sync()?;
         temp.rename(name)?;
         self.sync()

@@ -14,6 +14,8 @@
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
+//!         codex-home/                       its CODEX_HOME, if each has its own
+//! <root>/.codex-homes/<id>/                 the same, if agents are another user
 //! ```
 //!
 //! Segments of an id never start with a dot, so our own names meet none of them;
@@ -38,6 +40,7 @@ mod session;
 mod testing;
 mod threads;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +48,7 @@ use uuid::Uuid;
 
 pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
 pub use claims::{Claim, ClaimOutcome, Claims, Verdict};
+pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use journal::{
     Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
@@ -68,6 +72,8 @@ pub struct Workspace {
     dir: Result<Dir, Rejection>,
     state: Arc<Dir>,
     claims: Claims,
+    owner: Option<Owner>,
+    codex_home: PathBuf,
 }
 
 impl Workspace {
@@ -83,14 +89,28 @@ impl Workspace {
     /// Why the agent's directory can't be used, though it could when the
     /// workspace was registered. Its records tell all the same what has ended.
     pub fn unusable(&self) -> Option<WorkspaceError> {
-        let why = self.dir.as_ref().err()?.clone();
-        let workspace = self.id.clone();
-        Some(WorkspaceError::Rejected { workspace, why })
+        self.open_dir().err()
     }
 
-    /// Ours, for what else must be kept per workspace.
-    pub fn state_dir(&self) -> &Path {
+    /// The agent's directory itself, wherever its path leads by now.
+    pub fn open_dir(&self) -> Result<BorrowedFd<'_>, WorkspaceError> {
+        match &self.dir {
+            Ok(dir) => Ok(dir.as_fd()),
+            Err(why) => Err(WorkspaceError::Rejected {
+                workspace: self.id.clone(),
+                why: why.clone(),
+            }),
+        }
+    }
+
+    #[cfg(test)]
+    fn state_dir(&self) -> &Path {
         self.state.path()
+    }
+
+    /// Where its own CODEX_HOME is, if each workspace has one.
+    pub fn codex_home(&self) -> &Path {
+        &self.codex_home
     }
 
     pub fn claims(&self) -> &Claims {
@@ -119,7 +139,7 @@ impl Workspace {
     /// For the lock's holder only.
     pub fn write_session(&self, thread: Uuid) -> Result<(), DiskError> {
         match &self.dir {
-            Ok(dir) => session::write(dir, thread),
+            Ok(dir) => session::write(dir, thread, self.owner),
             Err(why) => {
                 let why = std::io::Error::other(why.to_string());
                 Err(DiskError::new("write the session file of", &self.path, why))

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags, Mode};
+use rustix::fs::{Access, AtFlags};
 
 use super::claims::Claims;
-use super::dir::{Dir, Found, PRIVATE_FILE, SHARED_DIR};
+use super::dir::{Dir, Found, Owner, PRIVATE_FILE, SHARED_DIR};
 use super::error::{DiskError, Rejection, WorkspaceError};
 use super::threads::Threads;
 use super::{CLAIMS, REJECTED, STATE, Workspace, id, lock};
@@ -21,6 +21,10 @@ const WORKSPACES: &str = "workspaces";
 const THREADS: &str = "threads";
 /// For requests without a workspace.
 const NAMELESS: &str = "rejected";
+/// A workspace's own CODEX_HOME, among its records or, where agents are
+/// another user and must reach it, outside of them. No workspace begins so.
+const CODEX_HOME: &str = "codex-home";
+const CODEX_HOMES: &str = ".codex-homes";
 /// Held while a new workspace is registered, by one process of all.
 const REGISTRY_LOCK: &str = "registry.lock";
 
@@ -46,6 +50,7 @@ pub struct Root {
     workspaces: Arc<Dir>,
     threads: Threads,
     rejected: Claims,
+    owner: Option<Owner>,
 }
 
 /// Where a walk over segments ended.
@@ -92,7 +97,19 @@ impl Root {
             rejected: Claims::new(rejected),
             dir: Arc::new(dir),
             ours: Arc::new(ours),
+            owner: None,
         })
+    }
+
+    /// With agents of another user: what is made for them is theirs.
+    #[must_use]
+    pub fn with_agents_of(self, owner: Option<Owner>) -> Root {
+        Root { owner, ..self }
+    }
+
+    /// Whose the agents' directories are, if not the worker's.
+    pub fn owner(&self) -> Option<Owner> {
+        self.owner
     }
 
     /// Canonical.
@@ -104,6 +121,11 @@ impl Root {
     /// a folder there.
     pub fn codex_home_template(&self) -> PathBuf {
         self.ours.path().join("codex-home-template")
+    }
+
+    /// The folder of the workers' records.
+    pub fn records(&self) -> &Path {
+        self.ours.path()
     }
 
     /// Tries whether records can be written where they were when the root was
@@ -141,6 +163,26 @@ impl Root {
         &self.ours
     }
 
+    /// The ids of all workspaces, in no order.
+    pub fn ids(&self) -> Result<Vec<String>, DiskError> {
+        let mut ids = Vec::new();
+        let mut ahead = vec![(String::new(), Arc::clone(&self.workspaces))];
+        while let Some((above, dir)) = ahead.pop() {
+            for name in dir.names()? {
+                if name == STATE {
+                    ids.push(above.clone());
+                } else if let Found::Dir(below) = dir.dir(&name)? {
+                    let id = match above.as_str() {
+                        "" => name,
+                        above => format!("{above}/{name}"),
+                    };
+                    ahead.push((id, Arc::new(below)));
+                }
+            }
+        }
+        Ok(ids)
+    }
+
     /// The workspace of that id. A new one is registered, durably: its
     /// directory and its state are made, unless it would lie inside another
     /// workspace or hold one. Of a known one, [`Workspace::unusable`] tells
@@ -168,10 +210,15 @@ impl Root {
         };
         Ok(Workspace {
             id: id.to_owned(),
+            codex_home: match self.owner {
+                Some(_) => self.path().join(CODEX_HOMES).join(id),
+                None => state.path().join(CODEX_HOME),
+            },
             path: self.path().join(id),
             dir,
             state: Arc::new(state),
             claims: Claims::new(claims),
+            owner: self.owner,
         })
     }
 
@@ -235,11 +282,16 @@ impl Root {
     /// removed it since.
     fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
         let found = match walk(&self.dir, segments)? {
-            Walk::Missing => make(&self.dir, segments, SHARED_DIR)?,
+            Walk::Missing => self.make_agent_dir(segments)?,
             found => found,
         };
         match found {
-            Walk::Dir(dir) => Ok(dir),
+            Walk::Dir(dir) => {
+                if let Some(owner) = self.owner {
+                    dir.give_if_new(owner)?;
+                }
+                Ok(dir)
+            }
             Walk::Other { path, kind } => {
                 Err(rejected(id, Rejection::NotADirectory { path, found: kind }))
             }
@@ -249,6 +301,20 @@ impl Root {
                 Err(DiskError::new("open directory", &path, error).into())
             }
         }
+    }
+
+    /// Makes what is missing, and makes every step durable.
+    fn make_agent_dir(&self, segments: &[&str]) -> Result<Walk, DiskError> {
+        let mut left = segments.len();
+        steps(segments, |dir, name| {
+            left -= 1;
+            let dir = dir.unwrap_or(&self.dir);
+            if self.owner.is_some() && left > 0 {
+                dir.make_passage(name)
+            } else {
+                dir.make_dir(name, SHARED_DIR)
+            }
+        })
     }
 }
 
@@ -267,13 +333,6 @@ fn rejected(id: &str, why: Rejection) -> WorkspaceError {
 
 fn walk(from: &Dir, segments: &[&str]) -> Result<Walk, DiskError> {
     steps(segments, |dir, name| dir.unwrap_or(from).dir(name))
-}
-
-/// Walks, makes what is missing, and makes every step durable.
-fn make(from: &Dir, segments: &[&str], mode: Mode) -> Result<Walk, DiskError> {
-    steps(segments, |dir, name| {
-        dir.unwrap_or(from).make_dir(name, mode)
-    })
 }
 
 fn steps(

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::dir::{Dir, kind};
+use super::dir::{Dir, Owner, kind};
 use super::error::DiskError;
 
 pub const SESSION_FILE: &str = ".plexum-codex-session";
@@ -65,8 +65,9 @@ fn parse(bytes: &[u8]) -> SessionFile {
 
 /// A rename puts it there: whatever stood in its place (but a directory) is
 /// replaced and never written through.
-pub(super) fn write(dir: &Dir, thread: Uuid) -> Result<(), DiskError> {
-    dir.write_atomic_over(TEMP, SESSION_FILE, format!("{thread}\n").as_bytes())
+pub(super) fn write(dir: &Dir, thread: Uuid, owner: Option<Owner>) -> Result<(), DiskError> {
+    let line = format!("{thread}\n");
+    dir.write_atomic_over(TEMP, SESSION_FILE, line.as_bytes(), owner)
 }
 
 #[cfg(test)]
@@ -90,7 +91,7 @@ mod tests {
     fn reads_what_it_and_others_write() {
         let (_tmp, dir, path) = agent();
         assert_eq!(read(&dir).unwrap(), SessionFile::None);
-        write(&dir, THREAD).unwrap();
+        write(&dir, THREAD, None).unwrap();
         assert_eq!(read(&dir).unwrap(), SessionFile::Thread(THREAD));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn g8_writing_replaces_what_is_no_file() {
         for_each_odd_thing(|dir, path, kind| {
-            write(dir, Uuid::nil()).unwrap();
+            write(dir, Uuid::nil(), None).unwrap();
             assert_eq!(read(dir).unwrap(), SessionFile::Thread(Uuid::nil()));
             let other = std::fs::read_to_string(path.with_file_name("other")).unwrap();
             assert_eq!(other, THREAD.to_string(), "{kind}");
@@ -156,7 +157,7 @@ mod tests {
     fn g8_a_symlink_in_the_temporary_files_place_is_not_written_through() {
         let (tmp, dir, _) = agent();
         symlink("target", tmp.path().join(TEMP)).unwrap();
-        write(&dir, THREAD).unwrap();
+        write(&dir, THREAD, None).unwrap();
         assert!(!tmp.path().join("target").exists());
         assert_eq!(read(&dir).unwrap(), SessionFile::Thread(THREAD));
     }
@@ -165,7 +166,7 @@ mod tests {
     fn a_directory_in_its_place_is_an_error() {
         let (_tmp, dir, path) = agent();
         std::fs::create_dir(&path).unwrap();
-        assert!(write(&dir, THREAD).is_err());
+        assert!(write(&dir, THREAD, None).is_err());
         assert_eq!(dir.names().unwrap(), [SESSION_FILE]);
     }
 }

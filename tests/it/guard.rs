@@ -4,13 +4,14 @@
 
 mod deaths;
 mod many;
+mod program;
 mod secrets;
 mod start_stop;
 mod trees;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
+use turn_worker::guard::confine::Limits;
 use turn_worker::guard::{self, Closed, Guard, GuardSpec};
 
 use crate::support::host::until;
@@ -47,6 +49,18 @@ impl Script {
     }
 
     fn start_in(workspace: PathBuf, dir: TempDir, program: &str, args: &[&str]) -> Self {
+        let opened = File::open(&workspace).unwrap();
+        Self::start_opened(opened, &workspace, dir, program, args)
+    }
+
+    /// `opened` is what was at the path of the workspace.
+    fn start_opened(
+        opened: File,
+        workspace: &Path,
+        dir: TempDir,
+        program: &str,
+        args: &[&str],
+    ) -> Self {
         let lock = File::create(dir.path().join("lock")).unwrap();
         lock.try_lock().unwrap();
         let path = std::env::var("PATH").unwrap();
@@ -56,7 +70,10 @@ impl Script {
             program: program.into(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: vec![("PATH".to_owned(), path)],
-            dir: workspace,
+            dir: opened.as_fd(),
+            tag: Some(workspace.to_str().unwrap().to_owned()),
+            user: None,
+            limits: Limits::default(),
             stdin,
             lock: lock.as_fd(),
         })

@@ -17,13 +17,13 @@ use crate::support::host::{Host, until};
 use crate::support::model_server::{ModelServer, Request};
 
 /// A host with the real codex, and the model that it asks.
-struct Codex {
+pub struct Codex {
     host: Host,
     model: ModelServer,
 }
 
 impl Codex {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::configured("")
     }
 
@@ -47,7 +47,7 @@ impl Codex {
         }
     }
 
-    fn map(self, change: impl FnOnce(Host) -> Host) -> Self {
+    pub fn map(self, change: impl FnOnce(Host) -> Host) -> Self {
         Self {
             host: change(self.host),
             ..self
@@ -93,7 +93,7 @@ impl Deref for Codex {
     }
 }
 
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let named = std::env::var_os("TURN_WORKER_TEST_CODEX");
     let program = PathBuf::from(named.unwrap_or_else(|| {
         panic!("TURN_WORKER_TEST_CODEX does not name the codex binary; ops/setup installs it and ops/test names it")

@@ -47,6 +47,17 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Whether this test can be done. If not, says so where also those see it
+/// who are not shown what tests print.
+pub fn is_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        let line = format!("NOT TESTED, since that takes root: {what}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    root
+}
+
 /// Built as an example along with the tests.
 pub fn stand_in() -> PathBuf {
     let worker = PathBuf::from(env!("CARGO_BIN_EXE_turn-worker"));
@@ -111,6 +122,20 @@ impl Host {
             give(&entry.unwrap().path());
         }
         self.set("CODEX_BIN", codex)
+    }
+
+    /// With agents of another user, to whom the tests' own folders may be
+    /// closed. Takes root.
+    pub fn run_as(self, user: u32) -> Self {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path(), open).unwrap();
+        let codex = self.copied(&stand_in());
+        for folder in ["home", "stand-in"] {
+            let folder = self.path().join(folder);
+            std::os::unix::fs::chown(folder, Some(user), Some(user)).unwrap();
+        }
+        self.set("CODEX_RUN_AS", format!("{user}:{user}"))
+            .set("CODEX_BIN", codex)
     }
 
     fn copied(&self, program: &Path) -> PathBuf {
@@ -185,9 +210,14 @@ impl Host {
     }
 
     pub fn command(&self, workspace: &str) -> Command {
+        self.call(&["run", "--json", "--workspace", workspace, "-"])
+    }
+
+    /// Any call of `turn-worker`.
+    pub fn call(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.worker);
         command
-            .args(["run", "--json", "--workspace", workspace, "-"])
+            .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -2,6 +2,7 @@
 
 mod broker;
 mod codex;
+mod isolation;
 mod report;
 mod root;
 

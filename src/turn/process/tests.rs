@@ -109,7 +109,8 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         prompt: "",
         model: None,
         resume: None,
-        dir: Path::new("/"),
+        dir: null.as_fd(),
+        dir_path: Path::new("/"),
         home: None,
         lock: null.as_fd(),
     };

@@ -55,6 +55,7 @@ async fn a_good_set_up_passes_everything() {
                 "file system",
                 "guard",
                 "http",
+                "isolation",
                 "locks",
                 "login",
                 "rights",
@@ -64,7 +65,14 @@ async fn a_good_set_up_passes_everything() {
             ]
         );
         for (what, (status, detail)) in &lines {
-            assert_eq!(status, "ok", "{what}: {detail}");
+            // Of agents that would run as root it warns.
+            let root = rustix::process::geteuid().is_root();
+            let expected = if what == "isolation" && root {
+                "warn"
+            } else {
+                "ok"
+            };
+            assert_eq!(status, expected, "{what}: {detail}");
         }
         assert!(lines["broker"].1.contains("RabbitMQ "), "{lines:?}");
         assert!(lines["codex"].1.contains("0.169.0"), "{lines:?}");
@@ -76,7 +84,7 @@ async fn a_good_set_up_passes_everything() {
         text.out.lines().next().unwrap().starts_with("ok "),
         "{text:?}"
     );
-    assert!(text.out.ends_with("passed\n"), "{text:?}");
+    assert!(text.out.contains("\nall 14 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
 }
 
@@ -175,5 +183,5 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     script("#!/bin/sh\nexit 3\n");
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "fail", "{found:#?}");
-    assert!(found["guard"].1.contains("code 3"), "{found:#?}");
+    assert!(found["codex"].1.contains("exit status: 3"), "{found:#?}");
 }

@@ -4,8 +4,11 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::host::{Host, Running, until, write_program};
+use crate::support::host::{Host, Running, is_root, until, write_program};
 use crate::support::processes::{lives, of_workspace, parent, stat};
+
+/// Nobody's.
+const AGENT: u32 = 61_001;
 
 /// A turn that has left a daemon and a job behind and hangs.
 struct Messy {
@@ -16,9 +19,17 @@ struct Messy {
     daemon: i32,
 }
 
+/// With agents of the worker's own user, and of another one.
+fn hosts() -> Vec<Host> {
+    let mut hosts = vec![Host::new()];
+    if is_root("the deaths of worker and guard of agents of another user") {
+        hosts.push(Host::new().run_as(AGENT));
+    }
+    hosts
+}
+
 impl Messy {
-    fn start() -> Self {
-        let host = Host::new();
+    fn start(host: Host) -> Self {
         let mut running = host.start(
             "a",
             "t\ndaemon daemon\nrun nohup sleep 100000 >/dev/null 2>&1 &\nsay ready\nhang",
@@ -55,64 +66,74 @@ fn kill(pid: i32, signal: Signal) {
 
 #[test]
 fn g3_when_the_worker_is_killed_the_guard_ends_all_and_only_then_frees_the_lock() {
-    let messy = Messy::start();
-    messy.running.kill();
-    messy.host.unlocked("a", &[messy.daemon]);
-    // And the workspace works.
-    messy.host.run("a", "u\nsay hi").assert_end_turn();
+    for host in hosts() {
+        let messy = Messy::start(host);
+        messy.running.kill();
+        messy.host.unlocked("a", &[messy.daemon]);
+        // And the workspace works.
+        messy.host.run("a", "u\nsay hi").assert_end_turn();
+    }
 }
 
 #[test]
 fn g3_a_worker_that_is_killed_while_it_is_stopped_changes_nothing() {
-    let messy = Messy::start();
-    messy.running.signal(Signal::STOP);
-    messy.running.kill();
-    messy.host.unlocked("a", &[messy.daemon]);
+    for host in hosts() {
+        let messy = Messy::start(host);
+        messy.running.signal(Signal::STOP);
+        messy.running.kill();
+        messy.host.unlocked("a", &[messy.daemon]);
+    }
 }
 
 #[test]
 fn g3_when_the_guard_is_killed_the_worker_ends_all_before_it_tells_the_end() {
-    let messy = Messy::start();
-    let host = messy.host;
-    kill(messy.guard, Signal::KILL);
-    // That nothing lives when the end is told is checked for every turn.
-    let turn = messy.running.ended();
-    let (code, reason, retryable, message) = turn.error();
-    assert_eq!((code, reason, retryable), ("codex.exited", "unknown", true));
-    assert!(message.contains("guard died"), "{message}");
-    host.unlocked("a", &[messy.daemon]);
-    host.run("a", "u\nsay hi").assert_end_turn();
+    for host in hosts() {
+        let messy = Messy::start(host);
+        let host = messy.host;
+        kill(messy.guard, Signal::KILL);
+        // That nothing lives when the end is told is checked for every turn.
+        let turn = messy.running.ended();
+        let (code, reason, retryable, message) = turn.error();
+        assert_eq!((code, reason, retryable), ("codex.exited", "unknown", true));
+        assert!(message.contains("guard died"), "{message}");
+        host.unlocked("a", &[messy.daemon]);
+        host.run("a", "u\nsay hi").assert_end_turn();
+    }
 }
 
 #[test]
 fn g3_what_guard_and_worker_left_that_were_killed_at_once_is_ended_by_the_next_turn() {
-    let messy = Messy::start();
-    let host = messy.host;
-    kill_both(messy.guard, messy.running);
-    // codex itself dies with its guard.
-    until("codex dies", || (!lives(messy.codex)).then_some(()));
-    until("the lock is free", || host.lock_is_free("a").then_some(()));
-    assert!(lives(messy.daemon), "the test shows nothing");
+    for host in hosts() {
+        let messy = Messy::start(host);
+        let host = messy.host;
+        kill_both(messy.guard, messy.running);
+        // codex itself dies with its guard.
+        until("codex dies", || (!lives(messy.codex)).then_some(()));
+        until("the lock is free", || host.lock_is_free("a").then_some(()));
+        assert!(lives(messy.daemon), "the test shows nothing");
 
-    let look = format!("u\nrun sed 's/.*) //' /proc/{}/stat", messy.daemon);
-    let turn = host.run("a", &look);
-    turn.assert_end_turn();
-    let seen = turn.printed()[0];
-    // Gone, or dead and not yet fetched by whoever has inherited it.
-    assert!(seen.is_empty() || seen.starts_with('Z'), "{seen}");
-    assert_eq!(stat(messy.daemon), None);
+        let look = format!("u\nrun sed 's/.*) //' /proc/{}/stat", messy.daemon);
+        let turn = host.run("a", &look);
+        turn.assert_end_turn();
+        let seen = turn.printed()[0];
+        // Gone, or dead and not yet fetched by whoever has inherited it.
+        assert!(seen.is_empty() || seen.starts_with('Z'), "{seen}");
+        assert_eq!(stat(messy.daemon), None);
+    }
 }
 
 #[test]
 fn g3_another_workspaces_processes_are_not_taken_for_left_ones() {
-    let messy = Messy::start();
-    let host = messy.host;
-    kill_both(messy.guard, messy.running);
-    until("the lock is free", || host.lock_is_free("a").then_some(()));
-    host.run("ab", "u\nsay hi").assert_end_turn();
-    assert!(lives(messy.daemon));
-    host.run("a", "v\nsay hi").assert_end_turn();
-    assert!(!lives(messy.daemon));
+    for host in hosts() {
+        let messy = Messy::start(host);
+        let host = messy.host;
+        kill_both(messy.guard, messy.running);
+        until("the lock is free", || host.lock_is_free("a").then_some(()));
+        host.run("ab", "u\nsay hi").assert_end_turn();
+        assert!(lives(messy.daemon));
+        host.run("a", "v\nsay hi").assert_end_turn();
+        assert!(!lives(messy.daemon));
+    }
 }
 
 #[test]

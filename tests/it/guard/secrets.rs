@@ -1,8 +1,12 @@
 //! What an agent can find out about its worker (G8).
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
 
+use turn_worker::codex::Exit;
+
+use super::Script;
 use crate::support::host::Host;
 
 /// Nobody's; any that is not root would do.
@@ -60,6 +64,23 @@ fn g8_codex_inherits_no_descriptor() {
     let turn = host.start_command(outer, "a", prompt).ended();
     // The fourth is what the stand-in holds itself, the fifth the folder that is being listed.
     assert_eq!(turn.printed(), ["0\n1\n2\n3\n4\n", ""]);
+}
+
+/// The path was checked when it was opened; it may lead elsewhere by now.
+/// Guards `fchdir` in `Confinement::enter` (src/guard/confine.rs).
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_codex_starts_in_the_directory_that_was_opened_wherever_its_path_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let (workspace, moved) = (root.join("workspace"), root.join("moved"));
+    fs::create_dir(&workspace).unwrap();
+    let opened = File::open(&workspace).unwrap();
+    fs::rename(&workspace, &moved).unwrap();
+    std::os::unix::fs::symlink("/etc", &workspace).unwrap();
+    let args = ["-c", "pwd -P"];
+    let mut script = Script::start_opened(opened, &workspace, dir, "/bin/sh", &args);
+    assert_eq!(script.line().await, moved.to_str().unwrap());
+    assert_eq!(script.closed().await.exit, Exit::Code(0));
 }
 
 /// The agent looks at its ancestors: the guard, then the worker.

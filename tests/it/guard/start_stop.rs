@@ -25,7 +25,7 @@ async fn what_cannot_be_started_is_an_exit_that_names_it() {
         file("not-executable", 0o644, "#!/bin/sh\n"),
     ] {
         let mut script = Script::start_program(&program, &[]);
-        let Exit::NotStarted { message } = script.closed().await.exit else {
+        let Exit::NotStarted { message, .. } = script.closed().await.exit else {
             panic!("{program} was started");
         };
         assert!(message.starts_with(&program), "{message}");
@@ -34,12 +34,18 @@ async fn what_cannot_be_started_is_an_exit_that_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_that_is_gone_is_no_reason_to_hang() {
+async fn a_directory_that_cannot_be_entered_is_an_exit_that_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let gone = dir.path().join("gone");
-    let mut script = Script::start_in(gone, dir, "/bin/sh", &["-c", "true"]);
-    let exit = script.closed().await.exit;
-    assert!(matches!(exit, Exit::NotStarted { .. }), "{exit:?}");
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let mut script = Script::start_in(file, dir, "/bin/sh", &["-c", "true"]);
+    let Exit::NotStarted { message, .. } = script.closed().await.exit else {
+        panic!("it was started");
+    };
+    assert!(
+        message.starts_with("/bin/sh: can't enter the workspace's directory: Not a directory"),
+        "{message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +57,10 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         program: "/bin/true".into(),
         args: Vec::new(),
         env: Vec::new(),
-        dir: dir.path().to_owned(),
+        dir: std::os::fd::AsFd::as_fd(&lock),
+        tag: None,
+        user: None,
+        limits: turn_worker::guard::confine::Limits::default(),
         stdin: fs::File::open("/dev/null").unwrap().into(),
         lock: std::os::fd::AsFd::as_fd(&lock),
     });

@@ -1,0 +1,203 @@
+//! Whether agents are kept apart from the worker that runs them: by a user of
+//! their own, who can neither look into the worker nor touch its records.
+
+mod account;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, capabilities};
+
+pub use account::{Account, AccountError};
+
+use crate::config::Settings;
+use crate::guard::confine::{User, as_user};
+use crate::workspace::Root;
+
+/// What stands between the settings and agents that are kept apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// What was asked for is not so: nothing may be run.
+    Broken(String),
+    /// The operator should know.
+    Doubtful(String),
+}
+
+use Finding::{Broken, Doubtful};
+
+/// Agents would not be kept apart from the worker as the settings want it.
+#[derive(Debug, thiserror::Error)]
+#[error("agents are not isolated: {0}")]
+pub struct IsolationError(String);
+
+/// Lets nobody run agents otherwise than the settings want it. What is only
+/// doubtful goes to the log.
+pub fn enforce(
+    settings: &Settings,
+    user: Option<&User>,
+    root: &Root,
+) -> Result<(), IsolationError> {
+    for finding in findings(settings, user, root) {
+        match finding {
+            Broken(what) => return Err(IsolationError(what)),
+            Doubtful(what) => tracing::warn!("{what}"),
+        }
+    }
+    Ok(())
+}
+
+/// `user`: whom the settings name for the agents, looked up.
+pub fn findings(settings: &Settings, user: Option<&User>, root: &Root) -> Vec<Finding> {
+    let Some(user) = user else {
+        return of_one_user(settings);
+    };
+    let mut findings = may_switch(user);
+    if !findings.iter().any(|finding| matches!(finding, Broken(_))) {
+        findings.extend(match as_user(user, || reach(settings, user, root)) {
+            Ok(reached) => reached,
+            Err(error) => vec![Broken(format!("can't become {user}: {error}"))],
+        });
+    }
+    findings
+}
+
+/// Agents run as the worker's own user.
+fn of_one_user(settings: &Settings) -> Vec<Finding> {
+    let me = geteuid();
+    let mut findings = Vec::new();
+    if settings.require_isolation {
+        findings.push(Broken(format!(
+            "TURN_WORKER_REQUIRE_ISOLATION is true and TURN_WORKER_CODEX_RUN_AS names no user, \
+             so agents would run as the worker's own (uid {})",
+            me.as_raw()
+        )));
+    }
+    if me.is_root() {
+        findings.push(Doubtful(
+            "AGENTS RUN AS ROOT, as this worker does: each can read the worker's secrets, change its records \
+             and do whatever it likes on this host; name a user for them in TURN_WORKER_CODEX_RUN_AS, \
+             or run the worker as one"
+                .to_owned(),
+        ));
+        if settings.codex_max_processes.is_some() {
+            findings.push(Doubtful(
+                "TURN_WORKER_CODEX_MAX_PROCESSES has no effect on agents that run as root"
+                    .to_owned(),
+            ));
+        }
+    }
+    findings
+}
+
+/// What running agents as another user takes, by its name in the system.
+const NEEDED: [(CapabilitySet, &str); 5] = [
+    (CapabilitySet::SETUID, "CAP_SETUID"),
+    (CapabilitySet::SETGID, "CAP_SETGID"),
+    // To end what a turn has started.
+    (CapabilitySet::KILL, "CAP_KILL"),
+    // To make workspaces theirs, and to write the session file in there.
+    (CapabilitySet::CHOWN, "CAP_CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+];
+
+fn may_switch(user: &User) -> Vec<Finding> {
+    if user.uid == geteuid().as_raw() {
+        return vec![Broken(format!(
+            "TURN_WORKER_CODEX_RUN_AS is the worker's own user ({user}), which keeps nothing apart"
+        ))];
+    }
+    let has = match capabilities(None) {
+        Ok(sets) => sets.effective,
+        Err(error) => {
+            return vec![Broken(format!(
+                "can't tell the worker's privileges: {error}"
+            ))];
+        }
+    };
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(one, _)| !has.contains(*one))
+        .map(|(_, name)| *name)
+        .collect();
+    if !missing.is_empty() {
+        return vec![Broken(format!(
+            "running agents as {user} takes root; this worker (uid {}) lacks {}",
+            geteuid().as_raw(),
+            missing.join(", ")
+        ))];
+    }
+    if has.contains(CapabilitySet::SYS_PTRACE) {
+        return Vec::new();
+    }
+    vec![Doubtful(
+        "without CAP_SYS_PTRACE, what is left of a turn whose worker and guard were killed at the same moment \
+         is not found"
+            .to_owned(),
+    )]
+}
+
+/// As the user: what it can reach and must not, and the other way round.
+fn reach(settings: &Settings, user: &User, root: &Root) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let dir = root.path();
+    if let Err(error) = access(dir, Access::EXEC_OK) {
+        findings.push(Broken(format!(
+            "{user} can't enter the workspace root {}: {error}; every folder on the way must let it through \
+             (chmod o+x)",
+            dir.display()
+        )));
+    }
+    for folder in dir.ancestors() {
+        if replaces(user, folder) {
+            findings.push(Broken(format!(
+                "{user} may change {}, and so put other records in the place of the worker's",
+                folder.display()
+            )));
+        }
+    }
+    let records = root.records();
+    if owns(user, records)
+        || [Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK]
+            .into_iter()
+            .any(|way| access(records, way).is_ok())
+    {
+        findings.push(Broken(format!(
+            "{user} gets into the worker's records in {}; they must be the worker's, with mode 0700",
+            records.display()
+        )));
+    }
+    for (setting, file) in settings.secret_files() {
+        if access(file, Access::READ_OK).is_ok() {
+            let what = format!(
+                "{user} can read {}, which holds a secret ({})",
+                file.display(),
+                setting.variable()
+            );
+            findings.push(match settings.require_isolation {
+                true => Broken(what),
+                false => Doubtful(what),
+            });
+        }
+    }
+    findings
+}
+
+/// For the calling thread's user.
+pub fn access(path: &Path, way: Access) -> rustix::io::Result<()> {
+    accessat(CWD, path, way, AtFlags::EACCESS)
+}
+
+fn owns(user: &User, path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.uid() == user.uid)
+}
+
+/// Whether the user can put another thing in the place of what is in there.
+fn replaces(user: &User, folder: &Path) -> bool {
+    // In a folder such as /tmp each may move only what is theirs.
+    let sticky = folder
+        .metadata()
+        .is_ok_and(|meta| meta.permissions().mode() & 0o1000 != 0);
+    owns(user, folder) || (!sticky && access(folder, Access::WRITE_OK).is_ok())
+}
