@@ -62,6 +62,7 @@ async fn g9_agents_that_hear_no_signal_are_cut_off_at_the_end_of_the_grace_time(
     let mut pool = Pool::start(0, &settings).await;
     pool.spawn(&[("ROLES", "sequencer")]);
     let ending = pool.spawn(&[("FAILPOINTS", "turn.returned=2*off->return(kill)")]);
+    pool.ready().await;
     let workspaces = ["a", "b", "c"];
     for id in workspaces {
         let once = format!("once {id}");

@@ -155,7 +155,7 @@ async fn g4_a_turn_that_fills_everybodys_disk_costs_no_turn() {
     pool.enqueue(&[turn("other", "other", &["say hi"])]).await;
     let filled = pool.process(0);
     filled
-        .logged("can't record the turn's end; trying again")
+        .logged("can't record the turn's end yet; trying every second")
         .await;
     assert!(pool.events.turn("other").end().is_none());
     fs::remove_file(pool.root().join("full/filler")).unwrap();
