@@ -36,8 +36,18 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, usize>,
     /// Faults that found nobody to hit.
     pub missed: usize,
+    pub longest_pause: Option<Pause>,
     pub found: BTreeMap<Check, usize>,
     pub findings: Vec<Finding>,
+}
+
+/// The longest time between two ends of turns. It breaks no guarantee, and
+/// tells how long a pool takes to get over something.
+#[derive(Debug, Serialize)]
+pub struct Pause {
+    pub seconds: f64,
+    /// What had begun to strike in it, or was striking.
+    pub faults: Vec<&'static str>,
 }
 
 /// What a report says of the world that a run was in.
@@ -83,6 +93,7 @@ impl Report {
                 .iter()
                 .filter(|struck| struck.detail.is_err())
                 .count(),
+            longest_pause: longest_pause(ran),
             found: Check::ALL.map(|check| (check, count(check))).into(),
             findings,
         }
@@ -116,6 +127,13 @@ impl Report {
             .map(|(name, times)| format!("{name} {times}"))
             .collect();
         let _ = writeln!(text, "{} faults: {}", self.struck(), faults.join(", "));
+        if let Some(Pause { seconds, faults }) = &self.longest_pause {
+            let faults = faults.join(", ");
+            let _ = writeln!(
+                text,
+                "nothing ended for {seconds:.1} s at most, with: {faults}"
+            );
+        }
         let _ = writeln!(text, "\n  {:<52} allowed  found", "what");
         for (check, found) in &self.found {
             let mark = if *found == 0 { '✓' } else { '✗' };
@@ -167,6 +185,24 @@ impl Report {
         }
         text
     }
+}
+
+fn longest_pause(ran: &Ran) -> Option<Pause> {
+    let told = ran.records.told.iter();
+    let ends = told.filter(|told| told.kind == "message_end");
+    let mut ends: Vec<Nanos> = ends.map(|told| told.at).collect();
+    ends.sort_unstable();
+    let pauses = ends
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0], pair[0], pair[1]));
+    let (pause, from, to) = pauses.max()?;
+    let struck = ran.struck.iter();
+    let then =
+        struck.filter(|struck| struck.detail.is_ok() && struck.from <= to && struck.to >= from);
+    Some(Pause {
+        seconds: pause as f64 / 1e9,
+        faults: then.map(|struck| struck.name).collect(),
+    })
 }
 
 /// All that the records know of a turn, in the order in which it happened.

@@ -26,6 +26,9 @@ use crate::clock::{Nanos, now};
 pub const QUEUE: &str = "chaos.events";
 const PREFETCH: u16 = 500;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// Without an event for so long, the channel is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// One event as it came, without its text.
@@ -106,16 +109,24 @@ impl Events {
             FieldTable::default(),
         );
         let mut consumer = consume.await?;
-        while let Some(delivery) = consumer.next().await {
-            let delivery = delivery?;
+        loop {
+            let delivery = match timeout(LOOK, consumer.next()).await {
+                Ok(Some(delivery)) => delivery?,
+                // Nobody tells a consumer for sure that its channel is gone.
+                Err(_) if channel.status().connected() => continue,
+                Ok(None) | Err(_) => return Ok(()),
+            };
             if delivery.exchange.as_str().is_empty() {
                 self.marked.set(true);
             } else {
                 self.take(&delivery.data);
             }
-            delivery.ack(BasicAckOptions::default()).await?;
+            // Nor will one that is given on a channel that is gone ever be answered.
+            match timeout(ACK_LIMIT, delivery.ack(BasicAckOptions::default())).await {
+                Ok(acked) => acked?,
+                Err(_) => return Ok(()),
+            };
         }
-        Ok(())
     }
 
     /// Also what comes again, since this reader's connection was lost.
