@@ -103,8 +103,8 @@ impl Workspace {
         }
     }
 
-    #[cfg(test)]
-    fn state_dir(&self) -> &Path {
+    /// Where its records lie.
+    pub fn state_dir(&self) -> &Path {
         self.state.path()
     }
 

@@ -114,6 +114,7 @@ const NO_SETTINGS: &[&str] = &[
     "MODEL",
     "PROMPT",
     "SCM_RIGHTS",
+    "TMPDIR",
     "TURN_ID",
 ];
 
