@@ -46,6 +46,8 @@ pub struct Seen {
     pub starts: Vec<Instant>,
     pub end: Option<Instant>,
     pub events: usize,
+    /// Attempt and number of the newest event.
+    place: Option<(u32, u64)>,
 }
 
 impl Seen {
@@ -218,6 +220,13 @@ pub async fn accepted(confirm: PublisherConfirm) -> Result<()> {
     }
 }
 
+/// Attempt and number of an event, as its message id ends with them.
+fn place(properties: &BasicProperties) -> Option<(u32, u64)> {
+    let mut parts = properties.message_id().as_ref()?.as_str().rsplit('/');
+    let seq = parts.next()?.parse().ok()?;
+    Some((parts.next()?.parse().ok()?, seq))
+}
+
 /// Reads every event from a queue of its own, without acks.
 async fn read_all(connection: &Connection, log: Arc<(Mutex<Log>, Notify)>) -> Result<()> {
     let channel = connection.create_channel().await?;
@@ -260,7 +269,13 @@ async fn read_all(connection: &Connection, log: Arc<(Mutex<Log>, Notify)>) -> Re
                     properties: event.properties.clone(),
                 });
             }
+            let place = place(&event.properties);
             let seen = log.turns.entry(id.to_owned()).or_default();
+            if place <= seen.place {
+                // Told before, as readers must expect.
+                continue;
+            }
+            seen.place = place;
             seen.events += 1;
             if start {
                 seen.starts.push(arrived);

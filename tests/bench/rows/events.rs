@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::{SLOTS, progress, sample};
 use crate::load::{Seen, Turn};
 use crate::one_channel::OneChannel;
+use crate::proc::Cpu;
 use crate::stage::{Bench, warm_up};
 use crate::table::{Limit, Row, Target, short};
 
@@ -41,6 +42,7 @@ async fn compared(bench: &mut Bench, slots: u32) -> Result<Row> {
     }
     worker_load.keep(&turns(0)[0]);
     let (mut our, mut other, mut bare) = (vec![], vec![], vec![]);
+    let cpu = (worker.cpu()?, one_hop.cpu()?);
     for round in 0..ROUNDS {
         our.push(a_second(&worker_load.run(&turns(round)).await?)?);
         other.push(a_second(&one_hop_load.run(&turns(round)).await?)?);
@@ -59,6 +61,10 @@ async fn compared(bench: &mut Bench, slots: u32) -> Result<Row> {
             short(bare[round])
         ));
     }
+    let events = ROUNDS * count * (MESSAGES + 2);
+    let cpu = (worker.cpu()?.since(cpu.0), one_hop.cpu()?.since(cpu.1));
+    let each = |cpu: Cpu| cpu.own.as_secs_f64() * 1e6 / events as f64;
+    let (our_cpu, other_cpu) = (each(cpu.0), each(cpu.1));
     worker.stop().await?;
     one_hop.stop().await?;
 
@@ -70,9 +76,11 @@ async fn compared(bench: &mut Bench, slots: u32) -> Result<Row> {
     })
     .figure("turn_worker_per_s", our)
     .figure("one_hop_per_s", other)
-    .figure("one_channel_per_s", bare);
-    row.turn_worker = short(our);
-    row.one_hop = short(other);
+    .figure("one_channel_per_s", bare)
+    .figure("turn_worker_cpu_us", our_cpu)
+    .figure("one_hop_cpu_us", other_cpu);
+    row.turn_worker = format!("{} ({our_cpu:.0} µs CPU each)", short(our));
+    row.one_hop = format!("{} ({other_cpu:.0} µs)", short(other));
     row.beside = format!("{} by one channel alone", short(bare));
     row.target = Some(Target {
         wanted: "≥ 0.7 of one channel",
