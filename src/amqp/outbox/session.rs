@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use futures_util::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -141,24 +142,7 @@ impl<'a> Session<'a> {
         let deadline = oldest.since.max(self.last_answer) + CONFIRM_LIMIT;
         tokio::select! {
             biased;
-            confirmation = &mut oldest.confirm => {
-                let after = oldest.since.elapsed();
-                self.in_flight.pop_front();
-                match confirmation.map_err(ended)? {
-                    Confirmation::Ack(_) => {
-                        let event = self.queue.pop();
-                        let kind = event.as_ref().map_or("", |event| event.kind.as_str());
-                        self.settings.metrics.confirmed(kind, after);
-                    }
-                    Confirmation::Nack(_) => return Err(End::Nacked),
-                    Confirmation::NotRequested => {
-                        return Err(End::Lost("the channel has no confirms".to_owned()));
-                    }
-                }
-                self.progress = true;
-                self.careful = false;
-                self.last_answer = Instant::now();
-            }
+            confirmation = &mut oldest.confirm => self.take_confirmed(confirmation)?,
             () = self.queue.longer_than(in_flight), if may_publish => {}
             reason = self.lease.link.closed() => return Err(End::Lost(reason)),
             () = sleep_until(deadline) => {
@@ -168,6 +152,37 @@ impl<'a> Session<'a> {
                 self.lease.link.unblocked().await;
                 self.last_answer = Instant::now();
             }
+        }
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    /// Takes the oldest event's confirm, and those that have come with it: the
+    /// broker confirms many at a time, and whoever waits for room is better
+    /// woken once for all of them.
+    fn take_confirmed(&mut self, oldest: lapin::Result<Confirmation>) -> Result<(), End> {
+        let mut next = Some(oldest);
+        while let Some(confirmation) = next {
+            let Some(InFlight { since, .. }) = self.in_flight.pop_front() else {
+                break;
+            };
+            match confirmation.map_err(ended)? {
+                Confirmation::Ack(_) => {
+                    let event = self.queue.pop();
+                    let kind = event.as_ref().map_or("", |event| event.kind.as_str());
+                    self.settings.metrics.confirmed(kind, since.elapsed());
+                }
+                Confirmation::Nack(_) => return Err(End::Nacked),
+                Confirmation::NotRequested => {
+                    return Err(End::Lost("the channel has no confirms".to_owned()));
+                }
+            }
+            self.progress = true;
+            self.careful = false;
+            self.last_answer = Instant::now();
+            let oldest = self.in_flight.front_mut();
+            next = oldest.and_then(|oldest| (&mut oldest.confirm).now_or_never());
         }
         Ok(())
     }
