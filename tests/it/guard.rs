@@ -26,7 +26,7 @@ use turn_worker::guard::{self, Closed, Guard, GuardSpec};
 use crate::support::host::until;
 use crate::support::processes;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A shell script in codex's place, under a guard of its own.
 struct Script {

@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use super::processes::{self, of_workspace};
 
 /// Far above what any test takes, also on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What `probe` finds, as soon as it finds something.
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
