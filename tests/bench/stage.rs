@@ -52,6 +52,23 @@ impl Bench {
         })
     }
 
+    /// The same measured of the pool and of the one-hop worker, each alone.
+    pub async fn ours_and_one_hop<T>(
+        &mut self,
+        slots: u32,
+        measured: impl AsyncFn(&Load) -> Result<T>,
+    ) -> Result<(T, T)> {
+        let mut stage = self.stage()?;
+        let one_hop = stage.one_hop(slots)?;
+        let other = measured(&stage.load().await?).await?;
+        one_hop.stop().await?;
+        let mut stage = self.stage()?;
+        let worker = stage.turn_worker(&[("SLOTS", &slots.to_string())]).await?;
+        let our = measured(&stage.load().await?).await?;
+        worker.stop().await?;
+        Ok((our, other))
+    }
+
     /// So many of something, or fewer where it has to be quick.
     pub fn many(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }

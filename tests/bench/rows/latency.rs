@@ -17,14 +17,8 @@ const WORKSPACES: usize = 40;
 
 pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
     let count = bench.many(300, 60);
-    let mut stage = bench.stage()?;
-    let one_hop = stage.one_hop(SLOTS)?;
-    let other = measured(&stage.load().await?, count).await?;
-    one_hop.stop().await?;
-    let mut stage = bench.stage()?;
-    let worker = stage.turn_worker(&[("SLOTS", &SLOTS.to_string())]).await?;
-    let our = measured(&stage.load().await?, count).await?;
-    worker.stop().await?;
+    let measured = async |load: &Load| measured(load, count).await;
+    let (our, other) = bench.ours_and_one_hop(SLOTS, measured).await?;
 
     let mut first = row("first event", &our, &other, Seen::to_first_event)?;
     let ratio = first.figures["turn_worker_median_ms"] / first.figures["one_hop_median_ms"];

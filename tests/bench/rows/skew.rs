@@ -23,14 +23,8 @@ struct Run {
 
 pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
     let count = bench.many(400, 100);
-    let mut stage = bench.stage()?;
-    let one_hop = stage.one_hop(SLOTS)?;
-    let other = measured(&stage.load().await?, count).await?;
-    one_hop.stop().await?;
-    let mut stage = bench.stage()?;
-    let worker = stage.turn_worker(&[("SLOTS", &SLOTS.to_string())]).await?;
-    let our = measured(&stage.load().await?, count).await?;
-    worker.stop().await?;
+    let measured = async |load: &Load| measured(load, count).await;
+    let (our, other) = bench.ours_and_one_hop(SLOTS, measured).await?;
 
     let ideal = (count as u64 / 2 * TURN_MS) as f64 / 1000.0;
     let text = |run: &Run| {

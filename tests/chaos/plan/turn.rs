@@ -89,18 +89,7 @@ impl Turn {
             let cold = random.usize(0..shape.workspaces.saturating_sub(hot).max(1));
             format!("team-{}/w-{cold:02}", cold % 3)
         };
-        let mut turn = Self {
-            id: format!("t{number:05}"),
-            workspace,
-            script: Vec::new(),
-            ends: Ends::Well,
-            says: 0,
-            timeout_s: None,
-            max_attempts: None,
-            cancel_after: None,
-            again_after: None,
-            other_body: false,
-        };
+        let mut turn = Self::plain(format!("t{number:05}"), workspace);
         let kind = match shape.sabotage {
             // Long enough to be cut off.
             Some(Sabotage::Lock) if random.bool() => Kind::Working,
@@ -120,10 +109,17 @@ impl Turn {
 
     /// One that holds its slot until the stand-in's file is there.
     pub fn waiting(number: usize, file: &str) -> Self {
+        let mut turn = Self::plain(format!("z{number:05}"), format!("slot-{number}"));
+        turn.script.push(format!("wait {file}"));
+        turn
+    }
+
+    /// One that does nothing, and ends well.
+    fn plain(id: String, workspace: String) -> Self {
         Self {
-            id: format!("z{number:05}"),
-            workspace: format!("slot-{number}"),
-            script: vec![format!("wait {file}")],
+            id,
+            workspace,
+            script: Vec::new(),
             ends: Ends::Well,
             says: 0,
             timeout_s: None,
