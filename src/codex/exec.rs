@@ -16,7 +16,7 @@ use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
 use super::protocol;
 use crate::config::Sandbox;
-use crate::guard::{self, Guard, GuardSpec, SpawnError};
+use crate::guard::{Guard, GuardSpec, SpawnError};
 
 /// The version whose every word these files were tried with; others are run
 /// all the same.
@@ -78,8 +78,7 @@ impl Engine for Exec {
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }
         let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
-        let (guard, pipes) = guard::spawn(GuardSpec {
-            guard_program: self.launch.guard_program.clone(),
+        let (guard, pipes) = self.launch.guards.start(GuardSpec {
             program: self.program.path(),
             args: self.args(input.model, input.resume),
             env,
@@ -209,7 +208,7 @@ mod tests {
         Exec {
             program: Program::find("/bin/sh", "".into()).unwrap(),
             launch: Launch {
-                guard_program: "/proc/self/exe".into(),
+                guards: crate::guard::Guards::new("/proc/self/exe".into()),
                 env: Vec::new(),
                 user: None,
                 limits: Default::default(),

@@ -18,7 +18,7 @@ use super::binary::{self, BinaryError};
 use super::{Exit, stderr};
 use crate::error::is_out_of_resources;
 use crate::guard::confine::{Limits, User};
-use crate::guard::{self, GuardSpec, SpawnError};
+use crate::guard::{GuardSpec, Guards, SpawnError};
 
 /// codex tells its version within a tenth of a second.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
@@ -56,8 +56,7 @@ struct Identity {
 /// All that codex is started with, whatever it is to do.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// This binary, which is the guard too.
-    pub guard_program: PathBuf,
+    pub guards: Guards,
     /// The agent's environment: the allowed variables that are set.
     pub env: Vec<(String, String)>,
     /// As whom codex runs, if not as the worker.
@@ -176,8 +175,7 @@ async fn tell_version(program: &Path, launch: &Launch) -> Result<String, Program
     };
     let open = |path: &str| File::open(path).map_err(start);
     let (top, nothing) = (open("/")?, open("/dev/null")?);
-    let guarded = guard::spawn(GuardSpec {
-        guard_program: launch.guard_program.clone(),
+    let guarded = launch.guards.start(GuardSpec {
         program: program.to_owned(),
         args: vec!["--version".to_owned()],
         env: launch.env.clone(),

@@ -2,8 +2,7 @@
 //! can go wrong in it.
 
 use std::fs;
-use std::io::{self, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process, set_child_subreaper, setpgid,
@@ -21,11 +19,13 @@ use rustix::process::{
 };
 
 use super::confine::{self, Confinement};
-use super::protocol::{FDS, INTERRUPT, KILL, MAX_START_BYTES, Report, Start};
+use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
+use super::receive::next_start;
+use super::standing::Standing;
 use super::tree;
 use crate::fault;
 
-/// Runs one turn's guard; its standard input is the worker's socket.
+/// Guards one turn after the other; its standard input is the worker's socket.
 pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,45 +56,64 @@ fn run() -> io::Result<()> {
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, ended)?;
 
     let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (start, fds) = receive_start(&mut worker)?;
-    // Held, never used: this description is the workspace's lock.
-    let [_lock, dir, stdin, stdout, stderr] = fds;
-    fault::at("guard.asked");
+    let standing = Standing::now();
+    while let Some((start, fds)) = next_start(&mut worker)? {
+        let leftovers = serve(&mut worker, &children, &start, fds)?;
+        // An agent of the same user can change it; the next turn must not feel that.
+        let again = Standing::now() == standing && !fault::is_on("sabotage.guard");
+        tell(&mut worker, &Report::Gone { leftovers, again });
+        if !again {
+            break;
+        }
+    }
+    Ok(())
+}
 
-    let codex = match spawn(&start, dir, stdin, stdout, stderr) {
-        Ok(pid) => pid,
+/// One turn, from what the worker wants started until nothing of it is left,
+/// and its lock is let go of. Tells how many had to be killed besides codex.
+fn serve(
+    worker: &mut UnixStream,
+    children: &UnixStream,
+    start: &Start,
+    fds: [OwnedFd; FDS],
+) -> io::Result<u64> {
+    // Held, never used: this description is the workspace's lock.
+    let [lock, dir, stdin, stdout, stderr] = fds;
+    fault::at("guard.asked");
+    let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr) {
+        Ok(codex) => {
+            let pid = codex.as_raw_pid();
+            tell(worker, &Report::Started { pid });
+            fault::at("guard.started");
+            (Some(codex), watch(worker, children, codex))
+        }
         Err((step, error)) => {
-            let mut message = format!("{}: ", start.program.display());
-            if let Some(step) = step {
-                message.push_str(&format!("can't {step}: "));
-            }
-            message.push_str(&error.to_string());
-            if let Some(user) = &start.user {
-                message.push_str(&format!(" (as {user})"));
-            }
-            let errno = error.raw_os_error();
-            tell(&mut worker, &Report::NotStarted { message, errno });
-            tell(&mut worker, &Report::Gone { leftovers: 0 });
-            return Ok(());
+            tell(worker, &not_started(start, step, &error));
+            (None, Ok(()))
         }
     };
-    tell(
-        &mut worker,
-        &Report::Started {
-            pid: codex.as_raw_pid(),
-        },
-    );
-    fault::at("guard.started");
-    let watched = watch(&mut worker, &children, codex);
     fault::at("guard.exited");
     // Also when watching failed.
     let leftovers = match fault::is_on("sabotage.guard") {
-        false => tree::kill_all_below_me(Some(codex)),
+        false => tree::kill_all_below_me(codex),
         true => 0,
     };
     fault::at("guard.cleared");
-    tell(&mut worker, &Report::Gone { leftovers });
-    watched
+    drop(lock);
+    watched.map(|()| leftovers)
+}
+
+fn not_started(start: &Start, step: Option<&str>, error: &io::Error) -> Report {
+    let mut message = format!("{}: ", start.program.display());
+    if let Some(step) = step {
+        message.push_str(&format!("can't {step}: "));
+    }
+    message.push_str(&error.to_string());
+    if let Some(user) = &start.user {
+        message.push_str(&format!(" (as {user})"));
+    }
+    let errno = error.raw_os_error();
+    Report::NotStarted { message, errno }
 }
 
 /// Into a session of one's own, out of reach of the worker's terminal. Whoever
@@ -236,41 +255,4 @@ fn spawn(
     })?;
     let pid = Pid::from_raw(child.id().cast_signed());
     pid.ok_or_else(|| (None, io::Error::other("codex has no pid")))
-}
-
-fn receive_start(worker: &mut UnixStream) -> io::Result<(Start, [OwnedFd; FDS])> {
-    let mut length = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        &*worker,
-        &mut [IoSliceMut::new(&mut length)],
-        &mut ancillary,
-        // Closed on exec, or codex would hold the lock's description too.
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    if received.bytes == 0 {
-        return Err(io::Error::other("the worker closed its end first"));
-    }
-    let fds: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    let fds: [OwnedFd; FDS] = fds.try_into().map_err(|fds: Vec<_>| {
-        io::Error::other(format!("expected {FDS} descriptors, got {}", fds.len()))
-    })?;
-    worker.read_exact(&mut length[received.bytes..])?;
-    let length = u32::from_be_bytes(length);
-    if length > MAX_START_BYTES {
-        return Err(io::Error::other(format!(
-            "a start message of {length} bytes; at most {MAX_START_BYTES} are allowed"
-        )));
-    }
-    let mut json = vec![0; length as usize];
-    worker.read_exact(&mut json)?;
-    Ok((serde_json::from_slice(&json)?, fds))
 }

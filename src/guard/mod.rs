@@ -7,19 +7,25 @@
 //!
 //! The guard is this binary, re-executed. When the turn is over, or the
 //! worker's end of the socket closes (the worker is dead, however that came),
-//! it kills every descendant and exits last: so the lock lives exactly as
-//! long as the tree. An inherited descriptor alone would not do: codex closes
-//! what it inherits before it runs commands.
+//! it kills every descendant and lets go of the lock last: so the lock lives
+//! exactly as long as the tree. An inherited descriptor alone would not do:
+//! codex closes what it inherits before it runs commands. Then the guard
+//! waits for the next turn.
 
 mod child;
 pub mod confine;
 mod handle;
 pub mod own;
+mod pool;
 mod protocol;
+mod receive;
+mod send;
+mod standing;
 pub mod tree;
 
 pub use child::main as guard_main;
-pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError, spawn};
+pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError};
+pub use pool::Guards;
 
 /// Makes this process ready to have guards: what a killed guard leaves falls
 /// to it, and no agent can read its environment in `/proc`.

@@ -1,7 +1,9 @@
 //! What worker and guard say to each other over their socket.
 //!
-//! The worker's first message carries the five descriptors and says what to
-//! start; after it, single bytes. The guard answers with JSON lines.
+//! A message of the worker begins with a byte that says what it is. [`START`]
+//! carries the five descriptors; the others are orders about what runs. The
+//! guard answers with JSON lines. After [`Report::Gone`] it waits for the
+//! next start.
 
 use std::path::PathBuf;
 
@@ -9,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{Limits, User};
 
-/// What to start, and with what. Sent as a length (4 bytes, big-endian) and
-/// JSON; the descriptors of [`FDS`] ride on the length's bytes.
+/// What to start, and with what. Sent as [`START`], on which the descriptors
+/// of [`FDS`] ride, a length (4 bytes, big-endian) and JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub program: PathBuf,
@@ -28,7 +30,10 @@ pub(super) const FDS: usize = 5;
 /// The longest [`Start`]; only arguments and environment make it long.
 pub(super) const MAX_START_BYTES: u32 = 4 << 20;
 
-/// Sends codex SIGINT.
+/// Starts a turn; only where none runs.
+pub(super) const START: u8 = b's';
+/// Sends codex SIGINT. Ignored, like the next one, where no turn runs: it may
+/// have crossed with the end.
 pub(super) const INTERRUPT: u8 = b'i';
 /// Ends the whole tree at once.
 pub(super) const KILL: u8 = b'k';
@@ -48,9 +53,11 @@ pub(super) enum Report {
         code: Option<i32>,
         signal: Option<i32>,
     },
-    /// Nothing of the turn lives any more; the guard exits now.
+    /// Nothing of the turn lives any more, and its lock is let go of.
     Gone {
         /// Processes killed besides codex itself.
         leftovers: u64,
+        /// Whether the guard waits for another turn; else it exits.
+        again: bool,
     },
 }

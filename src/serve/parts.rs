@@ -8,6 +8,7 @@ use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
 use crate::codex::program::{Launch, Program, ProgramError};
 use crate::config::{CodexHome, Settings};
+use crate::guard::Guards;
 use crate::guard::confine::{Limits, User};
 use crate::host::{self, Host, Part};
 use crate::isolation::{self, Account, AccountError};
@@ -44,7 +45,7 @@ pub fn engine(settings: &Settings) -> Result<Exec, EngineError> {
     let launch = Launch {
         // Also after the file was replaced by a newer version: the guard
         // must be the one that this worker knows how to talk to.
-        guard_program: PathBuf::from("/proc/self/exe"),
+        guards: Guards::new(PathBuf::from("/proc/self/exe")),
         env: settings.codex_env.iter().filter_map(variable).collect(),
         user: account.map(|account| account.user),
         limits: Limits {

@@ -13,8 +13,8 @@ const MS_PER_TICK: u64 = 10;
 pub struct Cpu {
     /// The process's own.
     pub own: Duration,
-    /// That of children which it has waited for, and of theirs.
-    pub reaped: Duration,
+    /// That of its children, and of theirs which they have waited for.
+    pub children: Duration,
 }
 
 impl Cpu {
@@ -28,14 +28,26 @@ impl Cpu {
         let time = |ticks: u64| Duration::from_millis(ticks * MS_PER_TICK);
         Ok(Self {
             own: time(ticks(14)? + ticks(15)?),
-            reaped: time(ticks(16)? + ticks(17)?),
+            children: time(ticks(16)? + ticks(17)?),
         })
+    }
+
+    /// Also that of children which live on, such as guards between two turns.
+    pub fn with_living_children(pid: u32) -> Result<Self> {
+        let mut cpu = Self::of(pid)?;
+        for child in children(pid)? {
+            // One that has just ended is among the reaped, next time.
+            if let Ok(child) = Self::of(child) {
+                cpu.children += child.own + child.children;
+            }
+        }
+        Ok(cpu)
     }
 
     pub fn since(self, before: Self) -> Self {
         Self {
             own: self.own.saturating_sub(before.own),
-            reaped: self.reaped.saturating_sub(before.reaped),
+            children: self.children.saturating_sub(before.children),
         }
     }
 }

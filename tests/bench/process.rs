@@ -76,7 +76,7 @@ impl Process {
     }
 
     pub fn cpu(&self) -> Result<Cpu> {
-        Cpu::of(self.pid())
+        Cpu::with_living_children(self.pid())
     }
 
     /// A gauge or counter without labels.

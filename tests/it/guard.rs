@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 use turn_worker::guard::confine::Limits;
-use turn_worker::guard::{self, Closed, Guard, GuardSpec};
+use turn_worker::guard::{Closed, Guard, GuardSpec, Guards};
 
 use crate::support::host::until;
 use crate::support::processes;
@@ -65,19 +65,20 @@ impl Script {
         lock.try_lock().unwrap();
         let path = std::env::var("PATH").unwrap();
         let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let (guard, pipes) = guard::spawn(GuardSpec {
-            guard_program: env!("CARGO_BIN_EXE_turn-worker").into(),
-            program: program.into(),
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            env: vec![("PATH".to_owned(), path)],
-            dir: opened.as_fd(),
-            tag: Some(workspace.to_str().unwrap().to_owned()),
-            user: None,
-            limits: Limits::default(),
-            stdin,
-            lock: lock.as_fd(),
-        })
-        .unwrap();
+        let guards = Guards::new(env!("CARGO_BIN_EXE_turn-worker").into());
+        let (guard, pipes) = guards
+            .start(GuardSpec {
+                program: program.into(),
+                args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+                env: vec![("PATH".to_owned(), path)],
+                dir: opened.as_fd(),
+                tag: Some(workspace.to_str().unwrap().to_owned()),
+                user: None,
+                limits: Limits::default(),
+                stdin,
+                lock: lock.as_fd(),
+            })
+            .unwrap();
         Self {
             guard: Some(guard),
             stdin: Some(Sender::from_owned_fd(ours).unwrap()),

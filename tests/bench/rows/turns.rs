@@ -91,23 +91,23 @@ fn rate(ours: &Rounds, others: &Rounds, bare: &Rounds) -> Result<Row> {
 
 fn cpu(ours: &Rounds, others: &Rounds, bare: &Rounds) -> Result<Row> {
     let own = |rounds: &Rounds| rounds.median(|round| ms(round.cpu.own));
-    let reaped = |rounds: &Rounds| rounds.median(|round| ms(round.cpu.reaped));
+    let children = |rounds: &Rounds| rounds.median(|round| ms(round.cpu.children));
     let broker = |rounds: &Rounds| rounds.median(|round| ms(round.broker));
     let mut row = Row::new("CPU a turn, ms: worker + its children (broker)")
         .figure("turn_worker_own_ms", own(ours)?)
-        .figure("turn_worker_guard_and_codex_ms", reaped(ours)?)
+        .figure("turn_worker_guard_and_codex_ms", children(ours)?)
         .figure("turn_worker_broker_ms", broker(ours)?)
         .figure("one_hop_own_ms", own(others)?)
-        .figure("one_hop_codex_ms", reaped(others)?)
+        .figure("one_hop_codex_ms", children(others)?)
         .figure("one_hop_broker_ms", broker(others)?)
-        .figure("bare_spawn_ms", reaped(bare)?);
+        .figure("bare_spawn_ms", children(bare)?);
     let text = |rounds: &Rounds| -> Result<String> {
-        let [own, reaped, broker] = [own(rounds)?, reaped(rounds)?, broker(rounds)?].map(short);
-        Ok(format!("{own} + {reaped} ({broker})"))
+        let [own, children, broker] = [own(rounds)?, children(rounds)?, broker(rounds)?].map(short);
+        Ok(format!("{own} + {children} ({broker})"))
     };
     row.turn_worker = text(ours)?;
     row.one_hop = text(others)?;
-    row.beside = format!("{} a bare spawn", short(reaped(bare)?));
+    row.beside = format!("{} a bare spawn", short(children(bare)?));
     Ok(row)
 }
 
@@ -148,7 +148,7 @@ async fn turns(
         a_second: count as f64 / (last - first).as_secs_f64(),
         cpu: Cpu {
             own: each(cpu.own),
-            reaped: each(cpu.reaped),
+            children: each(cpu.children),
         },
         broker: each(broker.own),
     })
@@ -177,7 +177,7 @@ fn spawns(bench: &Bench, count: usize) -> Result<Round> {
         a_second: count as f64 / took.as_secs_f64(),
         cpu: Cpu {
             own: Duration::ZERO,
-            reaped: cpu.reaped.div_f64(count as f64),
+            children: cpu.children.div_f64(count as f64),
         },
         broker: Duration::ZERO,
     })

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 use turn_worker::codex::Exit;
-use turn_worker::guard::{self, GuardSpec, SpawnError};
+use turn_worker::guard::{GuardSpec, Guards, SpawnError};
 
 use super::Script;
 use crate::support::processes;
@@ -52,8 +52,7 @@ async fn a_directory_that_cannot_be_entered_is_an_exit_that_says_so() {
 async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let lock = fs::File::create(dir.path().join("lock")).unwrap();
-    let spawned = guard::spawn(GuardSpec {
-        guard_program: "/nonexistent/guard".into(),
+    let spawned = Guards::new("/nonexistent/guard".into()).start(GuardSpec {
         program: "/bin/true".into(),
         args: Vec::new(),
         env: Vec::new(),

@@ -1,0 +1,101 @@
+//! How a guard is told what to start.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
+use tokio::net::unix::OwnedWriteHalf;
+
+use super::TAG_VARIABLE;
+use super::handle::GuardSpec;
+use super::protocol::{FDS, MAX_START_BYTES, START, Start};
+
+/// How long a guard may take to make room for more of what it is told.
+const START_LIMIT: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// As it goes over the socket, without the descriptors.
+pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
+    let mut env = spec.env.clone();
+    env.extend(
+        spec.tag
+            .iter()
+            .map(|tag| (TAG_VARIABLE.to_owned(), tag.clone())),
+    );
+    let json = serde_json::to_vec(&Start {
+        program: spec.program.clone(),
+        args: spec.args.clone(),
+        env,
+        user: spec.user.clone(),
+        limits: spec.limits,
+    })?;
+    let length = u32::try_from(json.len())
+        .ok()
+        .filter(|length| *length <= MAX_START_BYTES)
+        .ok_or_else(|| {
+            io::Error::other(format!(
+                "arguments and environment have {} bytes; at most {MAX_START_BYTES} are allowed",
+                json.len()
+            ))
+        })?;
+    let mut message = vec![START];
+    message.extend(length.to_be_bytes());
+    message.extend(json);
+    Ok(message)
+}
+
+/// Blocks while the socket's buffer is full, which the guard empties at once.
+pub(super) fn send_start(
+    socket: &OwnedWriteHalf,
+    message: &[u8],
+    spec: &GuardSpec<'_>,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+) -> io::Result<()> {
+    let socket = socket.as_ref().as_fd();
+    let fds: [BorrowedFd<'_>; FDS] = [
+        spec.lock,
+        spec.dir,
+        spec.stdin.as_fd(),
+        stdout.as_fd(),
+        stderr.as_fd(),
+    ];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::Error::other("no room for the descriptors"));
+    }
+    // The buffer is empty, so this never waits. Only the first byte: whoever
+    // reads it gets the descriptors, however much it reads of the rest.
+    sendmsg(
+        socket,
+        &[IoSlice::new(&message[..1])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    send_all(socket, &message[1..])
+}
+
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match send(socket, bytes, SendFlags::NOSIGNAL) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut room = [PollFd::new(&socket, PollFlags::OUT)];
+                match poll(&mut room, Some(&START_LIMIT)) {
+                    Ok(0) => return Err(Errno::TIMEDOUT.into()),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
