@@ -1,9 +1,10 @@
-//! What a process gives up on its way to becoming codex: the worker's user and
-//! privileges, core dumps, more processes and open files than it may have.
+//! What a process gives up on its way to becoming codex: the worker's user,
+//! privileges and keys, core dumps, more processes and open files than it may have.
 
 use std::os::fd::OwnedFd;
-use std::{fmt, io, thread};
+use std::{fmt, io, ptr, thread};
 
+use nix::libc::{SYS_keyctl, c_int, syscall};
 use rustix::io::Errno;
 use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, fchdir, getegid, geteuid, getppid,
@@ -45,6 +46,7 @@ pub struct Limits {
 #[repr(u8)]
 pub enum Step {
     Limits,
+    Keyring,
     Groups,
     Group,
     User,
@@ -55,8 +57,9 @@ pub enum Step {
     Directory,
 }
 
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "set its limits",
+    "give up the worker's keys",
     "take on its groups",
     "take on its group",
     "take on its user",
@@ -98,6 +101,7 @@ impl Confinement {
         // First, as raising a limit takes a privilege.
         self.limits.set().at(Step::Limits)?;
         if let Some(user) = &self.user {
+            leave_keyring().at(Step::Keyring)?;
             user.become_for_good()?;
             set_no_new_privs(true).at(Step::NoNewPrivileges)?;
         }
@@ -109,6 +113,23 @@ impl Confinement {
         }
         // Only now: whom the directory is closed to must not get in.
         fchdir(&self.dir).at(Step::Directory)
+    }
+}
+
+/// Into an empty session keyring. The worker's would be handed on, whoever
+/// this process becomes, and with it the use of all keys that are in there.
+fn leave_keyring() -> rustix::io::Result<()> {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    #[expect(unsafe_code, reason = "no library of ours has this call")]
+    // SAFETY: it names no keyring, so the system reads nothing of ours.
+    let joined = unsafe { syscall(SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<u8>()) };
+    if joined != -1 {
+        return Ok(());
+    }
+    match Errno::from_raw_os_error(nix::errno::Errno::last_raw()) {
+        // Where a container, or the system, has none to use, the agent has none either.
+        Errno::NOSYS | Errno::PERM | Errno::ACCESS => Ok(()),
+        errno => Err(errno),
     }
 }
 

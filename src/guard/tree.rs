@@ -1,6 +1,7 @@
 //! Finding and ending process trees by `/proc`.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Read;
 use std::time::Duration;
 use std::{fs, io, thread};
 
@@ -231,9 +232,19 @@ pub fn kill_tagged(name: &str, value: &str) -> u64 {
     hunt.count()
 }
 
+/// As much as the system lets a program start with, and some more. A process
+/// may afterwards call any part of its memory its environment, of any size.
+const MAX_ENVIRONMENT: u64 = 8 << 20;
+
 fn carries(pid: i32, tag: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|set| set == tag))
+    fs::File::open(format!("/proc/{pid}/environ")).is_ok_and(|environment| holds(environment, tag))
+}
+
+fn holds(environment: impl Read, tag: &[u8]) -> bool {
+    let mut bytes = Vec::new();
+    // Where it can't be read to its end, what was read may be enough.
+    let _ = environment.take(MAX_ENVIRONMENT).read_to_end(&mut bytes);
+    bytes.split(|&byte| byte == 0).any(|set| set == tag)
 }
 
 #[cfg(test)]
@@ -252,6 +263,43 @@ mod tests {
             })
         );
         assert_eq!(parse_stat("4711 (a"), None);
+    }
+
+    /// An agent may give its processes an environment without end.
+    #[test]
+    fn g10_no_more_of_an_environment_is_read_than_a_process_can_start_with() {
+        let tag = b"TAG=/w";
+        assert!(!holds(Endless(0), tag));
+        for (environment, found) in [
+            (&b"A=1\0TAG=/w\0"[..], true),
+            (b"TAG=/w", true),
+            (b"A=TAG=/w\0TAG=/w2\0XTAG=/w\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(holds(environment, tag), found);
+            // Also where it is torn: the process may be changing it.
+            let torn = environment.chain(Broken);
+            assert_eq!(holds(torn, tag), found);
+        }
+    }
+
+    struct Endless(u64);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0 += buffer.len() as u64;
+            assert!(self.0 < 4 * MAX_ENVIRONMENT, "all of it would be read");
+            buffer.fill(b'x');
+            Ok(buffer.len())
+        }
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broken"))
+        }
     }
 
     #[test]

@@ -5,15 +5,36 @@
 //! is read as JSON, with a depth limit of its own. Texts within texts thus go
 //! as deep as they like and overflow the stack, which ends the process. Here
 //! an object is an object, and the one depth limit of 128 holds for all.
+//!
+//! An object of one field takes some hundred times the memory of its text, so
+//! that a limit on bytes alone is none on memory: values are counted, too.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-pub fn from_slice(bytes: &[u8]) -> serde_json::Result<Value> {
+/// The most values in one text: of each, also within others, and however small.
+pub const MAX_VALUES: usize = 1 << 16;
+
+/// Why a text is no value for us.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("it is no JSON")]
+    NotJson(#[from] serde_json::Error),
+    #[error("it has more than {MAX_VALUES} values")]
+    TooManyValues,
+}
+
+pub fn from_slice(bytes: &[u8]) -> Result<Value, Unreadable> {
+    let left = Cell::new(Some(MAX_VALUES));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Plain.deserialize(&mut deserializer)?;
+    let value = Counted { left: Some(&left) }.deserialize(&mut deserializer);
+    if left.get().is_none() {
+        return Err(Unreadable::TooManyValues);
+    }
+    let value = value?;
     deserializer.end()?;
     Ok(value)
 }
@@ -30,11 +51,33 @@ impl<'de> DeserializeSeed<'de> for Plain {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Counted { left: None }.deserialize(deserializer)
+    }
+}
+
+/// As [`Plain`], of a limited number of values.
+#[derive(Clone, Copy)]
+struct Counted<'a> {
+    /// How many more there may be, in all of the text; nothing inside once
+    /// there was one too many.
+    left: Option<&'a Cell<Option<usize>>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Counted<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if let Some(left) = self.left {
+            left.set(left.get().and_then(|left| left.checked_sub(1)));
+            if left.get().is_none() {
+                return Err(de::Error::custom(Unreadable::TooManyValues));
+            }
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Plain {
+impl<'de> Visitor<'de> for Counted<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +114,7 @@ impl<'de> Visitor<'de> for Plain {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Plain)? {
+        while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -80,7 +123,7 @@ impl<'de> Visitor<'de> for Plain {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
         while let Some(key) = map.next_key()? {
-            fields.insert(key, map.next_value_seed(Plain)?);
+            fields.insert(key, map.next_value_seed(self)?);
         }
         Ok(Value::Object(fields))
     }

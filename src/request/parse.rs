@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::ids::{MODEL_NAME_RULE, is_model_name};
+use super::json::{MAX_VALUES, Unreadable};
 use super::rejection::{Violations, quoted, shown};
 use super::{IdError, Limits, Properties, Rejection, TurnId, TurnRequest, WorkspaceId, json};
 
@@ -37,9 +38,13 @@ impl TurnRequest {
         }
         match json::from_slice(body) {
             Ok(value) => Self::from_value(&value, limits, properties),
-            Err(error) => reject(
+            Err(Unreadable::NotJson(error)) => reject(
                 format!("{} bytes that are no JSON ({error})", body.len()),
                 "a JSON object in UTF-8".to_owned(),
+            ),
+            Err(Unreadable::TooManyValues) => reject(
+                "a JSON text of more values".to_owned(),
+                format!("at most {MAX_VALUES} values, with all that are in others"),
             ),
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{TurnId, WorkspaceId};
 use crate::event::ErrorCode;
 
-/// More than this many are counted, not kept: a body of a hundred thousand
+/// More than this many are counted, not kept: a body of ten thousand
 /// wrong messages must not grow into an answer of megabytes.
 const MAX_VIOLATIONS: usize = 32;
 

@@ -83,7 +83,11 @@ pub fn root(settings: &Settings, engine: Option<&Exec>) -> Result<Root, ServeErr
         uid: user.uid,
         gid: user.gid,
     };
-    Ok(root.with_agents_of(user.map(owner)))
+    let root = root.with_agents_of(user.map(owner));
+    Ok(match settings.codex_home {
+        CodexHome::PerWorkspace => root.with_own_homes(),
+        CodexHome::Default | CodexHome::Shared(_) => root,
+    })
 }
 
 /// What is looked at of the host; only who runs turns needs an engine.

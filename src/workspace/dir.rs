@@ -31,6 +31,9 @@ pub(super) const PASSAGE: Mode = Mode::RWXU
     .union(Mode::ROTH)
     .union(Mode::XOTH);
 
+/// Mode of the folders above agents' homes: to be gone through, and nothing else.
+pub(super) const CORRIDOR: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
+
 /// Whose the agents' directories are, where their user is not the worker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -131,6 +134,31 @@ impl Dir {
                 .map_err(|errno| self.error("open to agents", name, errno))?;
         }
         Ok(made)
+    }
+
+    /// A folder above agents' homes. Nobody but this process's user may be able
+    /// to put anything there: what is made in it is given away by its path.
+    pub(super) fn make_corridor(&self, name: &str) -> Result<Found, DiskError> {
+        if let known @ Found::Dir(_) = self.dir(name)? {
+            return Ok(known);
+        }
+        let made = self.make_dir(name, CORRIDOR)?;
+        // Where somebody else was quicker, this fails or the look at it tells.
+        if let Found::Dir(dir) = &made
+            && dir.is_ours_alone()?
+        {
+            rustix::fs::fchmod(dir, CORRIDOR)
+                .map_err(|errno| self.error("open to agents", name, errno))?;
+        }
+        Ok(made)
+    }
+
+    /// Whether none but this process's user, and root, can change what is in here.
+    pub(super) fn is_ours_alone(&self) -> Result<bool, DiskError> {
+        let stat = rustix::fs::fstat(&self.fd)
+            .map_err(|errno| DiskError::new("look at", &self.path, errno))?;
+        let others = Mode::from_raw_mode(stat.st_mode) & (Mode::WGRP | Mode::WOTH);
+        Ok(stat.st_uid == geteuid().as_raw() && others.is_empty())
     }
 
     /// Gives a directory of this process's user to agents if nothing is in

@@ -61,6 +61,11 @@ pub enum Rejection {
     Spelling { other: String },
     #[error("leads over {}, which is {found}, not a directory", path.display())]
     NotADirectory { path: PathBuf, found: &'static str },
+    #[error(
+        "would have its CODEX_HOME behind {}, which is {found}: only the worker's user may be able to change it",
+        path.display()
+    )]
+    WayToHome { path: PathBuf, found: &'static str },
 }
 
 /// Why a workspace's records can't be read or written. Each of them stops the

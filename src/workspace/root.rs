@@ -51,6 +51,7 @@ pub struct Root {
     threads: Threads,
     rejected: Claims,
     owner: Option<Owner>,
+    own_homes: bool,
 }
 
 /// Where a walk over segments ended.
@@ -98,6 +99,7 @@ impl Root {
             dir: Arc::new(dir),
             ours: Arc::new(ours),
             owner: None,
+            own_homes: false,
         })
     }
 
@@ -105,6 +107,15 @@ impl Root {
     #[must_use]
     pub fn with_agents_of(self, owner: Option<Owner>) -> Root {
         Root { owner, ..self }
+    }
+
+    /// With a CODEX_HOME for each workspace.
+    #[must_use]
+    pub fn with_own_homes(self) -> Root {
+        Root {
+            own_homes: true,
+            ..self
+        }
     }
 
     /// Whose the agents' directories are, if not the worker's.
@@ -204,7 +215,12 @@ impl Root {
             Found::Dir(claims) => claims,
             _ => state.make_own_dir(CLAIMS)?,
         };
-        let dir = match self.agent_dir(id, &segments) {
+        let dirs = || {
+            let dir = self.agent_dir(id, &segments)?;
+            self.way_to_home(id, &segments)?;
+            Ok(dir)
+        };
+        let dir = match dirs() {
             Err(WorkspaceError::Rejected { why, .. }) => Err(why),
             dir => Ok(dir?),
         };
@@ -299,6 +315,34 @@ impl Root {
                 let error = io::Error::from(io::ErrorKind::NotFound);
                 let path = self.path().join(id);
                 Err(DiskError::new("open directory", &path, error).into())
+            }
+        }
+    }
+
+    /// The folders above a home that is to be the agents': made, and seen to be
+    /// such that no agent can put anything else in the place of that home.
+    fn way_to_home(&self, id: &str, segments: &[&str]) -> Result<(), WorkspaceError> {
+        if self.owner.is_none() || !self.own_homes {
+            return Ok(());
+        }
+        let mut way = vec![CODEX_HOMES];
+        way.extend(&segments[..segments.len() - 1]);
+        let mut path = PathBuf::new();
+        let found = steps(&way, |dir, name| {
+            path.push(name);
+            Ok(match dir.unwrap_or(&self.dir).make_corridor(name)? {
+                Found::Dir(dir) if !dir.is_ours_alone()? => Found::Other("another user's folder"),
+                found => found,
+            })
+        })?;
+        match found {
+            Walk::Dir(_) => Ok(()),
+            Walk::Missing => {
+                let error = io::Error::from(io::ErrorKind::NotFound);
+                Err(DiskError::new("open directory", &self.path().join(path), error).into())
+            }
+            Walk::Other { path, kind } => {
+                Err(rejected(id, Rejection::WayToHome { path, found: kind }))
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) fn read(dir: &Dir) -> Result<SessionFile, DiskError> {
         Err(Errno::LOOP) => return unusable("it is a symbolic link, not a file".into()),
         Err(Errno::NXIO | Errno::NODEV) => return unusable("it is not a file".into()),
         Err(Errno::ACCESS) => return unusable("it may not be read".into()),
+        // By a lease, which an agent may take on a file of its user's.
+        Err(Errno::AGAIN) => return unusable("somebody holds it".into()),
         Err(errno) => return Err(dir.error("open", SESSION_FILE, errno)),
     };
     let stat = rustix::fs::fstat(&fd).map_err(|errno| dir.error("look at", SESSION_FILE, errno))?;

@@ -21,7 +21,8 @@ fuzz_target!(|input: &[u8]| {
         correlation_id: Some("c"),
         timestamp: Some(input.len() as u64),
     };
-    match fuzz::bounded(input, 64, 64 << 10, || TurnRequest::parse(input, &limits, &properties)) {
+    // A hundred times its text is what an object of one field takes; their number has a limit.
+    match fuzz::bounded(input, 128, 64 << 10, || TurnRequest::parse(input, &limits, &properties)) {
         Ok(request) => {
             assert!(request.workspace.segments().all(|segment| !segment.starts_with('.')));
             let json = request.to_canonical_json();

@@ -12,6 +12,7 @@ use crate::support::host::{Host, Turn, is_root, write_program};
 const AGENT: u32 = 61_002;
 const CROWDED_AGENT: u32 = 61_003;
 const WORKER: u32 = 61_004;
+const STORMY_AGENT: u32 = 61_009;
 
 fn ids(path: &Path) -> (u32, u32) {
     let meta = fs::symlink_metadata(path).unwrap();
@@ -345,6 +346,123 @@ fn g8_each_workspaces_own_home_is_the_agents_and_its_template_is_not() {
         assert_eq!(failed.count(), 4, "{turn:#?}");
         assert_eq!(fs::metadata(&home).unwrap().mode() & 0o777, 0o700);
         assert_eq!(ids(&home.join("auth.json")), (AGENT, AGENT));
+    }
+}
+
+/// An agent that makes its own way for the worker to go: into folders that it
+/// can change while the worker, as root, gives away what it has put there.
+/// Guards `Root::way_to_home` and `Dir::make_corridor` (src/workspace).
+#[test]
+fn g8_no_home_is_made_where_an_agent_could_swap_it() {
+    if !is_root("the folders above homes of agents of another user") {
+        return;
+    }
+    let host = Host::new().run_as(AGENT).set("CODEX_HOME", "per-workspace");
+    // As /tmp is: everybody may make something there.
+    set_mode(&host.workspace(""), 0o1777);
+    let outside = host.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    chown(&outside, Some(AGENT), Some(AGENT)).unwrap();
+    let homes = host.workspace(".codex-homes");
+    let refused = |workspace: &str, found: &str| {
+        let turn = host.run(workspace, "t");
+        let (code, _, _, message) = turn.error();
+        assert_eq!(code, "workspace.rejected", "{turn:#?}");
+        assert!(message.contains(found), "{message}");
+        assert!(message.contains(".codex-homes"), "{message}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    };
+    symlink(&outside, &homes).unwrap();
+    refused("linked", "a symbolic link");
+    fs::remove_file(&homes).unwrap();
+    fs::create_dir(&homes).unwrap();
+    chown(&homes, Some(AGENT), Some(AGENT)).unwrap();
+    refused("theirs", "another user's folder");
+    chown(&homes, Some(0), Some(0)).unwrap();
+    set_mode(&homes, 0o777);
+    refused("open", "another user's folder");
+    assert_eq!(fs::read_dir(&homes).unwrap().count(), 0);
+    set_mode(&homes, 0o711);
+    host.run("a", "t").assert_end_turn();
+    // A workspace that is gone leaves its home, which is an agent's.
+    fs::remove_dir_all(host.workspace("a")).unwrap();
+    fs::remove_dir_all(host.workspace(".turn-worker/workspaces/a")).unwrap();
+    refused("a/below", "another user's folder");
+    assert_eq!(mode_of(&homes), 0o711);
+    assert_eq!(ids(&homes.join("a")), (AGENT, AGENT));
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+/// A key in the worker's session keyring, as a login or an init system may
+/// have put there. Guards `leave_keyring` (src/guard/confine.rs).
+#[test]
+fn g8_the_workers_keys_are_not_handed_on() {
+    if !is_root("keys of a worker that runs agents of another user")
+        || !Path::new("/proc/keys").exists()
+    {
+        return;
+    }
+    const WITH_A_KEY: &str = "\
+import ctypes, os, platform, sys
+add_key, keyctl = (248, 250) if platform.machine() == 'x86_64' else (217, 219)
+call = ctypes.CDLL(None).syscall
+held = call(keyctl, 1, b'worker') != -1 and call(add_key, b'user', b'wonderland', b'key', 3, -3) != -1
+os.environ['HELD'] = str(held)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let wrapper = ["python3", "-c", WITH_A_KEY];
+    let script = "t\nrun echo $HELD; grep -c wonderland /proc/keys; true";
+    let host = Host::new().set("CODEX_ENV", "PATH,HOME,STAND_IN_DIR,HELD");
+    let printed = |host: &Host| {
+        let outer = under(host, &wrapper, program(), "a");
+        let turn = host.start_command(outer, "a", script).ended();
+        turn.assert_end_turn();
+        turn.printed()[0].to_owned()
+    };
+    // One user for both: what is the worker's is the agent's.
+    let shared = printed(&host);
+    if shared.starts_with("False") {
+        return eprintln!("not looked at: keys can't be made here");
+    }
+    assert_eq!(shared, "True\n1\n");
+    let host = Host::new()
+        .set("CODEX_ENV", "PATH,HOME,STAND_IN_DIR,HELD")
+        .run_as(AGENT);
+    assert_eq!(printed(&host), "True\n0\n");
+}
+
+/// Guards `kill_all_below_me` (src/guard/tree.rs), by a storm that fills all
+/// room there is, as soon as there is any, and a turn whose processes have to
+/// be ended meanwhile.
+#[test]
+fn g3_a_turn_that_forks_without_end_within_its_limits_ends_with_all_of_it() {
+    if !is_root("a storm of processes within limits") {
+        return;
+    }
+    let host = Host::new()
+        .run_as(STORMY_AGENT)
+        .set("CODEX_MAX_PROCESSES", "48");
+    let bomb = "storm() { storm | storm & }";
+    let storm = format!(
+        "run (setsid sh -c '{bomb}; while :; do storm; : > storms; done' >/dev/null 2>&1 &); \
+         until [ -e storms ]; do :; done"
+    );
+    for (stormy, next) in [("a", "b"), ("c", "d")] {
+        // That all are gone when the end is told, every turn of a host's is looked at for.
+        host.run(stormy, &format!("t\n{storm}")).assert_end_turn();
+        let met = host.run(
+            next,
+            "t\nrun for i in 1 2 3 4 5 6 7 8; do sleep 0 & done; wait; echo room",
+        );
+        met.assert_end_turn();
+        assert_eq!(met.printed()[0], "room\n");
+        let left = Command::new("ps")
+            .args(["-o", "pid=", "-U", &STORMY_AGENT.to_string()])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "");
     }
 }
 

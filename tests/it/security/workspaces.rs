@@ -115,6 +115,29 @@ fn g8_what_a_turn_puts_in_the_session_files_place_is_none_with_a_notice() {
     }
 }
 
+/// A lease lets its holder delay whoever opens the file. Guards what
+/// `session::read` makes of the refusal.
+#[test]
+fn g8_a_session_file_that_a_neighbour_holds_is_none_with_a_notice() {
+    const HOLD: &str = "run printf '%s\\n' 'import fcntl, os, signal, sys' \
+         'signal.signal(signal.SIGIO, signal.SIG_IGN)' 'held = os.open(sys.argv[1], os.O_RDWR)' \
+         'fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)' 'open(\"held\", \"w\")' 'signal.pause()' > hold.py; \
+         (python3 hold.py ../theirs/.plexum-codex-session >/dev/null 2>&1 &); until [ -e held ]; do :; done";
+    let outside = Outside::new();
+    outside.meet("theirs").assert_end_turn();
+    let holder = format!("t\n{HOLD}\nsay held\nwait end");
+    let mut holding = outside.host.start("holds", &holder);
+    holding.said("held");
+    let met = outside.meet("theirs");
+    met.assert_end_turn();
+    assert_eq!(met.notices(), ["workspace.session_ignored"]);
+    assert!(!outside.resumed());
+    fs::write(outside.host.stand_in_file("end"), "").unwrap();
+    holding.ended().assert_end_turn();
+    outside.meet("theirs").assert_end_turn();
+    assert!(outside.resumed());
+}
+
 /// Guards `write_atomic_over`: that it removes what stands in the temporary
 /// file's place and opens nothing that is there already.
 #[test]
