@@ -4,18 +4,18 @@
 //! gets counted, a missing or oddly typed field reads as empty, and what isn't
 //! an event at all says so.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 
 use super::tool::{ToolCall, ToolKind};
 use crate::event::{PlanItem, Usage};
-use crate::request::json::Plain;
+use crate::request::json::Room;
 
 /// What codex tells while it runs a turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +60,10 @@ pub enum ItemKind {
     Warning { message: String },
 }
 
+/// The most fields of an item, a usage or an error that are looked at. The
+/// longest of them have ten.
+const MAX_FIELDS: usize = 256;
+
 /// Why a line is no event.
 #[derive(Debug, Error)]
 pub enum NotAnEvent {
@@ -78,9 +82,8 @@ pub fn parse_line(line: &[u8]) -> Result<CliEvent, NotAnEvent> {
         return Err(NotAnEvent::Empty);
     }
     // Only what is looked at gets decoded: lines of several MB are real.
-    let fields: HashMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(line).map_err(NotAnEvent::NotAnObject)?;
-    let get = |name: &str| fields.get(name).map_or("null", |raw| raw.get());
+    let fields: Fields<'_> = serde_json::from_slice(line).map_err(NotAnEvent::NotAnObject)?;
+    let get = |name: &str| fields.get(name);
     let kind: String = serde_json::from_str(get("type")).map_err(|_| NotAnEvent::NoType)?;
 
     let item = || item(get("item"));
@@ -103,6 +106,45 @@ pub fn parse_line(line: &[u8]) -> Result<CliEvent, NotAnEvent> {
         },
         _ => unknown(format!("event {kind}")),
     })
+}
+
+/// What is looked at of a line's own fields, as it stands there.
+struct Fields<'a>([(&'static str, &'a str); 6]);
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> &'a str {
+        let field = self.0.iter().find(|(of, _)| *of == name);
+        field.map_or("null", |(_, raw)| raw)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Known;
+
+        impl<'de> Visitor<'de> for Known {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let names = ["type", "thread_id", "item", "usage", "error", "message"];
+                let mut fields = names.map(|name| (name, "null"));
+                // All others are skipped: there may be millions.
+                while let Some(name) = map.next_key::<String>()? {
+                    match fields.iter_mut().find(|(known, _)| *known == name) {
+                        Some((_, raw)) => *raw = map.next_value::<&RawValue>()?.get(),
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Known)
+    }
 }
 
 fn unknown(what: String) -> CliEvent {
@@ -178,7 +220,8 @@ fn object(raw: &str) -> Map<String, Value> {
 }
 
 /// An object that keeps the first of fields with the same name: `web_search`
-/// items carry their own `id` and then the model's.
+/// items carry their own `id` and then the model's. What its fields hold has a
+/// limit altogether, but each of them is there, also the status after a result.
 struct FirstWins(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for FirstWins {
@@ -194,10 +237,14 @@ impl<'de> Deserialize<'de> for FirstWins {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FirstWins, A::Error> {
                 let mut fields = Map::new();
+                // An agent chooses what stands in a tool's arguments.
+                let room = Room::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    // An agent chooses what stands in a tool's arguments.
-                    let value = map.next_value_seed(Plain)?;
-                    fields.entry(name).or_insert(value);
+                    if fields.len() < MAX_FIELDS && !fields.contains_key(&name) {
+                        fields.insert(name, map.next_value_seed(room.seed())?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
                 }
                 Ok(FirstWins(fields))
             }
@@ -210,6 +257,7 @@ impl<'de> Deserialize<'de> for FirstWins {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::json::MAX_VALUES;
 
     fn parse(line: &str) -> CliEvent {
         parse_line(line.as_bytes()).unwrap()
@@ -276,6 +324,55 @@ mod tests {
         };
         assert_eq!(items.len(), 2);
         assert!(items[1].completed && items[1].text == "a");
+    }
+
+    fn values(of: &Value) -> usize {
+        1 + match of {
+            Value::Array(items) => items.iter().map(values).sum(),
+            Value::Object(fields) => fields.values().map(values).sum::<usize>(),
+            _ => 0,
+        }
+    }
+
+    /// A line of 16 MiB would take a hundred times that in memory.
+    #[test]
+    fn g10_of_too_many_values_the_last_are_left_out_and_the_items_own_stay() {
+        for (open, one, close) in [
+            ("[0", ",0", "]"),
+            ("[0", r#",{"a":[{}]}"#, "]"),
+            (r#"{"a":0"#, r#","a":1,"b":{"c":0}"#, "}"),
+        ] {
+            let many = format!("{open}{}{close}", one.repeat(100_000));
+            let event = parse(&format!(
+                r#"{{"type":"item.completed","item":{{"id":"i","type":"mcp_tool_call","arguments":{many},"result":{many},"server":"s","status":"failed"}}}}"#
+            ));
+            let CliEvent::ItemCompleted(item) = event else {
+                panic!("no item")
+            };
+            let ItemKind::Tool(call) = item.kind else {
+                panic!("another kind")
+            };
+            assert!(call.is_error(), "{one}");
+            assert_eq!(call.fields["server"], "s");
+            assert_eq!(call.fields["arguments"].is_array(), open == "[0");
+            let held: usize = call.fields.values().map(values).sum();
+            assert!(held <= MAX_VALUES + MAX_FIELDS, "{one}: {held}");
+        }
+    }
+
+    #[test]
+    fn g10_of_too_many_fields_the_first_are_kept() {
+        let many: String = (0..1000).map(|n| format!(r#""f{n}":0,"#)).collect();
+        let event = parse(&format!(
+            r#"{{{many}"type":"item.started","item":{{"id":"i","type":"web_search",{many}"x":0}},{many}"y":0}}"#
+        ));
+        let CliEvent::ItemStarted(item) = event else {
+            panic!("{event:?}")
+        };
+        let ItemKind::Tool(call) = item.kind else {
+            panic!("{item:?}")
+        };
+        assert_eq!(call.fields.len(), MAX_FIELDS);
     }
 
     #[test]

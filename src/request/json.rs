@@ -8,11 +8,12 @@
 //!
 //! An object of one field takes some hundred times the memory of its text, so
 //! that a limit on bytes alone is none on memory: values are counted, too.
+//! A text that has too many is refused, or read without the rest of them.
 
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// The most values in one text: of each, also within others, and however small.
@@ -30,7 +31,7 @@ pub enum Unreadable {
 pub fn from_slice(bytes: &[u8]) -> Result<Value, Unreadable> {
     let left = Cell::new(Some(MAX_VALUES));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Counted { left: Some(&left) }.deserialize(&mut deserializer);
+    let value = Counted(Limit::Refuse(&left)).deserialize(&mut deserializer);
     if left.get().is_none() {
         return Err(Unreadable::TooManyValues);
     }
@@ -51,26 +52,55 @@ impl<'de> DeserializeSeed<'de> for Plain {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Counted { left: None }.deserialize(deserializer)
+        Counted(Limit::None).deserialize(deserializer)
+    }
+}
+
+/// How many more values are read of one text, or of several together.
+pub(crate) struct Room(Cell<usize>);
+
+impl Room {
+    pub fn new() -> Self {
+        Self(Cell::new(MAX_VALUES))
+    }
+
+    /// Reads as [`Plain`] does, leaving out what there is no room for: the last
+    /// items of lists, and fields of objects. The value itself is always there.
+    pub fn seed<'de>(&self) -> impl DeserializeSeed<'de, Value = Value> {
+        Counted(Limit::LeaveOut(&self.0))
     }
 }
 
 /// As [`Plain`], of a limited number of values.
 #[derive(Clone, Copy)]
-struct Counted<'a> {
-    /// How many more there may be, in all of the text; nothing inside once
-    /// there was one too many.
-    left: Option<&'a Cell<Option<usize>>>,
+struct Counted<'a>(Limit<'a>);
+
+#[derive(Clone, Copy)]
+enum Limit<'a> {
+    None,
+    /// Nothing inside once there was one too many.
+    Refuse(&'a Cell<Option<usize>>),
+    LeaveOut(&'a Cell<usize>),
+}
+
+impl Counted<'_> {
+    fn has_room(self) -> bool {
+        !matches!(self.0, Limit::LeaveOut(left) if left.get() == 0)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Counted<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if let Some(left) = self.left {
-            left.set(left.get().and_then(|left| left.checked_sub(1)));
-            if left.get().is_none() {
-                return Err(de::Error::custom(Unreadable::TooManyValues));
+        match self.0 {
+            Limit::None => {}
+            Limit::LeaveOut(left) => left.set(left.get().saturating_sub(1)),
+            Limit::Refuse(left) => {
+                left.set(left.get().and_then(|left| left.checked_sub(1)));
+                if left.get().is_none() {
+                    return Err(de::Error::custom(Unreadable::TooManyValues));
+                }
             }
         }
         deserializer.deserialize_any(self)
@@ -114,17 +144,25 @@ impl<'de> Visitor<'de> for Counted<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self)? {
-            items.push(item);
+        while self.has_room() {
+            match seq.next_element_seed(self)? {
+                Some(item) => items.push(item),
+                None => return Ok(Value::Array(items)),
+            }
         }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
-        while let Some(key) = map.next_key()? {
-            fields.insert(key, map.next_value_seed(self)?);
+        while self.has_room() {
+            match map.next_key()? {
+                Some(key) => fields.insert(key, map.next_value_seed(self)?),
+                None => return Ok(Value::Object(fields)),
+            };
         }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Value::Object(fields))
     }
 }
