@@ -12,6 +12,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     #[error("no executable {name:?} in PATH ({path})")]
@@ -83,8 +85,13 @@ fn native_behind(script: &Path) -> Option<PathBuf> {
 /// Other scripts (a wrapper of the operator's) are run as they are.
 fn is_npm_script(path: &Path) -> bool {
     let mut start = [0; 64];
-    let read = File::open(path)
-        .and_then(|mut file| file.read(&mut start))
+    // It may have been swapped since it was looked at: opening a pipe would wait for ever.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let read = rustix::fs::open(path, flags, Mode::empty())
+        .map(File::from)
+        .ok()
+        .filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))
+        .and_then(|mut file| file.read(&mut start).ok())
         .unwrap_or(0);
     let first_line = start[..read].split(|&byte| byte == b'\n').next();
     first_line
@@ -129,6 +136,17 @@ mod tests {
 
         executable(&native, "\x7fELF");
         assert_eq!(resolve("codex", bin.as_os_str()).unwrap(), native);
+    }
+
+    #[test]
+    fn g8_nobody_is_waited_for_in_a_scripts_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("codex");
+        let (told, hear) = std::sync::mpsc::channel();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RWXU).unwrap();
+        std::thread::spawn(move || told.send(is_npm_script(&pipe)));
+        let answer = hear.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(answer, Ok(false));
     }
 
     #[test]

@@ -43,9 +43,9 @@ const MAX_LINE: usize = 64 * 1024;
 /// some hundred MB; an agent can make one of any size that takes no room on disk.
 const MAX_READ: u64 = 512 << 20;
 
-/// The most folder entries that a search looks at when the thread's id doesn't
-/// tell its day.
-const MAX_ENTRIES: usize = 100_000;
+/// The most folder entries that a search looks at: some days' threads of a host
+/// that starts four every second, read in a second or two. An agent can make more.
+const MAX_ENTRIES: usize = 1_000_000;
 
 /// The record of one thread. It is opened anew for every look: codex appends
 /// to it, and may put another file in its place.
@@ -64,18 +64,22 @@ impl Rollout {
     /// # Errors
     /// A folder that is there but can't be read.
     pub fn find(codex_home: &Path, thread_id: &str) -> io::Result<Option<Self>> {
+        Self::find_among(codex_home, thread_id, MAX_ENTRIES)
+    }
+
+    fn find_among(codex_home: &Path, thread_id: &str, entries: usize) -> io::Result<Option<Self>> {
         let Ok(id) = Uuid::try_parse(thread_id) else {
             return Ok(None);
         };
         let thread_id = id.hyphenated().to_string();
         let suffix = format!("-{thread_id}.jsonl");
         let sessions = codex_home.join("sessions");
+        let mut left = entries;
         for day in days(id) {
-            if let Some(path) = search_day(&sessions, day, &suffix)? {
+            if let Some(path) = search_day(&sessions, day, &suffix, &mut left)? {
                 return Ok(Some(Self { path, thread_id }));
             }
         }
-        let mut left = MAX_ENTRIES;
         let path = search_below(&sessions, 3, &suffix, &mut left)?;
         Ok(path.map(|path| Self { path, thread_id }))
     }
@@ -172,7 +176,12 @@ fn days(id: Uuid) -> Vec<Date> {
 
 /// `sessions` may be a link, made by whoever runs the host; nothing below it
 /// is followed if it is one.
-fn search_day(sessions: &Path, day: Date, suffix: &str) -> io::Result<Option<PathBuf>> {
+fn search_day(
+    sessions: &Path,
+    day: Date,
+    suffix: &str,
+    left: &mut usize,
+) -> io::Result<Option<PathBuf>> {
     let mut folder = sessions.to_owned();
     for part in ["%Y", "%m", "%d"] {
         folder.push(day.strftime(part).to_string());
@@ -183,7 +192,7 @@ fn search_day(sessions: &Path, day: Date, suffix: &str) -> io::Result<Option<Pat
             Err(why) => return Err(why),
         }
     }
-    search_below(&folder, 0, suffix, &mut { usize::MAX })
+    search_below(&folder, 0, suffix, left)
 }
 
 /// Looks `depth` folders further down, the newest first, at no more than

@@ -159,7 +159,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// Looks up what the turn goes on from, and records that it has started.
     fn begin(&self, journal: &mut LockedJournal) -> Result<Begun, NotStarted> {
-        let home = self.runner.homes.of(self.workspace.codex_home())?;
+        let home = self.runner.homes.of(self.workspace.codex_home()?)?;
         let (resume, ignored) = match self.session()? {
             Resume::Fresh => (None, None),
             Resume::Thread(thread) => (Some(thread.to_string()), None),
@@ -192,7 +192,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// What earlier attempts spent, for an ending without a run.
     pub fn spent_before(&self) -> Spent {
         block_in_place(|| {
-            let home = self.runner.homes.of(self.workspace.codex_home()).ok();
+            let place = self.workspace.codex_home().ok();
+            let home = place.and_then(|place| self.runner.homes.of(place).ok());
             let home = home.and_then(|home| home.path().map(PathBuf::from));
             let resume = match self.session() {
                 Ok(Resume::Thread(thread)) => Some(thread.to_string()),

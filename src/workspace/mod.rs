@@ -73,7 +73,38 @@ pub struct Workspace {
     state: Arc<Dir>,
     claims: Claims,
     owner: Option<Owner>,
-    codex_home: PathBuf,
+    home: Result<HomePlace, Rejection>,
+}
+
+/// Where a workspace's own CODEX_HOME is, or is to be: by the open folder that
+/// it is in, wherever that folder's path leads by now.
+#[derive(Debug)]
+pub struct HomePlace {
+    above: Arc<Dir>,
+    name: String,
+}
+
+impl HomePlace {
+    /// In a folder that anybody names.
+    #[cfg(test)]
+    pub fn in_folder(path: &Path, name: &str) -> Self {
+        Self {
+            above: Arc::new(Dir::open(path).expect("the test has made it")),
+            name: name.to_owned(),
+        }
+    }
+
+    pub fn above(&self) -> BorrowedFd<'_> {
+        self.above.as_fd()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.above.path().join(&self.name)
+    }
 }
 
 impl Workspace {
@@ -96,10 +127,14 @@ impl Workspace {
     pub fn open_dir(&self) -> Result<BorrowedFd<'_>, WorkspaceError> {
         match &self.dir {
             Ok(dir) => Ok(dir.as_fd()),
-            Err(why) => Err(WorkspaceError::Rejected {
-                workspace: self.id.clone(),
-                why: why.clone(),
-            }),
+            Err(why) => Err(self.rejected(why)),
+        }
+    }
+
+    fn rejected(&self, why: &Rejection) -> WorkspaceError {
+        WorkspaceError::Rejected {
+            workspace: self.id.clone(),
+            why: why.clone(),
         }
     }
 
@@ -109,8 +144,8 @@ impl Workspace {
     }
 
     /// Where its own CODEX_HOME is, if each workspace has one.
-    pub fn codex_home(&self) -> &Path {
-        &self.codex_home
+    pub fn codex_home(&self) -> Result<&HomePlace, WorkspaceError> {
+        self.home.as_ref().map_err(|why| self.rejected(why))
     }
 
     pub fn claims(&self) -> &Claims {

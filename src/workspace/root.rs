@@ -10,7 +10,7 @@ use super::claims::Claims;
 use super::dir::{Dir, Found, Owner, PRIVATE_FILE, SHARED_DIR};
 use super::error::{DiskError, Rejection, WorkspaceError};
 use super::threads::Threads;
-use super::{CLAIMS, REJECTED, STATE, Workspace, id, lock};
+use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, id, lock};
 
 /// The variable that names the root.
 const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
@@ -215,24 +215,15 @@ impl Root {
             Found::Dir(claims) => claims,
             _ => state.make_own_dir(CLAIMS)?,
         };
-        let dirs = || {
-            let dir = self.agent_dir(id, &segments)?;
-            self.way_to_home(id, &segments)?;
-            Ok(dir)
-        };
-        let dir = match dirs() {
-            Err(WorkspaceError::Rejected { why, .. }) => Err(why),
-            dir => Ok(dir?),
-        };
+        let state = Arc::new(state);
+        let home = usable(self.place_of_home(id, &segments, &state))?;
+        let dir = usable(self.agent_dir(id, &segments))?;
         Ok(Workspace {
             id: id.to_owned(),
-            codex_home: match self.owner {
-                Some(_) => self.path().join(CODEX_HOMES).join(id),
-                None => state.path().join(CODEX_HOME),
-            },
+            dir: dir.and_then(|dir| home.as_ref().map(|_| dir).map_err(Clone::clone)),
+            home,
             path: self.path().join(id),
-            dir,
-            state: Arc::new(state),
+            state,
             claims: Claims::new(claims),
             owner: self.owner,
         })
@@ -321,12 +312,19 @@ impl Root {
 
     /// The folders above a home that is to be the agents': made, and seen to be
     /// such that no agent can put anything else in the place of that home.
-    fn way_to_home(&self, id: &str, segments: &[&str]) -> Result<(), WorkspaceError> {
-        if self.owner.is_none() || !self.own_homes {
-            return Ok(());
-        }
-        let mut way = vec![CODEX_HOMES];
-        way.extend(&segments[..segments.len() - 1]);
+    fn place_of_home(
+        &self,
+        id: &str,
+        segments: &[&str],
+        state: &Arc<Dir>,
+    ) -> Result<HomePlace, WorkspaceError> {
+        let (Some(_), true, [above @ .., last]) = (self.owner, self.own_homes, segments) else {
+            return Ok(HomePlace {
+                above: Arc::clone(state),
+                name: CODEX_HOME.to_owned(),
+            });
+        };
+        let way: Vec<&str> = [CODEX_HOMES].iter().chain(above).copied().collect();
         let mut path = PathBuf::new();
         let found = steps(&way, |dir, name| {
             path.push(name);
@@ -336,7 +334,10 @@ impl Root {
             })
         })?;
         match found {
-            Walk::Dir(_) => Ok(()),
+            Walk::Dir(dir) => Ok(HomePlace {
+                above: Arc::new(dir),
+                name: (*last).to_owned(),
+            }),
             Walk::Missing => {
                 let error = io::Error::from(io::ErrorKind::NotFound);
                 Err(DiskError::new("open directory", &self.path().join(path), error).into())
@@ -366,6 +367,14 @@ fn may_write(dir: &Dir) -> Result<(), DiskError> {
     let needed = Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(dir, ".", needed, AtFlags::EACCESS)
         .map_err(|errno| DiskError::new("write to", dir.path(), errno))
+}
+
+/// A rejection is one of the answers: the records can be read all the same.
+fn usable<T>(found: Result<T, WorkspaceError>) -> Result<Result<T, Rejection>, WorkspaceError> {
+    match found {
+        Err(WorkspaceError::Rejected { why, .. }) => Ok(Err(why)),
+        found => found.map(Ok),
+    }
 }
 
 fn rejected(id: &str, why: Rejection) -> WorkspaceError {

@@ -217,6 +217,31 @@ fn g10_search_for_a_thread_is_bounded() {
     }
 }
 
+/// An agent can put as many files as it likes into the day's folder.
+#[test]
+fn g10_search_in_a_threads_day_is_bounded() {
+    let home = Home::new();
+    for n in 0..100 {
+        home.write(&format!("sessions/2026/11/22/{n}.jsonl"), b"");
+    }
+    let looked_at = |entries| {
+        let mut left = entries;
+        let day = Date::constant(2026, 11, 22);
+        let found = search_day(&home.path("sessions"), day, "-x.jsonl", &mut left);
+        assert_eq!(found.unwrap(), None);
+        entries - left
+    };
+    assert_eq!(looked_at(10), 10);
+    assert_eq!(looked_at(1000), 100);
+    home.write(
+        &format!("sessions/2026/11/22/rollout-t-{THREAD}.jsonl"),
+        b"",
+    );
+    let find = |entries| Rollout::find_among(home.0.path(), THREAD, entries).unwrap();
+    assert_eq!(find(0), None);
+    assert!(find(101).is_some());
+}
+
 #[test]
 fn what_is_no_uuid_is_not_looked_for() {
     let home = Home::new();
