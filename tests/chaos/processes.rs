@@ -67,15 +67,23 @@ fn command(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&command).into_owned())
 }
 
-/// All that belongs to a run's turns: guards below this process, and whatever
-/// has one of the run's folders in its environment and is none of `workers`.
+/// All that belongs to a run's turns: guards below this process that don't
+/// wait for their worker's next turn, and whatever has one of the run's
+/// folders in its environment and is none of `workers`.
 pub fn of_turns(dir: &Path, workers: &[i32]) -> Vec<String> {
     let found = all().filter(|pid| {
         lives(*pid)
             && !workers.contains(pid)
-            && ((is_guard(*pid) && is_below_us(*pid)) || mentions(*pid, dir))
+            && ((is_guard(*pid) && is_below_us(*pid) && !waits(*pid, workers))
+                || mentions(*pid, dir))
     });
     found.map(describe).collect()
+}
+
+/// A guard with a living worker, and nothing below it.
+fn waits(guard: i32, workers: &[i32]) -> bool {
+    parent(guard).is_some_and(|worker| workers.contains(&worker) && lives(worker))
+        && !all().any(|pid| parent(pid) == Some(guard))
 }
 
 fn is_below_us(pid: i32) -> bool {

@@ -5,6 +5,7 @@
 mod deaths;
 mod many;
 mod program;
+mod reuse;
 mod secrets;
 mod start_stop;
 mod trees;
@@ -28,6 +29,10 @@ use crate::support::processes;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+fn guards() -> Guards {
+    Guards::new(env!("CARGO_BIN_EXE_turn-worker").into())
+}
+
 /// A shell script in codex's place, under a guard of its own.
 struct Script {
     /// None once it was dropped on purpose.
@@ -41,6 +46,14 @@ struct Script {
 impl Script {
     fn start(text: &str) -> Self {
         Self::start_program("/bin/sh", &["-c", text])
+    }
+
+    /// Under a guard of these, which may have had a turn before.
+    fn start_under(guards: &Guards, text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = dir.path().to_owned();
+        let opened = File::open(&workspace).unwrap();
+        Self::start_opened_under(guards, opened, &workspace, dir, "/bin/sh", &["-c", text])
     }
 
     fn start_program(program: &str, args: &[&str]) -> Self {
@@ -61,11 +74,21 @@ impl Script {
         program: &str,
         args: &[&str],
     ) -> Self {
+        Self::start_opened_under(&guards(), opened, workspace, dir, program, args)
+    }
+
+    fn start_opened_under(
+        guards: &Guards,
+        opened: File,
+        workspace: &Path,
+        dir: TempDir,
+        program: &str,
+        args: &[&str],
+    ) -> Self {
         let lock = File::create(dir.path().join("lock")).unwrap();
         lock.try_lock().unwrap();
         let path = std::env::var("PATH").unwrap();
         let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let guards = Guards::new(env!("CARGO_BIN_EXE_turn-worker").into());
         let (guard, pipes) = guards
             .start(GuardSpec {
                 program: program.into(),
