@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
@@ -22,7 +23,7 @@ use super::handle::{Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
 use super::own::{self, Own};
 use super::protocol::Report;
 use super::send::{send_start, start_message};
-use super::{GUARD_ARG, tree};
+use super::{GUARD_ARG, standing, tree};
 use crate::codex::Exit;
 use crate::fault;
 
@@ -113,8 +114,13 @@ impl Guards {
     fn take_waiting(&self) -> Option<(Seat, OwnedWriteHalf)> {
         let mut waiting = self.waiting();
         while let Some((mut seat, orders)) = waiting.pop() {
-            // Somebody may have killed it meanwhile.
-            if matches!(seat.child.try_wait(), Ok(None)) {
+            // Somebody may have killed it meanwhile, stopped or changed it.
+            let lives = matches!(seat.child.try_wait(), Ok(None));
+            let pid = seat
+                .child
+                .id()
+                .and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            if lives && pid.is_some_and(standing::is_as_new) {
                 return Some((seat, orders));
             }
         }

@@ -120,6 +120,42 @@ async fn g8_a_guard_that_an_agent_changed_is_not_used_again() {
     }
 }
 
+/// As an agent of another turn may do it while the guard waits. Guards the look
+/// at it before it is used.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_a_guard_that_was_changed_while_it_waited_is_not_used() {
+    for change in [
+        "prlimit --nofile=100:100 --pid",
+        "renice -n 5 -p",
+        "chrt --idle -p 0",
+        "ionice -c 3 -p",
+    ] {
+        let guards = guards();
+        let first = guard_of_a_turn(&guards).await;
+        let change = format!("{change} {first} >/dev/null");
+        let changed = std::process::Command::new("sh")
+            .args(["-c", &change])
+            .status();
+        assert!(changed.unwrap().success(), "{change}");
+        let mut second = Script::start_under(&guards, "echo $PPID; ulimit -n; nice");
+        assert_ne!(second.line().await, first.to_string(), "{change}");
+        assert_ne!(second.line().await, "100", "{change}");
+        assert_eq!(second.line().await, "0", "{change}");
+        assert_eq!(second.closed().await, CLEAN);
+        block_in_place(|| until("it is gone", || (!lives(first)).then_some(())));
+    }
+}
+
+/// Guards SIGCONT: else the turn would hang, and one that is not used would
+/// stay for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_a_guard_that_was_stopped_while_it_waited_goes_on() {
+    let guards = guards();
+    let first = guard_of_a_turn(&guards).await;
+    kill_process(Pid::from_raw(first).unwrap(), Signal::STOP).unwrap();
+    assert_eq!(guard_of_a_turn(&guards).await, first);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_at_the_same_time_have_guards_of_their_own() {
     let guards = guards();
