@@ -2,7 +2,7 @@
 
 use std::{fs, mem, ptr};
 
-use nix::libc::{SYS_ioprio_get, SYS_sched_getattr, c_int, prlimit, rlimit, syscall};
+use nix::libc::{self, SYS_ioprio_get, SYS_sched_getattr, c_int, rlimit, syscall};
 use rustix::process::{Pid, Resource, Signal, getpid, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
@@ -75,7 +75,7 @@ fn limit_of(process: Pid, limit: Resource) -> Option<[u64; 2]> {
     #[expect(unsafe_code, reason = "rustix only sets another process's limits")]
     // SAFETY: nothing is set, and the system writes no more than `found`.
     let failed = unsafe {
-        prlimit(
+        libc::prlimit(
             process.as_raw_pid(),
             limit as u32 as _,
             ptr::null(),
@@ -114,27 +114,36 @@ fn io_priority_of(process: Pid) -> i64 {
 mod tests {
     use std::process::{Child, Command};
 
-    use rustix::process::{Rlimit, getrlimit, setrlimit};
+    use rustix::process::{Rlimit, prlimit};
 
     use super::*;
 
     #[test]
     fn g8_a_change_of_any_limit_shows() {
-        let before = Standing::now();
-        assert_eq!(Standing::now(), before);
-        assert!(before.limits.iter().all(Option::is_some));
-        // No test needs a core of this process.
-        let core = getrlimit(Resource::Core);
-        let current = if core.current == Some(0) {
-            Some(1)
-        } else {
-            Some(0)
-        };
-        let changed = Rlimit { current, ..core };
-        if setrlimit(Resource::Core, changed).is_ok() {
-            assert_ne!(Standing::now(), before);
-            setrlimit(Resource::Core, core).unwrap();
+        let child = Waiting::start();
+        for limit in LIMITS {
+            let before = Standing::of(child.pid());
+            let one = Rlimit {
+                current: Some(1),
+                maximum: Some(1),
+            };
+            match prlimit(Some(child.pid()), limit, one) {
+                Ok(_) => assert_ne!(Standing::of(child.pid()), before, "{limit:?}"),
+                // Some begin at zero, and only root may raise them.
+                Err(why) => eprintln!("not looked at: {limit:?}: {why}"),
+            }
         }
+    }
+
+    /// A look that did not take in what the system tells would show no change.
+    #[test]
+    fn a_process_is_as_its_children_are() {
+        let child = Waiting::start();
+        let now = Standing::now();
+        assert!(now.limits.iter().all(Option::is_some));
+        assert!(now.scheduling.is_some() && now.processors.is_some());
+        assert!(now.oom_score.is_some() && now.cgroup.is_some());
+        assert_eq!(now, Standing::of(child.pid()));
     }
 
     struct Waiting(Child);

@@ -131,8 +131,9 @@ fn breaks(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Guards `OneLine`, the field of codex's stderr, `Rejection::rules` and
-/// `DecodeError`'s texts.
+/// Guards that texts from outside are logged as escaped fields: codex's stderr,
+/// `Rejection::rules`, `DecodeError`'s texts. One that is not is still caught by
+/// `OneLine`, so this fails only without both; a test beside `OneLine` guards it.
 #[tokio::test]
 async fn g8_no_text_forges_a_line_of_the_text_log() {
     let log = log_of("text", "debug", TEXT_LINE).await;

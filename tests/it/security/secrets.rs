@@ -18,7 +18,10 @@ const AGENT: u32 = 61_007;
 const WORKER: u32 = 61_008;
 
 /// Takes all that it can read to `$1`; what is newer than `$2` is new to this
-/// host. It ends as soon as there is a file `go`.
+/// host. It ends as soon as there is a file `go`. Left out of the whole disk:
+/// the system's own view of itself, of which it takes the processes by name;
+/// what compilers, npm and git write at the same time, which is much and none
+/// of the worker's; and its own loot.
 const BURGLAR: &str = r#"#!/bin/sh
 loot=$1 mark=$2
 exec 2>/dev/null
@@ -29,8 +32,7 @@ for process in /proc/[0-9]*; do
   echo "$process"; tr '\0' '\n' < "$process/environ"; ls -l "$process/fd"
 done > "$loot/processes"
 find "${HOME:-/nowhere}" "$CODEX_HOME" -type f -exec cat {} + > "$loot/home"
-find /tmp /var/tmp /dev/shm /run "$PWD" -xdev -maxdepth 6 \
-  \( -name target -o -name node_modules -o -name .git -o -path "$loot" \) -prune -o \
+find / \( -path /proc -o -path /sys -o -name target -o -name node_modules -o -name .git -o -path "$loot" \) -prune -o \
   -newer "$mark" -type f -size -512k -exec cat {} + > "$loot/files"
 pid=$$
 while [ "$pid" -gt 1 ]; do
@@ -94,8 +96,10 @@ fn burgle(agent: u32, change: impl FnOnce(Host) -> Host, secret: &str) -> Loot {
     let loot = codex.path().join("loot");
     // Closed, since another test's burglar may have taken our secret as root.
     DirBuilder::new().mode(0o700).create(&loot).unwrap();
-    // To show that the burglar is no fool.
-    fs::write(codex.path().join("found"), "left-lying-about").unwrap();
+    // To show that the burglar is no fool, and goes deep.
+    let deep = codex.path().join("1/2/3/4/5/6/7");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("found"), "left-lying-about").unwrap();
     for path in [&loot, &codex.path().join("codex-home")] {
         if geteuid().is_root() {
             chown(path, Some(agent), Some(agent)).unwrap();
