@@ -112,6 +112,7 @@ impl Screen {
                 self.call(id, &call, width);
                 self.calls.insert(id.clone(), call);
             }
+            EventBody::ToolOutput { .. } => {}
             EventBody::ToolResult {
                 tool_use_id,
                 name,
