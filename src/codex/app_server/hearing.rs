@@ -91,9 +91,10 @@ impl Conversation {
                 Some(notice::end(&turn))
             }
             "thread/tokenUsage/updated" => {
-                let total = items::total(&params.object("tokenUsage"))?;
+                let usage = params.object("tokenUsage");
+                let total = items::total(&usage)?;
                 self.thread.as_mut()?.total = Some(total);
-                let ours = self.is_of_turn(params, "turnId");
+                let ours = self.is_of_turn(params, "turnId") && !items::begins_anew(&usage);
                 ours.then_some(CliEvent::UsageUpdated { total })
             }
             _ if params.has("turnId") && !self.is_of_turn(params, "turnId") => None,

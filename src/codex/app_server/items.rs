@@ -158,23 +158,25 @@ pub(super) fn plan(params: &Fields<'_>) -> Vec<PlanItem> {
     params.array("plan").into_iter().map(step).collect()
 }
 
-/// The thread's total in `tokenUsage.total`. When the conversation has become
-/// too long for the model, codex puts the size of its window there, in place
-/// of what was spent: that is none.
+/// The thread's total in `tokenUsage`.
 pub(super) fn total(usage: &Fields<'_>) -> Option<Usage> {
     let total = usage.object("total");
     let count = |name: &str| total.number(name);
-    let (input_tokens, output_tokens) = (count("inputTokens")?, count("outputTokens")?);
-    if count("totalTokens").is_some_and(|all| all > input_tokens.saturating_add(output_tokens)) {
-        return None;
-    }
     Some(Usage {
-        input_tokens,
+        input_tokens: count("inputTokens")?,
         cache_read_tokens: count("cachedInputTokens").unwrap_or(0),
         cache_write_tokens: count("cacheWriteInputTokens").unwrap_or(0),
-        output_tokens,
+        output_tokens: count("outputTokens")?,
         thinking_tokens: count("reasoningOutputTokens").unwrap_or(0),
     })
+}
+
+/// Whether it counts on from zero: when the conversation has become too long
+/// for the model, codex puts the size of its window in place of what was spent.
+pub(super) fn begins_anew(usage: &Fields<'_>) -> bool {
+    let last = usage.object("last");
+    let is = |name: &str, zero: bool| last.number(name).is_some_and(|count| (count == 0) == zero);
+    is("inputTokens", true) && is("outputTokens", true) && is("totalTokens", false)
 }
 
 #[cfg(test)]
@@ -257,18 +259,5 @@ mod tests {
             matches!(told(json!({"type": "teleport"})), Told::Unknown(what) if what == "item teleport")
         );
         assert!(matches!(told(json!({"id": 7})), Told::Unknown(what) if what == "item "));
-    }
-
-    #[test]
-    fn g7_a_full_context_window_is_no_total() {
-        let of = |all: u64, input: u64| {
-            let usage =
-                json!({"total": {"totalTokens": all, "inputTokens": input, "outputTokens": 5}});
-            total(&Fields::of(usage.to_string().as_bytes()).unwrap())
-                .map(|usage| usage.input_tokens)
-        };
-        assert_eq!(of(15, 10), Some(10));
-        assert_eq!(of(258_400, 0), None);
-        assert!(total(&Fields::of(b"{}").unwrap()).is_none());
     }
 }

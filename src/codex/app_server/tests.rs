@@ -520,6 +520,35 @@ fn g7_a_turns_tokens_and_those_before_it_are_known() {
 }
 
 #[test]
+fn g7_a_full_context_window_is_nothing_spent() {
+    let usage = |total: Value, last: Value| json!({"tokenUsage": {"total": total, "last": last}});
+    let tokens = |all: u64, input: u64, output: u64| json!({"totalTokens": all, "inputTokens": input, "outputTokens": output});
+    let mut conversation = running();
+    let full = usage(tokens(258_400, 0, 0), tokens(258_400, 0, 0));
+    assert_eq!(
+        note(&mut conversation, "thread/tokenUsage/updated", full),
+        []
+    );
+    completed(&mut conversation, "failed", json!({"message": "full"}));
+    // From there on it is counted from zero.
+    conversation.go("x");
+    answer(
+        &mut conversation,
+        "turn/start",
+        json!({"turn": {"id": "t1"}}),
+    );
+    note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    assert_eq!(conversation.total_before(), Some(Usage::default()));
+    let next = usage(tokens(258_415, 10, 5), tokens(15, 10, 5));
+    let told = note(&mut conversation, "thread/tokenUsage/updated", next);
+    assert!(matches!(told[..], [CliEvent::UsageUpdated { total }] if total.input_tokens == 10));
+}
+
+#[test]
 fn requests_of_the_server_are_declined_under_their_own_ids() {
     let mut conversation = running();
     for (method, result) in [
