@@ -42,12 +42,12 @@ struct Piece {
 }
 
 impl Piece {
-    fn of(body: EventBody) -> Result<Self, EventBody> {
+    fn of(body: EventBody) -> Result<Self, Box<EventBody>> {
         let (kind, id, text) = match body {
             EventBody::TextDelta { item_id, text } => (Kind::Text, item_id, text),
             EventBody::ThinkingDelta { item_id, text } => (Kind::Thinking, item_id, text),
             EventBody::ToolOutput { tool_use_id, text } => (Kind::Output, tool_use_id, text),
-            other => return Err(other),
+            other => return Err(Box::new(other)),
         };
         Ok(Self {
             stream: (kind, id),
@@ -106,7 +106,7 @@ impl Coalescer {
                 let mut out = self.flush();
                 // What comes after it is not held up by what came before.
                 self.last = None;
-                out.push(other);
+                out.push(*other);
                 return out;
             }
         };
