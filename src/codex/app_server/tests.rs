@@ -302,6 +302,18 @@ fn an_interrupt_waits_until_it_can_be_heard() {
 }
 
 #[test]
+fn an_interrupt_between_the_answer_and_the_start_waits_too() {
+    let mut conversation = loaded(load());
+    conversation.go("x");
+    let turn = json!({"turn": {"id": "t1"}});
+    answer(&mut conversation, "turn/start", turn.clone());
+    conversation.interrupt();
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    note(&mut conversation, "turn/started", turn);
+    assert_eq!(sent(&mut conversation)[0]["method"], "turn/interrupt");
+}
+
+#[test]
 fn a_refused_interrupt_may_be_asked_again() {
     let mut conversation = running();
     conversation.interrupt();
