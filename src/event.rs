@@ -195,6 +195,11 @@ pub enum EventBody {
         #[serde(deserialize_with = "json::plain")]
         input: Value,
     },
+    /// A piece of what a call prints while it runs; the result has all of it.
+    ToolOutput {
+        tool_use_id: String,
+        text: String,
+    },
     ToolResult {
         tool_use_id: String,
         name: String,
@@ -239,6 +244,7 @@ impl EventBody {
             Self::MessageStart { .. } => "message_start",
             Self::ThinkingDelta { .. } => "thinking_delta",
             Self::ToolUse { .. } => "tool_use",
+            Self::ToolOutput { .. } => "tool_output",
             Self::ToolResult { .. } => "tool_result",
             Self::Plan { .. } => "plan",
             Self::Notice { .. } => "notice",

@@ -144,11 +144,19 @@ pub fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
         return false;
     }
     stderr.lines().any(|line| {
-        let unreadable = line.contains("thread/resume failed: failed to read thread")
-            && line.contains("failed to read session metadata");
         line.contains("no rollout found for thread id")
-            || (unreadable && (!line.contains("(os error ") || line.contains("(os error 2)")))
+            || line
+                .split_once("thread/resume failed: ")
+                .is_some_and(|(_, why)| cannot_resume(why))
     })
+}
+
+/// The same of what codex answers to a `thread/resume`.
+pub fn cannot_resume(why: &str) -> bool {
+    let unreadable =
+        why.contains("failed to read thread") && why.contains("failed to read session metadata");
+    why.contains("no rollout found for thread id")
+        || (unreadable && (!why.contains("(os error ") || why.contains("(os error 2)")))
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //! as lines and go out as [`crate::event::EventBody`]s.
 //!
 //! ```text
-//! stdout line ─ protocol ─▶ CliEvent ─ translate ─▶ EventBody …, verdict
+//! stdout line ─ protocol ────▶ CliEvent ─ translate ─▶ EventBody …, verdict
+//!       (or) ── app_server ──▶
 //! stderr ────── stderr ──────────────── failure ─▶ reason, retryable
 //! CODEX_HOME ── rollout ─▶ tokens, where stdout doesn't tell them
 //! ```
 
+pub mod app_server;
 pub mod binary;
 pub mod engine;
 pub mod exec;

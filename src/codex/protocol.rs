@@ -1,4 +1,5 @@
-//! One stdout line of `codex exec --json` → a [`CliEvent`].
+//! One stdout line of `codex exec --json` → a [`CliEvent`]. What
+//! [`super::app_server`] hears becomes the same events.
 //!
 //! Nothing that a line holds can fail a turn: an unknown kind is a value that
 //! gets counted, a missing or oddly typed field reads as empty, and what isn't
@@ -13,6 +14,7 @@ use serde::{
 use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 
+use super::failure::Cause;
 use super::tool::{ToolCall, ToolKind};
 use crate::event::{PlanItem, Usage};
 use crate::request::json::Room;
@@ -33,10 +35,38 @@ pub enum CliEvent {
     },
     TurnFailed {
         message: String,
+        /// What codex says of it as a code, if it does.
+        cause: Option<Cause>,
     },
+    /// The turn was stopped, as somebody has asked for.
+    TurnInterrupted,
     /// Mostly not terminal; nothing in the line tells.
     Error {
         message: String,
+        cause: Option<Cause>,
+    },
+    /// Something failed that codex tries again by itself.
+    Retrying {
+        message: String,
+    },
+    /// A piece of a message, before its item is completed.
+    TextDelta {
+        item_id: String,
+        text: String,
+    },
+    /// A piece of the reasoning, before its item is completed.
+    ThinkingDelta {
+        item_id: String,
+        text: String,
+    },
+    /// A piece of what a running command prints.
+    OutputDelta {
+        item_id: String,
+        text: String,
+    },
+    /// The thread's total so far; the last one counts, however the turn ends.
+    UsageUpdated {
+        total: Usage,
     },
     /// A kind of event or item that this version doesn't know.
     Unknown {
@@ -100,9 +130,11 @@ pub fn parse_line(line: &[u8]) -> Result<CliEvent, NotAnEvent> {
         },
         "turn.failed" => CliEvent::TurnFailed {
             message: field(&object(get("error")), "message"),
+            cause: None,
         },
         "error" => CliEvent::Error {
             message: text(get("message")),
+            cause: None,
         },
         _ => unknown(format!("event {kind}")),
     })
@@ -293,6 +325,7 @@ mod tests {
     fn odd_fields_read_as_empty() {
         let error = |message: &str| CliEvent::Error {
             message: message.into(),
+            cause: None,
         };
         assert_eq!(
             parse(r#" {"message":"a","type":"error","new":[1]} "#),
@@ -308,7 +341,8 @@ mod tests {
             assert_eq!(
                 parse(line),
                 CliEvent::TurnFailed {
-                    message: String::new()
+                    message: String::new(),
+                    cause: None,
                 }
             );
         }

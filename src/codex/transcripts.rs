@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
+    app_server::{Conversation, Heard, Load},
     failure::thread_lost,
-    protocol::parse_line,
+    protocol::{CliEvent, parse_line},
     translate::{Finished, Translator, Verdict},
 };
 use crate::event::EventBody;
@@ -91,6 +92,65 @@ fn every_transcript_is_told_as_its_snapshot_shows() {
         let lost = thread_lost(&case.exit, saw_event, &case.stderr);
         let told = describe(&case.exit, &events, &finished, lost);
         settings.bind(|| insta::assert_snapshot!(case.name.as_str(), told));
+    }
+}
+
+/// What the server wrote, heard by a conversation that asked as the one did
+/// to which it was written: ids of requests count from 1.
+fn replay(name: &str, stdout: &[u8]) -> String {
+    let mut conversation = Conversation::new();
+    conversation.load(Load {
+        cwd: "/srv/workspaces/ws".to_owned(),
+        sandbox: crate::config::Sandbox::Bypass,
+        model: None,
+        resume: (name == "lost").then(|| "01a201f0-dead-7750-a64c-17c79c2eb47b".to_owned()),
+    });
+    let mut translator = Translator::new();
+    let mut events = Vec::new();
+    let mut told = String::new();
+    for line in stdout.split_inclusive(|byte| *byte == b'\n') {
+        for heard in conversation.hear(line) {
+            match heard {
+                Heard::Loaded { thread_id } => {
+                    translator.translate(CliEvent::ThreadStarted { thread_id });
+                    conversation.go("as the index tells");
+                }
+                Heard::Event(event) => {
+                    if name == "interrupted" && matches!(event, CliEvent::ItemStarted(_)) {
+                        conversation.interrupt();
+                    }
+                    events.extend(translator.translate(event));
+                }
+                other => writeln!(told, "{other:?}").unwrap(),
+            }
+        }
+    }
+    assert!(conversation.take_outgoing().ends_with(b"\n"));
+    assert!(conversation.is_idle(), "{name}");
+    let exit = Exit::Code(0);
+    let finished = translator.finish(&exit, "");
+    assert_eq!(finished.unknown.len(), 0, "{name}: {:?}", finished.unknown);
+    told + &describe(&exit, &events, &finished, false)
+}
+
+#[test]
+fn every_transcript_of_the_server_is_told_as_its_snapshot_shows() {
+    let folder = folder().join("app-server");
+    let index = fs::read_to_string(folder.join("INDEX.tsv")).unwrap();
+    let captured = fs::read_dir(&folder).unwrap().filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        path.extension().is_some_and(|kind| kind == "jsonl")
+    });
+    assert_eq!(captured.count(), index.lines().count());
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(folder.join("snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for line in index.lines() {
+        let (name, _) = line.split_once('\t').unwrap();
+        let stdout = fs::read(folder.join(format!("{name}.jsonl"))).unwrap();
+        let told = replay(name, &stdout);
+        settings.bind(|| insta::assert_snapshot!(name, told));
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) const EVENT_KINDS: &[&str] = &[
     "message_start",
     "thinking_delta",
     "tool_use",
+    "tool_output",
     "tool_result",
     "plan",
     "notice",

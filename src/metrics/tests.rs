@@ -299,6 +299,10 @@ fn the_list_of_kinds_is_the_events_own() {
             name: String::new(),
             input: ().into(),
         },
+        EventBody::ToolOutput {
+            tool_use_id: String::new(),
+            text: String::new(),
+        },
         EventBody::ToolResult {
             tool_use_id: String::new(),
             name: String::new(),

@@ -14,6 +14,7 @@
 
 mod admission;
 mod attempt;
+pub mod coalesce;
 mod emit;
 mod ending;
 mod process;

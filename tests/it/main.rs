@@ -14,3 +14,4 @@ mod pool;
 mod real_codex;
 mod run;
 mod security;
+mod stand_in;

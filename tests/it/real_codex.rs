@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cuts;
+mod engines;
 mod failures;
 mod pool;
 mod prompts;

@@ -3,6 +3,7 @@
 
 pub mod clean;
 mod end;
+mod live;
 pub mod style;
 mod tool;
 
@@ -12,6 +13,7 @@ use turn_worker::client::{Arrival, TurnMessage};
 use turn_worker::event::{EventBody, PlanItem};
 
 use clean::clean;
+use live::Live;
 use style::Style;
 use tool::{Call, Outcome};
 
@@ -36,10 +38,13 @@ pub struct Screen {
     workspace: String,
     /// Calls that are under way.
     calls: HashMap<String, Call>,
+    /// What calls that are under way have printed.
+    live: HashMap<String, Live>,
     /// The call that stands last on the screen.
     last_call: Option<String>,
-    /// The agent's latest message, as far as it came.
+    /// The agent's latest message, as far as it came, and its item.
     text: String,
+    text_item: Option<String>,
     missed: bool,
     out: String,
 }
@@ -52,8 +57,10 @@ impl Screen {
             open: false,
             workspace: String::new(),
             calls: HashMap::new(),
+            live: HashMap::new(),
             last_call: None,
             text: String::new(),
+            text_item: None,
             missed: false,
             out: String::new(),
         }
@@ -99,11 +106,11 @@ impl Screen {
                 self.text(text, Style::dim);
             }
             EventBody::TextDelta { item_id, text } => {
-                let block = Block::Text(item_id.clone());
-                if self.block != block {
+                if self.text_item.as_ref() != Some(item_id) {
                     self.text.clear();
+                    self.text_item = Some(item_id.clone());
                 }
-                self.begin(block);
+                self.begin(Block::Text(item_id.clone()));
                 self.text.push_str(text);
                 self.text(text, |_, text| text.to_owned());
             }
@@ -112,13 +119,21 @@ impl Screen {
                 self.call(id, &call, width);
                 self.calls.insert(id.clone(), call);
             }
+            EventBody::ToolOutput { tool_use_id, text } => self.output(tool_use_id, text, width),
             EventBody::ToolResult {
                 tool_use_id,
                 name,
                 is_error,
                 content,
             } => {
-                let outcome = Outcome::of(name, *is_error, content, width.saturating_sub(2));
+                let width_below = width.saturating_sub(2);
+                let mut outcome = Outcome::of(name, *is_error, content, width_below);
+                if let Some(live) = self.live.remove(tool_use_id) {
+                    let whole = content["aggregated_output"].as_str().unwrap_or_default();
+                    let visible = self.is_last(tool_use_id);
+                    let rest = live.end(whole, visible, width_below);
+                    outcome.output = rest.unwrap_or(outcome.output);
+                }
                 self.outcome(tool_use_id, name, &outcome, width);
             }
             EventBody::Plan { items } => self.plan(items),
@@ -163,8 +178,10 @@ impl Screen {
 
     fn start_over(&mut self, attempt: u32) {
         self.calls.clear();
+        self.live.clear();
         self.last_call = None;
         self.text.clear();
+        self.text_item = None;
         self.missed = false;
         self.notice(&format!(
             "the worker was lost, and the turn starts over (attempt {attempt}); what stands above is void"
@@ -178,13 +195,26 @@ impl Screen {
         self.last_call = Some(id.to_owned());
     }
 
+    /// Below its call, as long as nothing else has come between.
+    fn output(&mut self, id: &str, text: &str, width: usize) {
+        let visible = self.is_last(id);
+        let live = self.live.entry(id.to_owned()).or_default();
+        for line in live.push(text, visible, width.saturating_sub(2)) {
+            self.line(format!("  {}", self.style.dim(&line)));
+        }
+    }
+
+    fn is_last(&self, call: &str) -> bool {
+        self.block == Block::Tools && self.last_call.as_deref() == Some(call)
+    }
+
     fn outcome(&mut self, id: &str, name: &str, outcome: &Outcome, width: usize) {
         let call = self.calls.remove(id);
         if outcome == &Outcome::default() {
             return;
         }
         // Where calls overlap, what came of one stands below it all the same.
-        if self.block != Block::Tools || self.last_call.as_deref() != Some(id) {
+        if !self.is_last(id) {
             let unknown = || Call::of(name, &serde_json::Value::Null, "");
             self.call(id, &call.unwrap_or_else(unknown), width);
         }

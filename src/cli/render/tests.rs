@@ -39,6 +39,10 @@ fn command(id: &str, command: &str) -> Value {
     json!({"type": "tool_use", "id": id, "name": "command_execution", "input": {"command": command}})
 }
 
+fn output(id: &str, text: &str) -> Value {
+    json!({"type": "tool_output", "tool_use_id": id, "text": text})
+}
+
 fn result(id: &str, code: i64, output: &str) -> Value {
     json!({"type": "tool_result", "tool_use_id": id, "name": "command_execution", "is_error": code != 0,
            "content": {"exit_code": code, "aggregated_output": output, "status": "completed"}})
@@ -150,6 +154,48 @@ $
 }
 
 #[test]
+fn what_comes_in_pieces_reads_as_if_it_came_whole() {
+    let thought = |text: &str| json!({"type": "thinking_delta", "item_id": "i0", "text": text});
+    let shown = shown(
+        Style::default(),
+        &[
+            thought("Let me"),
+            thought(" look."),
+            command("a", "cargo test"),
+            output("a", "Compi"),
+            output("a", "ling\nrunn"),
+            output("a", "ing"),
+            result("a", 1, "Compiling\nrunning"),
+            command("b", "first"),
+            command("c", "second"),
+            output("b", "of the first\n"),
+            output("c", "of the second\n"),
+            result("c", 0, "of the second\n"),
+            result("b", 0, "of the first\n"),
+            text("i1", "Fix"),
+            text("i1", "ed."),
+        ],
+    );
+    assert_eq!(
+        shown,
+        "\
+Let me look.
+
+$ cargo test
+  Compiling
+  running
+  exit code 1
+$ first
+$ second
+  of the second
+$ first
+  of the first
+
+Fixed."
+    );
+}
+
+#[test]
 fn a_new_attempt_voids_what_was_told() {
     let mut again = start();
     again["attempt"] = json!(2);
@@ -198,6 +244,17 @@ fn an_answer_of_which_a_part_was_missed_is_told_whole_at_the_end() {
         ],
     );
     assert_eq!(kept.matches("The end.").count(), 1, "{kept}");
+    // Something else came between its pieces.
+    let parted = shown(
+        Style::default(),
+        &[
+            missed(1, text("i", "The ")),
+            json!({"type": "notice", "code": "codex.warning", "message": "hm"}),
+            text("i", "end."),
+            end("end_turn", "The end."),
+        ],
+    );
+    assert_eq!(parted.matches("end.").count(), 1, "{parted}");
 }
 
 #[test]
@@ -229,6 +286,7 @@ fn g8_no_field_of_an_event_reaches_the_terminal_raw() {
         text("i", evil),
         json!({"type": "thinking_delta", "item_id": "i", "text": evil}),
         command("i", evil),
+        output("i", &format!("{evil}\n")),
         result,
         json!({"type": "tool_use", "id": "n", "name": evil, "input": {"x": evil}}),
         json!({"type": "tool_result", "tool_use_id": "n", "name": evil, "is_error": true, "content": {"status": evil}}),

@@ -128,6 +128,13 @@ fn texts(content: &Value) -> String {
     texts.join("\n")
 }
 
+/// A line of a tool's output; of a progress bar, where it got to.
+pub fn shown_line(line: &str, width: usize) -> String {
+    let line = line.trim_end_matches('\r').rsplit('\r').next();
+    let line = clean(line.unwrap_or_default()).replace('\t', "    ");
+    fit(line.trim_end(), width, false)
+}
+
 /// Only as much as is shown is cleaned: output can be megabytes.
 fn last_lines(output: &str, width: usize) -> Vec<String> {
     let output = output.trim_end();
@@ -137,12 +144,7 @@ fn last_lines(output: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = output
         .rsplit('\n')
         .take(OUTPUT_LINES)
-        .map(|line| {
-            // Of a progress bar, where it got to.
-            let line = line.trim_end_matches('\r').rsplit('\r').next();
-            let line = clean(line.unwrap_or_default()).replace('\t', "    ");
-            fit(line.trim_end(), width, false)
-        })
+        .map(|line| shown_line(line, width))
         .collect();
     let more = output.split('\n').count().saturating_sub(OUTPUT_LINES);
     if more > 0 {

@@ -1,0 +1,187 @@
+//! `codexErrorInfo`: what codex says as a code about a failure.
+
+use serde_json::Value;
+
+use super::super::failure::{Cause, classify};
+use super::wire::Fields;
+use crate::event::Reason::{self, *};
+
+/// Every code of version 0.169.0 that tells why by itself.
+#[rustfmt::skip]
+const TABLE: &[(&str, Reason, bool)] = &[
+    ("contextWindowExceeded", ContextWindow, false),
+    ("sessionBudgetExceeded", UsageLimit, false),
+    // Also where somebody has to pay first: there the words are narrower.
+    ("usageLimitExceeded", UsageLimit, true),
+    ("rateLimitExceeded", RateLimited, true),
+    ("flexUnavailable", Overloaded, true),
+    ("serverOverloaded", Overloaded, true),
+    ("policyCapacityUnavailable", Overloaded, true),
+    ("internalServerError", Overloaded, true),
+    ("modelNotFound", Config, false),
+    ("cyberPolicy", Policy, false),
+    ("misalignmentPolicyViolation", Policy, false),
+    ("inferenceHookDenied", Policy, false),
+    ("unauthorized", Auth, false),
+    ("badRequest", InvalidPrompt, false),
+];
+
+/// Of the connection to the model; the API's status, where there is one, says more.
+const CONNECTION: &[&str] = &[
+    "httpConnectionFailed",
+    "responseStreamConnectionFailed",
+    "responseStreamDisconnected",
+    "responseTooManyFailedAttempts",
+];
+
+/// Codes that don't tell why: for these the words are all there is.
+#[cfg(test)]
+const WITHOUT_A_CAUSE: &[&str] = &[
+    "other",
+    "tooManyDenials",
+    "threadRollbackFailed",
+    "sandboxError",
+    "activeTurnNotSteerable",
+];
+
+/// The cause of an error in the code's terms, made narrower by its words.
+pub(super) fn cause(error: &Fields<'_>) -> Option<Cause> {
+    let coded = coded(&error.value("codexErrorInfo"))?;
+    let told = classify(&error.text("message"));
+    Some(if told.reason == coded.reason {
+        told
+    } else {
+        coded
+    })
+}
+
+fn coded(info: &Value) -> Option<Cause> {
+    // A code is a text, or the only field of an object with its details.
+    let (name, details) = match info {
+        Value::String(name) => (name, &Value::Null),
+        Value::Object(fields) => fields.iter().next()?,
+        _ => return None,
+    };
+    if CONNECTION.contains(&name.as_str()) {
+        return Some(of_status(details["httpStatusCode"].as_u64()));
+    }
+    let row = TABLE.iter().find(|(known, ..)| known == name)?;
+    Some(Cause {
+        reason: row.1,
+        retryable: row.2,
+    })
+}
+
+fn of_status(status: Option<u64>) -> Cause {
+    let (reason, retryable) = match status {
+        Some(401 | 403) => (Auth, false),
+        Some(404) => (Config, false),
+        Some(429) => (RateLimited, true),
+        Some(400..=499) => (InvalidPrompt, false),
+        Some(500..) => (Overloaded, true),
+        _ => (Network, true),
+    };
+    Cause { reason, retryable }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(info: Value, message: &str) -> Option<(Reason, bool)> {
+        let error = json!({"message": message, "codexErrorInfo": info}).to_string();
+        let cause = cause(&Fields::of(error.as_bytes()).unwrap())?;
+        Some((cause.reason, cause.retryable))
+    }
+
+    /// As the program's own schema names them (`CodexErrorInfo`).
+    const SCHEMA: &[&str] = &[
+        "contextWindowExceeded",
+        "sessionBudgetExceeded",
+        "usageLimitExceeded",
+        "rateLimitExceeded",
+        "flexUnavailable",
+        "serverOverloaded",
+        "modelNotFound",
+        "policyCapacityUnavailable",
+        "cyberPolicy",
+        "misalignmentPolicyViolation",
+        "tooManyDenials",
+        "internalServerError",
+        "unauthorized",
+        "badRequest",
+        "threadRollbackFailed",
+        "sandboxError",
+        "other",
+        "inferenceHookDenied",
+        "httpConnectionFailed",
+        "responseStreamConnectionFailed",
+        "responseStreamDisconnected",
+        "responseTooManyFailedAttempts",
+        "activeTurnNotSteerable",
+    ];
+
+    #[test]
+    fn every_code_of_the_schema_is_known() {
+        let known = TABLE.iter().map(|(name, ..)| *name);
+        let known = known.chain(CONNECTION.iter().chain(WITHOUT_A_CAUSE).copied());
+        let mut known: Vec<_> = known.collect();
+        let mut schema = SCHEMA.to_vec();
+        known.sort_unstable();
+        schema.sort_unstable();
+        assert_eq!(known, schema);
+        for name in SCHEMA {
+            let caused = of(json!(name), "x").is_some();
+            assert_eq!(caused, !WITHOUT_A_CAUSE.contains(name), "{name}");
+            assert_eq!(of(json!({*name: {}}), "x"), of(json!(name), "x"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_code_outweighs_words_unless_these_are_narrower() {
+        for (info, message, cause) in [
+            (
+                json!("contextWindowExceeded"),
+                "rate limit",
+                Some((ContextWindow, false)),
+            ),
+            (
+                json!("usageLimitExceeded"),
+                "try again at 7:30 AM",
+                Some((UsageLimit, true)),
+            ),
+            (
+                json!("usageLimitExceeded"),
+                "Quota exceeded. Check your plan and billing details.",
+                Some((UsageLimit, false)),
+            ),
+            (json!("other"), "stream disconnected", None),
+            (json!(null), "x", None),
+            (json!("new"), "x", None),
+            (json!(7), "x", None),
+        ] {
+            assert_eq!(of(info, message), cause, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_connections_failure_is_what_its_status_says() {
+        let of = |status: Value| {
+            of(
+                json!({"httpConnectionFailed": {"httpStatusCode": status}}),
+                "x",
+            )
+            .unwrap()
+        };
+        assert_eq!(of(json!(null)), (Network, true));
+        assert_eq!(of(json!(401)), (Auth, false));
+        assert_eq!(of(json!(403)), (Auth, false));
+        assert_eq!(of(json!(404)), (Config, false));
+        assert_eq!(of(json!(400)), (InvalidPrompt, false));
+        assert_eq!(of(json!(429)), (RateLimited, true));
+        assert_eq!(of(json!(503)), (Overloaded, true));
+        assert_eq!(of(json!(200)), (Network, true));
+    }
+}

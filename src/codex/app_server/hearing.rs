@@ -1,0 +1,128 @@
+//! What the server's answers and notifications do to a conversation.
+
+use super::items;
+use super::notice;
+use super::wire::Fields;
+use super::{Awaited, Conversation, Heard, Interrupt, Thread};
+use crate::codex::failure::cannot_resume;
+use crate::codex::protocol::CliEvent;
+use crate::event::Usage;
+
+impl Conversation {
+    pub(super) fn answered(
+        &mut self,
+        id: u64,
+        result: Result<Fields<'_>, String>,
+    ) -> Option<Heard> {
+        let at = self.awaited.iter().position(|(due, _)| *due == id)?;
+        let (_, awaited) = self.awaited.remove(at);
+        match (awaited, result) {
+            (Awaited::Initialize, Ok(_)) => {
+                self.initialized = true;
+                self.out.notification("initialized");
+                self.ask_to_load();
+                None
+            }
+            (Awaited::Load, Ok(result)) => {
+                let thread_id = result.object("thread").text("id");
+                let how = self.loading.take()?;
+                self.thread = Some(Thread {
+                    id: thread_id.clone(),
+                    total: how.resume.is_none().then(Usage::default),
+                    how,
+                });
+                Some(Heard::Loaded { thread_id })
+            }
+            (Awaited::Load, Err(message)) => {
+                let load = self.loading.take();
+                let resumed = load.is_some_and(|load| load.resume.is_some());
+                Some(match resumed && cannot_resume(&message) {
+                    true => Heard::Lost { message },
+                    false => Heard::Refused { message },
+                })
+            }
+            (Awaited::Turn, Ok(result)) => {
+                if let Some(turn) = &mut self.turn {
+                    turn.id.get_or_insert(result.object("turn").text("id"));
+                }
+                None
+            }
+            (Awaited::Turn, Err(message)) => {
+                self.turn = None;
+                Some(Heard::Refused { message })
+            }
+            (Awaited::Initialize, Err(message)) => Some(Heard::Refused { message }),
+            (Awaited::Interrupt, Ok(_)) => None,
+            (Awaited::Interrupt, Err(_)) => {
+                // Where the turn has not just ended by itself, it may be asked again.
+                if let Some(turn) = &mut self.turn {
+                    turn.interrupt = Interrupt::No;
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn notified(&mut self, method: &str, params: &Fields<'_>) -> Option<CliEvent> {
+        if notice::is_noise(method) {
+            return None;
+        }
+        let of_thread = self.is_of_thread(params);
+        if let Some(warning) = notice::warning(method, params) {
+            // While a thread is being loaded its id is not known yet.
+            let ours = of_thread || !params.has("threadId") || self.loading.is_some();
+            return ours.then_some(warning);
+        }
+        if params.has("threadId") && !of_thread {
+            return None;
+        }
+        match method {
+            "thread/closed" => {
+                self.thread = None;
+                None
+            }
+            "turn/started" => self.turn_started(&params.object("turn")),
+            "turn/completed" => {
+                let turn = params.object("turn");
+                if !self.is_of_turn(&turn, "id") {
+                    return None;
+                }
+                self.turn = None;
+                Some(notice::end(&turn))
+            }
+            "thread/tokenUsage/updated" => {
+                let usage = params.object("tokenUsage");
+                let total = items::total(&usage)?;
+                self.thread.as_mut()?.total = Some(total);
+                let ours = self.is_of_turn(params, "turnId") && !items::begins_anew(&usage);
+                ours.then_some(CliEvent::UsageUpdated { total })
+            }
+            _ if params.has("turnId") && !self.is_of_turn(params, "turnId") => None,
+            _ => notice::of_turn(method, params, &mut self.thinking),
+        }
+    }
+
+    fn turn_started(&mut self, started: &Fields<'_>) -> Option<CliEvent> {
+        let base = self.thread.as_ref()?.total;
+        let turn = self.turn.as_mut()?;
+        let id = turn.id.get_or_insert_with(|| started.text("id"));
+        if !started.is("id", id) {
+            return None;
+        }
+        turn.started = true;
+        turn.base = base;
+        self.send_interrupt();
+        Some(CliEvent::TurnStarted)
+    }
+
+    fn is_of_thread(&self, params: &Fields<'_>) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| params.is("threadId", &thread.id))
+    }
+
+    fn is_of_turn(&self, params: &Fields<'_>, name: &str) -> bool {
+        let id = self.turn.as_ref().and_then(|turn| turn.id.as_deref());
+        id.is_some_and(|id| params.is(name, id))
+    }
+}

@@ -1,0 +1,281 @@
+//! The other side of `codex app-server --stdio`: a conversation with one
+//! server process, without I/O or clocks. Lines go in, events and lines to be
+//! sent come out.
+//!
+//! ```text
+//! new ─ initialize ─▶ load ─ thread/start, thread/resume ─▶ Loaded
+//!                       ▲                                     │ go ─ turn/start
+//!                       └── turn/completed ◀── events … ◀─────┘
+//! ```
+//!
+//! One thread at a time, one turn at a time: codex merges a second `turn/start`
+//! into the turn that runs. Words of other threads (sub-agents) and of earlier
+//! turns are none of a turn's, as with `codex exec`.
+
+mod error_info;
+mod hearing;
+mod items;
+mod notice;
+mod wire;
+
+use serde_json::json;
+
+use super::protocol::CliEvent;
+use crate::config::Sandbox;
+use crate::event::Usage;
+use notice::Thinking;
+use wire::{Incoming, Outgoing};
+
+/// Which thread a turn runs on, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    pub cwd: String,
+    pub sandbox: Sandbox,
+    pub model: Option<String>,
+    /// The thread to go on with; without one a new thread is begun.
+    pub resume: Option<String>,
+}
+
+/// What a line of the server's tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// The thread is there: a turn may start.
+    Loaded { thread_id: String },
+    /// The thread is gone or unreadable; a new one may be begun.
+    Lost { message: String },
+    /// The server would not initialize, load the thread or start the turn.
+    Refused { message: String },
+    /// Of the turn, or a warning before it.
+    Event(CliEvent),
+    /// A line that is no message.
+    Garbage { bytes: usize },
+}
+
+#[derive(Debug)]
+pub struct Conversation {
+    out: Outgoing,
+    next_id: u64,
+    /// What answers are due for.
+    awaited: Vec<(u64, Awaited)>,
+    initialized: bool,
+    /// To be loaded; sent as soon as the server is initialized.
+    loading: Option<Load>,
+    thread: Option<Thread>,
+    turn: Option<Turn>,
+    thinking: Thinking,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Initialize,
+    Load,
+    Turn,
+    Interrupt,
+}
+
+#[derive(Debug)]
+struct Thread {
+    id: String,
+    how: Load,
+    /// The thread's tokens so far, as far as told.
+    total: Option<Usage>,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    /// Known from the answer to `turn/start` or from `turn/started`.
+    id: Option<String>,
+    /// An interrupt is refused before `turn/started`.
+    started: bool,
+    interrupt: Interrupt,
+    /// The thread's tokens before it.
+    base: Option<Usage>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Interrupt {
+    #[default]
+    No,
+    Wanted,
+    Sent,
+}
+
+impl Default for Conversation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Conversation {
+    /// Greets the server.
+    pub fn new() -> Self {
+        let mut conversation = Self {
+            out: Outgoing::default(),
+            next_id: 1,
+            awaited: Vec::new(),
+            initialized: false,
+            loading: None,
+            thread: None,
+            turn: None,
+            thinking: Thinking::default(),
+        };
+        let name = env!("CARGO_PKG_NAME");
+        let client = json!({"name": name, "title": null, "version": env!("CARGO_PKG_VERSION")});
+        let params = json!({"clientInfo": client,
+            "capabilities": {"optOutNotificationMethods": notice::UNWANTED}});
+        conversation.request(Awaited::Initialize, "initialize", &params);
+        conversation
+    }
+
+    /// Whether a turn of that kind can run here. A thread that is loaded keeps
+    /// its model, sandbox and directory, whatever a `thread/resume` asks for.
+    pub fn fits(&self, load: &Load) -> bool {
+        let same = |thread: &Thread| load.resume.as_deref() == Some(&thread.id);
+        match &self.thread {
+            Some(thread) if same(thread) => thread.is_loaded_as(load),
+            _ => true,
+        }
+    }
+
+    /// Loads a thread, once the server is initialized. Returns the thread if
+    /// it is loaded already; else [`Heard::Loaded`] tells of it.
+    pub fn load(&mut self, load: Load) -> Option<String> {
+        if let Some(thread) = &self.thread
+            && load.resume.as_deref() == Some(&thread.id)
+            && thread.is_loaded_as(&load)
+        {
+            return Some(thread.id.clone());
+        }
+        self.thread = None;
+        self.loading = Some(load);
+        if self.initialized {
+            self.ask_to_load();
+        }
+        None
+    }
+
+    /// Starts a turn on the thread that is loaded.
+    pub fn go(&mut self, prompt: &str) {
+        let Some(thread) = self.thread.as_ref().filter(|_| self.turn.is_none()) else {
+            debug_assert!(false, "a turn needs a loaded thread without a turn");
+            return;
+        };
+        let input = json!([{"type": "text", "text": prompt}]);
+        let params = json!({"threadId": thread.id, "input": input});
+        self.turn = Some(Turn::default());
+        self.thinking = Thinking::default();
+        self.request(Awaited::Turn, "turn/start", &params);
+    }
+
+    /// Asks for the end of the turn that runs, as soon as codex lets it be
+    /// asked for. Its commands live on until the server ends.
+    pub fn interrupt(&mut self) {
+        if let Some(turn) = &mut self.turn
+            && turn.interrupt == Interrupt::No
+        {
+            turn.interrupt = Interrupt::Wanted;
+            self.send_interrupt();
+        }
+    }
+
+    /// One line of the server's stdout, with or without its line feed.
+    pub fn hear(&mut self, line: &[u8]) -> Vec<Heard> {
+        match Incoming::read(line) {
+            Some(Incoming::Notification { method, params }) => self
+                .notified(&method, &params)
+                .map(Heard::Event)
+                .into_iter()
+                .collect(),
+            Some(Incoming::Answer { id, result }) => {
+                self.answered(id, result).into_iter().collect()
+            }
+            Some(Incoming::Request { id, method }) => {
+                self.out.decline(id, &method);
+                Vec::new()
+            }
+            None => vec![Heard::Garbage { bytes: line.len() }],
+        }
+    }
+
+    /// What is to be written to the server's stdin: whole lines.
+    #[must_use]
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        self.out.take()
+    }
+
+    /// The thread that is loaded.
+    pub fn thread(&self) -> Option<&str> {
+        self.thread.as_ref().map(|thread| thread.id.as_str())
+    }
+
+    /// The thread's tokens before the turn that runs, as far as codex told.
+    pub fn total_before(&self) -> Option<Usage> {
+        self.turn.as_ref()?.base
+    }
+
+    /// Initialized, no turn runs, nothing is due: the server may stay warm.
+    pub fn is_idle(&self) -> bool {
+        self.initialized
+            && self.turn.is_none()
+            && self.loading.is_none()
+            && self.awaited.is_empty()
+            && self.out.is_empty()
+    }
+
+    fn request(&mut self, awaited: Awaited, method: &str, params: &serde_json::Value) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.awaited.push((id, awaited));
+        self.out.request(id, method, params);
+    }
+
+    fn ask_to_load(&mut self) {
+        let Some(load) = &self.loading else { return };
+        let sandbox = match load.sandbox {
+            Sandbox::Bypass => "danger-full-access",
+            Sandbox::WorkspaceWrite => "workspace-write",
+            Sandbox::ReadOnly => "read-only",
+        };
+        let mut params = json!({"cwd": load.cwd, "approvalPolicy": "never", "sandbox": sandbox});
+        if let Some(model) = &load.model {
+            params["model"] = json!(model);
+        }
+        let method = match &load.resume {
+            Some(thread) => {
+                params["threadId"] = json!(thread);
+                // The conversation so far can be megabytes, which nobody reads.
+                params["excludeTurns"] = json!(true);
+                "thread/resume"
+            }
+            None => "thread/start",
+        };
+        self.request(Awaited::Load, method, &params);
+    }
+
+    fn send_interrupt(&mut self) {
+        let (Some(thread), Some(turn)) = (&self.thread, &mut self.turn) else {
+            return;
+        };
+        let (Interrupt::Wanted, true, Some(id)) = (turn.interrupt, turn.started, &turn.id) else {
+            return;
+        };
+        let params = json!({"threadId": thread.id, "turnId": id});
+        turn.interrupt = Interrupt::Sent;
+        self.request(Awaited::Interrupt, "turn/interrupt", &params);
+    }
+}
+
+impl Thread {
+    fn is_loaded_as(&self, load: &Load) -> bool {
+        let Load {
+            cwd,
+            sandbox,
+            model,
+            resume: _,
+        } = load;
+        (cwd, sandbox, model) == (&self.how.cwd, &self.how.sandbox, &self.how.model)
+    }
+}
+
+#[cfg(test)]
+mod tests;

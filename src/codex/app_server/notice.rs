@@ -1,0 +1,195 @@
+//! Which of the server's notifications matter to a turn, and as what.
+
+use super::super::protocol::{CliEvent, Item, ItemKind};
+use super::error_info;
+use super::items::{self, Told};
+use super::wire::Fields;
+
+/// What the server is asked not to send at all.
+pub(super) const UNWANTED: &[&str] = &[
+    "account/rateLimits/updated",
+    "account/updated",
+    "app/list/updated",
+    "configWarning",
+    "item/commandExecution/terminalInteraction",
+    "item/fileChange/outputDelta",
+    "item/fileChange/patchUpdated",
+    "item/mcpToolCall/progress",
+    "item/plan/delta",
+    "item/reasoning/textDelta",
+    "mcpServer/startupStatus/updated",
+    "remoteControl/status/changed",
+    "skills/changed",
+    "thread/goal/cleared",
+    "thread/goal/updated",
+    "thread/name/updated",
+    "thread/prediction/updated",
+    "thread/readState/changed",
+    "thread/settings/updated",
+    "thread/started",
+    "thread/status/changed",
+    "turn/diff/updated",
+    "turn/moderationMetadata",
+];
+
+/// What else comes and tells nothing of a turn's course.
+const IGNORED: &[&str] = &[
+    "autoApprovalReview/strictReviewRequired",
+    "hook/completed",
+    "hook/started",
+    "item/autoApprovalReview/completed",
+    "item/autoApprovalReview/started",
+    "model/rerouted",
+    "model/safetyBuffering/updated",
+    "model/verification",
+    "modelProvider/authRecoveryCompleted",
+    "modelProvider/authRecoveryStarted",
+    "project/changed",
+    "serverRequest/resolved",
+    "thread/attachment/updated",
+    "thread/compacted",
+    "thread/environment/connected",
+    "thread/environment/disconnected",
+    "thread/project/updated",
+    "thread/queue/changed",
+    "thread/section/changed",
+    "item/reasoning/summaryPartAdded",
+];
+
+/// Whether a kind is known to be of no interest.
+pub(super) fn is_noise(method: &str) -> bool {
+    const FAMILIES: &[&str] = &[
+        "account/",
+        "command/exec/",
+        "externalAgentConfig/",
+        "fs/",
+        "fuzzyFileSearch/",
+        "mcpServer/",
+        "process/",
+        "thread/realtime/",
+        "windows",
+    ];
+    UNWANTED.contains(&method)
+        || IGNORED.contains(&method)
+        || FAMILIES.iter().any(|family| method.starts_with(family))
+}
+
+/// Joins the parts of a reasoning's summary as its whole has them: by a line
+/// feed each.
+#[derive(Debug, Default)]
+pub(super) struct Thinking {
+    item_id: String,
+    part: u64,
+}
+
+/// More parts than any summary has; a number is no reason to fill the memory.
+const MOST_PARTS: u64 = 1_000;
+
+impl Thinking {
+    fn delta(&mut self, params: &Fields<'_>) -> CliEvent {
+        let item_id = params.text("itemId");
+        if self.item_id != item_id {
+            self.item_id.clone_from(&item_id);
+            self.part = 0;
+        }
+        let part = params.number("summaryIndex").unwrap_or(0).min(MOST_PARTS);
+        let mut text = String::new();
+        for _ in self.part..part {
+            text.push('\n');
+        }
+        self.part = self.part.max(part);
+        text.push_str(&params.text("delta"));
+        CliEvent::ThinkingDelta { item_id, text }
+    }
+}
+
+/// A notification that is of the turn's, by its thread and turn.
+pub(super) fn of_turn(
+    method: &str,
+    params: &Fields<'_>,
+    thinking: &mut Thinking,
+) -> Option<CliEvent> {
+    let delta = || (params.text("itemId"), params.text("delta"));
+    Some(match method {
+        "item/started" => item(params, CliEvent::ItemStarted)?,
+        "item/completed" => item(params, CliEvent::ItemCompleted)?,
+        "item/agentMessage/delta" => {
+            let (item_id, text) = delta();
+            CliEvent::TextDelta { item_id, text }
+        }
+        "item/reasoning/summaryTextDelta" => thinking.delta(params),
+        "item/commandExecution/outputDelta" => {
+            let (item_id, text) = delta();
+            CliEvent::OutputDelta { item_id, text }
+        }
+        "turn/plan/updated" => CliEvent::ItemUpdated(Item {
+            id: String::new(),
+            kind: ItemKind::TodoList {
+                items: items::plan(params),
+            },
+        }),
+        "error" => error(params),
+        _ => CliEvent::Unknown {
+            what: format!("event {method}"),
+        },
+    })
+}
+
+fn item(params: &Fields<'_>, event: fn(Item) -> CliEvent) -> Option<CliEvent> {
+    match items::item(&params.object("item")) {
+        Told::Item(item) => Some(event(item)),
+        Told::Nothing => None,
+        Told::Unknown(what) => Some(CliEvent::Unknown { what }),
+    }
+}
+
+fn error(params: &Fields<'_>) -> CliEvent {
+    let error = params.object("error");
+    let message = message(&error);
+    if params.raw("willRetry") == "true" {
+        return CliEvent::Retrying { message };
+    }
+    let cause = error_info::cause(&error);
+    CliEvent::Error { message, cause }
+}
+
+/// An error's words, as exec puts them together.
+fn message(error: &Fields<'_>) -> String {
+    let details = error.text("additionalDetails");
+    match details.as_str() {
+        "" => error.text("message"),
+        details => format!("{} ({details})", error.text("message")),
+    }
+}
+
+/// How a turn ended, by `turn/completed`.
+pub(super) fn end(turn: &Fields<'_>) -> CliEvent {
+    match turn.text("status").as_str() {
+        "completed" => CliEvent::TurnCompleted { usage: None },
+        "interrupted" => CliEvent::TurnInterrupted,
+        // A word that is not known, too: the turn has ended, and not well.
+        _ => {
+            let error = turn.object("error");
+            CliEvent::TurnFailed {
+                message: message(&error),
+                cause: error_info::cause(&error),
+            }
+        }
+    }
+}
+
+/// What the server warns of; it need not be of a turn's.
+pub(super) fn warning(method: &str, params: &Fields<'_>) -> Option<CliEvent> {
+    let message = match method {
+        "warning" | "guardianWarning" => params.text("message"),
+        "deprecationNotice" => match params.text("details").as_str() {
+            "" => params.text("summary"),
+            details => format!("{} ({details})", params.text("summary")),
+        },
+        _ => return None,
+    };
+    Some(CliEvent::ItemCompleted(Item {
+        id: String::new(),
+        kind: ItemKind::Warning { message },
+    }))
+}

@@ -1,0 +1,688 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::codex::protocol::{Item, ItemKind};
+use crate::codex::tool::ToolKind;
+
+const THREAD: &str = "01a21530-0000-7000-8000-000000000001";
+
+fn load() -> Load {
+    Load {
+        cwd: "/srv/ws".into(),
+        sandbox: Sandbox::Bypass,
+        model: None,
+        resume: None,
+    }
+}
+
+fn resume() -> Load {
+    Load {
+        resume: Some(THREAD.into()),
+        ..load()
+    }
+}
+
+/// The lines to be sent, as values.
+fn sent(conversation: &mut Conversation) -> Vec<Value> {
+    let out = String::from_utf8(conversation.take_outgoing()).unwrap();
+    assert!(out.is_empty() || out.ends_with('\n'));
+    out.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn hear(conversation: &mut Conversation, line: Value) -> Vec<Heard> {
+    conversation.hear(format!("{line}\n").as_bytes())
+}
+
+/// Answers the only request that is to be sent.
+fn answer(conversation: &mut Conversation, method: &str, result: Value) -> Vec<Heard> {
+    let asked = sent(conversation);
+    let request = asked.iter().find(|line| line["method"] == method);
+    let id = &request.unwrap_or_else(|| panic!("{asked:?}"))["id"];
+    hear(conversation, json!({"id": id, "result": result}))
+}
+
+fn refuse(conversation: &mut Conversation, method: &str, message: &str) -> Vec<Heard> {
+    let asked = sent(conversation);
+    let request = asked.iter().find(|line| line["method"] == method).unwrap();
+    let error = json!({"code": -32600, "message": message});
+    hear(conversation, json!({"error": error, "id": request["id"]}))
+}
+
+fn initialized() -> Conversation {
+    let mut conversation = Conversation::new();
+    assert_eq!(answer(&mut conversation, "initialize", json!({})), []);
+    conversation
+}
+
+fn loaded(load: Load) -> Conversation {
+    let mut conversation = initialized();
+    assert_eq!(conversation.load(load.clone()), None);
+    let method = match load.resume {
+        Some(_) => "thread/resume",
+        None => "thread/start",
+    };
+    let heard = answer(&mut conversation, method, json!({"thread": {"id": THREAD}}));
+    let thread_id = THREAD.to_owned();
+    assert_eq!(heard, [Heard::Loaded { thread_id }]);
+    conversation
+}
+
+fn note(conversation: &mut Conversation, method: &str, params: Value) -> Vec<CliEvent> {
+    let mut all = json!({"threadId": THREAD, "turnId": "t1"});
+    let fields = all.as_object_mut().unwrap();
+    fields.extend(params.as_object().unwrap().clone());
+    let heard = hear(conversation, json!({"method": method, "params": all}));
+    let event = |heard| match heard {
+        Heard::Event(event) => event,
+        other => panic!("{other:?}"),
+    };
+    heard.into_iter().map(event).collect()
+}
+
+fn running() -> Conversation {
+    let mut conversation = loaded(load());
+    conversation.go("Hello");
+    answer(
+        &mut conversation,
+        "turn/start",
+        json!({"turn": {"id": "t1"}}),
+    );
+    let started = note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    assert_eq!(started, [CliEvent::TurnStarted]);
+    conversation
+}
+
+fn completed(conversation: &mut Conversation, status: &str, error: Value) -> Vec<CliEvent> {
+    let turn = json!({"turn": {"id": "t1", "status": status, "error": error}});
+    note(conversation, "turn/completed", turn)
+}
+
+fn delta(conversation: &mut Conversation, text: &str) -> Vec<CliEvent> {
+    let params = json!({"itemId": "m", "delta": text});
+    note(conversation, "item/agentMessage/delta", params)
+}
+
+#[test]
+fn a_conversation_goes_on_from_greeting_to_greeting() {
+    let mut conversation = Conversation::new();
+    assert!(!conversation.is_idle());
+    let greeting = &sent(&mut conversation)[0];
+    assert_eq!(greeting["method"], "initialize");
+    let out = &greeting["params"]["capabilities"]["optOutNotificationMethods"];
+    assert!(
+        out.as_array()
+            .unwrap()
+            .contains(&json!("turn/diff/updated"))
+    );
+    // Asked for before the server is there.
+    assert_eq!(conversation.load(load()), None);
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    hear(
+        &mut conversation,
+        json!({"id": greeting["id"], "result": {}}),
+    );
+    let lines = sent(&mut conversation);
+    assert_eq!(lines[0], json!({"method": "initialized"}));
+    assert_eq!(
+        lines[1],
+        json!({"id": 2, "method": "thread/start",
+            "params": {"cwd": "/srv/ws", "approvalPolicy": "never", "sandbox": "danger-full-access"}})
+    );
+    hear(
+        &mut conversation,
+        json!({"id": 2, "result": {"thread": {"id": THREAD}}}),
+    );
+    assert_eq!(conversation.thread(), Some(THREAD));
+    assert!(conversation.is_idle());
+
+    conversation.go("Hel\nlo");
+    assert!(!conversation.is_idle());
+    assert_eq!(
+        sent(&mut conversation),
+        [json!({"id": 3, "method": "turn/start",
+            "params": {"threadId": THREAD, "input": [{"type": "text", "text": "Hel\nlo"}]}})]
+    );
+    hear(
+        &mut conversation,
+        json!({"id": 3, "result": {"turn": {"id": "t1"}}}),
+    );
+    note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    let text = CliEvent::TextDelta {
+        item_id: "m".into(),
+        text: "Hi".into(),
+    };
+    assert_eq!(delta(&mut conversation, "Hi"), [text]);
+    let end = completed(&mut conversation, "completed", json!(null));
+    assert_eq!(end, [CliEvent::TurnCompleted { usage: None }]);
+    assert!(conversation.is_idle());
+    // The same thread again is there at once.
+    assert_eq!(conversation.load(resume()).as_deref(), Some(THREAD));
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+}
+
+#[test]
+fn a_resume_asks_for_the_thread_and_not_for_its_history() {
+    let mut conversation = initialized();
+    let asked = Load {
+        model: Some("gpt-x".into()),
+        sandbox: Sandbox::ReadOnly,
+        ..resume()
+    };
+    conversation.load(asked);
+    let lines = sent(&mut conversation);
+    assert_eq!(
+        lines[1]["params"],
+        json!({"cwd": "/srv/ws", "approvalPolicy": "never", "sandbox": "read-only", "model": "gpt-x",
+            "threadId": THREAD, "excludeTurns": true})
+    );
+}
+
+#[test]
+fn a_loaded_thread_fits_only_as_it_was_loaded() {
+    let conversation = loaded(load());
+    assert!(conversation.fits(&resume()));
+    assert!(conversation.fits(&load()));
+    let model = Some("other".to_owned());
+    assert!(!conversation.fits(&Load {
+        model: model.clone(),
+        ..resume()
+    }));
+    assert!(!conversation.fits(&Load {
+        sandbox: Sandbox::ReadOnly,
+        ..resume()
+    }));
+    assert!(!conversation.fits(&Load {
+        cwd: "/srv/b".into(),
+        ..resume()
+    }));
+    let other = Some("01a21530-0000-7000-8000-000000000002".to_owned());
+    assert!(conversation.fits(&Load {
+        model,
+        resume: other,
+        ..load()
+    }));
+}
+
+#[test]
+fn a_thread_that_is_gone_is_told_from_one_that_is_busy() {
+    let gone = format!("no rollout found for thread id {THREAD}");
+    let busy = format!("thread {THREAD} already has an active writer");
+    let unreadable = "failed to read thread: thread-store internal error: failed to read session metadata /h/r.jsonl: rollout at /h/r.jsonl is empty";
+    let denied = "failed to read thread: thread-store internal error: failed to read session metadata /h/r.jsonl: Permission denied (os error 13)";
+    for (message, lost) in [
+        (gone.as_str(), true),
+        (unreadable, true),
+        (&busy, false),
+        (denied, false),
+    ] {
+        let mut conversation = initialized();
+        conversation.load(resume());
+        let message = message.to_owned();
+        let heard = refuse(&mut conversation, "thread/resume", &message);
+        let expected = match lost {
+            true => Heard::Lost { message },
+            false => Heard::Refused { message },
+        };
+        assert_eq!(heard, [expected]);
+        assert!(conversation.is_idle());
+        conversation.load(load());
+        assert_eq!(sent(&mut conversation)[0]["method"], "thread/start");
+    }
+    // A new thread can't be lost.
+    let mut conversation = initialized();
+    conversation.load(load());
+    let heard = refuse(&mut conversation, "thread/start", &gone);
+    assert_eq!(heard, [Heard::Refused { message: gone }]);
+}
+
+#[test]
+fn what_the_server_will_not_start_is_refused() {
+    let refused = |message: &str| {
+        [Heard::Refused {
+            message: message.into(),
+        }]
+    };
+    let mut conversation = Conversation::new();
+    assert_eq!(refuse(&mut conversation, "initialize", "no"), refused("no"));
+    let mut conversation = loaded(load());
+    conversation.go("x");
+    assert_eq!(
+        refuse(&mut conversation, "turn/start", "too long"),
+        refused("too long")
+    );
+    assert!(conversation.is_idle());
+}
+
+#[test]
+fn an_interrupt_waits_until_it_can_be_heard() {
+    let mut conversation = loaded(load());
+    conversation.interrupt();
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    conversation.go("x");
+    let asked = sent(&mut conversation);
+    conversation.interrupt();
+    conversation.interrupt();
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    hear(
+        &mut conversation,
+        json!({"id": asked[0]["id"], "result": {"turn": {"id": "t1"}}}),
+    );
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    let interrupt = sent(&mut conversation);
+    assert_eq!(interrupt[0]["method"], "turn/interrupt");
+    assert_eq!(
+        interrupt[0]["params"],
+        json!({"threadId": THREAD, "turnId": "t1"})
+    );
+    assert_eq!(interrupt.len(), 1);
+    // The end may come before the answer.
+    let end = completed(&mut conversation, "interrupted", json!(null));
+    assert_eq!(end, [CliEvent::TurnInterrupted]);
+    assert!(!conversation.is_idle());
+    hear(
+        &mut conversation,
+        json!({"id": interrupt[0]["id"], "result": {}}),
+    );
+    assert!(conversation.is_idle());
+}
+
+#[test]
+fn an_interrupt_between_the_answer_and_the_start_waits_too() {
+    let mut conversation = loaded(load());
+    conversation.go("x");
+    let turn = json!({"turn": {"id": "t1"}});
+    answer(&mut conversation, "turn/start", turn.clone());
+    conversation.interrupt();
+    assert_eq!(sent(&mut conversation), [json!(null); 0]);
+    note(&mut conversation, "turn/started", turn);
+    assert_eq!(sent(&mut conversation)[0]["method"], "turn/interrupt");
+}
+
+#[test]
+fn a_refused_interrupt_may_be_asked_again() {
+    let mut conversation = running();
+    conversation.interrupt();
+    refuse(
+        &mut conversation,
+        "turn/interrupt",
+        "no active turn to interrupt",
+    );
+    conversation.interrupt();
+    assert_eq!(sent(&mut conversation)[0]["method"], "turn/interrupt");
+}
+
+#[test]
+fn words_of_other_threads_and_turns_are_none_of_the_turns() {
+    let mut conversation = running();
+    for (thread, turn) in [("sub-agent", "t1"), ("sub-agent", "t2"), (THREAD, "t0")] {
+        for (method, params) in [
+            (
+                "item/agentMessage/delta",
+                json!({"itemId": "m", "delta": "x"}),
+            ),
+            (
+                "item/completed",
+                json!({"item": {"type": "agentMessage", "id": "m", "text": "x"}}),
+            ),
+            (
+                "thread/tokenUsage/updated",
+                json!({"tokenUsage": {"total": {"inputTokens": 1, "outputTokens": 1}}}),
+            ),
+            ("turn/started", json!({"turn": {"id": turn}})),
+            (
+                "turn/completed",
+                json!({"turn": {"id": turn, "status": "failed"}}),
+            ),
+            ("turn/plan/updated", json!({"plan": []})),
+            (
+                "error",
+                json!({"error": {"message": "x"}, "willRetry": false}),
+            ),
+            ("new/kind", json!({})),
+        ] {
+            if thread != THREAD || method != "turn/completed" {
+                let mut params = params;
+                params["threadId"] = json!(thread);
+                params["turnId"] = json!(turn);
+                let told = note(&mut conversation, method, params);
+                assert_eq!(told, [], "{method} of {thread} {turn}");
+            }
+        }
+    }
+    assert!(!conversation.is_idle());
+    // After its end even its own.
+    completed(&mut conversation, "completed", json!(null));
+    assert_eq!(delta(&mut conversation, "late"), []);
+    conversation.go("again");
+    answer(
+        &mut conversation,
+        "turn/start",
+        json!({"turn": {"id": "t2"}}),
+    );
+    assert_eq!(delta(&mut conversation, "later"), []);
+    assert_eq!(completed(&mut conversation, "completed", json!(null)), []);
+}
+
+#[test]
+fn warnings_count_also_before_the_turn() {
+    let warned = |events: Vec<CliEvent>| match &events[..] {
+        [
+            CliEvent::ItemCompleted(Item {
+                kind: ItemKind::Warning { message },
+                ..
+            }),
+        ] => Some(message.clone()),
+        [] => None,
+        other => panic!("{other:?}"),
+    };
+    let mut conversation = initialized();
+    let notice = json!({"threadId": null, "summary": "old", "details": "use new"});
+    assert_eq!(
+        warned(note(&mut conversation, "deprecationNotice", notice)).as_deref(),
+        Some("old (use new)")
+    );
+    conversation.load(load());
+    let warning = json!({"message": "fallback metadata"});
+    assert_eq!(
+        warned(note(&mut conversation, "warning", warning.clone())).as_deref(),
+        Some("fallback metadata")
+    );
+    let mut conversation = running();
+    assert!(warned(note(&mut conversation, "guardianWarning", warning.clone())).is_some());
+    let of_another = json!({"message": "x", "threadId": "sub-agent"});
+    assert_eq!(warned(note(&mut conversation, "warning", of_another)), None);
+}
+
+#[test]
+fn a_failure_has_its_code_and_a_retry_is_none() {
+    let mut conversation = running();
+    let error = |retry: bool| {
+        json!({"error": {"message": "Reconnecting... 1/5", "additionalDetails": "cut",
+            "codexErrorInfo": {"responseStreamDisconnected": {"httpStatusCode": 401}}}, "willRetry": retry})
+    };
+    let message = "Reconnecting... 1/5 (cut)".to_owned();
+    let told = note(&mut conversation, "error", error(true));
+    assert_eq!(
+        told,
+        [CliEvent::Retrying {
+            message: message.clone()
+        }]
+    );
+    let told = note(&mut conversation, "error", error(false));
+    let [
+        CliEvent::Error {
+            message: said,
+            cause: Some(cause),
+        },
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((said, cause.reason), (&message, crate::event::Reason::Auth));
+    let error = json!({"message": "full", "codexErrorInfo": "contextWindowExceeded"});
+    let told = completed(&mut conversation, "failed", error);
+    let [
+        CliEvent::TurnFailed {
+            message,
+            cause: Some(cause),
+        },
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!(
+        (message.as_str(), cause.reason),
+        ("full", crate::event::Reason::ContextWindow)
+    );
+    // A status that is not known is no success.
+    let told = completed(&mut running(), "exploded", json!(null));
+    assert_eq!(
+        told,
+        [CliEvent::TurnFailed {
+            message: String::new(),
+            cause: None
+        }]
+    );
+}
+
+#[test]
+fn parts_of_a_reasoning_are_joined_as_its_whole_is() {
+    let mut conversation = running();
+    let mut joined = String::new();
+    for (part, text) in [(0, "One"), (0, " a"), (1, "Two\n"), (3, "Four")] {
+        let params = json!({"itemId": "r", "delta": text, "summaryIndex": part});
+        let told = note(&mut conversation, "item/reasoning/summaryTextDelta", params);
+        let [CliEvent::ThinkingDelta { text, .. }] = &told[..] else {
+            panic!("{told:?}")
+        };
+        joined.push_str(text);
+    }
+    let summary = ["One a", "Two\n", "", "Four"];
+    assert_eq!(joined, summary.join("\n"));
+    let item = json!({"item": {"type": "reasoning", "id": "r", "summary": summary, "content": []}});
+    let told = note(&mut conversation, "item/completed", item);
+    let [
+        CliEvent::ItemCompleted(Item {
+            kind: ItemKind::Reasoning { text },
+            ..
+        }),
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!(*text, joined);
+    let many = json!({"itemId": "s", "delta": "x", "summaryIndex": u64::MAX});
+    let told = note(&mut conversation, "item/reasoning/summaryTextDelta", many);
+    assert!(matches!(&told[..], [CliEvent::ThinkingDelta { text, .. }] if text.len() < 2_000));
+}
+
+#[test]
+fn g7_a_turns_tokens_and_those_before_it_are_known() {
+    let tokens = |input: u64| {
+        json!({"tokenUsage": {"total": {"totalTokens": input + 5, "inputTokens": input,
+            "cachedInputTokens": 4, "outputTokens": 5, "reasoningOutputTokens": 3}}})
+    };
+    let mut conversation = loaded(resume());
+    // Told when the thread was loaded, of its last turn.
+    let mut before = tokens(10);
+    before["turnId"] = json!("t0");
+    assert_eq!(
+        note(&mut conversation, "thread/tokenUsage/updated", before),
+        []
+    );
+    conversation.go("x");
+    answer(
+        &mut conversation,
+        "turn/start",
+        json!({"turn": {"id": "t1"}}),
+    );
+    note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    let base = conversation.total_before().unwrap();
+    assert_eq!(
+        (
+            base.input_tokens,
+            base.cache_read_tokens,
+            base.thinking_tokens
+        ),
+        (10, 4, 3)
+    );
+    let told = note(&mut conversation, "thread/tokenUsage/updated", tokens(30));
+    assert!(matches!(told[..], [CliEvent::UsageUpdated { total }] if total.input_tokens == 30));
+    assert_eq!(conversation.total_before(), Some(base));
+    assert_eq!(running().total_before(), Some(Usage::default()));
+}
+
+#[test]
+fn g7_a_full_context_window_is_nothing_spent() {
+    let usage = |total: Value, last: Value| json!({"tokenUsage": {"total": total, "last": last}});
+    let tokens = |all: u64, input: u64, output: u64| json!({"totalTokens": all, "inputTokens": input, "outputTokens": output});
+    let mut conversation = running();
+    let full = usage(tokens(258_400, 0, 0), tokens(258_400, 0, 0));
+    assert_eq!(
+        note(&mut conversation, "thread/tokenUsage/updated", full),
+        []
+    );
+    completed(&mut conversation, "failed", json!({"message": "full"}));
+    // From there on it is counted from zero.
+    conversation.go("x");
+    answer(
+        &mut conversation,
+        "turn/start",
+        json!({"turn": {"id": "t1"}}),
+    );
+    note(
+        &mut conversation,
+        "turn/started",
+        json!({"turn": {"id": "t1"}}),
+    );
+    assert_eq!(conversation.total_before(), Some(Usage::default()));
+    let next = usage(tokens(258_415, 10, 5), tokens(15, 10, 5));
+    let told = note(&mut conversation, "thread/tokenUsage/updated", next);
+    assert!(matches!(told[..], [CliEvent::UsageUpdated { total }] if total.input_tokens == 10));
+}
+
+#[test]
+fn requests_of_the_server_are_declined_under_their_own_ids() {
+    let mut conversation = running();
+    for (method, result) in [
+        (
+            "item/commandExecution/requestApproval",
+            json!({"decision": "decline"}),
+        ),
+        (
+            "item/fileChange/requestApproval",
+            json!({"decision": "decline"}),
+        ),
+        (
+            "item/permissions/requestApproval",
+            json!({"permissions": {}}),
+        ),
+        (
+            "mcpServer/elicitation/request",
+            json!({"action": "decline", "content": null}),
+        ),
+    ] {
+        for id in [json!(7), json!("a \"b")] {
+            let request = json!({"id": id, "method": method, "params": {"threadId": "sub-agent"}});
+            assert_eq!(hear(&mut conversation, request), []);
+            assert_eq!(
+                sent(&mut conversation),
+                [json!({"id": id, "result": result})]
+            );
+        }
+    }
+    hear(
+        &mut conversation,
+        json!({"id": 9, "method": "attestation/generate", "params": {}}),
+    );
+    assert_eq!(sent(&mut conversation)[0]["error"]["code"], -32601);
+}
+
+#[test]
+fn what_is_no_message_and_what_is_not_known_is_told() {
+    let mut conversation = running();
+    for line in [
+        &b"\xff\xfe"[..],
+        b"[1]",
+        b"{}",
+        b"{\"id\":1}x",
+        b"",
+        b"{\"id\":\"x\"}",
+    ] {
+        let bytes = line.len();
+        assert_eq!(
+            conversation.hear(line),
+            [Heard::Garbage { bytes }],
+            "{line:?}"
+        );
+    }
+    let unknown = |what: &str| [CliEvent::Unknown { what: what.into() }];
+    assert_eq!(
+        note(&mut conversation, "turn/paused", json!({})),
+        unknown("event turn/paused")
+    );
+    let item = json!({"item": {"type": "teleport", "id": "x"}});
+    assert_eq!(
+        note(&mut conversation, "item/started", item),
+        unknown("item teleport")
+    );
+    for method in notice::UNWANTED
+        .iter()
+        .chain(&["account/x", "hook/started"])
+    {
+        assert_eq!(note(&mut conversation, method, json!({})), [], "{method}");
+    }
+    // An answer that nobody waits for.
+    assert_eq!(hear(&mut conversation, json!({"id": 99, "result": {}})), []);
+}
+
+#[test]
+fn a_thread_that_the_server_has_closed_is_loaded_again() {
+    let mut conversation = loaded(load());
+    note(&mut conversation, "thread/closed", json!({}));
+    assert_eq!(conversation.thread(), None);
+    assert_eq!(conversation.load(resume()), None);
+    assert_eq!(sent(&mut conversation)[0]["method"], "thread/resume");
+}
+
+#[test]
+fn items_that_have_begun_and_ended_are_told_under_execs_names() {
+    let mut conversation = running();
+    let item = json!({"item": {"type": "commandExecution", "id": "c", "command": "ls",
+        "status": "inProgress", "aggregatedOutput": null, "exitCode": null}});
+    let told = note(&mut conversation, "item/started", item);
+    let [
+        CliEvent::ItemStarted(Item {
+            id,
+            kind: ItemKind::Tool(call),
+        }),
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((id.as_str(), call.kind), ("c", ToolKind::CommandExecution));
+    assert_eq!(
+        call.content(),
+        json!({"aggregated_output": "", "exit_code": null, "status": "in_progress"})
+    );
+    let params = json!({"itemId": "c", "delta": "out"});
+    let told = note(
+        &mut conversation,
+        "item/commandExecution/outputDelta",
+        params,
+    );
+    assert!(
+        matches!(&told[..], [CliEvent::OutputDelta { item_id, text }] if item_id == "c" && text == "out")
+    );
+    let plan = json!({"plan": [{"step": "Look", "status": "completed"}, {"step": "Fix", "status": "inProgress"}]});
+    let told = note(&mut conversation, "turn/plan/updated", plan);
+    let [
+        CliEvent::ItemUpdated(Item {
+            kind: ItemKind::TodoList { items },
+            ..
+        }),
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(items[0].completed && !items[1].completed && items[1].text == "Fix");
+}

@@ -1,0 +1,364 @@
+//! `codex exec` and `codex app-server`, asked for the same, tell the same.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+use turn_worker::codex::Exit;
+use turn_worker::codex::app_server::{Conversation, Heard, Load};
+use turn_worker::codex::protocol::{CliEvent, parse_line};
+use turn_worker::codex::translate::{Finished, Translator, Verdict};
+use turn_worker::config::Sandbox;
+use turn_worker::event::EventBody;
+
+use super::{Codex, program};
+
+/// So that failing takes a moment and not half a minute.
+const IMPATIENT: &str =
+    "request_max_retries = 0\nstream_max_retries = 1\n[tools.update_plan]\nenabled = true\n";
+
+struct Told {
+    events: Vec<EventBody>,
+    finished: Finished,
+}
+
+fn codex(kind: &str, home: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(program());
+    command
+        .args([
+            kind,
+            "--disable",
+            "plugins",
+            "-c",
+            "analytics.enabled=false",
+        ])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", home)
+        .env("CODEX_HOME", home)
+        .env("STAND_IN_KEY", "key-of-the-test")
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+fn exec(home: &Path, dir: &Path, prompt: &str) -> Told {
+    let mut child = codex("exec", home, dir)
+        .args([
+            "--json",
+            "--skip-git-repo-check",
+            "--dangerously-bypass-approvals-and-sandbox",
+            "-",
+        ])
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(prompt.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let mut translator = Translator::new();
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    let events = lines
+        .filter(|line| !line.is_empty())
+        .flat_map(|line| translator.translate(parse_line(line).unwrap()))
+        .collect();
+    Told {
+        events,
+        finished: translator.finish(&Exit::Code(output.status.code().unwrap()), ""),
+    }
+}
+
+/// A server with a conversation.
+struct Server {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    conversation: Conversation,
+    /// What was heard and not taken yet.
+    heard: Vec<Heard>,
+}
+
+impl Server {
+    fn start(home: &Path, dir: &Path) -> Self {
+        let mut child = codex("app-server", home, dir)
+            .arg("--stdio")
+            .spawn()
+            .unwrap();
+        Self {
+            stdin: child.stdin.take().unwrap(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            conversation: Conversation::new(),
+            heard: Vec::new(),
+        }
+    }
+
+    fn next(&mut self) -> Heard {
+        while self.heard.is_empty() {
+            let out = self.conversation.take_outgoing();
+            self.stdin.write_all(&out).unwrap();
+            let mut line = Vec::new();
+            self.stdout.read_until(b'\n', &mut line).unwrap();
+            assert!(!line.is_empty(), "the server has ended");
+            self.heard = self.conversation.hear(&line);
+        }
+        self.heard.remove(0)
+    }
+
+    fn load(&mut self, dir: &Path, resume: Option<&str>) -> Heard {
+        let load = Load {
+            cwd: dir.to_str().unwrap().to_owned(),
+            sandbox: Sandbox::Bypass,
+            model: None,
+            resume: resume.map(str::to_owned),
+        };
+        if let Some(thread_id) = self.conversation.load(load) {
+            return Heard::Loaded { thread_id };
+        }
+        loop {
+            let heard = self.next();
+            if !matches!(heard, Heard::Event(_)) {
+                return heard;
+            }
+        }
+    }
+
+    /// A turn to its end; `interrupt` at such an event.
+    fn turn(&mut self, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool) -> Told {
+        let mut translator = Translator::new();
+        let mut events = Vec::new();
+        let thread_id = self.conversation.thread().unwrap().to_owned();
+        translator.translate(CliEvent::ThreadStarted { thread_id });
+        self.conversation.go(prompt);
+        loop {
+            match self.next() {
+                Heard::Event(event) => {
+                    if interrupt(&event) {
+                        self.conversation.interrupt();
+                    }
+                    let over = event == CliEvent::TurnInterrupted;
+                    events.extend(translator.translate(event));
+                    if over || translator.is_over() {
+                        break;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        Told {
+            events,
+            finished: translator.finish(&Exit::Code(0), ""),
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.stdin);
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+/// What both engines have to have in common: texts whole, ids by number,
+/// without what only one of them tells.
+fn common(told: &Told, dir: &Path) -> Vec<Value> {
+    let mut events: Vec<Value> = Vec::new();
+    let mut texts: HashMap<String, usize> = HashMap::new();
+    let mut ids: Vec<String> = Vec::new();
+    let mut number = |id: &str| {
+        let known = ids.iter().position(|known| known == id);
+        known.unwrap_or_else(|| {
+            ids.push(id.to_owned());
+            ids.len() - 1
+        })
+    };
+    for event in told.events.iter().chain(&told.finished.events) {
+        let event = match event {
+            EventBody::ToolOutput { .. } => continue,
+            EventBody::TextDelta { item_id, text } | EventBody::ThinkingDelta { item_id, text } => {
+                if let Some(at) = texts.get(item_id) {
+                    let joined = events[*at]["text"].as_str().unwrap().to_owned() + text;
+                    events[*at]["text"] = json!(joined);
+                    continue;
+                }
+                texts.insert(item_id.clone(), events.len());
+                json!({"type": event.kind(), "item": number(item_id), "text": text})
+            }
+            EventBody::ToolUse { id, name, input } => {
+                json!({"type": "tool_use", "id": number(id), "name": name, "input": input})
+            }
+            EventBody::ToolResult {
+                tool_use_id,
+                name,
+                is_error,
+                content,
+            } => json!({"type": "tool_result", "id": number(tool_use_id), "name": name,
+                "is_error": is_error, "content": content}),
+            other => json!(other),
+        };
+        events.push(event);
+    }
+    let finished = &told.finished;
+    events.push(match &finished.verdict {
+        Verdict::EndTurn => json!("end_turn"),
+        Verdict::Failed(error) => json!(error),
+    });
+    events.push(json!({"text": finished.last_text, "total": finished.reported_total}));
+    let here = dir.to_str().unwrap();
+    let placeless = |event: &Value| {
+        let text = event.to_string().replace(here, "/here");
+        serde_json::from_str(&text).unwrap()
+    };
+    events.iter().map(placeless).collect()
+}
+
+fn directory(codex: &Codex, name: &str) -> PathBuf {
+    let dir = codex.path().join(name);
+    fs::create_dir_all(&dir).unwrap();
+    dir.canonicalize().unwrap()
+}
+
+#[test]
+fn a_turn_is_told_alike_by_both_engines() {
+    const PROMPTS: &[&str] = &[
+        "Hello.",
+        "say: é漢 𝄞\nsay: \nsay: again",
+        "think: Hm.\nthink: So é.\nrun: echo out; sleep 0.1; echo err >&2; exit 3\nsay: Done.",
+        "run: echo a; sleep 0.4; echo b; sleep 0.3; printf c\nrun: true",
+        "patch: notes.txt\nsearch: cats",
+        "plan: a, +b\nplan: +a, +b",
+        "slow: 4\nbig: 20000",
+        "leave: sleep 100\nsay: Left.",
+        "fail: empty",
+        "fail: garbage",
+        "fail: incomplete",
+        "fail: 400",
+        "fail: 401",
+        "fail: 404",
+        "fail: 429",
+        "fail: 500",
+        "fail: 503",
+        "fail: usage",
+        "fail: html",
+        "fail: context",
+        "fail: quota",
+        "fail: policy",
+        "fail: invalid",
+        "fail: rate",
+        "fail: overloaded",
+    ];
+    let codex = Codex::configured(IMPATIENT);
+    let home = codex.path().join("codex-home");
+    for (n, prompt) in PROMPTS.iter().enumerate() {
+        let dir = directory(&codex, &format!("exec-{n}"));
+        let by_exec = common(&exec(&home, &dir, prompt), &dir);
+        let dir = directory(&codex, &format!("server-{n}"));
+        let mut server = Server::start(&home, &dir);
+        assert!(matches!(server.load(&dir, None), Heard::Loaded { .. }));
+        let told = server.turn(prompt, |_| false);
+        assert_eq!(
+            told.finished.unknown.len(),
+            0,
+            "{prompt}: {:?}",
+            told.finished
+        );
+        let by_server = common(&told, &dir);
+        let failed = matches!(told.finished.verdict, Verdict::Failed(_));
+        assert_eq!(
+            by_server.len(),
+            by_exec.len(),
+            "{prompt}:\n{by_server:#?}\n{by_exec:#?}"
+        );
+        for (served, executed) in by_server.iter().zip(&by_exec) {
+            let mut served = served.clone();
+            // Of a turn that failed only the server counts tokens.
+            if failed && served.get("total").is_some() {
+                served["total"] = executed["total"].clone();
+            }
+            assert_eq!(served, *executed, "{prompt}");
+        }
+        server.end();
+    }
+}
+
+/// Its id may be what a reader knows it by, so it can't be taken back.
+#[test]
+fn a_message_that_broke_off_is_told_and_then_the_next() {
+    let codex = Codex::configured(IMPATIENT);
+    let home = codex.path().join("codex-home");
+    let dir = directory(&codex, "ws");
+    let mut server = Server::start(&home, &dir);
+    server.load(&dir, None);
+    let told = server.turn("cut: 1\nsay: After.", |_| false);
+    let events = common(&told, &dir);
+    let kinds: Vec<&str> = events
+        .iter()
+        .filter_map(|event| event["type"].as_str())
+        .collect();
+    assert_eq!(kinds, ["text_delta", "notice", "text_delta"]);
+    assert_eq!(events[0]["text"], "This will be cut off in the middle");
+    assert_eq!(events[2]["text"], "After.");
+    assert_eq!(told.finished.last_text.as_deref(), Some("After."));
+    server.end();
+}
+
+#[test]
+fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
+    let codex = Codex::configured(IMPATIENT);
+    let home = codex.path().join("codex-home");
+    let dir = directory(&codex, "ws");
+    let mut server = Server::start(&home, &dir);
+    let Heard::Loaded { thread_id } = server.load(&dir, None) else {
+        panic!("no thread")
+    };
+    let first = server.turn("I am Ada.", |_| false);
+    let spent = first.finished.reported_total.unwrap();
+    assert!(server.conversation.is_idle());
+    server.load(&dir, Some(&thread_id));
+    // Asked for before the server takes it, and in the middle of a command.
+    let early = server.turn("slow: 100", |event| *event == CliEvent::TurnStarted);
+    assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
+    let in_command = |event: &CliEvent| matches!(event, CliEvent::ItemStarted(_));
+    let cut = server.turn("say: Wait.\nrun: sleep 100", |event| {
+        in_command(event) && format!("{event:?}").contains("sleep 100")
+    });
+    let total = cut.finished.reported_total.unwrap();
+    let answer = total.since(spent).unwrap();
+    assert_eq!(answer.output_tokens, 22, "one answer of two items");
+    let last = server.turn("Who am I?", |_| false);
+    assert!(last.finished.last_text.unwrap().contains("I am Ada."));
+    server.end();
+
+    // The tokens of a turn that was cut off stay in the thread's total.
+    let mut next = Server::start(&home, &dir);
+    let busy = {
+        let mut other = Server::start(&home, &dir);
+        other.load(&dir, Some(&thread_id));
+        let busy = next.load(&dir, Some(&thread_id));
+        other.end();
+        busy
+    };
+    assert!(matches!(busy, Heard::Refused { message } if message.contains("active writer")));
+    assert!(matches!(
+        next.load(&dir, Some(&thread_id)),
+        Heard::Loaded { .. }
+    ));
+    let resumed = next.turn("Go on.", |_| false);
+    let before = next.conversation.total_before();
+    assert_eq!(before, None, "no turn runs");
+    assert!(
+        resumed
+            .finished
+            .reported_total
+            .unwrap()
+            .since(total)
+            .is_some()
+    );
+    let lost = next.load(&dir, Some("01a201f0-dead-7750-a64c-17c79c2eb47b"));
+    assert!(matches!(lost, Heard::Lost { .. }), "{lost:?}");
+    assert!(matches!(next.load(&dir, None), Heard::Loaded { .. }));
+    next.end();
+}

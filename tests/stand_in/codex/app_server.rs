@@ -1,0 +1,239 @@
+//! `codex app-server --stdio`: threads and turns until its stdin ends.
+//!
+//! Words in the file `$STAND_IN_DIR/app-server` make it misbehave before any
+//! prompt could ask for it: `mute-initialize`, `mute-load`, `mute-turn` answer
+//! nothing, `refuse-initialize` an error, `die-initialize`, `die-load` end the
+//! process, `garbage` and `long` write a line that is none, or one of 32 MB,
+//! before the first answer.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::commands;
+use super::files::{Thread, Writer, write_all};
+use super::server_voice::{ServerVoice, Talk, answer, notify, refuse, tokens, write_garbage};
+use super::steps::{Alone, Turn};
+
+struct Server {
+    dir: PathBuf,
+    unwanted: Arc<HashSet<String>>,
+    initialized: bool,
+    threads: HashMap<String, Loaded>,
+    /// Nobody can end it but by force.
+    deaf: Arc<AtomicBool>,
+}
+
+struct Loaded {
+    cwd: PathBuf,
+    thread: Thread,
+    _writer: Writer,
+    turn: Option<Running>,
+}
+
+struct Running {
+    talk: Arc<Talk>,
+    stopped: Arc<AtomicBool>,
+    alone: Alone,
+}
+
+pub fn run(dir: PathBuf, args: &[String]) {
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("argv"), args.join(" ")).unwrap();
+    let deaf = Arc::new(AtomicBool::new(false));
+    end_on_term(Arc::clone(&deaf));
+    let mut server = Server {
+        dir,
+        unwanted: Arc::default(),
+        initialized: false,
+        threads: HashMap::new(),
+        deaf,
+    };
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        // What is no JSON is not answered, as by the real one.
+        if let Ok(message) = serde_json::from_str::<Value>(&line) {
+            server.hear(&message);
+        }
+    }
+    while server.deaf.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_secs(3600));
+    }
+    commands::end_all();
+    exit(0);
+}
+
+fn end_on_term(deaf: Arc<AtomicBool>) {
+    let mut signals = signal_hook::iterator::Signals::new([15]).unwrap();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if !deaf.load(Ordering::SeqCst) {
+                commands::end_all();
+                exit(0);
+            }
+        }
+    });
+}
+
+impl Server {
+    fn hear(&mut self, message: &Value) {
+        let (id, method) = (&message["id"], message["method"].as_str());
+        let params = &message["params"];
+        match method {
+            Some("initialize") => self.initialize(id, params),
+            Some("initialized") | None => {}
+            Some(_) if !self.initialized => refuse(id, "Not initialized"),
+            Some("thread/start") => self.load(id, params, None),
+            Some("thread/resume") => {
+                let thread = params["threadId"].as_str().unwrap().to_owned();
+                self.load(id, params, Some(thread));
+            }
+            Some("turn/start") => self.start(id, params),
+            Some("turn/interrupt") => self.interrupt(id, params),
+            Some(other) => refuse(id, &format!("Invalid request: unknown variant `{other}`")),
+        }
+    }
+
+    fn misbehaves(&self, how: &str) -> bool {
+        let words = fs::read_to_string(self.dir.join("app-server")).unwrap_or_default();
+        words.split_whitespace().any(|word| word == how)
+    }
+
+    fn initialize(&mut self, id: &Value, params: &Value) {
+        if self.misbehaves("garbage") {
+            write_garbage();
+        }
+        if self.misbehaves("long") {
+            write_all(&vec![b'x'; 32 << 20]);
+            write_all(b"\n");
+        }
+        if self.misbehaves("die-initialize") {
+            eprintln!("Error: the stand-in was told to die");
+            exit(1);
+        }
+        if self.misbehaves("mute-initialize") {
+            return;
+        }
+        if self.misbehaves("refuse-initialize") {
+            return refuse(id, "the stand-in was told to refuse");
+        }
+        let unwanted = &params["capabilities"]["optOutNotificationMethods"];
+        self.unwanted = Arc::new(serde_json::from_value(unwanted.clone()).unwrap_or_default());
+        self.initialized = true;
+        answer(
+            id,
+            &json!({"userAgent": "stand-in/0.169.0", "platformFamily": "unix", "platformOs": "linux"}),
+        );
+    }
+
+    fn load(&mut self, id: &Value, params: &Value, resume: Option<String>) {
+        if self.misbehaves("die-load") {
+            exit(1);
+        }
+        if self.misbehaves("mute-load") {
+            return;
+        }
+        let resumed = resume.is_some();
+        let name = resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let result = json!({"thread": {"id": name, "turns": [], "cwd": params["cwd"]}, "cwd": params["cwd"]});
+        if self.threads.contains_key(&name) {
+            // It keeps its directory, whatever is asked for.
+            return answer(id, &result);
+        }
+        let thread = Thread::new(&self.dir, name.clone());
+        if resumed && !thread.exists() {
+            return refuse(id, &format!("no rollout found for thread id {name}"));
+        }
+        let Some(writer) = thread.writer(&self.dir) else {
+            return refuse(id, &format!("thread {name} already has an active writer"));
+        };
+        answer(id, &result);
+        match resumed {
+            true => notify(
+                &self.unwanted,
+                "thread/tokenUsage/updated",
+                &json!({"threadId": name, "turnId": uuid::Uuid::now_v7(), "tokenUsage": tokens(thread.total())}),
+            ),
+            false => notify(&self.unwanted, "thread/started", &result),
+        }
+        let loaded = Loaded {
+            cwd: PathBuf::from(params["cwd"].as_str().unwrap()),
+            thread,
+            _writer: writer,
+            turn: None,
+        };
+        self.threads.insert(name, loaded);
+    }
+
+    fn start(&mut self, id: &Value, params: &Value) {
+        if self.misbehaves("mute-turn") {
+            return;
+        }
+        let name = params["threadId"].as_str().unwrap();
+        let Some(loaded) = self.threads.get_mut(name) else {
+            return refuse(id, &format!("thread not found: {name}"));
+        };
+        if let Some(running) = loaded.turn.as_ref().filter(|turn| !turn.talk.is_over()) {
+            // Merged into the turn that runs.
+            return answer(
+                id,
+                &json!({"turn": running.talk.as_turn("inProgress", Value::Null)}),
+            );
+        }
+        let prompt = params["input"][0]["text"].as_str().unwrap().to_owned();
+        loaded.thread.create();
+        let talk = Arc::new(Talk::new(
+            name.to_owned(),
+            uuid::Uuid::now_v7().to_string(),
+            loaded.thread.total(),
+            Arc::clone(&self.unwanted),
+        ));
+        answer(
+            id,
+            &json!({"turn": talk.as_turn("inProgress", Value::Null)}),
+        );
+        let voice = Box::new(ServerVoice(Arc::clone(&talk)));
+        let (cwd, thread) = (loaded.cwd.clone(), loaded.thread.clone());
+        let mut turn = Turn::start(self.dir.clone(), cwd.clone(), thread, &prompt, voice);
+        turn.cwd = Some(cwd);
+        turn.deaf = Arc::clone(&self.deaf);
+        talk.begin(&prompt);
+        loaded.turn = Some(Running {
+            talk,
+            stopped: Arc::clone(&turn.stopped),
+            alone: turn.alone.clone(),
+        });
+        thread::spawn(move || turn.run(&prompt));
+    }
+
+    /// The turn is over at once; its command lives on.
+    fn interrupt(&mut self, id: &Value, params: &Value) {
+        if self.deaf.load(Ordering::SeqCst) {
+            return;
+        }
+        let loaded = self.threads.get(params["threadId"].as_str().unwrap());
+        let running = loaded.and_then(|loaded| Some((loaded, loaded.turn.as_ref()?)));
+        let running = running.filter(|(_, turn)| {
+            params["turnId"] == turn.talk.turn.as_str() && !turn.talk.is_over()
+        });
+        let Some((loaded, turn)) = running else {
+            return refuse(id, "no active turn to interrupt");
+        };
+        turn.stopped.store(true, Ordering::SeqCst);
+        turn.alone.release();
+        // Unless it was completed meanwhile, which has counted them.
+        if loaded.thread.total() == turn.talk.before {
+            loaded.thread.add(turn.talk.answers());
+        }
+        answer(id, &json!({}));
+        turn.talk.end("interrupted", Value::Null);
+    }
+}

@@ -1,0 +1,143 @@
+//! Processes that a turn starts, ends, or is started by.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The commands that run, by their shells.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A command in a session of its own, as codex runs them, to its end. What it
+/// prints is told as it comes.
+pub fn run(command: &str, cwd: Option<&Path>, mut told: impl FnMut(&[u8])) -> (String, i32) {
+    let mut shell = Command::new("sh");
+    if let Some(cwd) = cwd {
+        shell.current_dir(cwd);
+    }
+    let mut child = in_own_session(shell.args(["-c", command]))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&child);
+    running().push(pid);
+    let mut stderr = child.stderr.take().unwrap();
+    let drained = thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    let mut stdout = child.stdout.take().unwrap();
+    let mut output = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let read = stdout.read(&mut chunk).unwrap_or(0);
+        if read == 0 {
+            break;
+        }
+        output.extend_from_slice(&chunk[..read]);
+        told(&chunk[..read]);
+    }
+    let _ = drained.join();
+    let status = child.wait().unwrap();
+    running().retain(|other| *other != pid);
+    let text = String::from_utf8_lossy(&output).into_owned();
+    (text, status.code().unwrap_or(-1))
+}
+
+/// Ends the shells of commands, and nothing that these have started.
+pub fn end_all() {
+    for pid in running().drain(..) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn running() -> std::sync::MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forks twice into a session of its own, holds stdout and stderr, and leaves
+/// its pid in that file.
+pub fn daemon(file: &Path) {
+    let script = format!(
+        "(nohup setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > {0}.new && mv {0}.new {0}; exec sleep 100000' &)",
+        file.display()
+    );
+    in_own_session(Command::new("sh").args(["-c", &script]))
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    while !file.exists() {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn in_own_session(command: &mut Command) -> &mut Command {
+    #[expect(
+        unsafe_code,
+        reason = "std has no setsid; one system call, no memory touched"
+    )]
+    // SAFETY: setsid is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(Into::into))
+    }
+}
+
+/// Whether the process lives whose pid is in that file.
+pub fn alive(file: &Path) -> &'static str {
+    match fs::read_to_string(file) {
+        Err(_) => "none",
+        Ok(pid) if Path::new("/proc").join(pid.trim()).exists() => "alive",
+        Ok(_) => "gone",
+    }
+}
+
+pub fn kill(pid: Pid) {
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// Kills the worker, as a turn does that takes all the memory, and waits for
+/// what becomes of that. Looks twice that it is one.
+pub fn kill_worker() {
+    let me = std::process::id().cast_signed();
+    let worker = parent(me, "__guard").and_then(|guard| parent(guard, "serve"));
+    if let Some(worker) = worker.and_then(Pid::from_raw) {
+        kill(worker);
+    }
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// The parent, if its first argument is that.
+fn parent(pid: i32, argument: &str) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
+    let command = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let first = command.split(|byte| *byte == 0).nth(1)?;
+    (first == argument.as_bytes()).then_some(parent)
+}
+
+/// `<resource> <number>`: no more of it for this process and what it starts.
+pub fn limit(argument: &str) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let (resource, number) = argument.split_once(' ').unwrap();
+    let resource = match resource {
+        "core" => Resource::Core,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        other => panic!("no resource {other}"),
+    };
+    let number = number.parse().ok();
+    let limit = Rlimit {
+        current: number,
+        maximum: number,
+    };
+    setrlimit(resource, limit).unwrap();
+}
