@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
@@ -84,6 +85,8 @@ impl SpawnError {
 pub struct Guard {
     /// Nothing once the turn is over.
     orders: Option<OwnedWriteHalf>,
+    /// Nothing where the system gives none.
+    process: Option<OwnedFd>,
     watch: oneshot::Receiver<Over>,
     closed: Option<Closed>,
     guards: Guards,
@@ -100,11 +103,13 @@ pub(super) struct Over {
 impl Guard {
     pub(super) fn new(
         orders: OwnedWriteHalf,
+        process: Option<OwnedFd>,
         watch: oneshot::Receiver<Over>,
         guards: Guards,
     ) -> Self {
         Self {
             orders: Some(orders),
+            process,
             watch,
             closed: None,
             guards,
@@ -122,6 +127,10 @@ impl Guard {
     }
 
     async fn order(&mut self, byte: u8) {
+        // An agent of the same user may have stopped it, and would then never end.
+        if let Some(process) = &self.process {
+            let _ = pidfd_send_signal(process, Signal::CONT);
+        }
         if let Some(orders) = &mut self.orders {
             // A guard that is gone has already done what was wanted.
             let _ = orders.write_all(&[byte]).await;
@@ -159,7 +168,7 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (tell, watch) = oneshot::channel();
         let guards = Guards::new("/nonexistent".into());
-        let mut guard = Guard::new(ours.into_split().1, watch, guards);
+        let mut guard = Guard::new(ours.into_split().1, None, watch, guards);
         let end = Closed {
             exit: Exit::Code(0),
             leftovers: 2,

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
@@ -66,6 +66,7 @@ impl Guards {
             Some(waiting) => waiting,
             None => self.spawn(is_turn)?,
         };
+        let process = seat.pid().map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let sent = send_start(&orders, &start, &spec, &stdout, &stderr);
         // Or the pipes would never end.
         drop((stdout, stderr));
@@ -75,7 +76,8 @@ impl Guards {
             let _ = tell.send(seat.watch().await);
         });
         sent.map_err(SpawnError::Start)?;
-        Ok((Guard::new(orders, watch, self.clone()), pipes))
+        let process = process.and_then(Result::ok);
+        Ok((Guard::new(orders, process, watch, self.clone()), pipes))
     }
 
     fn spawn(&self, is_turn: bool) -> Result<(Seat, OwnedWriteHalf), SpawnError> {
@@ -116,11 +118,7 @@ impl Guards {
         while let Some((mut seat, orders)) = waiting.pop() {
             // Somebody may have killed it meanwhile, stopped or changed it.
             let lives = matches!(seat.child.try_wait(), Ok(None));
-            let pid = seat
-                .child
-                .id()
-                .and_then(|pid| Pid::from_raw(pid.cast_signed()));
-            if lives && pid.is_some_and(standing::is_as_new) {
+            if lives && seat.pid().is_some_and(standing::is_as_new) {
                 return Some((seat, orders));
             }
         }
@@ -141,6 +139,10 @@ impl Guards {
 }
 
 impl Seat {
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(self.child.id()?.cast_signed())
+    }
+
     /// Listens until nothing of the turn lives any more.
     async fn watch(mut self) -> Over {
         let (mut exit, mut line) = (None, String::new());

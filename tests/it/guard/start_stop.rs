@@ -148,3 +148,15 @@ async fn codex_that_dies_by_a_signal_is_told_so() {
     let mut script = Script::start("kill -SEGV $$");
     assert_eq!(script.closed().await.exit, Exit::Signal(11));
 }
+
+/// Guards SIGCONT with each order: else an agent of the worker's user could
+/// hold its slot for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn g4_a_guard_that_its_agent_has_stopped_obeys_all_the_same() {
+    let mut script = Script::start("kill -STOP $PPID; echo stopped; sleep 1000");
+    assert_eq!(script.line().await, "stopped");
+    script.guard().kill().await;
+    let closed = script.closed().await;
+    assert_eq!(closed.exit, Exit::Signal(9));
+    assert_eq!(script.live(), 0);
+}
