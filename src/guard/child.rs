@@ -14,14 +14,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process, set_child_subreaper, setpgid,
-    setsid,
+    Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process, set_child_subreaper,
+    set_parent_process_death_signal, setpgid, setsid,
 };
 
 use super::confine::{self, Confinement};
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
 use super::receive::next_start;
-use super::standing::Standing;
 use super::tree;
 use crate::fault;
 
@@ -40,6 +39,9 @@ fn run() -> io::Result<()> {
     // What the agent may read of its ancestors in /proc must not include us.
     super::hide()?;
     set_child_subreaper(Some(getpid()))?;
+    // An agent of our own user may stop us, and nobody would be left to wake us. That the worker's
+    // thread ends which has started us says so too, and does no harm.
+    set_parent_process_death_signal(Some(Signal::CONT))?;
     // Caught, not ignored: a handler is gone after exec, so codex starts with the defaults.
     let caught = Arc::new(AtomicBool::new(false));
     for signal in [
@@ -56,11 +58,10 @@ fn run() -> io::Result<()> {
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, ended)?;
 
     let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let standing = Standing::now();
     while let Some((start, fds)) = next_start(&mut worker)? {
         let leftovers = serve(&mut worker, &children, &start, fds)?;
-        // An agent of the same user can change it; the next turn must not feel that.
-        let again = Standing::now() == standing && !fault::is_on("sabotage.guard");
+        // What it has left below must fall to the worker.
+        let again = !fault::is_on("sabotage.guard");
         tell(&mut worker, &Report::Gone { leftovers, again });
         if !again {
             break;

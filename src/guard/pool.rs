@@ -62,18 +62,23 @@ impl Guards {
         let is_turn = spec.tag.is_some();
         let (pipes, stdout, stderr) = pipes().map_err(SpawnError::Pipes)?;
         let start = start_message(&spec).map_err(SpawnError::Start)?;
-        let (seat, orders) = match is_turn.then(|| self.take_waiting()).flatten() {
-            Some(waiting) => waiting,
-            None => self.spawn(is_turn)?,
+        let tell = |(seat, orders): (Seat, OwnedWriteHalf)| {
+            let sent = send_start(&orders, &start, &spec, &stdout, &stderr);
+            (seat, orders, sent)
+        };
+        // One that waited may be dying; a new one may not.
+        let waiting = is_turn.then(|| self.take_waiting()).flatten().map(tell);
+        let (seat, orders, sent) = match waiting.filter(|(_, _, sent)| sent.is_ok()) {
+            Some(told) => told,
+            None => tell(self.spawn(is_turn)?),
         };
         let process = seat.pid().map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-        let sent = send_start(&orders, &start, &spec, &stdout, &stderr);
         // Or the pipes would never end.
         drop((stdout, stderr));
-        let (tell, watch) = oneshot::channel();
+        let (say, watch) = oneshot::channel();
         // Watched also when it could not be told: it ends when `orders` is dropped.
         tokio::spawn(async move {
-            let _ = tell.send(seat.watch().await);
+            let _ = say.send(seat.watch().await);
         });
         sent.map_err(SpawnError::Start)?;
         let process = process.and_then(Result::ok);
@@ -202,4 +207,47 @@ fn pipes() -> io::Result<(Pipes, OwnedFd, OwnedFd)> {
         stderr: Receiver::from_owned_fd(stderr_read)?,
     };
     Ok((pipes, stdout_write, stderr_write))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::guard::confine::Limits;
+
+    /// It lives, but has closed its end already.
+    #[tokio::test]
+    async fn g4_a_waiting_guard_that_is_dying_costs_no_turn() {
+        let guards = Guards::new("/nonexistent/guard".into());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let mut command = Command::new("sleep");
+        let (child, own) = own::start(command.arg("1000").kill_on_drop(true)).unwrap();
+        let (reports, orders) = ours.into_split();
+        let seat = Seat {
+            reports: BufReader::new(reports),
+            child,
+            own,
+            again: true,
+        };
+        guards.give_back(seat, orders);
+
+        let nothing = File::open("/dev/null").unwrap();
+        let spec = GuardSpec {
+            program: "/bin/true".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: nothing.as_fd(),
+            tag: Some("/w".to_owned()),
+            user: None,
+            limits: Limits::default(),
+            stdin: nothing.try_clone().unwrap().into(),
+            lock: nothing.as_fd(),
+        };
+        // A new one was tried: here there is none.
+        let error = guards.start(spec).unwrap_err();
+        assert!(matches!(error, SpawnError::Spawn { .. }), "{error:?}");
+    }
 }

@@ -14,11 +14,6 @@ const CLEAN: Closed = Closed {
     leftovers: 0,
 };
 
-/// It is handed down to whatever this process starts.
-fn own_nice() -> i32 {
-    rustix::process::getpriority_process(None).unwrap()
-}
-
 /// The guard of a turn that says so, and ends.
 async fn guard_of_a_turn(guards: &Guards) -> i32 {
     let mut script = Script::start_under(guards, "echo $PPID");
@@ -104,33 +99,23 @@ async fn a_guard_that_was_killed_while_it_waited_is_not_used() {
     assert_eq!(guard_of_a_turn(&guards).await, second);
 }
 
-/// Guards the comparison of the guard's standing: the next turn would have
-/// the first one's limits.
+/// Guards the look at a guard before it is used: the next turn would have the
+/// first one's limits.
 #[tokio::test(flavor = "multi_thread")]
-async fn g8_a_guard_that_an_agent_changed_is_not_used_again() {
-    let nice = own_nice();
-    for change in [
-        "prlimit --pid $PPID --nofile=100:100",
-        "renice -n 5 -p $PPID >/dev/null",
-    ] {
+async fn g8_a_guard_that_its_agent_changed_is_not_used_again() {
+    for change in ["prlimit --nofile=100:100 --pid", "renice -n 5 -p"] {
         let guards = guards();
-        let mut first = Script::start_under(&guards, &format!("{change} && echo $PPID"));
-        let guard: i32 = first.line().await.parse().unwrap();
+        let change = format!("{change} $PPID >/dev/null && echo $PPID");
+        let mut first = Script::start_under(&guards, &change);
+        let guard = first.line().await.parse().unwrap();
         assert_eq!(first.closed().await, CLEAN);
-        let mut second = Script::start_under(&guards, "echo $PPID; ulimit -n; nice");
-        assert_ne!(second.line().await, guard.to_string(), "{change}");
-        assert_ne!(second.line().await, "100", "{change}");
-        assert_eq!(second.line().await, nice.to_string(), "{change}");
-        assert_eq!(second.closed().await, CLEAN);
-        block_in_place(|| until("it is gone", || (!lives(guard)).then_some(())));
+        is_not_used(&guards, guard, &change).await;
     }
 }
 
-/// As an agent of another turn may do it while the guard waits. Guards the look
-/// at it before it is used.
+/// As above, by an agent of another turn, while the guard waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn g8_a_guard_that_was_changed_while_it_waited_is_not_used() {
-    let nice = own_nice();
     for change in [
         "prlimit --nofile=100:100 --pid",
         "renice -n 5 -p",
@@ -144,13 +129,19 @@ async fn g8_a_guard_that_was_changed_while_it_waited_is_not_used() {
             .args(["-c", &change])
             .status();
         assert!(changed.unwrap().success(), "{change}");
-        let mut second = Script::start_under(&guards, "echo $PPID; ulimit -n; nice");
-        assert_ne!(second.line().await, first.to_string(), "{change}");
-        assert_ne!(second.line().await, "100", "{change}");
-        assert_eq!(second.line().await, nice.to_string(), "{change}");
-        assert_eq!(second.closed().await, CLEAN);
-        block_in_place(|| until("it is gone", || (!lives(first)).then_some(())));
+        is_not_used(&guards, first, &change).await;
     }
+}
+
+/// The next turn has another guard, and what this process has.
+async fn is_not_used(guards: &Guards, first: i32, change: &str) {
+    let mut second = Script::start_under(guards, "echo $PPID; ulimit -n; nice");
+    assert_ne!(second.line().await, first.to_string(), "{change}");
+    assert_ne!(second.line().await, "100", "{change}");
+    let nice = rustix::process::getpriority_process(None).unwrap();
+    assert_eq!(second.line().await, nice.to_string(), "{change}");
+    assert_eq!(second.closed().await, CLEAN);
+    block_in_place(|| until("it is gone", || (!lives(first)).then_some(())));
 }
 
 /// Guards SIGCONT: else the turn would hang, and one that is not used would
