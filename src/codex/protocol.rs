@@ -92,7 +92,7 @@ pub enum ItemKind {
 
 /// The most fields of an item, a usage or an error that are looked at. The
 /// longest of them have ten.
-const MAX_FIELDS: usize = 256;
+pub(super) const MAX_FIELDS: usize = 256;
 
 /// Why a line is no event.
 #[derive(Debug, Error)]

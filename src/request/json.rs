@@ -12,8 +12,11 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
 
 /// The most values in one text: of each, also within others, and however small.
@@ -57,6 +60,7 @@ impl<'de> DeserializeSeed<'de> for Plain {
 }
 
 /// How many more values are read of one text, or of several together.
+#[derive(Debug)]
 pub(crate) struct Room(Cell<usize>);
 
 impl Room {
@@ -68,6 +72,42 @@ impl Room {
     /// items of lists, and fields of objects. The value itself is always there.
     pub fn seed<'de>(&self) -> impl DeserializeSeed<'de, Value = Value> {
         Counted(Limit::LeaveOut(&self.0))
+    }
+
+    /// Reads a list of anything, as far as there is room.
+    pub fn list<'de, T: Deserialize<'de>>(&self) -> impl DeserializeSeed<'de, Value = Vec<T>> {
+        List(&self.0, PhantomData)
+    }
+}
+
+struct List<'a, T>(&'a Cell<usize>, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for List<'_, T> {
+    type Value = Vec<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for List<'_, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(left) = self.0.get().checked_sub(1) {
+            let Some(item) = seq.next_element()? else {
+                return Ok(items);
+            };
+            self.0.set(left);
+            items.push(item);
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(items)
     }
 }
 

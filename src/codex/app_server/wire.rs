@@ -3,23 +3,33 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
 
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::request::json;
+use crate::codex::protocol::MAX_FIELDS;
+use crate::request::json::Room;
 
 /// The fields of an object, each still as text: only what is looked at gets
-/// decoded, as lines of several MB are real.
-pub(super) struct Fields<'a>(HashMap<Cow<'a, str>, &'a RawValue>);
+/// decoded, as lines of several MB are real. What an agent can make of a line
+/// has one limit for all of it.
+pub(super) struct Fields<'a> {
+    fields: HashMap<Cow<'a, str>, &'a RawValue>,
+    room: Rc<Room>,
+}
 
 impl<'a> Fields<'a> {
-    pub fn of(raw: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(raw).ok().map(Self)
+    pub fn of(line: &'a [u8]) -> Option<Self> {
+        let fields = read(std::str::from_utf8(line).ok()?, RawFields)?;
+        let room = Rc::new(Room::new());
+        Some(Self { fields, room })
     }
 
     /// A field's text; of a missing one that of a null.
     pub fn raw(&self, name: &str) -> &'a str {
-        self.0.get(name).map_or("null", |raw| raw.get())
+        self.fields.get(name).map_or("null", |raw| raw.get())
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -28,12 +38,13 @@ impl<'a> Fields<'a> {
 
     /// An object's fields; of anything else none.
     pub fn object(&self, name: &str) -> Fields<'a> {
-        Fields::of(self.raw(name).as_bytes()).unwrap_or_else(|| Fields(HashMap::new()))
+        self.within(read(self.raw(name), RawFields).unwrap_or_default())
     }
 
+    /// The objects of a list, as far as there is room.
     pub fn array(&self, name: &str) -> Vec<Fields<'a>> {
-        let items: Vec<&RawValue> = serde_json::from_str(self.raw(name)).unwrap_or_default();
-        let fields = |item: &&'a RawValue| Fields::of(item.get().as_bytes());
+        let items: Vec<&RawValue> = read(self.raw(name), self.room.list()).unwrap_or_default();
+        let fields = |item: &&'a RawValue| Some(self.within(read(item.get(), RawFields)?));
         items.iter().filter_map(fields).collect()
     }
 
@@ -42,7 +53,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn texts(&self, name: &str) -> Vec<String> {
-        serde_json::from_str(self.raw(name)).unwrap_or_default()
+        read(self.raw(name), self.room.list()).unwrap_or_default()
     }
 
     pub fn number(&self, name: &str) -> Option<u64> {
@@ -53,10 +64,52 @@ impl<'a> Fields<'a> {
         serde_json::from_str::<Cow<'_, str>>(self.raw(name)).is_ok_and(|found| found == text)
     }
 
-    /// A value that an agent may have chosen; null where it is too large to
-    /// be taken apart.
+    /// A value that an agent may have chosen, without what there is no room for.
     pub fn value(&self, name: &str) -> Value {
-        json::from_slice(self.raw(name).as_bytes()).unwrap_or_default()
+        read(self.raw(name), self.room.seed()).unwrap_or_default()
+    }
+
+    fn within(&self, fields: HashMap<Cow<'a, str>, &'a RawValue>) -> Self {
+        let room = Rc::clone(&self.room);
+        Self { fields, room }
+    }
+}
+
+fn read<'a, S: DeserializeSeed<'a>>(text: &'a str, seed: S) -> Option<S::Value> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = seed.deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    Some(value)
+}
+
+/// The first fields of an object: it may have millions.
+struct RawFields;
+
+impl<'de> DeserializeSeed<'de> for RawFields {
+    type Value = HashMap<Cow<'de, str>, &'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RawFields {
+    type Value = HashMap<Cow<'de, str>, &'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = HashMap::new();
+        while fields.len() < MAX_FIELDS {
+            match map.next_entry()? {
+                Some((name, raw)) => fields.insert(name, raw),
+                None => return Ok(fields),
+            };
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(fields)
     }
 }
 
@@ -151,5 +204,48 @@ impl Outgoing {
 
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::json::MAX_VALUES;
+
+    /// A line of 16 MiB would take a hundred times that in memory.
+    #[test]
+    fn g10_of_too_many_values_in_one_line_the_last_are_left_out() {
+        let many = |open: &str, one: &str| format!("{open}{}", one.repeat(50_000));
+        let line = format!(
+            r#"{{"words":{}"z"],"steps":{}{{}}],"value":{}0],"after":[0],"status":"failed"}}"#,
+            many("[", r#""x","#),
+            many("[", "{},"),
+            many("[", "0,"),
+        );
+        let fields = Fields::of(line.as_bytes()).unwrap();
+        let (words, steps) = (fields.texts("words"), fields.array("steps"));
+        assert_eq!(words.len(), 50_001);
+        assert_eq!(words.len() + steps.len(), MAX_VALUES);
+        assert_eq!(fields.value("value"), json!([]));
+        assert_eq!(fields.value("after"), json!([]));
+        assert_eq!(fields.text("status"), "failed");
+        // The next line has its own.
+        assert_eq!(
+            Fields::of(line.as_bytes()).unwrap().value("after"),
+            json!([0])
+        );
+    }
+
+    #[test]
+    fn g10_of_too_many_fields_the_first_are_kept() {
+        let many: String = (0..1000).map(|n| format!(r#","f{n}":0"#)).collect();
+        let line = format!(r#"{{"method":"m","params":{{"x":1{many}}}{many}}}"#);
+        let fields = Fields::of(line.as_bytes()).unwrap();
+        assert_eq!(fields.fields.len(), MAX_FIELDS);
+        let params = fields.object("params");
+        assert_eq!(
+            (params.fields.len(), params.number("x")),
+            (MAX_FIELDS, Some(1))
+        );
     }
 }

@@ -4,6 +4,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use turn_worker::codex::app_server::{Conversation, Heard, Load};
+use turn_worker::codex::protocol::{self, CliEvent};
+use turn_worker::config::Sandbox;
+
 /// Counts what each thread holds. libFuzzer's own memory is not in it.
 struct Counting;
 
@@ -46,4 +50,41 @@ pub fn bounded<T>(input: &[u8], per_byte: usize, fixed: usize, read: impl FnOnce
     let allowed = input.len() * per_byte + fixed;
     assert!(held <= allowed, "{held} bytes for {} of input", input.len());
     result
+}
+
+/// What reads a line of codex's, by each of its engines.
+pub fn readers() -> [Box<dyn FnMut(&[u8]) -> Vec<CliEvent>>; 2] {
+    let mut server = in_a_turn();
+    let heard = move |line: &[u8]| {
+        let heard = server.hear(line);
+        // What it answers goes away at once, as to a server that reads.
+        drop(server.take_outgoing());
+        let events = heard.into_iter().filter_map(|heard| match heard {
+            Heard::Event(event) => Some(event),
+            _ => None,
+        });
+        events.collect()
+    };
+    [
+        Box::new(|line| protocol::parse_line(line).into_iter().collect()),
+        Box::new(heard),
+    ]
+}
+
+/// A conversation of the turn `u` on the thread `t`.
+fn in_a_turn() -> Conversation {
+    let mut server = Conversation::new();
+    server.hear(br#"{"id":1,"result":{}}"#);
+    server.load(Load {
+        cwd: "/w".to_owned(),
+        sandbox: Sandbox::Bypass,
+        model: None,
+        resume: None,
+    });
+    server.hear(br#"{"id":2,"result":{"thread":{"id":"t"}}}"#);
+    server.go("x");
+    server.hear(br#"{"id":3,"result":{"turn":{"id":"u"}}}"#);
+    server.hear(br#"{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}}}"#);
+    drop(server.take_outgoing());
+    server
 }

@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use libfuzzer_sys::fuzz_target;
 use turn_worker::codex::Exit;
 use turn_worker::codex::lines::{Line, Lines};
-use turn_worker::codex::protocol;
 use turn_worker::codex::translate::Translator;
 use turn_worker::event::EventBody;
 
@@ -40,21 +39,26 @@ impl Tools {
 fuzz_target!(|input: &[u8]| {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime starts");
-    fuzz::bounded(input, 128, 256 << 10, || {
-        let mut tools = Tools::default();
-        let mut translator = Translator::new();
-        let mut lines = Lines::new(input, MAX_LINE);
-        while let Some(line) = runtime.block_on(lines.next()).expect("memory can be read") {
-            let Line::Whole(line) = line else { continue };
-            assert!(line.len() <= MAX_LINE);
-            if let Ok(event) = protocol::parse_line(&line) {
-                translator.translate(event).iter().for_each(|event| tools.see(event));
+    for mut read in fuzz::readers() {
+        fuzz::bounded(input, 128, 256 << 10, || {
+            let mut tools = Tools::default();
+            let mut translator = Translator::new();
+            let mut lines = Lines::new(input, MAX_LINE);
+            while let Some(line) = runtime.block_on(lines.next()).expect("memory can be read") {
+                let Line::Whole(line) = line else { continue };
+                assert!(line.len() <= MAX_LINE);
+                for event in read(&line) {
+                    translator
+                        .translate(event)
+                        .iter()
+                        .for_each(|event| tools.see(event));
+                }
             }
-        }
-        let stderr = String::from_utf8_lossy(input);
-        let finished = translator.finish(&Exit::Code(1), &stderr);
-        finished.events.iter().for_each(|event| tools.see(event));
-        assert!(tools.open.is_empty(), "{:?} have no result", tools.open);
-        assert!(finished.unknown.len() <= 33);
-    });
+            let stderr = String::from_utf8_lossy(input);
+            let finished = translator.finish(&Exit::Code(1), &stderr);
+            finished.events.iter().for_each(|event| tools.see(event));
+            assert!(tools.open.is_empty(), "{:?} have no result", tools.open);
+            assert!(finished.unknown.len() <= 33);
+        });
+    }
 });
