@@ -1,4 +1,5 @@
 pub mod broker;
+pub mod conversation;
 pub mod faults;
 pub mod host;
 #[allow(

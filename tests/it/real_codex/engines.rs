@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use turn_worker::codex::Exit;
-use turn_worker::codex::app_server::{Conversation, Heard, Load};
+use turn_worker::codex::app_server::Heard;
 use turn_worker::codex::protocol::{CliEvent, parse_line};
 use turn_worker::codex::translate::{Finished, Translator, Verdict};
-use turn_worker::config::Sandbox;
 use turn_worker::event::EventBody;
 
 use super::{Codex, program};
+use crate::support::conversation::Server;
 
 /// So that failing takes a moment and not half a minute.
 const IMPATIENT: &str =
@@ -73,93 +73,26 @@ fn exec(home: &Path, dir: &Path, prompt: &str) -> Told {
     }
 }
 
-/// A server with a conversation.
-struct Server {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    conversation: Conversation,
-    /// What was heard and not taken yet.
-    heard: Vec<Heard>,
+fn start(home: &Path, dir: &Path) -> Server {
+    Server::start(codex("app-server", home, dir).arg("--stdio"))
 }
 
-impl Server {
-    fn start(home: &Path, dir: &Path) -> Self {
-        let mut child = codex("app-server", home, dir)
-            .arg("--stdio")
-            .spawn()
-            .unwrap();
-        Self {
-            stdin: child.stdin.take().unwrap(),
-            stdout: BufReader::new(child.stdout.take().unwrap()),
-            child,
-            conversation: Conversation::new(),
-            heard: Vec::new(),
-        }
+/// A turn to its end, as it is told; `interrupt` at such an event.
+fn turn(server: &mut Server, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool) -> Told {
+    let mut translator = Translator::new();
+    let thread_id = server.conversation.thread().unwrap().to_owned();
+    translator.translate(CliEvent::ThreadStarted { thread_id });
+    let events = server.turn(prompt, interrupt);
+    Told {
+        events: (events.into_iter())
+            .flat_map(|event| translator.translate(event))
+            .collect(),
+        finished: translator.finish(&Exit::Code(0), ""),
     }
+}
 
-    fn next(&mut self) -> Heard {
-        while self.heard.is_empty() {
-            let out = self.conversation.take_outgoing();
-            self.stdin.write_all(&out).unwrap();
-            let mut line = Vec::new();
-            self.stdout.read_until(b'\n', &mut line).unwrap();
-            assert!(!line.is_empty(), "the server has ended");
-            self.heard = self.conversation.hear(&line);
-        }
-        self.heard.remove(0)
-    }
-
-    fn load(&mut self, dir: &Path, resume: Option<&str>) -> Heard {
-        let load = Load {
-            cwd: dir.to_str().unwrap().to_owned(),
-            sandbox: Sandbox::Bypass,
-            model: None,
-            resume: resume.map(str::to_owned),
-        };
-        if let Some(thread_id) = self.conversation.load(load) {
-            return Heard::Loaded { thread_id };
-        }
-        loop {
-            let heard = self.next();
-            if !matches!(heard, Heard::Event(_)) {
-                return heard;
-            }
-        }
-    }
-
-    /// A turn to its end; `interrupt` at such an event.
-    fn turn(&mut self, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool) -> Told {
-        let mut translator = Translator::new();
-        let mut events = Vec::new();
-        let thread_id = self.conversation.thread().unwrap().to_owned();
-        translator.translate(CliEvent::ThreadStarted { thread_id });
-        self.conversation.go(prompt);
-        loop {
-            match self.next() {
-                Heard::Event(event) => {
-                    if interrupt(&event) {
-                        self.conversation.interrupt();
-                    }
-                    let over = event == CliEvent::TurnInterrupted;
-                    events.extend(translator.translate(event));
-                    if over || translator.is_over() {
-                        break;
-                    }
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        Told {
-            events,
-            finished: translator.finish(&Exit::Code(0), ""),
-        }
-    }
-
-    fn end(mut self) {
-        drop(self.stdin);
-        assert!(self.child.wait().unwrap().success());
-    }
+fn never(_: &CliEvent) -> bool {
+    false
 }
 
 /// What both engines have to have in common: texts whole, ids by number,
@@ -226,8 +159,8 @@ fn a_turn_is_told_alike_by_both_engines() {
     const PROMPTS: &[&str] = &[
         "Hello.",
         "say: é漢 𝄞\nsay: \nsay: again",
-        "think: Hm.\nthink: So é.\nrun: echo out; sleep 0.1; echo err >&2; exit 3\nsay: Done.",
-        "run: echo a; sleep 0.4; echo b; sleep 0.3; printf c\nrun: true",
+        "think: Hm.\nthink: So é.\nrun: echo out; echo err >&2; exit 3\nsay: Done.",
+        "run: echo a; echo b; printf c\nrun: true",
         "patch: notes.txt\nsearch: cats",
         "plan: a, +b\nplan: +a, +b",
         "slow: 4\nbig: 20000",
@@ -256,9 +189,12 @@ fn a_turn_is_told_alike_by_both_engines() {
         let dir = directory(&codex, &format!("exec-{n}"));
         let by_exec = common(&exec(&home, &dir, prompt), &dir);
         let dir = directory(&codex, &format!("server-{n}"));
-        let mut server = Server::start(&home, &dir);
-        assert!(matches!(server.load(&dir, None), Heard::Loaded { .. }));
-        let told = server.turn(prompt, |_| false);
+        let mut server = start(&home, &dir);
+        assert!(matches!(
+            server.load(&dir, None),
+            Some(Heard::Loaded { .. })
+        ));
+        let told = turn(&mut server, prompt, never);
         assert_eq!(
             told.finished.unknown.len(),
             0,
@@ -290,9 +226,9 @@ fn a_message_that_broke_off_is_told_and_then_the_next() {
     let codex = Codex::configured(IMPATIENT);
     let home = codex.path().join("codex-home");
     let dir = directory(&codex, "ws");
-    let mut server = Server::start(&home, &dir);
+    let mut server = start(&home, &dir);
     server.load(&dir, None);
-    let told = server.turn("cut: 1\nsay: After.", |_| false);
+    let told = turn(&mut server, "cut: 1\nsay: After.", never);
     let events = common(&told, &dir);
     let kinds: Vec<&str> = events
         .iter()
@@ -310,43 +246,45 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
     let codex = Codex::configured(IMPATIENT);
     let home = codex.path().join("codex-home");
     let dir = directory(&codex, "ws");
-    let mut server = Server::start(&home, &dir);
-    let Heard::Loaded { thread_id } = server.load(&dir, None) else {
+    let mut server = start(&home, &dir);
+    let Some(Heard::Loaded { thread_id }) = server.load(&dir, None) else {
         panic!("no thread")
     };
-    let first = server.turn("I am Ada.", |_| false);
+    let first = turn(&mut server, "I am Ada.", never);
     let spent = first.finished.reported_total.unwrap();
     assert!(server.conversation.is_idle());
     server.load(&dir, Some(&thread_id));
     // Asked for before the server takes it, and in the middle of a command.
-    let early = server.turn("slow: 100", |event| *event == CliEvent::TurnStarted);
+    let early = turn(&mut server, "slow: 100", |event| {
+        *event == CliEvent::TurnStarted
+    });
     assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
     let in_command = |event: &CliEvent| matches!(event, CliEvent::ItemStarted(_));
-    let cut = server.turn("say: Wait.\nrun: sleep 100", |event| {
+    let cut = turn(&mut server, "say: Wait.\nrun: sleep 100", |event| {
         in_command(event) && format!("{event:?}").contains("sleep 100")
     });
     let total = cut.finished.reported_total.unwrap();
     let answer = total.since(spent).unwrap();
     assert_eq!(answer.output_tokens, 22, "one answer of two items");
-    let last = server.turn("Who am I?", |_| false);
+    let last = turn(&mut server, "Who am I?", never);
     assert!(last.finished.last_text.unwrap().contains("I am Ada."));
     server.end();
 
     // The tokens of a turn that was cut off stay in the thread's total.
-    let mut next = Server::start(&home, &dir);
+    let mut next = start(&home, &dir);
     let busy = {
-        let mut other = Server::start(&home, &dir);
+        let mut other = start(&home, &dir);
         other.load(&dir, Some(&thread_id));
         let busy = next.load(&dir, Some(&thread_id));
         other.end();
         busy
     };
-    assert!(matches!(busy, Heard::Refused { message } if message.contains("active writer")));
+    assert!(matches!(busy, Some(Heard::Refused { message }) if message.contains("active writer")));
     assert!(matches!(
         next.load(&dir, Some(&thread_id)),
-        Heard::Loaded { .. }
+        Some(Heard::Loaded { .. })
     ));
-    let resumed = next.turn("Go on.", |_| false);
+    let resumed = turn(&mut next, "Go on.", never);
     let before = next.conversation.total_before();
     assert_eq!(before, None, "no turn runs");
     assert!(
@@ -358,7 +296,7 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
             .is_some()
     );
     let lost = next.load(&dir, Some("01a201f0-dead-7750-a64c-17c79c2eb47b"));
-    assert!(matches!(lost, Heard::Lost { .. }), "{lost:?}");
-    assert!(matches!(next.load(&dir, None), Heard::Loaded { .. }));
+    assert!(matches!(lost, Some(Heard::Lost { .. })), "{lost:?}");
+    assert!(matches!(next.load(&dir, None), Some(Heard::Loaded { .. })));
     next.end();
 }
