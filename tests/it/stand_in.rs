@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use turn_worker::codex::app_server::Heard;
-use turn_worker::codex::protocol::{CliEvent, ItemKind};
+use turn_worker::codex::protocol::CliEvent;
 
 use crate::support::conversation::Server;
 use crate::support::host::stand_in;
@@ -24,8 +24,9 @@ fn never(_: &CliEvent) -> bool {
     false
 }
 
-fn is_command(event: &CliEvent) -> bool {
-    matches!(event, CliEvent::ItemStarted(item) if matches!(item.kind, ItemKind::Tool(_)))
+/// A command that runs, not one that is about to.
+fn is_output(event: &CliEvent) -> bool {
+    matches!(event, CliEvent::OutputDelta { .. })
 }
 
 fn said(events: &[CliEvent]) -> String {
@@ -56,8 +57,9 @@ fn it_serves_turn_after_turn_on_a_thread_that_has_one_writer() {
     let retried = "Reconnecting... 1/5 (stream disconnected)".to_owned();
     assert!(events.contains(&CliEvent::Retrying { message: retried }));
     // A command that is interrupted lives on, beside the next turn.
-    let living = "t2\nsay Wait.\nrun while [ -e \"$STAND_IN_DIR/log\" ]; do sleep 0.01; done";
-    server.turn(living, is_command);
+    let living =
+        "t2\nsay Wait.\nrun echo up; while [ -e \"$STAND_IN_DIR/log\" ]; do sleep 0.01; done";
+    server.turn(living, is_output);
     assert_eq!(said(&server.turn("t3\nsay On.", never)), "On.");
     let failed = server.turn("t4\nfail rate limit", never);
     assert!(

@@ -159,7 +159,7 @@ fn a_turn_is_told_alike_by_both_engines() {
     const PROMPTS: &[&str] = &[
         "Hello.",
         "say: é漢 𝄞\nsay: \nsay: again",
-        "think: Hm.\nthink: So é.\nrun: echo out; echo err >&2; exit 3\nsay: Done.",
+        "think: Hm.\nthink: So é.\nrun: { echo out; echo err; } >&2; exit 3\nsay: Done.",
         "run: echo a; echo b; printf c\nrun: true",
         "patch: notes.txt\nsearch: cats",
         "plan: a, +b\nplan: +a, +b",
