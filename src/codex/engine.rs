@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Exit;
 use super::protocol::CliEvent;
@@ -40,6 +41,10 @@ pub enum Output {
     Garbage {
         bytes: usize,
     },
+    /// The thread that was to be resumed is gone; nothing was run.
+    ThreadLost {
+        message: String,
+    },
 }
 
 /// How it ended, when nothing of it lives any more.
@@ -60,6 +65,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Rises when another program has taken the place of the one that is
     /// started, as an upgrade does it.
     fn generation(&self) -> u64;
+
+    /// Within which pieces of text are joined; none where texts come whole.
+    fn delta_window(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// One running turn. Dropping it ends it.
