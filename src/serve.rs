@@ -14,7 +14,7 @@ use crate::amqp::declare_error::DeclareError;
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
-use crate::codex::exec::Exec;
+use crate::codex::engines::AnyEngine;
 use crate::config::Settings;
 use crate::error::with_sources;
 use crate::host::Host;
@@ -66,18 +66,19 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         true => Some(engine(&settings)?),
         false => None,
     };
-    let root = root(&settings, engine.as_ref())?;
-    if let Some(engine) = &engine {
-        tried(engine, &metrics).await?;
+    let codex = engine.as_ref().map(AnyEngine::codex);
+    let root = root(&settings, codex)?;
+    if let Some(codex) = codex {
+        tried(codex, &metrics).await?;
     }
-    let host = host(&root, engine.as_ref(), &metrics);
+    let host = host(&root, codex, &metrics);
     let health = Health::new(settings.roles, host.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
         id,
         version = env!("CARGO_PKG_VERSION"),
         root = %root.path().display(),
-        codex = engine.as_ref().map(|engine| engine.program.path().display().to_string()),
+        codex = codex.map(|codex| codex.program.path().display().to_string()),
         slots = settings.slots,
         broker = settings.broker.shown(),
         http = listener.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
@@ -120,7 +121,7 @@ async fn run(
     settings: Settings,
     id: &str,
     local: Local,
-    runner: Option<Runner<Exec>>,
+    runner: Option<Runner<AnyEngine>>,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
     let Local {

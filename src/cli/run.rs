@@ -39,7 +39,7 @@ pub struct RunArgs {
 pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> {
     turn_worker::guard::prepare_worker().context("can't look after child processes")?;
     let engine = serve::engine(&settings)?;
-    let root = serve::root(&settings, Some(&engine))?;
+    let root = serve::root(&settings, Some(engine.codex()))?;
     let limits = settings.request_limits(vec![
         settings.workspace_root.clone(),
         root.path().to_owned(),

@@ -7,9 +7,11 @@
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Exit;
 use super::protocol::CliEvent;
+use crate::event::Usage;
 use crate::guard::SpawnError;
 
 /// What codex is to do, where, and under which lock.
@@ -40,6 +42,10 @@ pub enum Output {
     Garbage {
         bytes: usize,
     },
+    /// The thread that was to be resumed is gone; nothing was run.
+    ThreadLost {
+        message: String,
+    },
 }
 
 /// How it ended, when nothing of it lives any more.
@@ -60,6 +66,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Rises when another program has taken the place of the one that is
     /// started, as an upgrade does it.
     fn generation(&self) -> u64;
+
+    /// Within which pieces of text are joined; none where texts come whole.
+    fn delta_window(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// One running turn. Dropping it ends it.
@@ -68,6 +79,11 @@ pub trait EngineRun: Send {
     /// Cancel-safe. Nothing is read from codex while this is not awaited, so
     /// that a slow reader slows codex down.
     fn next(&mut self) -> impl Future<Output = Option<Output>> + Send;
+
+    /// The thread's tokens before this turn, where codex tells them.
+    fn total_before(&self) -> Option<Usage> {
+        None
+    }
 
     /// Asks codex to stop: it ends its command and then itself.
     fn interrupt(&mut self) -> impl Future<Output = ()> + Send;

@@ -3,32 +3,19 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use tokio::net::unix::pipe::Receiver;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
-use super::lines::{Line, Lines};
-use super::program::{Launch, Program};
+use super::lines::Line;
+use super::process::{Codex, Process};
 use super::protocol;
 use crate::config::Sandbox;
-use crate::guard::{Guard, GuardSpec, SpawnError};
+use crate::guard::SpawnError;
 
 /// The version whose every word these files were tried with; others are run
 /// all the same.
 pub const TESTED_VERSION: &str = "0.169.0";
-/// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
-const STDERR_TAIL_BYTES: usize = 8 << 10;
-/// Longer lines of stderr are left out of the log.
-const STDERR_LINE_BYTES: usize = 64 << 10;
-/// How long the pipes may take to end once every process of the turn is gone:
-/// only a descriptor handed to a foreign process keeps them open.
-const DRAIN: Duration = Duration::from_secs(2);
-
 const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
     match sandbox {
         Sandbox::Bypass => &["--dangerously-bypass-approvals-and-sandbox"],
@@ -38,20 +25,13 @@ const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
 }
 
 #[derive(Debug, Clone)]
-pub struct Exec {
-    pub program: Program,
-    pub launch: Launch,
-    pub sandbox: Sandbox,
-    /// The operator's own arguments.
-    pub extra_args: Vec<String>,
-    pub max_line_bytes: usize,
-}
+pub struct Exec(pub Codex);
 
 impl Exec {
     fn args(&self, model: Option<&str>, resume: Option<&str>) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
-        args.extend(sandbox_args(self.sandbox));
-        args.extend(self.extra_args.iter().map(String::as_str));
+        args.extend(sandbox_args(self.0.sandbox));
+        args.extend(self.0.extra_args.iter().map(String::as_str));
         // One word, so that no value can be taken for a flag.
         let model = model.map(|model| format!("--model={model}"));
         args.extend(model.as_deref());
@@ -68,77 +48,22 @@ impl Engine for Exec {
     type Run = ExecRun;
 
     fn generation(&self) -> u64 {
-        self.program.generation()
+        self.0.program.generation()
     }
 
     fn start(&self, input: TurnInput<'_>) -> Result<ExecRun, SpawnError> {
-        let mut env = self.launch.env.clone();
-        if let Some(home) = input.home {
-            env.retain(|(name, _)| name != "CODEX_HOME");
-            env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
-        }
         let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
-        let (guard, pipes) = self.launch.guards.start(GuardSpec {
-            program: self.program.path(),
-            args: self.args(input.model, input.resume),
-            env,
-            dir: input.dir,
-            tag: Some(input.dir_path.to_string_lossy().into_owned()),
-            user: self.launch.user.clone(),
-            limits: self.launch.limits,
-            stdin,
-            lock: input.lock,
-        })?;
-        let tail = Arc::new(Mutex::new(Vec::new()));
-        Ok(ExecRun {
-            lines: Lines::new(pipes.stdout, self.max_line_bytes),
-            guard,
-            drain_until: None,
-            stderr: tokio::spawn(log_stderr(pipes.stderr, Arc::clone(&tail))),
-            tail,
-        })
+        let args = self.args(input.model, input.resume);
+        Ok(ExecRun(self.0.start(args, input, stdin)?))
     }
 }
 
 #[derive(Debug)]
-pub struct ExecRun {
-    lines: Lines<Receiver>,
-    guard: Guard,
-    /// Until when stdout may come to its end, once nothing of the turn lives.
-    drain_until: Option<Instant>,
-    stderr: JoinHandle<()>,
-    tail: Arc<Mutex<Vec<u8>>>,
-}
-
-impl ExecRun {
-    async fn next_line(&mut self) -> Option<Line> {
-        let line = loop {
-            if let Some(until) = self.drain_until {
-                break timeout_at(until, self.lines.next()).await;
-            }
-            tokio::select! {
-                biased;
-                line = self.lines.next() => break Ok(line),
-                _ = self.guard.closed() => self.drain_until = Some(Instant::now() + DRAIN),
-            }
-        };
-        match line {
-            Ok(Ok(line)) => line,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "reading codex's stdout failed");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("codex's stdout is held open by a process that is not of its turn");
-                None
-            }
-        }
-    }
-}
+pub struct ExecRun(Process);
 
 impl EngineRun for ExecRun {
     async fn next(&mut self) -> Option<Output> {
-        Some(match self.next_line().await? {
+        Some(match self.0.next_line().await? {
             Line::Whole(line) => match protocol::parse_line(&line) {
                 Ok(event) => Output::Event(event),
                 Err(_) => Output::Garbage { bytes: line.len() },
@@ -148,31 +73,15 @@ impl EngineRun for ExecRun {
     }
 
     async fn interrupt(&mut self) {
-        self.guard.interrupt().await;
+        self.0.guard.interrupt().await;
     }
 
     async fn kill(&mut self) {
-        self.guard.kill().await;
+        self.0.guard.kill().await;
     }
 
     async fn end(&mut self) -> End {
-        let closed = self.guard.closed().await;
-        // Its end is near: nothing that could write to it lives.
-        if !self.stderr.is_finished() {
-            let _ = timeout(DRAIN, &mut self.stderr).await;
-        }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        End {
-            exit: closed.exit,
-            leftovers: closed.leftovers,
-            stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
-        }
-    }
-}
-
-impl Drop for ExecRun {
-    fn drop(&mut self) {
-        self.stderr.abort();
+        self.0.end().await
     }
 }
 
@@ -186,26 +95,13 @@ fn whole(prompt: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-async fn log_stderr(stderr: Receiver, tail: Arc<Mutex<Vec<u8>>>) {
-    let mut lines = Lines::new(stderr, STDERR_LINE_BYTES);
-    while let Ok(Some(line)) = lines.next().await {
-        let Line::Whole(line) = line else { continue };
-        let text = String::from_utf8_lossy(&line);
-        tracing::debug!(target: "codex::stderr", line = &*text, "codex wrote");
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend_from_slice(&line);
-        tail.push(b'\n');
-        let over = tail.len().saturating_sub(STDERR_TAIL_BYTES);
-        tail.drain(..over);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codex::program::{Launch, Program};
 
     fn exec() -> Exec {
-        Exec {
+        Exec(Codex {
             program: Program::find("/bin/sh", "".into()).unwrap(),
             launch: Launch {
                 guards: crate::guard::Guards::new("/proc/self/exe".into()),
@@ -216,7 +112,7 @@ mod tests {
             sandbox: Sandbox::Bypass,
             extra_args: vec!["--disable".into(), "plugins".into()],
             max_line_bytes: 1024,
-        }
+        })
     }
 
     #[test]
@@ -237,8 +133,8 @@ mod tests {
             )
         );
         let mut fresh = exec();
-        fresh.sandbox = Sandbox::ReadOnly;
-        fresh.extra_args.clear();
+        fresh.0.sandbox = Sandbox::ReadOnly;
+        fresh.0.extra_args.clear();
         assert_eq!(
             fresh.args(None, None).join(" "),
             "exec --json --skip-git-repo-check --sandbox read-only -"

@@ -11,10 +11,12 @@
 pub mod app_server;
 pub mod binary;
 pub mod engine;
+pub mod engines;
 pub mod exec;
 pub mod failure;
 pub mod home;
 pub mod lines;
+pub mod process;
 pub mod program;
 pub mod protocol;
 pub mod rollout;

@@ -44,6 +44,8 @@ pub struct Settings {
     pub codex_model: Option<String>,
     /// `None`: any model may be asked for.
     pub codex_models: Option<BTreeSet<String>>,
+    pub codex_engine: EngineKind,
+    pub delta_window: Duration,
     pub codex_sandbox: Sandbox,
     pub codex_args: Vec<String>,
     /// Names of variables; none of the worker's own is among them.
@@ -250,6 +252,16 @@ macro_rules! words {
             }
         }
     };
+}
+
+words! {
+    /// How codex is run.
+    EngineKind {
+        /// One `codex exec` a turn.
+        Exec = "exec",
+        /// `codex app-server`, which tells a text as the model writes it.
+        AppServer = "app-server",
+    }
 }
 
 words! {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
-    Broker, ClientFiles, CodexHome, EventSet, LogFormat, Roles, RunAs, Sandbox, Settings, TlsFiles,
-    broker, value,
+    Broker, ClientFiles, CodexHome, EngineKind, EventSet, LogFormat, Roles, RunAs, Sandbox,
+    Settings, TlsFiles, broker, value,
 };
 use crate::request::is_model_name;
 
@@ -94,6 +94,12 @@ impl Reader {
             };
             (is_model_name(text) && listed).then(|| text.to_owned())
         });
+        let codex_engine = self.value(
+            &table::CODEX_ENGINE,
+            raw.codex_engine,
+            EngineKind::from_word,
+        );
+        let delta_window = self.duration(&table::DELTA_WINDOW, raw.delta_window);
         let codex_sandbox =
             self.value(&table::CODEX_SANDBOX, raw.codex_sandbox, Sandbox::from_word);
         let codex_args = self.value(&table::CODEX_ARGS, raw.codex_args, |text| {
@@ -134,6 +140,8 @@ impl Reader {
             codex_home: codex_home?,
             codex_model: codex_model?,
             codex_models: codex_models?,
+            codex_engine: codex_engine?,
+            delta_window: delta_window?,
             codex_sandbox: codex_sandbox?,
             codex_args: codex_args?,
             codex_env: codex_env?,

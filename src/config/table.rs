@@ -82,7 +82,7 @@ macro_rules! settings {
     };
 }
 
-use super::{EventSet, LogFormat, Sandbox};
+use super::{EngineKind, EventSet, LogFormat, Sandbox};
 use Allowed::{Count, Duration, OneOf, Size};
 
 settings! {
@@ -115,6 +115,12 @@ settings! {
     codex_bin CODEX_BIN {
         Preset::Value("codex"), Allowed::Told("a name in PATH or a path"),
         "the codex CLI; of the npm package, its native binary is run" }
+    codex_engine CODEX_ENGINE {
+        Preset::Value("exec"), OneOf(EngineKind::WORDS),
+        "how codex is run: codex exec tells each message when it is whole, codex app-server as the model writes it" }
+    delta_window DELTA_WINDOW {
+        Preset::Value("30ms"), Duration("0s", "10s"),
+        "within which time pieces of a text are joined into one event, with app-server" }
     codex_home CODEX_HOME {
         Preset::Value("default"), Allowed::Told("default, per-workspace or a path"),
         "codex's own state: where codex keeps it by default, in one folder for all, or in one for each workspace" }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use crate::amqp::connect::Connector;
+use crate::codex::app_server::AppServer;
 use crate::codex::binary::BinaryError;
+use crate::codex::engines::AnyEngine;
 use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
+use crate::codex::process::Codex;
 use crate::codex::program::{Launch, Program, ProgramError};
-use crate::config::{CodexHome, Settings};
+use crate::config::{CodexHome, EngineKind, Settings};
 use crate::guard::Guards;
 use crate::guard::confine::{Limits, User};
 use crate::host::{self, Host, Part};
@@ -30,7 +33,7 @@ pub enum EngineError {
 }
 
 /// codex by these settings, with the variables that it is to have of ours.
-pub fn engine(settings: &Settings) -> Result<Exec, EngineError> {
+pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
     let account = settings.codex_run_as.as_ref().map(Account::find);
     let account = account.transpose()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -53,31 +56,38 @@ pub fn engine(settings: &Settings) -> Result<Exec, EngineError> {
             open_files: settings.codex_max_open_files,
         },
     };
-    Ok(Exec {
+    let codex = Codex {
         program,
         launch,
         sandbox: settings.codex_sandbox,
         extra_args: settings.codex_args.clone(),
         max_line_bytes: settings.max_line_bytes,
+    };
+    Ok(match settings.codex_engine {
+        EngineKind::Exec => AnyEngine::Exec(Exec(codex)),
+        EngineKind::AppServer => AnyEngine::AppServer(AppServer {
+            codex,
+            delta_window: settings.delta_window,
+        }),
     })
 }
 
 /// An operator's mistake is told at once; what goes away later may come back.
-pub(super) async fn tried(engine: &Exec, metrics: &Metrics) -> Result<(), EngineError> {
-    let version = engine.program.version(&engine.launch).await?;
+pub(super) async fn tried(codex: &Codex, metrics: &Metrics) -> Result<(), EngineError> {
+    let version = codex.program.version(&codex.launch).await?;
     metrics.set_codex_version(&version);
     Ok(())
 }
 
-/// The workspace root, in which agents run by this engine; only if they are
+/// The workspace root, in which agents of this codex run; only if they are
 /// kept apart from the worker as the settings want it.
-pub fn root(settings: &Settings, engine: Option<&Exec>) -> Result<Root, ServeError> {
+pub fn root(settings: &Settings, codex: Option<&Codex>) -> Result<Root, ServeError> {
     let root = Root::open(&settings.workspace_root)?;
-    // Without an engine no agent is run.
-    let Some(engine) = engine else {
+    // Without codex no agent is run.
+    let Some(codex) = codex else {
         return Ok(root);
     };
-    let user = engine.launch.user.as_ref();
+    let user = codex.launch.user.as_ref();
     isolation::enforce(settings, user, &root)?;
     let owner = |user: &User| Owner {
         uid: user.uid,
@@ -90,10 +100,10 @@ pub fn root(settings: &Settings, engine: Option<&Exec>) -> Result<Root, ServeErr
     })
 }
 
-/// What is looked at of the host; only who runs turns needs an engine.
-pub(super) fn host(root: &Root, engine: Option<&Exec>, metrics: &Metrics) -> Host {
-    let codex = engine.map(|engine| {
-        let (program, launch) = (engine.program.clone(), engine.launch.clone());
+/// What is looked at of the host; only who runs turns needs codex.
+pub(super) fn host(root: &Root, codex: Option<&Codex>, metrics: &Metrics) -> Host {
+    let codex = codex.map(|codex| {
+        let (program, launch) = (codex.program.clone(), codex.launch.clone());
         let probe = host::codex(program, launch, metrics.clone());
         (Part::Codex, probe)
     });
@@ -105,13 +115,13 @@ pub(super) fn host(root: &Root, engine: Option<&Exec>, metrics: &Metrics) -> Hos
 pub fn runner(
     settings: &Settings,
     root: Root,
-    engine: Exec,
+    engine: AnyEngine,
     worker: String,
     host: Host,
     metrics: Metrics,
-) -> Runner<Exec> {
+) -> Runner<AnyEngine> {
     Runner {
-        homes: homes(settings, &root, &engine.launch.env),
+        homes: homes(settings, &root, &engine.codex().launch.env),
         root,
         engine,
         events: settings.events,

@@ -137,6 +137,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                         "codex said something unknown, which was left out"
                     );
                 }
+                meter.told_before(ran.total_before);
                 let spent = block_in_place(|| {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
@@ -291,10 +292,13 @@ fn may_be_the_hosts_fault(ran: &Result<Ran, SpawnError>) -> bool {
 
 /// Why a resumed conversation can't go on, if that is what happened.
 fn lost_thread(ran: &Result<Ran, SpawnError>) -> Option<String> {
-    let ran = ran.as_ref().ok()?;
+    let ran = ran.as_ref().ok().filter(|ran| ran.stop.is_none())?;
     let (end, told) = (&ran.end, ran.translator.saw_event());
-    (ran.stop.is_none() && thread_lost(&end.exit, told, &end.stderr_tail)).then(|| {
-        let why = stderr::clean_tail(&end.stderr_tail);
-        format!("the stored conversation can't be resumed, so this turn starts a new one: {why}")
-    })
+    let why = ran.lost.clone().or_else(|| {
+        let lost = thread_lost(&end.exit, told, &end.stderr_tail);
+        lost.then(|| stderr::clean_tail(&end.stderr_tail))
+    })?;
+    Some(format!(
+        "the stored conversation can't be resumed, so this turn starts a new one: {why}"
+    ))
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::coalesce::Coalescer;
 use super::emit::Emitter;
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::translate::Translator;
-use crate::event::{EventBody, NoticeCode};
+use crate::event::{EventBody, NoticeCode, Usage};
 use crate::fault;
 use crate::guard::SpawnError;
 
@@ -32,6 +33,10 @@ pub(super) struct Ran {
     pub end: End,
     /// Why it was stopped, unless codex had already said how the turn ended.
     pub stop: Option<Stop>,
+    /// The thread's tokens before the turn, where codex told them.
+    pub total_before: Option<Usage>,
+    /// Why the thread that was to be resumed is gone; nothing was run then.
+    pub lost: Option<String>,
 }
 
 /// Runs codex once. `on_thread` is told the thread's id as soon as codex
@@ -49,6 +54,8 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         run,
         translator: Translator::new(),
         on_thread,
+        pieces: engine.delta_window().map(Coalescer::new),
+        lost: None,
     };
     clocks.heard();
     let stop = match process.listen(out, clocks).await {
@@ -61,8 +68,10 @@ pub(super) async fn run<E: Engine, S: EventSink>(
     };
     Ok(Ran {
         stop: stop.filter(|_| !process.translator.is_over()),
+        total_before: process.run.total_before(),
         translator: process.translator,
         end,
+        lost: process.lost,
     })
 }
 
@@ -70,6 +79,9 @@ struct Process<R, F> {
     run: R,
     translator: Translator,
     on_thread: F,
+    /// Joins texts that come in pieces.
+    pieces: Option<Coalescer>,
+    lost: Option<String>,
 }
 
 impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
@@ -79,20 +91,37 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
         out: &mut Emitter<'_, S>,
         clocks: &mut Clocks,
     ) -> Result<(), Stop> {
+        let heard = self.hear(out, clocks).await;
+        let rest = self.pieces.as_mut().map(Coalescer::flush);
+        let told = tell(rest.unwrap_or_default(), out, clocks).await;
+        heard.and(told)
+    }
+
+    async fn hear<S: EventSink>(
+        &mut self,
+        out: &mut Emitter<'_, S>,
+        clocks: &mut Clocks,
+    ) -> Result<(), Stop> {
         while !self.translator.is_over() {
+            let due = self.pieces.as_ref().and_then(Coalescer::deadline);
             let output = tokio::select! {
                 biased;
                 stop = clocks.stop() => return Err(stop),
                 output = self.run.next() => output,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let due = self.pieces.as_mut().map(|pieces| pieces.due(Instant::now()));
+                    tell(due.unwrap_or_default(), out, clocks).await?;
+                    continue;
+                }
             };
             let Some(output) = output else { return Ok(()) };
-            let mut emitted = Ok(());
-            for body in self.translate(output) {
-                // All that one line told goes out, though the turn has to stop
-                // at the first: the translator holds it for told.
-                emitted = emitted.and(out.emit(body, clocks).await);
+            let mut bodies = self.translate(output);
+            if let Some(pieces) = &mut self.pieces {
+                let now = Instant::now();
+                let joined = bodies.into_iter().flat_map(|body| pieces.push(body, now));
+                bodies = joined.collect();
             }
-            emitted?;
+            tell(bodies, out, clocks).await?;
             clocks.heard();
         }
         Ok(())
@@ -149,8 +178,26 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 tracing::warn!(bytes, "codex wrote a line that is no event");
                 Vec::new()
             }
+            Output::ThreadLost { message } => {
+                self.lost = Some(message);
+                Vec::new()
+            }
         }
     }
+}
+
+/// All of it goes out, though the turn has to stop at the first: the
+/// translator holds it for told.
+async fn tell<S: EventSink>(
+    bodies: Vec<EventBody>,
+    out: &mut Emitter<'_, S>,
+    clocks: &mut Clocks,
+) -> Result<(), Stop> {
+    let mut told = Ok(());
+    for body in bodies {
+        told = told.and(out.emit(body, clocks).await);
+    }
+    told
 }
 
 #[cfg(test)]

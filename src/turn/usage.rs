@@ -77,6 +77,21 @@ impl Meter {
         self.start.as_ref()
     }
 
+    /// codex itself told how the thread stood at the start: it knows best.
+    pub fn told_before(&mut self, total: Option<Usage>) {
+        if let (Some(start), Some(total)) = (&mut self.start, total) {
+            if let Some(recorded) = start.base.filter(|recorded| *recorded != total) {
+                tracing::warn!(
+                    thread = start.id,
+                    ?recorded,
+                    told = ?total,
+                    "codex tells another token total of the thread than its record"
+                );
+            }
+            start.base = Some(total);
+        }
+    }
+
     /// Sums up what this turn's earlier attempts spent on each thread since
     /// the first of them. A thread that the first did not begin with was made
     /// by one of them, which started afresh or had lost its own: all that was

@@ -30,6 +30,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::engine;
 use super::processes::{self, of_workspace};
 
 /// Far above what any test takes, also on a busy machine.
@@ -106,6 +107,7 @@ impl Host {
         .env("STAND_IN_DIR", path.join("stand-in"))
         .set("WORKSPACE_ROOT", path.join("workspaces"))
         .set("CODEX_BIN", stand_in())
+        .set("CODEX_ENGINE", engine::engine())
         .set("CODEX_ENV", "PATH,HOME,STAND_IN_DIR")
     }
 
@@ -302,7 +304,9 @@ impl Running {
 
     /// Until the agent says this.
     pub fn said(&mut self, text: &str) {
-        self.event(|event| event["type"] == "text_delta" && event["text"] == text);
+        while !engine::said(&self.events).iter().any(|said| said == text) {
+            self.event(|event| event["type"] == "text_delta");
+        }
     }
 
     fn next(&mut self) -> Option<Value> {
@@ -377,8 +381,8 @@ impl Turn {
         }
         let kinds = self.kinds();
         let count = |kind: &str| kinds.iter().filter(|of| **of == kind).count();
-        assert_eq!(kinds.first(), Some(&"message_start"), "{self:#?}");
-        assert_eq!(kinds.last(), Some(&"message_end"), "{self:#?}");
+        assert_eq!(kinds.first().unwrap(), "message_start", "{self:#?}");
+        assert_eq!(kinds.last().unwrap(), "message_end", "{self:#?}");
         assert_eq!(count("message_start"), 1, "{self:#?}");
         assert_eq!(count("message_end"), 1, "{self:#?}");
         assert_eq!(count("tool_use"), count("tool_result"), "{self:#?}");
@@ -397,9 +401,8 @@ impl Turn {
         assert_eq!(self.code, Some(code), "{self:#?}");
     }
 
-    pub fn kinds(&self) -> Vec<&str> {
-        let kinds = self.events.iter().map(|event| event["type"].as_str());
-        kinds.map(Option::unwrap).collect()
+    pub fn kinds(&self) -> Vec<String> {
+        engine::kinds(&self.events)
     }
 
     fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
@@ -444,10 +447,8 @@ impl Turn {
     }
 
     /// What the agent said, in its order.
-    pub fn said(&self) -> Vec<&str> {
-        self.of_kind("text_delta")
-            .map(|delta| delta["text"].as_str().unwrap())
-            .collect()
+    pub fn said(&self) -> Vec<String> {
+        engine::said(&self.events)
     }
 
     /// What the commands printed, in their order.

@@ -1,5 +1,6 @@
 pub mod broker;
 pub mod conversation;
+pub mod engine;
 pub mod faults;
 pub mod host;
 #[allow(

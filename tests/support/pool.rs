@@ -39,6 +39,7 @@ pub use producer::{DeadLetter, Producer, persistent};
 pub use runs::{Run, Runs};
 
 use super::broker::Broker;
+use super::engine;
 use super::processes::{describe, of_workspace};
 
 /// See the module.
@@ -106,6 +107,7 @@ impl Pool {
             ("WORKSPACE_ROOT".to_owned(), text(&self.root())),
             ("SLOTS".to_owned(), "4".to_owned()),
             ("CODEX_BIN".to_owned(), text(&stand_in())),
+            ("CODEX_ENGINE".to_owned(), engine::engine()),
             ("CODEX_ENV".to_owned(), "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT".to_owned(), "json".to_owned()),

@@ -5,8 +5,9 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::Access;
-use turn_worker::codex::exec::{Exec, TESTED_VERSION};
+use turn_worker::codex::exec::TESTED_VERSION;
 use turn_worker::codex::home::Homes;
+use turn_worker::codex::process::Codex;
 use turn_worker::codex::program::ProgramError;
 use turn_worker::config::Settings;
 use turn_worker::error::with_sources;
@@ -28,22 +29,23 @@ pub async fn check(settings: &Settings, root: Option<&Root>, report: &mut Report
             return;
         }
     };
+    let codex = engine.codex();
     if let Some(root) = root {
-        isolation::check(settings, root, &engine, report);
+        isolation::check(settings, root, codex, report);
     }
-    version(&engine, report).await;
+    version(codex, report).await;
     if let Some(root) = root {
-        home(settings, root, &engine, report);
+        home(settings, root, codex, report);
     }
 }
 
-async fn version(engine: &Exec, report: &mut Report) {
+async fn version(codex: &Codex, report: &mut Report) {
     if let Err(error) = guard::prepare_worker() {
         let detail = format!("can't look after child processes: {error}");
         return report.fail("guard", &detail);
     }
-    let told = engine.program.version(&engine.launch).await;
-    let path = engine.program.path();
+    let told = codex.program.version(&codex.launch).await;
+    let path = codex.program.path();
     let program = path.display();
     match told.as_deref() {
         Ok(TESTED_VERSION) => report.ok("codex", &format!("{program}, version {TESTED_VERSION}")),
@@ -61,10 +63,10 @@ async fn version(engine: &Exec, report: &mut Report) {
     }
 }
 
-fn home(settings: &Settings, root: &Root, engine: &Exec, report: &mut Report) {
+fn home(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
     let what = "codex home";
-    let has = |name: &str| engine.launch.env.iter().any(|(set, _)| set == name);
-    let home = match turn_worker::serve::homes(settings, root, &engine.launch.env) {
+    let has = |name: &str| codex.launch.env.iter().any(|(set, _)| set == name);
+    let home = match turn_worker::serve::homes(settings, root, &codex.launch.env) {
         Homes::PerWorkspace { template, .. } => match template {
             Some(template) => {
                 let detail = format!("one for each workspace, made from {}", template.display());
@@ -88,7 +90,7 @@ fn home(settings: &Settings, root: &Root, engine: &Exec, report: &mut Report) {
                 return;
             };
             let named = set.is_some() || has("CODEX_HOME");
-            if !writable(&home, named, engine, report) {
+            if !writable(&home, named, codex, report) {
                 return;
             }
             home
@@ -98,7 +100,7 @@ fn home(settings: &Settings, root: &Root, engine: &Exec, report: &mut Report) {
 }
 
 /// codex makes its default home itself, and no other.
-fn writable(home: &Path, named: bool, engine: &Exec, report: &mut Report) -> bool {
+fn writable(home: &Path, named: bool, codex: &Codex, report: &mut Report) -> bool {
     let what = "codex home";
     let shown = home.display();
     if !home.is_dir() {
@@ -116,7 +118,7 @@ fn writable(home: &Path, named: bool, engine: &Exec, report: &mut Report) -> boo
         return !named;
     }
     let try_it = || access(home, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from);
-    let tried = match &engine.launch.user {
+    let tried = match &codex.launch.user {
         Some(user) => as_user(user, try_it).flatten(),
         None => try_it(),
     };
@@ -126,7 +128,7 @@ fn writable(home: &Path, named: bool, engine: &Exec, report: &mut Report) -> boo
             true
         }
         Err(error) => {
-            let whom = match &engine.launch.user {
+            let whom = match &codex.launch.user {
                 Some(user) => format!(" by {user}"),
                 None => String::new(),
             };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
-use turn_worker::codex::exec::Exec;
+use turn_worker::codex::process::Codex;
 use turn_worker::config::Settings;
 use turn_worker::error::with_sources;
 use turn_worker::guard::confine::{User, as_user};
@@ -14,8 +14,8 @@ use super::report::Report;
 
 const WHAT: &str = "isolation";
 
-pub fn check(settings: &Settings, root: &Root, engine: &Exec, report: &mut Report) {
-    let found = findings(settings, engine.launch.user.as_ref(), root);
+pub fn check(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
+    let found = findings(settings, codex.launch.user.as_ref(), root);
     for finding in &found {
         match finding {
             Finding::Broken(what) => report.fail(WHAT, what),
@@ -23,7 +23,7 @@ pub fn check(settings: &Settings, root: &Root, engine: &Exec, report: &mut Repor
         }
     }
     let me = rustix::process::geteuid().as_raw();
-    let Some(user) = &engine.launch.user else {
+    let Some(user) = &codex.launch.user else {
         if found.is_empty() {
             let detail = format!("none: agents run as the worker's own user (uid {me})");
             report.ok(WHAT, &detail);
@@ -35,12 +35,12 @@ pub fn check(settings: &Settings, root: &Root, engine: &Exec, report: &mut Repor
     }
     let detail = format!("agents run as {user}, apart from the worker (uid {me})");
     report.ok(WHAT, &detail);
-    temporary_files(user, engine, report);
+    temporary_files(user, codex, report);
     workspaces(user, root, report);
 }
 
-fn temporary_files(user: &User, engine: &Exec, report: &mut Report) {
-    let set = engine.launch.env.iter().find(|(name, _)| name == "TMPDIR");
+fn temporary_files(user: &User, codex: &Codex, report: &mut Report) {
+    let set = codex.launch.env.iter().find(|(name, _)| name == "TMPDIR");
     let folder = set.map_or("/tmp", |(_, folder)| folder);
     if let Some(error) = closed_to(user, vec![folder.into()]).first() {
         let detail = format!("{user} can't use {folder} for temporary files: {}", error.1);

@@ -16,7 +16,10 @@ mod error_info;
 mod hearing;
 mod items;
 mod notice;
+mod run;
 mod wire;
+
+pub use run::{AppServer, AppServerRun};
 
 use serde_json::json;
 

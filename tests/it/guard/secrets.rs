@@ -24,7 +24,8 @@ fn g8_the_agents_environment_is_the_allow_list_and_the_tag() {
     let host = host();
     let turn = host.run("a", "t\nenv");
     turn.assert_end_turn();
-    let mut names: Vec<_> = turn.said()[0]
+    let environment = turn.said().remove(0);
+    let mut names: Vec<_> = environment
         .lines()
         .map(|line| line.split_once('=').unwrap().0)
         .collect();

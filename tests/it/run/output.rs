@@ -1,5 +1,6 @@
 //! What codex writes, and what becomes of it.
 
+use crate::support::engine::is_exec;
 use crate::support::host::{Host, write_program};
 
 #[test]
@@ -23,8 +24,13 @@ fn g10_a_line_over_the_limit_is_left_out_with_a_notice_and_the_turn_goes_on() {
     turn.assert_end_turn();
     // The second of them is within the limit only without what stands around it.
     assert_eq!(turn.notices(), ["codex.line_too_long"; 2]);
-    let said: Vec<usize> = turn.said().iter().map(|text| text.len()).collect();
-    assert_eq!(said, ["before".len(), 1000, "after".len()]);
+    let said: Vec<usize> = turn.said().iter().map(String::len).collect();
+    // Texts that come in pieces are not lost with the line that has them whole.
+    let [before, after] = ["before", "after"].map(str::len);
+    match is_exec() {
+        true => assert_eq!(said, [before, 1000, after]),
+        false => assert_eq!(said, [before, 1000, 500_000, 2000, after]),
+    }
     assert_eq!(turn.end()["text"], "after");
 }
 
@@ -93,7 +99,11 @@ fn g8_nothing_of_a_request_becomes_an_argument_but_the_model() {
         .ended()
         .assert_end_turn();
     let argv = host.argv();
-    assert!(argv.contains(" --model=gpt-5.5 "), "{argv}");
     assert!(!argv.contains("--help"), "{argv}");
-    assert!(argv.ends_with(" -"), "{argv}");
+    if is_exec() {
+        assert!(argv.contains(" --model=gpt-5.5 "), "{argv}");
+        assert!(argv.ends_with(" -"), "{argv}");
+    } else {
+        assert!(!argv.contains("gpt-5.5"), "{argv}");
+    }
 }

@@ -9,9 +9,8 @@ const FOREIGN: &str = "01a201f5-61c9-7403-9850-cc317d92e3b1";
 
 /// Which thread the stand-in was told to resume last.
 fn resumed(host: &Host) -> Option<String> {
-    let argv = host.argv();
-    let (_, rest) = argv.split_once(" resume ")?;
-    Some(rest.split(' ').next().unwrap().to_owned())
+    let thread = fs::read_to_string(host.stand_in_file("resumed")).unwrap();
+    (!thread.is_empty()).then_some(thread)
 }
 
 /// A thread of the stand-in's that another program made.

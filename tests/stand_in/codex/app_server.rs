@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::commands;
-use super::files::{Thread, Writer, write_all};
+use super::files::{Thread, Writer, note_resumed, write_all};
 use super::server_voice::{ServerVoice, Talk, answer, notify, refuse, tokens, write_garbage};
 use super::steps::{Alone, Turn};
 
@@ -141,6 +141,7 @@ impl Server {
         if self.misbehaves("mute-load") {
             return;
         }
+        note_resumed(&self.dir, resume.as_deref());
         let resumed = resume.is_some();
         let name = resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let result = json!({"thread": {"id": name, "turns": [], "cwd": params["cwd"]}, "cwd": params["cwd"]});

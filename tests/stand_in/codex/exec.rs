@@ -8,7 +8,7 @@ use std::process::exit;
 
 use serde_json::{Value, json};
 
-use super::files::{Thread, usage, write_line};
+use super::files::{Thread, note_resumed, usage, write_line};
 use super::steps::{Turn, Voice};
 
 pub fn run(dir: PathBuf, args: &[String]) {
@@ -25,9 +25,10 @@ pub fn run(dir: PathBuf, args: &[String]) {
         .position(|arg| arg == "resume")
         .map(|at| args[at + 1].clone());
     let resumed = resume.is_some();
+    let name = resume.clone();
     let thread = Thread::new(
         &dir,
-        resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+        name.unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
     );
     let refuse = |why: &str| {
         eprintln!("Error: thread/resume: thread/resume failed: {why} (code -32600)");
@@ -48,6 +49,7 @@ pub fn run(dir: PathBuf, args: &[String]) {
     let voice = Box::new(ExecVoice::default());
     let mut turn = Turn::start(dir, here, thread, &prompt, voice);
     fs::write(turn.dir.join("argv"), args.join(" ")).unwrap();
+    note_resumed(&turn.dir, resume.as_deref());
     write_line(&json!({"type": "thread.started", "thread_id": turn.thread.id}));
     turn.thread.create();
     write_line(&json!({"type": "turn.started"}));

@@ -106,3 +106,8 @@ pub fn write_all(bytes: &[u8]) {
         .and_then(|()| stdout.flush())
         .unwrap_or_else(|_| exit(101));
 }
+
+/// Leaves in the file `resumed` which thread was asked for.
+pub fn note_resumed(dir: &Path, thread: Option<&str>) {
+    fs::write(dir.join("resumed"), thread.unwrap_or_default()).unwrap();
+}

@@ -155,7 +155,7 @@ pub fn tokens(total: [u64; 5]) -> Value {
 
 /// As a model writes: in some pieces, however long it is.
 fn pieces(text: &str) -> Vec<&str> {
-    let size = (text.len() / 3).clamp(1, 4096);
+    let size = (text.len() / 3).clamp(1, 1024);
     let mut rest = text;
     let mut pieces = Vec::new();
     while !rest.is_empty() {

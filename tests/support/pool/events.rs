@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::{Deadline, Producer};
+use crate::support::engine;
 
 /// Durable, so that no event is lost to this reader when the broker restarts.
 const QUEUE: &str = "test.events";
@@ -117,8 +118,12 @@ impl Events {
 
     /// Until the turn says this text.
     pub async fn said(&self, turn_id: &str, text: &str) {
-        let says = |event: &Value| event["type"] == "text_delta" && event["text"] == text;
-        self.event(turn_id, says).await;
+        self.until(&format!("{turn_id} says {text}"), |seen| {
+            let turn = &seen.turns.get(turn_id)?.turn;
+            let said = engine::said(turn.all());
+            said.iter().any(|said| said == text).then_some(())
+        })
+        .await;
     }
 
     /// What has come of the turn so far.
@@ -387,19 +392,12 @@ impl Turn {
     }
 
     /// The types of an attempt's events.
-    pub fn kinds(&self, attempt: u64) -> Vec<&str> {
-        let events = self.attempts.get(&attempt).into_iter().flatten();
-        events
-            .map(|event| event["type"].as_str().unwrap())
-            .collect()
+    pub fn kinds(&self, attempt: u64) -> Vec<String> {
+        engine::kinds(self.attempts.get(&attempt).into_iter().flatten())
     }
 
     /// The texts that an attempt said.
-    pub fn said(&self, attempt: u64) -> Vec<&str> {
-        let events = self.attempts.get(&attempt).into_iter().flatten();
-        events
-            .filter(|event| event["type"] == "text_delta")
-            .map(|event| event["text"].as_str().unwrap())
-            .collect()
+    pub fn said(&self, attempt: u64) -> Vec<String> {
+        engine::said(self.attempts.get(&attempt).into_iter().flatten())
     }
 }

@@ -1,0 +1,89 @@
+//! The engine that the settings name.
+
+use std::time::Duration;
+
+use super::app_server::{AppServer, AppServerRun};
+use super::engine::{End, Engine, EngineRun, Output, TurnInput};
+use super::exec::{Exec, ExecRun};
+use super::process::Codex;
+use crate::event::Usage;
+use crate::guard::SpawnError;
+
+#[derive(Debug, Clone)]
+pub enum AnyEngine {
+    Exec(Exec),
+    AppServer(AppServer),
+}
+
+#[derive(Debug)]
+pub enum AnyRun {
+    Exec(Box<ExecRun>),
+    AppServer(Box<AppServerRun>),
+}
+
+impl AnyEngine {
+    pub fn codex(&self) -> &Codex {
+        match self {
+            Self::Exec(Exec(codex)) | Self::AppServer(AppServer { codex, .. }) => codex,
+        }
+    }
+}
+
+impl Engine for AnyEngine {
+    type Run = AnyRun;
+
+    fn start(&self, input: TurnInput<'_>) -> Result<AnyRun, SpawnError> {
+        Ok(match self {
+            Self::Exec(engine) => AnyRun::Exec(Box::new(engine.start(input)?)),
+            Self::AppServer(engine) => AnyRun::AppServer(Box::new(engine.start(input)?)),
+        })
+    }
+
+    fn generation(&self) -> u64 {
+        self.codex().program.generation()
+    }
+
+    fn delta_window(&self) -> Option<Duration> {
+        match self {
+            Self::Exec(engine) => engine.delta_window(),
+            Self::AppServer(engine) => engine.delta_window(),
+        }
+    }
+}
+
+impl EngineRun for AnyRun {
+    async fn next(&mut self) -> Option<Output> {
+        match self {
+            Self::Exec(run) => run.next().await,
+            Self::AppServer(run) => run.next().await,
+        }
+    }
+
+    fn total_before(&self) -> Option<Usage> {
+        match self {
+            Self::Exec(run) => run.total_before(),
+            Self::AppServer(run) => run.total_before(),
+        }
+    }
+
+    async fn interrupt(&mut self) {
+        match self {
+            Self::Exec(run) => run.interrupt().await,
+            Self::AppServer(run) => run.interrupt().await,
+        }
+    }
+
+    async fn kill(&mut self) {
+        match self {
+            Self::Exec(run) => run.kill().await,
+            Self::AppServer(run) => run.kill().await,
+        }
+    }
+
+    async fn end(&mut self) -> End {
+        match self {
+            Self::Exec(run) => run.end().await,
+            Self::AppServer(run) => run.end().await,
+        }
+    }
+}

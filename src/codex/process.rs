@@ -1,0 +1,150 @@
+//! One process of codex under its guard, whatever it is to do.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::engine::{End, TurnInput};
+use super::lines::{Line, Lines};
+use super::program::{Launch, Program};
+use crate::config::Sandbox;
+use crate::guard::{Guard, GuardSpec, SpawnError};
+
+/// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
+const STDERR_TAIL_BYTES: usize = 8 << 10;
+/// Longer lines of stderr are left out of the log.
+const STDERR_LINE_BYTES: usize = 64 << 10;
+/// How long the pipes may take to end once every process of the turn is gone:
+/// only a descriptor handed to a foreign process keeps them open.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// codex as the operator has set it up.
+#[derive(Debug, Clone)]
+pub struct Codex {
+    pub program: Program,
+    pub launch: Launch,
+    pub sandbox: Sandbox,
+    /// The operator's own arguments.
+    pub extra_args: Vec<String>,
+    pub max_line_bytes: usize,
+}
+
+impl Codex {
+    pub(super) fn start(
+        &self,
+        args: Vec<String>,
+        input: TurnInput<'_>,
+        stdin: OwnedFd,
+    ) -> Result<Process, SpawnError> {
+        let mut env = self.launch.env.clone();
+        if let Some(home) = input.home {
+            env.retain(|(name, _)| name != "CODEX_HOME");
+            env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
+        }
+        let (guard, pipes) = self.launch.guards.start(GuardSpec {
+            program: self.program.path(),
+            args,
+            env,
+            dir: input.dir,
+            tag: Some(input.dir_path.to_string_lossy().into_owned()),
+            user: self.launch.user.clone(),
+            limits: self.launch.limits,
+            stdin,
+            lock: input.lock,
+        })?;
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        Ok(Process {
+            lines: Lines::new(pipes.stdout, self.max_line_bytes),
+            guard,
+            drain_until: None,
+            stderr: tokio::spawn(log_stderr(pipes.stderr, Arc::clone(&tail))),
+            tail,
+        })
+    }
+}
+
+/// Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Process {
+    lines: Lines<Receiver>,
+    pub guard: Guard,
+    /// Until when stdout may come to its end, once nothing of the turn lives.
+    drain_until: Option<Instant>,
+    stderr: JoinHandle<()>,
+    tail: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Process {
+    /// The next line of stdout. Cancel-safe.
+    pub async fn next_line(&mut self) -> Option<Line> {
+        let line = loop {
+            if let Some(until) = self.drain_until {
+                break timeout_at(until, self.lines.next()).await;
+            }
+            tokio::select! {
+                biased;
+                line = self.lines.next() => break Ok(line),
+                _ = self.guard.closed() => self.drain_until = Some(Instant::now() + DRAIN),
+            }
+        };
+        match line {
+            Ok(Ok(line)) => line,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "reading codex's stdout failed");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("codex's stdout is held open by a process that is not of its turn");
+                None
+            }
+        }
+    }
+
+    /// Completes when nothing of it lives any more.
+    pub async fn end(&mut self) -> End {
+        let closed = self.guard.closed().await;
+        // Its end is near: nothing that could write to it lives.
+        if !self.stderr.is_finished() {
+            let _ = timeout(DRAIN, &mut self.stderr).await;
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        End {
+            exit: closed.exit,
+            leftovers: closed.leftovers,
+            stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
+        }
+    }
+
+    /// As if codex had written it: for what is known only here.
+    pub fn note(&self, line: &str) {
+        note(&self.tail, line.as_bytes());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stderr.abort();
+    }
+}
+
+async fn log_stderr(stderr: Receiver, tail: Arc<Mutex<Vec<u8>>>) {
+    let mut lines = Lines::new(stderr, STDERR_LINE_BYTES);
+    while let Ok(Some(line)) = lines.next().await {
+        let Line::Whole(line) = line else { continue };
+        let text = String::from_utf8_lossy(&line);
+        tracing::debug!(target: "codex::stderr", line = &*text, "codex wrote");
+        note(&tail, &line);
+    }
+}
+
+fn note(tail: &Mutex<Vec<u8>>, line: &[u8]) {
+    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+    tail.extend_from_slice(line);
+    tail.push(b'\n');
+    let over = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+    tail.drain(..over);
+}
