@@ -71,7 +71,7 @@ impl Death {
 #[tokio::test]
 async fn g5_what_codex_said_last_counts_though_it_or_its_guard_is_killed_then() {
     let mut pool = Pool::start(1, &[]).await;
-    let over = ["say hi", "finish", "touch over", "hang"];
+    let over = ["say hi", "ignore-signals", "finish", "touch over", "hang"];
     let itself = ["say hi", "finish", "die"];
     pool.enqueue(&[turn("t1", "a", &over), turn("u1", "b", &itself)])
         .await;

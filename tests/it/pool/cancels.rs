@@ -3,6 +3,7 @@
 use serde_json::json;
 use turn_worker::workspace::Root;
 
+use crate::support::engine::is_exec;
 use crate::support::pool::{Pool, is_alive, turn};
 
 /// Guards that a cancel is claimed at once, not when the turn's place comes
@@ -62,7 +63,11 @@ async fn cancelled_while_running_a_turn_is_interrupted() {
     pool.events.said("t1", "hi").await;
     pool.cancel("t1").await;
     let t1 = pool.events.ended("t1").await;
-    assert!(pool.stand_in_file("heard").exists());
+    // What codex was asked for, not only made to do.
+    match is_exec() {
+        true => assert!(pool.stand_in_file("heard").exists()),
+        false => assert_eq!(t1.input_tokens(), Some(100)),
+    }
     assert!(!is_alive(pool.pid_in("daemon")));
     assert_eq!((t1.stop_reason(), t1.attempt()), ("cancelled", 1));
     assert_eq!(t1.error_code(), None);

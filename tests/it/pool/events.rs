@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::engine;
 use crate::support::pool::{Pool, turn};
 
 /// Guards the emitter's filter, behind which events are numbered.
@@ -38,7 +39,7 @@ async fn events_carry_metadata_text_thread_and_usage() {
         "message_end",
     ];
     assert_eq!(t1.kinds(1), kinds);
-    let events = &t1.attempts[&1];
+    let events = engine::whole(&t1.attempts[&1]);
     assert_eq!(events[0]["workspace"], "a/b");
     assert_eq!(events[2]["input"], json!({"command": "echo hello"}));
     assert_eq!(events[3]["tool_use_id"], events[2]["id"]);

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::geteuid;
 
 use crate::real_codex::Codex;
+use crate::support::engine::is_exec;
 use crate::support::host::{Host, is_root, until};
 use crate::support::processes::parent;
 
@@ -137,7 +138,12 @@ fn burgle(agent: u32, change: impl FnOnce(Host) -> Host, secret: &str) -> Loot {
             .contains("STAND_IN_KEY=key-of-the-test")
     );
     assert!(loot.text("arguments").contains("turn-worker run"));
-    assert!(loot.text("arguments").contains("exec --json"));
+    let subcommand = if is_exec() {
+        "exec --json"
+    } else {
+        "app-server --stdio"
+    };
+    assert!(loot.text("arguments").contains(subcommand));
     assert!(
         loot.text("home").contains("model_provider"),
         "{}",

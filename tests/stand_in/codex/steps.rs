@@ -97,7 +97,7 @@ impl Turn {
     /// To its end, or until it is stopped.
     pub fn run(&mut self, prompt: &str) {
         for line in prompt.lines() {
-            if self.is_stopped() || self.over && self.voice.stays() {
+            if self.is_stopped() {
                 return;
             }
             let (step, argument) = line.split_once(' ').unwrap_or((line, ""));
@@ -187,6 +187,7 @@ impl Turn {
                 self.record("end");
                 self.alone.release();
                 self.voice.failed(argument);
+                self.stopped.store(true, Ordering::SeqCst);
             }
             "exit" => {
                 self.record("end");
