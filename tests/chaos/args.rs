@@ -46,6 +46,10 @@ pub struct Args {
     /// On three nodes of RabbitMQ; the queues' leaders are killed
     #[arg(long)]
     pub cluster: bool,
+    /// How workers run codex; mixed: every other one with app-server, so that
+    /// conversations change hands between the two
+    #[arg(long, value_enum, default_value = "mixed")]
+    pub engine: Engines,
     /// Lets all workers leave one thing out, which the verdict has to find
     #[arg(long, value_name = "WHAT")]
     sabotage: Option<Which>,
@@ -60,6 +64,24 @@ pub struct Args {
     pub markdown: bool,
     #[arg(skip = fastrand::u32(..))]
     random: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engines {
+    Mixed,
+    Exec,
+    AppServer,
+}
+
+impl Engines {
+    /// That of the worker with this number.
+    pub fn of(self, number: usize) -> &'static str {
+        match self {
+            Self::Mixed if number.is_multiple_of(2) => "exec",
+            Self::Exec => "exec",
+            Self::Mixed | Self::AppServer => "app-server",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -116,6 +138,9 @@ impl Args {
         let mut words = vec![format!("ops/chaos --seed {}", shape.seed)];
         words.extend(sabotage.map(|sabotage| format!("--sabotage {}", sabotage.get_name())));
         words.extend(self.short.then(|| "--short".to_owned()));
+        let engine = self.engine.to_possible_value();
+        let engine = engine.filter(|_| self.engine != Engines::Mixed);
+        words.extend(engine.map(|engine| format!("--engine {}", engine.get_name())));
         words.extend(self.cluster.then(|| "--cluster".to_owned()));
         words.extend(self.turns.map(|turns| format!("--turns {turns}")));
         words.extend(self.minutes.map(|minutes| format!("--minutes {minutes}")));

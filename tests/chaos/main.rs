@@ -124,6 +124,7 @@ fn order(
         length: args.length(sabotage.is_some()),
         processes: args.processes.unwrap_or(if short { 3 } else { 5 }),
         slots: 3,
+        engine: args.engine,
         vhost: vhost.to_owned(),
         dir: dir.join(vhost),
     }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use crate::args::Engines;
 use crate::plan::Sabotage;
 use crate::proxy::Proxy;
 
@@ -33,6 +34,7 @@ pub struct Setup {
     pub vhost: String,
     pub processes: usize,
     pub slots: usize,
+    pub engine: Engines,
     /// What all of them leave out.
     pub sabotage: Option<Sabotage>,
 }
@@ -120,6 +122,7 @@ impl Process {
             ("WORKSPACE_ROOT", shown(&setup.root())),
             ("SLOTS", setup.slots.to_string()),
             ("CODEX_BIN", shown(&setup.programs.codex)),
+            ("CODEX_ENGINE", setup.engine.of(number).to_owned()),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),

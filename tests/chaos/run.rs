@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::args::Engines;
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
 use crate::judge::{After, Records};
@@ -33,6 +34,7 @@ pub struct Order {
     pub length: Length,
     pub processes: usize,
     pub slots: usize,
+    pub engine: Engines,
     pub vhost: String,
     pub dir: PathBuf,
 }
@@ -61,6 +63,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             vhost: order.vhost.clone(),
             processes: order.processes,
             slots: order.slots,
+            engine: order.engine,
             sabotage: order.shape.sabotage,
         },
         Rc::clone(&broker),

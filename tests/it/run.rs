@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod app_server;
 mod endings;
 mod output;
 mod threads;

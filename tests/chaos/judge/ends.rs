@@ -174,10 +174,7 @@ fn outcome(
         return (!was_cancelled() && !was_killed())
             .then(|| format!("it ended as {stop} ({code:?}), planned was {:?}", turn.ends));
     }
-    let texts: BTreeSet<u64> = last
-        .filter(|event| event.kind == "text_delta")
-        .map(|event| event.seq)
-        .collect();
+    let texts: BTreeSet<u64> = last.filter_map(|event| event.message).collect();
     (stop == StopReason::EndTurn && texts.len() != turn.says)
         .then(|| format!("it said {} texts, planned were {}", texts.len(), turn.says))
 }

@@ -101,6 +101,7 @@ impl World {
             attempt,
             seq,
             kind,
+            message: (kind == "text_delta").then(|| hash(body)),
             hash: hash(body),
             end,
         };

@@ -39,6 +39,8 @@ pub struct Told {
     pub attempt: u32,
     pub seq: u64,
     pub kind: &'static str,
+    /// The message that it is a piece of.
+    pub message: Option<u64>,
     /// Of the whole body: duplicates are identical.
     pub hash: u64,
     /// Of `error` and `message_end`.
@@ -161,6 +163,10 @@ fn parse(at: Nanos, body: &[u8]) -> serde_json::Result<Told> {
         attempt: event.attempt,
         seq: event.seq,
         kind: event.body.kind(),
+        message: match &event.body {
+            EventBody::TextDelta { item_id, .. } => Some(hash(item_id.as_bytes())),
+            _ => None,
+        },
         hash: hash(body),
         end: match &event.body {
             EventBody::Error { error } => Some(End::Error(error.code.as_str())),

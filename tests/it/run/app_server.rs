@@ -1,0 +1,103 @@
+//! What only the engine `codex app-server` does.
+
+use std::fs;
+
+use crate::support::host::{Host, Turn};
+
+fn host() -> Host {
+    Host::new().set("CODEX_ENGINE", "app-server")
+}
+
+fn pieces<'a>(turn: &'a Turn, kind: &str, id: &str) -> Vec<(&'a str, &'a str)> {
+    let events = turn.events.iter().filter(|event| event["type"] == kind);
+    events
+        .map(|event| (event[id].as_str().unwrap(), event["text"].as_str().unwrap()))
+        .collect()
+}
+
+/// Guards the coalescer's place (`turn::process`) and that the exec engine has none.
+#[test]
+fn texts_and_output_come_in_pieces_that_are_the_whole() {
+    let script = "t\nthink Let me see.\nrun echo out\nsay Here you are.";
+    let turn = host().set("DELTA_WINDOW", "0s").run("a", script);
+    turn.assert_end_turn();
+    let text = pieces(&turn, "text_delta", "item_id");
+    assert!(text.len() > 1, "{text:?}");
+    assert!(text.iter().all(|(item, _)| *item == text[0].0));
+    assert_eq!(turn.said(), ["Here you are."]);
+    assert_eq!(turn.end()["text"], "Here you are.");
+    assert!(pieces(&turn, "thinking_delta", "item_id").len() > 1);
+    let output = pieces(&turn, "tool_output", "tool_use_id");
+    assert_eq!(output[0].1, "out\n");
+    assert_eq!(turn.printed(), ["out\n"]);
+
+    // All that follows the first piece waits for its company.
+    let joined = host().set("DELTA_WINDOW", "10s").run("a", script);
+    assert_eq!(pieces(&joined, "text_delta", "item_id").len(), 2);
+    assert_eq!(joined.said(), ["Here you are."]);
+
+    let exec = Host::new().set("CODEX_ENGINE", "exec").run("a", script);
+    assert_eq!(pieces(&exec, "text_delta", "item_id").len(), 1);
+    assert_eq!(exec.said(), turn.said());
+}
+
+#[test]
+fn g5_a_server_that_fails_before_the_turn_ends_only_that_one() {
+    let host = host().set("TURN_IDLE_TIMEOUT", "2s");
+    let word = host.stand_in_file("app-server");
+    for (how, code, reason) in [
+        ("die-initialize", "codex.exited", "unknown"),
+        ("die-load", "codex.exited", "unknown"),
+        ("refuse-initialize", "turn.failed", "unknown"),
+        ("mute-initialize", "turn.idle_timeout", "unknown"),
+        ("mute-load", "turn.idle_timeout", "unknown"),
+        ("mute-turn", "turn.idle_timeout", "unknown"),
+    ] {
+        fs::write(&word, how).unwrap();
+        let turn = host.run("a", "t\nsay hi");
+        let error = turn.error();
+        assert_eq!((error.0, error.1), (code, reason), "{how}: {turn:#?}");
+        host.unlocked("a", &[]);
+    }
+    fs::write(&word, "garbage long").unwrap();
+    let turn = host.run("a", "u\nsay hi");
+    turn.assert_end_turn();
+    assert_eq!(turn.said(), ["hi"]);
+}
+
+/// Guards that both leave the thread free, and count from what the other left.
+#[test]
+fn g1_g7_a_conversation_changes_engines() {
+    let mut host = Host::new();
+    let mut thread = None;
+    for (n, engine) in ["exec", "app-server", "exec", "app-server", "app-server"]
+        .into_iter()
+        .enumerate()
+    {
+        host = host.set("CODEX_ENGINE", engine);
+        let turn = host.run("a", &format!("t{n}\nsay {engine}"));
+        turn.assert_end_turn();
+        assert_eq!(turn.notices(), [""; 0]);
+        assert_eq!(turn.usage(), Some([200, 80, 40]), "{n}");
+        let same = thread.get_or_insert_with(|| turn.thread().to_owned());
+        assert_eq!(turn.thread(), same);
+    }
+}
+
+/// Guards that the guard is asked for the rest: codex itself lets the command live on.
+#[test]
+fn g3_an_interrupted_turns_command_does_not_outlive_it() {
+    let host = host().set("TURN_TIMEOUT", "2s");
+    let turn = host.run(
+        "a",
+        "t\nsay hi\nrun echo $$ > \"$STAND_IN_DIR/pid\"; sleep 100000",
+    );
+    assert_eq!(turn.stop_reason(), "timeout");
+    // What was answered before the interrupt is counted.
+    assert_eq!(turn.usage(), Some([100, 40, 20]));
+    let pid = fs::read_to_string(host.stand_in_file("pid")).unwrap();
+    assert!(!crate::support::processes::lives(
+        pid.trim().parse().unwrap()
+    ));
+    host.run("a", "u\nsay on").assert_end_turn();
+}
