@@ -84,18 +84,15 @@ fn note(conversation: &mut Conversation, method: &str, params: Value) -> Vec<Cli
 fn running() -> Conversation {
     let mut conversation = loaded(load());
     conversation.go("Hello");
-    answer(
-        &mut conversation,
-        "turn/start",
-        json!({"turn": {"id": "t1"}}),
-    );
-    let started = note(
-        &mut conversation,
-        "turn/started",
-        json!({"turn": {"id": "t1"}}),
-    );
-    assert_eq!(started, [CliEvent::TurnStarted]);
+    started(&mut conversation);
     conversation
+}
+
+fn started(conversation: &mut Conversation) {
+    let turn = json!({"turn": {"id": "t1"}});
+    answer(conversation, "turn/start", turn.clone());
+    let told = note(conversation, "turn/started", turn);
+    assert_eq!(told, [CliEvent::TurnStarted]);
 }
 
 fn completed(conversation: &mut Conversation, status: &str, error: Value) -> Vec<CliEvent> {
@@ -506,16 +503,7 @@ fn g7_a_turns_tokens_and_those_before_it_are_known() {
         []
     );
     conversation.go("x");
-    answer(
-        &mut conversation,
-        "turn/start",
-        json!({"turn": {"id": "t1"}}),
-    );
-    note(
-        &mut conversation,
-        "turn/started",
-        json!({"turn": {"id": "t1"}}),
-    );
+    started(&mut conversation);
     let base = conversation.total_before().unwrap();
     assert_eq!(
         (
@@ -544,16 +532,7 @@ fn g7_a_full_context_window_is_nothing_spent() {
     completed(&mut conversation, "failed", json!({"message": "full"}));
     // From there on it is counted from zero.
     conversation.go("x");
-    answer(
-        &mut conversation,
-        "turn/start",
-        json!({"turn": {"id": "t1"}}),
-    );
-    note(
-        &mut conversation,
-        "turn/started",
-        json!({"turn": {"id": "t1"}}),
-    );
+    started(&mut conversation);
     assert_eq!(conversation.total_before(), Some(Usage::default()));
     let next = usage(tokens(258_415, 10, 5), tokens(15, 10, 5));
     let told = note(&mut conversation, "thread/tokenUsage/updated", next);

@@ -17,6 +17,8 @@ use crate::turn::stop::Limits;
 #[derive(Debug, Clone, Default)]
 struct Scripted {
     lines: VecDeque<&'static str>,
+    /// Before each line.
+    pause: Duration,
     /// Whether an interrupt ends it.
     obeys: bool,
     over: bool,
@@ -37,6 +39,7 @@ impl Engine for Scripted {
 
 impl EngineRun for Scripted {
     async fn next(&mut self) -> Option<Output> {
+        tokio::time::sleep(self.pause).await;
         match self.lines.pop_front() {
             Some(line) => Some(Output::Event(
                 protocol::parse_line(line.as_bytes()).unwrap(),
@@ -127,6 +130,20 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
 
 fn orders(codex: &Scripted) -> Vec<&'static str> {
     codex.orders.lock().unwrap().clone()
+}
+
+/// Guards that the idle clock is set back by whatever codex says.
+#[tokio::test(start_paused = true)]
+async fn codex_that_goes_on_saying_something_is_not_idle() {
+    let codex = Scripted {
+        lines: [BEGIN, SAY, COMMAND, COMPLETED].into(),
+        pause: Duration::from_secs(400),
+        obeys: true,
+        ..Scripted::default()
+    };
+    let ran = ran(&codex, &Sink::default(), &StopHandle::new()).await;
+    assert_eq!(ran.stop, None);
+    assert!(ran.translator.is_over());
 }
 
 #[tokio::test(start_paused = true)]

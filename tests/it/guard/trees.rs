@@ -129,9 +129,13 @@ async fn g3_one_that_hops_from_process_to_process_is_caught() {
     let dir = tempfile::tempdir().unwrap();
     let hop = dir.path().join("hop");
     // It ends by itself with the folder, should it not be caught.
-    write_program(&hop, "#!/bin/sh\n[ -e \"$0\" ] && setsid \"$0\" &\n");
+    write_program(
+        &hop,
+        "#!/bin/sh\necho >> hops; [ -e \"$0\" ] && setsid \"$0\" &\n",
+    );
     let workspace = dir.path().to_owned();
-    let start = "./hop; ./hop; ./hop; ./hop; sleep 0.05; echo ready; read go";
+    let start = "./hop; ./hop; ./hop; ./hop
+        until [ $(wc -l < hops) -ge 20 ]; do :; done; echo ready; read go";
     let mut script = Script::start_in(workspace, dir, "/bin/sh", &["-c", start]);
     script.line().await;
     script.go().await;

@@ -33,18 +33,6 @@ async fn limits_in_time_end_turns_that_hear_no_signal() {
     pool.stop().await;
 }
 
-/// Guards that the idle clock is set back by whatever codex says (`Clocks::heard`).
-#[tokio::test]
-async fn limits_on_silence_do_not_end_a_turn_that_talks() {
-    let mut pool = Pool::start(1, &[("TURN_IDLE_TIMEOUT", "2s")]).await;
-    let talking: Vec<&str> = std::iter::repeat_n(["sleep 500", "think so"], 6)
-        .flatten()
-        .collect();
-    pool.enqueue(&[turn("t1", "a", &talking)]).await;
-    assert_eq!(pool.events.ended("t1").await.stop_reason(), "end_turn");
-    pool.stop().await;
-}
-
 /// Guards the bound on lines (`codex::lines`).
 #[tokio::test]
 async fn g10_a_line_that_is_too_long_is_left_out_with_a_notice() {
