@@ -79,6 +79,7 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         version = env!("CARGO_PKG_VERSION"),
         root = %root.path().display(),
         codex = codex.map(|codex| codex.program.path().display().to_string()),
+        engine = codex.map(|_| settings.codex_engine.as_str()),
         slots = settings.slots,
         broker = settings.broker.shown(),
         http = listener.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
