@@ -201,6 +201,15 @@ impl Metrics {
         self.series().leftovers.inc_by(processes);
     }
 
+    pub fn set_idle_servers(&self, servers: usize) {
+        self.series().servers_idle.set(gauge(servers));
+    }
+
+    /// A turn found its workspace's server waiting.
+    pub fn server_reused(&self) {
+        self.series().servers_reused.inc();
+    }
+
     /// The version that codex tells of itself.
     pub fn set_codex_version(&self, version: &str) {
         self.series().set_build_info(version);

@@ -14,6 +14,7 @@ use crate::amqp::declare_error::DeclareError;
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
+use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
 use crate::config::Settings;
 use crate::error::with_sources;
@@ -26,7 +27,7 @@ use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, connector, engine, homes, process_id, root, runner};
-use parts::{host, tried};
+use parts::{host, idle_servers, tried};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
@@ -62,10 +63,14 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     let id = process_id();
     let metrics = Metrics::new(Some(&settings.named_models()));
     // A process that only sequences needs no codex.
-    let engine = match settings.roles.worker {
+    let mut engine = match settings.roles.worker {
         true => Some(engine(&settings)?),
         false => None,
     };
+    let idle = idle_servers(&settings, &metrics);
+    if let (Some(engine), Some(idle)) = (&mut engine, &idle) {
+        engine.keep_servers(idle.clone());
+    }
     let codex = engine.as_ref().map(AnyEngine::codex);
     let root = root(&settings, codex)?;
     if let Some(codex) = codex {
@@ -183,6 +188,9 @@ async fn run(
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
         tasks.spawn(async move { sequencer.run(&id, drain).await });
     }
+    let idle = runner
+        .as_ref()
+        .and_then(|runner| runner.engine.idle().cloned());
     if let Some(runner) = runner {
         let worker = Arc::new(Worker {
             runner,
@@ -205,6 +213,10 @@ async fn run(
         tokio::spawn(async move {
             drain.cancelled().await;
             health.set_draining();
+            // Nobody will ask for them any more.
+            if let Some(idle) = idle {
+                idle.close();
+            }
         })
     };
     let mut outcome = Ok(());

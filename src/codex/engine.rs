@@ -1,8 +1,7 @@
 //! The seam between a turn and the way codex is run.
 //!
 //! A turn goes in, the CLI's events come out, the exit is a value. `exec`
-//! starts one process a turn; an engine that keeps a server warm fits behind
-//! the same two traits.
+//! starts one process a turn; `app-server` may keep its server for the next.
 
 use std::future::Future;
 use std::os::fd::BorrowedFd;
@@ -10,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Exit;
+use super::app_server::{IdleServers, Server};
 use super::protocol::CliEvent;
 use crate::event::Usage;
 use crate::guard::SpawnError;
@@ -29,6 +29,8 @@ pub struct TurnInput<'a> {
     pub home: Option<&'a Path>,
     /// The workspace's lock, held by what runs the turn until all of it is gone.
     pub lock: BorrowedFd<'a>,
+    /// The workspace's bell, where a server may be kept after the turn.
+    pub bell: Option<BorrowedFd<'a>>,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,12 @@ pub struct End {
 pub trait Engine: Send + Sync + 'static {
     type Run: EngineRun;
 
-    fn start(&self, input: TurnInput<'_>) -> Result<Self::Run, SpawnError>;
+    /// On the server that was kept, if that will do.
+    fn start(
+        &self,
+        input: TurnInput<'_>,
+        kept: Option<Server>,
+    ) -> impl Future<Output = Result<Self::Run, SpawnError>> + Send;
 
     /// Rises when another program has taken the place of the one that is
     /// started, as an upgrade does it.
@@ -69,6 +76,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Within which pieces of text are joined; none where texts come whole.
     fn delta_window(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Where servers wait between turns, if any are kept.
+    fn idle(&self) -> Option<&IdleServers> {
         None
     }
 }
@@ -93,4 +105,12 @@ pub trait EngineRun: Send {
 
     /// Completes when nothing of the turn lives any more.
     fn end(&mut self) -> impl Future<Output = End> + Send;
+
+    /// What can serve another turn, after this one's end.
+    fn keep(self) -> Option<Server>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::app_server::{AppServer, AppServerRun};
+use super::app_server::{AppServer, AppServerRun, IdleServers, Server};
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::exec::{Exec, ExecRun};
 use super::process::Codex;
@@ -27,15 +27,29 @@ impl AnyEngine {
             Self::Exec(Exec(codex)) | Self::AppServer(AppServer { codex, .. }) => codex,
         }
     }
+
+    /// Has servers wait there between turns, if it is an engine with servers.
+    pub fn keep_servers(&mut self, idle: IdleServers) {
+        match self {
+            Self::Exec(_) => {}
+            Self::AppServer(engine) => engine.idle = Some(idle),
+        }
+    }
 }
 
 impl Engine for AnyEngine {
     type Run = AnyRun;
 
-    fn start(&self, input: TurnInput<'_>) -> Result<AnyRun, SpawnError> {
+    async fn start(
+        &self,
+        input: TurnInput<'_>,
+        kept: Option<Server>,
+    ) -> Result<AnyRun, SpawnError> {
         Ok(match self {
-            Self::Exec(engine) => AnyRun::Exec(Box::new(engine.start(input)?)),
-            Self::AppServer(engine) => AnyRun::AppServer(Box::new(engine.start(input)?)),
+            Self::Exec(engine) => AnyRun::Exec(Box::new(engine.start(input, kept).await?)),
+            Self::AppServer(engine) => {
+                AnyRun::AppServer(Box::new(engine.start(input, kept).await?))
+            }
         })
     }
 
@@ -47,6 +61,13 @@ impl Engine for AnyEngine {
         match self {
             Self::Exec(engine) => engine.delta_window(),
             Self::AppServer(engine) => engine.delta_window(),
+        }
+    }
+
+    fn idle(&self) -> Option<&IdleServers> {
+        match self {
+            Self::Exec(engine) => engine.idle(),
+            Self::AppServer(engine) => engine.idle(),
         }
     }
 }
@@ -84,6 +105,13 @@ impl EngineRun for AnyRun {
         match self {
             Self::Exec(run) => run.end().await,
             Self::AppServer(run) => run.end().await,
+        }
+    }
+
+    fn keep(self) -> Option<Server> {
+        match self {
+            Self::Exec(run) => run.keep(),
+            Self::AppServer(run) => run.keep(),
         }
     }
 }

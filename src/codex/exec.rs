@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::app_server::Server;
 use super::engine::{End, Engine, EngineRun, Output, TurnInput};
 use super::lines::Line;
 use super::process::{Codex, Process};
@@ -51,7 +52,7 @@ impl Engine for Exec {
         self.0.program.generation()
     }
 
-    fn start(&self, input: TurnInput<'_>) -> Result<ExecRun, SpawnError> {
+    async fn start(&self, input: TurnInput<'_>, _: Option<Server>) -> Result<ExecRun, SpawnError> {
         let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
         let args = self.args(input.model, input.resume);
         Ok(ExecRun(self.0.start(args, input, stdin)?))

@@ -8,6 +8,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Exit;
 use super::engine::{End, TurnInput};
 use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
@@ -45,6 +46,8 @@ impl Codex {
             env.retain(|(name, _)| name != "CODEX_HOME");
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }
+        let bell = input.bell.map(|bell| bell.try_clone_to_owned());
+        let bell = bell.transpose().map_err(SpawnError::Pipes)?;
         let (guard, pipes) = self.launch.guards.start(GuardSpec {
             program: self.program.path(),
             args,
@@ -55,6 +58,7 @@ impl Codex {
             limits: self.launch.limits,
             stdin,
             lock: input.lock,
+            bell,
         })?;
         let tail = Arc::new(Mutex::new(Vec::new()));
         Ok(Process {
@@ -116,6 +120,16 @@ impl Process {
             exit: closed.exit,
             leftovers: closed.leftovers,
             stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
+        }
+    }
+
+    /// For a turn whose end is not the process's.
+    pub fn so_far(&mut self) -> End {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        End {
+            exit: Exit::Code(0),
+            leftovers: 0,
+            stderr_tail: String::from_utf8_lossy(&std::mem::take(&mut *tail)).into_owned(),
         }
     }
 

@@ -186,6 +186,7 @@ async fn tell_version(program: &Path, launch: &Launch) -> Result<String, Program
         stdin: open("/dev/null")?.into(),
         // In place of a workspace's lock.
         lock: nothing.as_fd(),
+        bell: None,
     });
     let (mut guard, pipes) = guarded.map_err(|source| ProgramError::Guard {
         program: program.to_owned(),

@@ -46,6 +46,8 @@ pub struct Settings {
     pub codex_models: Option<BTreeSet<String>>,
     pub codex_engine: EngineKind,
     pub delta_window: Duration,
+    pub codex_idle_ttl: Duration,
+    pub codex_warm: usize,
     pub codex_sandbox: Sandbox,
     pub codex_args: Vec<String>,
     /// Names of variables; none of the worker's own is among them.

@@ -100,6 +100,8 @@ impl Reader {
             EngineKind::from_word,
         );
         let delta_window = self.duration(&table::DELTA_WINDOW, raw.delta_window);
+        let codex_idle_ttl = self.duration(&table::CODEX_IDLE_TTL, raw.codex_idle_ttl);
+        let codex_warm = self.count(&table::CODEX_WARM, raw.codex_warm);
         let codex_sandbox =
             self.value(&table::CODEX_SANDBOX, raw.codex_sandbox, Sandbox::from_word);
         let codex_args = self.value(&table::CODEX_ARGS, raw.codex_args, |text| {
@@ -142,6 +144,8 @@ impl Reader {
             codex_models: codex_models?,
             codex_engine: codex_engine?,
             delta_window: delta_window?,
+            codex_idle_ttl: codex_idle_ttl?,
+            codex_warm: codex_warm?,
             codex_sandbox: codex_sandbox?,
             codex_args: codex_args?,
             codex_env: codex_env?,

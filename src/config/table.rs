@@ -121,6 +121,12 @@ settings! {
     delta_window DELTA_WINDOW {
         Preset::Value("30ms"), Duration("0s", "10s"),
         "within which time pieces of a text are joined into one event, with app-server" }
+    codex_idle_ttl CODEX_IDLE_TTL {
+        Preset::Value("60s"), Duration("0s", "24h"),
+        "how long a workspace's app-server waits for the next turn there; 0s: each serves one turn" }
+    codex_warm CODEX_WARM {
+        Preset::Value("8"), Count(0, 1000),
+        "how many app-servers wait at most; the one that has waited longest goes first" }
     codex_home CODEX_HOME {
         Preset::Value("default"), Allowed::Told("default, per-workspace or a path"),
         "codex's own state: where codex keeps it by default, in one folder for all, or in one for each workspace" }

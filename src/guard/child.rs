@@ -20,8 +20,9 @@ use rustix::process::{
 
 use super::confine::{self, Confinement};
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
-use super::receive::next_start;
+use super::receive::{exactly, next_start};
 use super::tree;
+use super::warm::{Next, Server};
 use crate::fault;
 
 /// Guards one turn after the other; its standard input is the worker's socket.
@@ -70,23 +71,27 @@ fn run() -> io::Result<()> {
     Ok(())
 }
 
-/// One turn, from what the worker wants started until nothing of it is left,
-/// and its lock is let go of. Tells how many had to be killed besides codex.
+/// One turn, or the turns of a server, from what the worker wants started
+/// until nothing of it is left, and its lock is let go of. Tells how many had
+/// to be killed besides codex.
 fn serve(
     worker: &mut UnixStream,
     children: &UnixStream,
     start: &Start,
-    fds: [OwnedFd; FDS],
+    mut fds: Vec<OwnedFd>,
 ) -> io::Result<u64> {
-    // Held, never used: this description is the workspace's lock.
-    let [lock, dir, stdin, stdout, stderr] = fds;
+    let bell = fds.split_off(fds.len().min(FDS)).pop();
+    let mut server = bell.filter(|_| start.is_server).map(Server::new);
+    // This description is the workspace's lock.
+    let [lock, dir, stdin, stdout, stderr] = exactly(fds)?;
     fault::at("guard.asked");
     let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr) {
         Ok(codex) => {
             let pid = codex.as_raw_pid();
             tell(worker, &Report::Started { pid });
             fault::at("guard.started");
-            (Some(codex), watch(worker, children, codex))
+            let watched = watch(worker, children, codex, &mut server);
+            (Some(codex), watched)
         }
         Err((step, error)) => {
             tell(worker, &not_started(start, step, &error));
@@ -96,12 +101,13 @@ fn serve(
     fault::at("guard.exited");
     // Also when watching failed.
     let leftovers = match fault::is_on("sabotage.guard") {
-        false => tree::kill_all_below_me(codex),
+        false => tree::kill_all_below_me(codex, server.as_ref().map(|server| &server.own)),
         true => 0,
     };
     fault::at("guard.cleared");
+    let let_go = server.map_or(Ok(()), |server| server.let_go(&lock));
     drop(lock);
-    watched.map(|()| leftovers)
+    watched.and(let_go).map(|()| leftovers)
 }
 
 fn not_started(start: &Start, step: Option<&str>, error: &io::Error) -> Report {
@@ -147,15 +153,22 @@ fn seal_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-/// Until codex has ended, or the worker wants the end, or is gone.
-fn watch(worker: &mut UnixStream, children: &UnixStream, codex: Pid) -> io::Result<()> {
+/// Until codex has ended, or the worker wants the end, or is gone, or a
+/// server that waits is in somebody's way.
+fn watch(
+    worker: &mut UnixStream,
+    children: &UnixStream,
+    codex: Pid,
+    server: &mut Option<Server>,
+) -> io::Result<()> {
     let mut bytes = [0; 64];
     loop {
         let mut ready = [
             PollFd::new(&*worker, PollFlags::IN),
             PollFd::new(children, PollFlags::IN),
         ];
-        match poll(&mut ready, None) {
+        let timeout = server.as_ref().and_then(Server::timeout);
+        match poll(&mut ready, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -176,12 +189,17 @@ fn watch(worker: &mut UnixStream, children: &UnixStream, codex: Pid) -> io::Resu
                     // Reaped only above, so the pid is still codex's.
                     INTERRUPT => drop(kill_process(codex, Signal::INT)),
                     KILL => return Ok(()),
-                    _ => {}
+                    order => match server.as_mut().map(|server| server.hear(order)) {
+                        Some(Next::Tell(report)) => tell(worker, &report),
+                        Some(Next::Nothing) | None => {}
+                    },
                 }
             }
             if read == 0 {
                 return Ok(());
             }
+        } else if server.as_ref().is_some_and(Server::is_in_the_way) {
+            return Ok(());
         }
     }
 }

@@ -8,11 +8,12 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
-use super::protocol::{INTERRUPT, KILL};
+use super::protocol::{INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
 use crate::codex::Exit;
 use crate::error::is_out_of_resources;
 
@@ -35,6 +36,9 @@ pub struct GuardSpec<'a> {
     pub stdin: OwnedFd,
     /// Its description goes to the guard, which holds it to the end.
     pub lock: BorrowedFd<'a>,
+    /// Of a server that is to serve several turns: what somebody locks who
+    /// needs the workspace between two of them; in a description of its own.
+    pub bell: Option<OwnedFd>,
 }
 
 /// What codex writes.
@@ -88,8 +92,18 @@ pub struct Guard {
     /// Nothing where the system gives none.
     process: Option<OwnedFd>,
     watch: oneshot::Receiver<Over>,
+    answers: UnboundedReceiver<Answer>,
     closed: Option<Closed>,
     guards: Guards,
+}
+
+/// What a server's guard answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Marked,
+    Rested,
+    Restless,
+    Taken,
 }
 
 /// What the task that listens to a guard says at last.
@@ -105,12 +119,14 @@ impl Guard {
         orders: OwnedWriteHalf,
         process: Option<OwnedFd>,
         watch: oneshot::Receiver<Over>,
+        answers: UnboundedReceiver<Answer>,
         guards: Guards,
     ) -> Self {
         Self {
             orders: Some(orders),
             process,
             watch,
+            answers,
             closed: None,
             guards,
         }
@@ -124,6 +140,43 @@ impl Guard {
     /// Ends the whole tree now.
     pub async fn kill(&mut self) {
         self.order(KILL).await;
+    }
+
+    /// Of a server, before a turn: what lives now is its own, and no turn's.
+    pub async fn mark(&mut self) {
+        self.order(MARK).await;
+        self.answer(&[Answer::Marked]).await;
+    }
+
+    /// Of a server whose turn is over: whether nothing of the turn lives, so
+    /// that it rests now and may have another.
+    pub async fn rest(&mut self) -> bool {
+        self.order(REST).await;
+        let answers = [Answer::Rested, Answer::Restless];
+        self.answer(&answers).await == Some(Answer::Rested)
+    }
+
+    /// Of a server that rests: from now on, whoever rings the bell has its lock.
+    pub async fn wait(&mut self) {
+        self.order(WAIT).await;
+    }
+
+    /// Of a server that rests or waits: whether the lock is still held, for
+    /// the next turn. If not, it has made way for somebody, or is gone.
+    pub async fn take(&mut self) -> bool {
+        self.order(TAKE).await;
+        self.answer(&[Answer::Taken]).await.is_some()
+    }
+
+    /// Leaves out what was asked for by somebody who did not wait for it;
+    /// nothing from a guard that ends all.
+    async fn answer(&mut self, wanted: &[Answer]) -> Option<Answer> {
+        loop {
+            let answer = self.answers.recv().await?;
+            if wanted.contains(&answer) {
+                return Some(answer);
+            }
+        }
     }
 
     async fn order(&mut self, byte: u8) {
@@ -160,6 +213,7 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use tokio::net::UnixStream;
+    use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
 
@@ -168,7 +222,8 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (tell, watch) = oneshot::channel();
         let guards = Guards::new("/nonexistent".into());
-        let mut guard = Guard::new(ours.into_split().1, None, watch, guards);
+        let (_, answers) = unbounded_channel();
+        let mut guard = Guard::new(ours.into_split().1, None, watch, answers, guards);
         let end = Closed {
             exit: Exit::Code(0),
             leftovers: 2,

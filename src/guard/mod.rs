@@ -22,6 +22,7 @@ mod receive;
 mod send;
 mod standing;
 pub mod tree;
+mod warm;
 
 pub use child::main as guard_main;
 pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError};

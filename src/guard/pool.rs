@@ -17,9 +17,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
-use super::handle::{Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
+use super::handle::{Answer, Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
 use super::own::{self, Own};
 use super::protocol::Report;
 use super::send::{send_start, start_message};
@@ -76,13 +77,15 @@ impl Guards {
         // Or the pipes would never end.
         drop((stdout, stderr));
         let (say, watch) = oneshot::channel();
+        let (answer, answers) = mpsc::unbounded_channel();
         // Watched also when it could not be told: it ends when `orders` is dropped.
         tokio::spawn(async move {
-            let _ = say.send(seat.watch().await);
+            let _ = say.send(seat.watch(answer).await);
         });
         sent.map_err(SpawnError::Start)?;
         let process = process.and_then(Result::ok);
-        Ok((Guard::new(orders, process, watch, self.clone()), pipes))
+        let guard = Guard::new(orders, process, watch, answers, self.clone());
+        Ok((guard, pipes))
     }
 
     fn spawn(&self, is_turn: bool) -> Result<(Seat, OwnedWriteHalf), SpawnError> {
@@ -149,7 +152,7 @@ impl Seat {
     }
 
     /// Listens until nothing of the turn lives any more.
-    async fn watch(mut self) -> Over {
+    async fn watch(mut self, answers: UnboundedSender<Answer>) -> Over {
         let (mut exit, mut line) = (None, String::new());
         while matches!(self.reports.read_line(&mut line).await, Ok(n) if n > 0) {
             match serde_json::from_str(&line) {
@@ -164,6 +167,10 @@ impl Seat {
                         (None, None) => Exit::GuardLost,
                     });
                 }
+                Ok(Report::Marked) => drop(answers.send(Answer::Marked)),
+                Ok(Report::Rested) => drop(answers.send(Answer::Rested)),
+                Ok(Report::Restless) => drop(answers.send(Answer::Restless)),
+                Ok(Report::Taken) => drop(answers.send(Answer::Taken)),
                 Ok(Report::Gone { leftovers, again }) => {
                     let closed = Closed {
                         // Killed on our order: the guard had no time to see codex's own end.
@@ -245,6 +252,7 @@ mod tests {
             limits: Limits::default(),
             stdin: nothing.try_clone().unwrap().into(),
             lock: nothing.as_fd(),
+            bell: None,
         };
         // A new one was tried: here there is none.
         let error = guards.start(spec).unwrap_err();

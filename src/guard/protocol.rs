@@ -1,9 +1,16 @@
 //! What worker and guard say to each other over their socket.
 //!
 //! A message of the worker begins with a byte that says what it is. [`START`]
-//! carries the five descriptors; the others are orders about what runs. The
-//! guard answers with JSON lines. After [`Report::Gone`] it waits for the
-//! next start.
+//! carries the descriptors; the others are orders about what runs. The guard
+//! answers with JSON lines. After [`Report::Gone`] it waits for the next start.
+//!
+//! A server that serves several turns goes round:
+//!
+//! ```text
+//! START ─▶ turn ─ REST ─▶ resting ─ WAIT ─▶ waiting ─ the bell ─▶ gone
+//!            ▲               │                 │
+//!            └───────────────┴────── TAKE ─────┘
+//! ```
 
 use std::path::PathBuf;
 
@@ -22,6 +29,8 @@ pub(super) struct Start {
     /// As whom; the worker's own user where there is none.
     pub user: Option<User>,
     pub limits: Limits,
+    /// Whether it serves several turns: then the workspace's bell rides along, too.
+    pub is_server: bool,
 }
 
 /// The lock, the directory to start in, then codex's stdin, stdout and stderr.
@@ -38,6 +47,17 @@ pub(super) const INTERRUPT: u8 = b'i';
 /// Ends the whole tree at once.
 pub(super) const KILL: u8 = b'k';
 
+/// Of a server, before a turn: what lives now is its own, and no turn's.
+/// Answered with [`Report::Marked`].
+pub(super) const MARK: u8 = b'm';
+/// Of a server: the turn is over. Answered with [`Report::Rested`], or with
+/// [`Report::Restless`] where something of the turn lives on.
+pub(super) const REST: u8 = b'r';
+/// Of a server that rests: from now on it makes way for whoever rings the bell.
+pub(super) const WAIT: u8 = b'w';
+/// Of a server that rests or waits: the next turn. Answered with [`Report::Taken`].
+pub(super) const TAKE: u8 = b't';
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
@@ -53,6 +73,10 @@ pub(super) enum Report {
         code: Option<i32>,
         signal: Option<i32>,
     },
+    Marked,
+    Rested,
+    Restless,
+    Taken,
     /// Nothing of the turn lives any more, and its lock is let go of.
     Gone {
         /// Processes killed besides codex itself.

@@ -11,10 +11,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use super::protocol::{FDS, MAX_START_BYTES, START, Start};
 
 /// What to start next, or nothing once the worker has closed its end.
-pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, [OwnedFd; FDS])>> {
+pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, Vec<OwnedFd>)>> {
     loop {
         let mut first = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(
             &*worker,
@@ -27,25 +27,26 @@ pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, [
             Ok(received) if received.bytes == 0 => return Ok(None),
             // An order that crossed with the end of the turn that it was about.
             Ok(_) if first != [START] => {}
-            Ok(_) => return Ok(Some((start(worker)?, descriptors(&mut ancillary)?))),
+            Ok(_) => return Ok(Some((start(worker)?, descriptors(&mut ancillary)))),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn descriptors(ancillary: &mut RecvAncillaryBuffer<'_>) -> io::Result<[OwnedFd; FDS]> {
-    let fds: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+/// Just as many as there have to be.
+pub(super) fn exactly(fds: Vec<OwnedFd>) -> io::Result<[OwnedFd; FDS]> {
     fds.try_into().map_err(|fds: Vec<_>| {
         io::Error::other(format!("expected {FDS} descriptors, got {}", fds.len()))
     })
+}
+
+fn descriptors(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
+    let messages = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    messages.flatten().collect()
 }
 
 fn start(worker: &mut UnixStream) -> io::Result<Start> {

@@ -33,6 +33,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
         env,
         user: spec.user.clone(),
         limits: spec.limits,
+        is_server: spec.bell.is_some(),
     })?;
     let length = u32::try_from(json.len())
         .ok()
@@ -58,14 +59,16 @@ pub(super) fn send_start(
     stderr: &OwnedFd,
 ) -> io::Result<()> {
     let socket = socket.as_ref().as_fd();
-    let fds: [BorrowedFd<'_>; FDS] = [
+    let always: [BorrowedFd<'_>; FDS] = [
         spec.lock,
         spec.dir,
         spec.stdin.as_fd(),
         stdout.as_fd(),
         stderr.as_fd(),
     ];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let bell = spec.bell.as_ref().map(AsFd::as_fd);
+    let fds: Vec<_> = always.into_iter().chain(bell).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptors"));

@@ -143,10 +143,20 @@ impl Hunt {
     }
 }
 
+/// Processes by what identifies them: pids are used again.
+pub type Known = HashSet<(i32, u64)>;
+
+/// For the guard: what lives below this process now.
+pub fn living_below_me() -> io::Result<Known> {
+    let below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
+    let living = below.into_iter().filter(|(_, stat)| !stat.zombie);
+    Ok(living.map(|(pid, stat)| (pid, stat.started)).collect())
+}
+
 /// For the guard: ends everything below this process and reaps it. Returns
 /// only when nothing is left, however long that takes: the lock must not be
-/// free before. `codex` itself is not counted.
-pub fn kill_all_below_me(codex: Option<Pid>) -> u64 {
+/// free before. `codex` itself, and what is `known`, is not counted.
+pub fn kill_all_below_me(codex: Option<Pid>, known: Option<&Known>) -> u64 {
     let me = getpid().as_raw_pid();
     let codex = codex.map(Pid::as_raw_pid);
     let mut hunt = Hunt::default();
@@ -156,7 +166,9 @@ pub fn kill_all_below_me(codex: Option<Pid>) -> u64 {
                 Ok(Some(_)) => {}
                 // As the subreaper of all, no child means no descendant.
                 Err(Errno::CHILD) => {
-                    hunt.met.retain(|(pid, _)| Some(*pid) != codex);
+                    hunt.met.retain(|met| {
+                        Some(met.0) != codex && !known.is_some_and(|known| known.contains(met))
+                    });
                     return hunt.count();
                 }
                 Ok(None) | Err(_) => break,

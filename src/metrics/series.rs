@@ -75,6 +75,8 @@ pub(super) struct Series {
     pub oldest_waiting: Gauge,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
+    pub servers_idle: IntGauge,
+    pub servers_reused: IntCounter,
     build_info: IntGaugeVec,
 }
 
@@ -200,6 +202,14 @@ impl Series {
             leftovers: new.counter(
                 "leftover_processes_killed_total",
                 "Processes that a turn left behind and that were killed.",
+            ),
+            servers_idle: new.gauge(
+                "servers_idle",
+                "Servers of codex that wait for their workspace's next turn.",
+            ),
+            servers_reused: new.counter(
+                "servers_reused_total",
+                "Turns that found the server of an earlier turn waiting.",
             ),
             build_info: new.register(IntGaugeVec::new(
                 opts("build_info", "1, with the versions as labels."),

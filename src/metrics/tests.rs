@@ -58,6 +58,8 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "redeliveries_total counter",
             "requests_rejected_total counter",
             "sequencer_active gauge",
+            "servers_idle gauge",
+            "servers_reused_total counter",
             "slots gauge",
             "slots_busy gauge",
             "turn_duration_seconds histogram",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::amqp::connect::Connector;
-use crate::codex::app_server::AppServer;
+use crate::codex::app_server::{AppServer, IdleServers};
 use crate::codex::binary::BinaryError;
 use crate::codex::engines::AnyEngine;
 use crate::codex::exec::Exec;
@@ -68,8 +68,16 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
         EngineKind::AppServer => AnyEngine::AppServer(AppServer {
             codex,
             delta_window: settings.delta_window,
+            idle: None,
         }),
     })
+}
+
+/// Where servers wait between turns; none where each serves one turn.
+pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<IdleServers> {
+    let (most, ttl) = (settings.codex_warm, settings.codex_idle_ttl);
+    let any = most > 0 && !ttl.is_zero();
+    any.then(|| IdleServers::new(most, ttl, metrics.clone()))
 }
 
 /// An operator's mistake is told at once; what goes away later may come back.

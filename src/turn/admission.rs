@@ -1,27 +1,19 @@
 //! May this turn run, here, now, and as which attempt? (G3, G4, G5)
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep};
 
 use super::attempt::Attempt;
 use super::ending::{Ending, failure, simple_ending};
+use super::hold::Hold;
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
 use crate::event::{ErrorCode, SealedEvent, StopReason};
 use crate::fault;
-use crate::guard::{TAG_VARIABLE, tree};
 use crate::request::TurnRequest;
 use crate::workspace::{
-    Claim, ClaimOutcome, Claims, LockedJournal, StateError, TurnHistory, Verdict, Workspace,
-    WorkspaceError, WorkspaceLock,
+    Claim, ClaimOutcome, Claims, StateError, TurnHistory, Verdict, Workspace, WorkspaceError,
 };
-
-/// A dying guard needs a moment to let go of the lock.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// What the records say of a turn.
 enum Found {
@@ -34,8 +26,8 @@ enum Found {
 
 impl<E: Engine> Runner<E> {
     /// Runs the turn, or tells why not. `patient`: whether to wait a little
-    /// for the workspace's lock. When this returns, the lock is free again
-    /// and nothing of the turn lives.
+    /// for the workspace's lock. When this returns, nothing of the turn
+    /// lives, and the lock is free again, or soon is for whoever wants it.
     ///
     /// Needs a runtime of several threads.
     pub async fn take<S: EventSink>(
@@ -82,28 +74,46 @@ impl<E: Engine> Runner<E> {
         if let Found::Ended(ended) = found {
             return Ok(Outcome::AlreadyEnded(ended));
         }
-        let Some(mut journal) = lock(&workspace, patient).await? else {
+        let idle = self.engine.idle();
+        let Some(mut hold) = Hold::take(&workspace, idle, patient).await? else {
             return Ok(Outcome::Busy);
         };
         fault::at("turn.locked");
+        let outcome = self.serve(request, &workspace, &mut hold, sink, stop).await;
+        hold.release(&workspace, idle).await;
+        match (outcome?, workspace.unusable()) {
+            (Some(outcome), _) => Ok(outcome),
+            // The broker is waited for: nobody's business is held up by that.
+            (None, Some(why)) => self.refuse(request, &why, workspace.claims(), sink).await,
+            // It was for a moment only.
+            (None, None) => Ok(Outcome::Busy),
+        }
+    }
+
+    /// With the workspace to itself. Nothing where a turn that was never
+    /// started can't be, as the workspace can't be used.
+    async fn serve<S: EventSink>(
+        &self,
+        request: &TurnRequest,
+        workspace: &Workspace,
+        hold: &mut Hold,
+        sink: &S,
+        stop: &StopHandle,
+    ) -> Result<Option<Outcome>, NotStarted> {
         // Again: it may have ended while we waited for the lock.
-        let history = match block_in_place(|| look_up(&workspace, request))? {
-            Found::Ended(ended) => return Ok(Outcome::AlreadyEnded(ended)),
+        let history = match block_in_place(|| look_up(workspace, request))? {
+            Found::Ended(ended) => return Ok(Some(Outcome::AlreadyEnded(ended))),
             Found::Started(history) => Some(history),
             Found::New => None,
         };
         if stop.wanted() == Some(Stop::Shutdown) {
-            return Ok(Outcome::Returned);
+            return Ok(Some(Outcome::Returned));
         }
-        end_stragglers(&journal, &workspace);
-
         let cancelled = stop.wanted() == Some(Stop::Cancel)
             || block_in_place(|| workspace.claims().is_cancelled(request.turn_id.as_str()))?;
         let unusable = workspace.unusable();
-        if let (None, false, Some(why)) = (&history, cancelled, &unusable) {
-            // The broker is waited for: nobody's business is held up by that.
-            drop(journal);
-            return self.refuse(request, why, workspace.claims(), sink).await;
+        if history.is_none() && !cancelled && unusable.is_some() {
+            return Ok(None);
         }
         if history.is_none() {
             let verdict = if cancelled {
@@ -116,31 +126,38 @@ impl<E: Engine> Runner<E> {
             fault::at("turn.claimed");
             if let Some(mut ended) = ending_of(&claim, request) {
                 ended.decided_now = won.then_some(StopReason::Cancelled);
-                return Ok(Outcome::AlreadyEnded(ended));
+                return Ok(Some(Outcome::AlreadyEnded(ended)));
             }
         }
         let history = history.unwrap_or_default();
-        let attempt = Attempt::new(self, request, &workspace, &history);
+        let attempt = Attempt::new(self, request, workspace, &history);
         let max_attempts = request.effective_max_attempts(self.max_attempts);
         let charged = history.charged();
-        if cancelled {
+        let outcome = if cancelled {
             let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before());
-            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+            attempt
+                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .await
         } else if let Some(why) = unusable {
             let error = failure(ErrorCode::WorkspaceRejected, why.to_string(), false);
             let spent = attempt.spent_before();
             let ending = Ending::not_run(StopReason::Error, Some(error), spent);
-            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+            attempt
+                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .await
         } else if charged >= max_attempts as usize {
             let message = format!(
                 "{charged} of at most {max_attempts} attempts were cut off by the death of their worker"
             );
             let error = failure(ErrorCode::AttemptsExhausted, message, false);
             let ending = Ending::not_run(StopReason::Error, Some(error), attempt.spent_before());
-            Ok(attempt.end_unrun(&mut journal, ending, sink, stop).await)
+            attempt
+                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .await
         } else {
-            attempt.run(&mut journal, sink, stop).await
-        }
+            attempt.run(hold, sink, stop).await?
+        };
+        Ok(Some(outcome))
     }
 
     /// For good: a turn that never ran, in a workspace that can't be used.
@@ -227,37 +244,5 @@ fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> End
         events: events.to_vec(),
         other_body: fingerprint != request.fingerprint(),
         decided_now: None,
-    }
-}
-
-/// Takes the workspace's lock, and opens the journal with it.
-async fn lock(workspace: &Workspace, patient: bool) -> Result<Option<LockedJournal>, StateError> {
-    let wait = if patient { LOCK_WAIT } else { Duration::ZERO };
-    let deadline = Instant::now() + wait;
-    loop {
-        let opened = block_in_place(|| {
-            let lock = workspace.try_lock()?;
-            lock.map(WorkspaceLock::open_journal).transpose()
-        })?;
-        if opened.is_some() {
-            return Ok(opened);
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        sleep(LOCK_POLL).await;
-    }
-}
-
-/// What a guard and a worker that were killed together have left must be gone
-/// before anything runs here. An attempt that has ended left nothing, so
-/// mostly there is nothing to look for.
-fn end_stragglers(journal: &LockedJournal, workspace: &Workspace) {
-    if journal.has_open_attempt() {
-        let dir = workspace.dir().to_string_lossy();
-        let killed = block_in_place(|| tree::kill_tagged(TAG_VARIABLE, &dir));
-        if killed > 0 {
-            tracing::warn!(killed, "ended what an earlier attempt had left");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! One attempt at a turn, under the workspace's lock: recorded as started and
 //! run.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start};
+use super::hold::Hold;
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent};
@@ -68,11 +70,15 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     pub async fn run<S: EventSink>(
         &self,
-        journal: &mut LockedJournal,
+        hold: &mut Hold,
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
+        let Hold { journal, server } = hold;
+        let engine = &self.runner.engine;
         let dir = self.workspace.open_dir()?;
+        let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
+        let bell = bell.map_err(StateError::from)?;
         let Begun {
             home,
             resume,
@@ -98,12 +104,20 @@ impl<'a, E: Engine> Attempt<'a, E> {
             dir_path: self.workspace.dir(),
             home: home.own(),
             lock: journal.lock().as_fd(),
+            bell: bell.as_ref().map(File::as_fd),
         };
-        let engine = &self.runner.engine;
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
         let ran = loop {
             let generation = engine.generation();
-            let ran = process::run(engine, input, &mut out, &mut clocks, on_thread).await;
+            let ran = process::run(
+                engine,
+                input,
+                server.take(),
+                &mut out,
+                &mut clocks,
+                on_thread,
+            );
+            let ran = ran.await;
             if let Some(why) = input.resume.and_then(|_| lost_thread(&ran)) {
                 let notice = notice(NoticeCode::ThreadLost, why);
                 let _ = out.emit(notice, &mut clocks).await;
@@ -129,6 +143,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 return Ok(Outcome::Returned);
             }
             Ok(ran) => {
+                *server = ran.kept;
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 for (what, times) in &finished.unknown {
                     tracing::warn!(

@@ -17,6 +17,7 @@ mod attempt;
 pub mod coalesce;
 mod emit;
 mod ending;
+mod hold;
 mod process;
 mod record;
 mod sink;

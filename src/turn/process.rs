@@ -13,6 +13,7 @@ use super::coalesce::Coalescer;
 use super::emit::Emitter;
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
+use crate::codex::app_server::Server;
 use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode, Usage};
@@ -37,6 +38,8 @@ pub(super) struct Ran {
     pub total_before: Option<Usage>,
     /// Why the thread that was to be resumed is gone; nothing was run then.
     pub lost: Option<String>,
+    /// What may serve the workspace's next turn.
+    pub kept: Option<Server>,
 }
 
 /// Runs codex once. `on_thread` is told the thread's id as soon as codex
@@ -44,11 +47,12 @@ pub(super) struct Ran {
 pub(super) async fn run<E: Engine, S: EventSink>(
     engine: &E,
     input: TurnInput<'_>,
+    kept: Option<Server>,
     out: &mut Emitter<'_, S>,
     clocks: &mut Clocks,
     on_thread: impl FnMut(&str) + Send,
 ) -> Result<Ran, SpawnError> {
-    let run = engine.start(input)?;
+    let run = engine.start(input, kept).await?;
     fault::at("turn.spawned");
     let mut process = Process {
         run,
@@ -72,6 +76,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         translator: process.translator,
         end,
         lost: process.lost,
+        kept: process.run.keep(),
     })
 }
 

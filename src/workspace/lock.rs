@@ -4,9 +4,13 @@
 //! file description, and unlocking would free it for the guard too while
 //! codex still runs. The file is never removed: two processes would then hold
 //! locks on two files of one name.
+//!
+//! A guard that keeps a server for the next turn holds the lock meanwhile. It
+//! has written that on the *bell*, a file beside the lock, and makes way for
+//! whoever locks that.
 
 use std::fs::{File, TryLockError};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -17,6 +21,7 @@ use super::error::DiskError;
 use crate::fault;
 
 pub(super) const LOCK: &str = "lock";
+const BELL: &str = "bell";
 
 /// Holds the workspace until this and every copy of its descriptor is closed.
 #[derive(Debug)]
@@ -31,6 +36,57 @@ impl AsFd for WorkspaceLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+impl WorkspaceLock {
+    /// Whether a server was left here whose guard could not say its end.
+    pub fn has_lost_server(&self) -> Result<bool, DiskError> {
+        has_idle_server(&self.state)
+    }
+
+    /// Nothing of that server lives any more.
+    pub fn forget_lost_server(&self) -> Result<(), DiskError> {
+        let bell = bell(&self.state)?;
+        bell.set_len(0)
+            .map_err(|error| self.state.error("cut", BELL, error))
+    }
+}
+
+/// The lock that a server's guard still holds, by its descriptor; nothing
+/// where that is the lock of a file that was removed since.
+pub(super) fn held(state: &Arc<Dir>, lock: OwnedFd) -> Result<Option<WorkspaceLock>, DiskError> {
+    let held = rustix::fs::fstat(&lock).map_err(|errno| state.error("look at", LOCK, errno))?;
+    let named = state.stat(LOCK)?;
+    let same =
+        named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino));
+    Ok(same.then(|| WorkspaceLock {
+        file: lock.into(),
+        state: Arc::clone(state),
+    }))
+}
+
+/// Whether the lock is, or was, held for a server that waits for a turn.
+pub(super) fn has_idle_server(state: &Dir) -> Result<bool, DiskError> {
+    Ok(state.stat(BELL)?.is_some_and(|bell| bell.st_size > 0))
+}
+
+/// For a guard, which alone may use this description.
+pub(super) fn bell(state: &Dir) -> Result<File, DiskError> {
+    state.make_file(BELL)
+}
+
+/// Has the lock made free, if it is held for a server that waits, until the
+/// bell is dropped; nothing while somebody else has it made free.
+pub(super) fn ring(state: &Dir) -> Result<Option<Bell>, DiskError> {
+    let file = bell(state)?;
+    let rings = take(state, BELL, &file)?;
+    Ok(rings.then_some(Bell { _file: file }))
+}
+
+/// The bell of a workspace, ringing.
+#[derive(Debug)]
+pub struct Bell {
+    _file: File,
 }
 
 /// Takes the lock, or gives `None` when another process tree holds it.

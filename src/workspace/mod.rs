@@ -11,6 +11,7 @@
 //!     workspaces/<id>/.state/
 //!         id                                the id that it was registered by
 //!         lock                              who holds it may run codex; made last
+//!         bell                              says that the lock is held for a server that waits
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
@@ -40,7 +41,8 @@ mod session;
 mod testing;
 mod threads;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,7 +55,7 @@ pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use journal::{
     Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
 };
-pub use lock::WorkspaceLock;
+pub use lock::{Bell, WorkspaceLock};
 pub use root::{Root, RootError};
 pub use session::{SESSION_FILE, SessionFile};
 pub use threads::{Adoption, Resume, Threads, resolve_session};
@@ -156,6 +158,27 @@ impl Workspace {
     /// a worker, or a guard whose worker is gone.
     pub fn try_lock(&self) -> Result<Option<WorkspaceLock>, DiskError> {
         lock::try_lock(&self.state)
+    }
+
+    /// The lock that a server's guard holds, by its descriptor; see [`lock`].
+    pub fn held_lock(&self, lock: OwnedFd) -> Result<Option<WorkspaceLock>, DiskError> {
+        lock::held(&self.state, lock)
+    }
+
+    /// Whether the lock is held for a server that waits for a turn.
+    pub fn has_idle_server(&self) -> Result<bool, DiskError> {
+        lock::has_idle_server(&self.state)
+    }
+
+    /// For the guard of a server, which makes way when somebody else locks it.
+    pub fn bell(&self) -> Result<File, DiskError> {
+        lock::bell(&self.state)
+    }
+
+    /// Has a lock made free that is held for a server, as long as the bell
+    /// rings; nothing where somebody else rings already.
+    pub fn ring(&self) -> Result<Option<Bell>, DiskError> {
+        lock::ring(&self.state)
     }
 
     /// A turn's records as far as they are written, without the lock.

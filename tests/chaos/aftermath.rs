@@ -32,7 +32,11 @@ impl Run<'_> {
                 .left_behind
                 .push("turns of the last round that never ended".to_owned());
         }
-        for series in ["turn_worker_slots_busy", "turn_worker_backlog_turns"] {
+        for series in [
+            "turn_worker_slots_busy",
+            "turn_worker_backlog_turns",
+            "turn_worker_servers_idle",
+        ] {
             let is_zero = async {
                 while self.pool.metric(series).await != Some(0.0) {
                     sleep(LOOK).await;

@@ -123,6 +123,9 @@ impl Process {
             ("SLOTS", setup.slots.to_string()),
             ("CODEX_BIN", shown(&setup.programs.codex)),
             ("CODEX_ENGINE", setup.engine.of(number).to_owned()),
+            // Some servers are used again, some make way, some have waited long enough.
+            ("CODEX_IDLE_TTL", "2s".to_owned()),
+            ("CODEX_WARM", "4".to_owned()),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),

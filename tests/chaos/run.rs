@@ -139,7 +139,7 @@ impl Run<'_> {
         }
         // A look at a process that is just ending would be a false alarm.
         let before = self.processes_left();
-        sleep(2 * LOOK).await;
+        sleep(10 * LOOK).await;
         after.processes = self.processes_left();
         after.processes.retain(|process| before.contains(process));
         self.pool.end(LIMIT).await;

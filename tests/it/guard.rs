@@ -9,6 +9,7 @@ mod reuse;
 mod secrets;
 mod start_stop;
 mod trees;
+mod warm;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -41,9 +42,29 @@ struct Script {
     stdout: Lines<BufReader<Receiver>>,
     stderr: Receiver,
     dir: TempDir,
+    /// What a worker has, too, of a server's lock.
+    worker_lock: Option<File>,
 }
 
 impl Script {
+    /// That serves several turns.
+    fn server(text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = dir.path().to_owned();
+        let opened = File::open(&workspace).unwrap();
+        let bell = File::create(workspace.join("bell")).unwrap();
+        let args = ["-c", text];
+        Self::start_with(
+            &guards(),
+            opened,
+            &workspace,
+            dir,
+            "/bin/sh",
+            &args,
+            Some(bell),
+        )
+    }
+
     fn start(text: &str) -> Self {
         Self::start_program("/bin/sh", &["-c", text])
     }
@@ -85,6 +106,19 @@ impl Script {
         program: &str,
         args: &[&str],
     ) -> Self {
+        Self::start_with(guards, opened, workspace, dir, program, args, None)
+    }
+
+    fn start_with(
+        guards: &Guards,
+        opened: File,
+        workspace: &Path,
+        dir: TempDir,
+        program: &str,
+        args: &[&str],
+        bell: Option<File>,
+    ) -> Self {
+        let is_server = bell.is_some();
         let lock = File::create(dir.path().join("lock")).unwrap();
         lock.try_lock().unwrap();
         let path = std::env::var("PATH").unwrap();
@@ -100,6 +134,7 @@ impl Script {
                 limits: Limits::default(),
                 stdin,
                 lock: lock.as_fd(),
+                bell: bell.map(Into::into),
             })
             .unwrap();
         Self {
@@ -108,6 +143,7 @@ impl Script {
             stdout: BufReader::new(pipes.stdout).lines(),
             stderr: pipes.stderr,
             dir,
+            worker_lock: is_server.then_some(lock),
         }
     }
 

@@ -55,9 +55,7 @@ impl Server {
             model: None,
             resume: resume.map(str::to_owned),
         };
-        if let Some(thread_id) = self.conversation.load(load) {
-            return Some(Heard::Loaded { thread_id });
-        }
+        self.conversation.load(load);
         loop {
             match self.next() {
                 Some(Heard::Event(_)) => {}

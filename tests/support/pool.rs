@@ -272,12 +272,15 @@ impl Pool {
         self.events.all_ended(&ids).await;
     }
 
-    /// Until nobody holds the workspace's lock. At the first moment when it
-    /// is free, nothing of the workspace's turns may live.
+    /// Until nobody holds the workspace's lock, not even for a server that
+    /// waits: that is made to make way. At the first moment when it is free,
+    /// nothing of the workspace's turns may live.
     pub async fn unlocked(&self, workspace: &str) {
-        let lock = self.root().join(".turn-worker/workspaces");
-        let lock = lock.join(workspace).join(".state/lock");
+        let state = self.root().join(".turn-worker/workspaces");
+        let state = state.join(workspace).join(".state");
+        let (lock, bell) = (state.join("lock"), File::open(state.join("bell")));
         let free = async || {
+            let _rings = bell.as_ref().is_ok_and(|bell| bell.try_lock().is_ok());
             // Before its first turn there is none.
             let free = File::open(&lock).map_or(true, |lock| lock.try_lock().is_ok());
             free.then_some(())

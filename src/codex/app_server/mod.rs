@@ -14,12 +14,16 @@
 
 mod error_info;
 mod hearing;
+mod idle;
 mod items;
 mod notice;
 mod run;
+mod server;
 mod wire;
 
+pub use idle::IdleServers;
 pub use run::{AppServer, AppServerRun};
+pub use server::Server;
 
 use serde_json::json;
 
@@ -130,31 +134,23 @@ impl Conversation {
         conversation
     }
 
-    /// Whether a turn of that kind can run here. A thread that is loaded keeps
-    /// its model, sandbox and directory, whatever a `thread/resume` asks for.
-    pub fn fits(&self, load: &Load) -> bool {
-        let same = |thread: &Thread| load.resume.as_deref() == Some(&thread.id);
-        match &self.thread {
-            Some(thread) if same(thread) => thread.is_loaded_as(load),
-            _ => true,
-        }
+    /// Whether a turn of that kind can start at once. A thread that is loaded
+    /// keeps its model, sandbox and directory, whatever a `thread/resume` asks
+    /// for.
+    pub fn has_loaded(&self, load: &Load) -> bool {
+        self.thread.as_ref().is_some_and(|thread| {
+            load.resume.as_deref() == Some(&thread.id) && thread.is_loaded_as(load)
+        })
     }
 
-    /// Loads a thread, once the server is initialized. Returns the thread if
-    /// it is loaded already; else [`Heard::Loaded`] tells of it.
-    pub fn load(&mut self, load: Load) -> Option<String> {
-        if let Some(thread) = &self.thread
-            && load.resume.as_deref() == Some(&thread.id)
-            && thread.is_loaded_as(&load)
-        {
-            return Some(thread.id.clone());
-        }
+    /// Loads a thread, once the server is initialized; [`Heard::Loaded`] tells
+    /// of it.
+    pub fn load(&mut self, load: Load) {
         self.thread = None;
         self.loading = Some(load);
         if self.initialized {
             self.ask_to_load();
         }
-        None
     }
 
     /// Starts a turn on the thread that is loaded.

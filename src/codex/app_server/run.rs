@@ -1,20 +1,16 @@
 //! The engine `codex app-server`: a conversation over its stdin and stdout.
 
 use std::collections::VecDeque;
-use std::future::pending;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::pipe::Sender;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Conversation, Heard, Load};
+use super::idle::IdleServers;
+use super::server::{Place, Server};
+use super::{Heard, Load};
 use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::lines::Line;
-use crate::codex::process::{Codex, Process};
+use crate::codex::process::Codex;
 use crate::codex::protocol::CliEvent;
 use crate::event::Usage;
 use crate::guard::SpawnError;
@@ -28,40 +24,35 @@ pub struct AppServer {
     pub codex: Codex,
     /// How long a piece of text may wait for more.
     pub delta_window: Duration,
-}
-
-impl AppServer {
-    fn args(&self) -> Vec<String> {
-        let mut args = vec!["app-server".to_owned(), "--stdio".to_owned()];
-        args.extend(self.codex.extra_args.iter().cloned());
-        args
-    }
+    /// Where servers wait between turns; none where each serves one turn.
+    pub idle: Option<IdleServers>,
 }
 
 impl Engine for AppServer {
     type Run = AppServerRun;
 
-    fn start(&self, input: TurnInput<'_>) -> Result<AppServerRun, SpawnError> {
-        let (theirs, ours) = stdin().map_err(SpawnError::Pipes)?;
-        let mut conversation = Conversation::new();
-        conversation.load(Load {
+    async fn start(
+        &self,
+        input: TurnInput<'_>,
+        kept: Option<Server>,
+    ) -> Result<AppServerRun, SpawnError> {
+        let place = Place::of(&self.codex, &input);
+        let load = Load {
             cwd: input.dir_path.to_string_lossy().into_owned(),
             sandbox: self.codex.sandbox,
             model: input.model.map(str::to_owned),
             resume: input.resume.map(str::to_owned),
-        });
-        Ok(AppServerRun {
-            process: self.codex.start(self.args(), input, theirs)?,
-            conversation,
-            stdin: Some(ours),
-            unsent: Vec::new(),
-            prompt: input.prompt.to_owned(),
-            step: Step::Loading {
-                until: Instant::now() + STARTUP_LIMIT,
-            },
-            base: None,
-            told: VecDeque::new(),
-        })
+        };
+        let prompt = input.prompt.to_owned();
+        if let Some(server) = kept {
+            if server.serves(&place, &load) {
+                return Ok(AppServerRun::go_on(server, prompt));
+            }
+            // Or the thread that it has loaded could not be resumed by another.
+            server.dismiss().await;
+        }
+        let server = Server::start(&self.codex, place, load, input)?;
+        Ok(AppServerRun::begin(server, prompt))
     }
 
     fn generation(&self) -> u64 {
@@ -71,22 +62,22 @@ impl Engine for AppServer {
     fn delta_window(&self) -> Option<Duration> {
         Some(self.delta_window)
     }
+
+    fn idle(&self) -> Option<&IdleServers> {
+        self.idle.as_ref()
+    }
 }
 
 #[derive(Debug)]
 pub struct AppServerRun {
-    process: Process,
-    conversation: Conversation,
-    /// Nothing once the server is to end.
-    stdin: Option<Sender>,
-    /// What the server has not taken yet.
-    unsent: Vec<u8>,
+    server: Server,
     prompt: String,
     step: Step,
     /// The thread's tokens before the turn.
     base: Option<Usage>,
     /// What was heard and not yet told.
     told: VecDeque<Output>,
+    keep: Keep,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +91,42 @@ enum Step {
     Over,
 }
 
+/// What is to become of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    No,
+    /// The turn was completed, and nobody has stopped it.
+    Wanted,
+    /// It rests.
+    Yes,
+}
+
 impl AppServerRun {
+    fn begin(server: Server, prompt: String) -> Self {
+        let until = Instant::now() + STARTUP_LIMIT;
+        Self {
+            server,
+            prompt,
+            step: Step::Loading { until },
+            base: None,
+            told: VecDeque::new(),
+            keep: Keep::No,
+        }
+    }
+
+    /// On a server that has the thread loaded.
+    fn go_on(server: Server, prompt: String) -> Self {
+        let thread = server.conversation.thread().unwrap_or_default().to_owned();
+        let mut run = Self::begin(server, prompt);
+        run.loaded(thread);
+        run
+    }
+
+    fn loaded(&mut self, thread_id: String) {
+        self.step = Step::Loaded;
+        self.tell(Output::Event(CliEvent::ThreadStarted { thread_id }));
+    }
+
     /// Until the server has said something. Cancel-safe.
     async fn listen(&mut self) -> Option<()> {
         let startup = match self.step {
@@ -109,19 +135,14 @@ impl AppServerRun {
         };
         tokio::select! {
             biased;
-            line = self.process.next_line() => self.hear(line?),
-            written = write(&mut self.stdin, &self.unsent) => match written {
-                Ok(written) => drop(self.unsent.drain(..written)),
-                // It has closed its end; what it still says is worth hearing.
-                Err(_) => self.hang_up(),
-            },
+            line = self.server.next_line() => self.hear(line?),
             () = sleep_until(startup.unwrap_or_else(Instant::now)), if startup.is_some() => {
-                self.process.note(&format!(
+                self.server.note(&format!(
                     "codex app-server has not loaded a thread within {} s",
                     STARTUP_LIMIT.as_secs()
                 ));
                 self.over();
-                self.process.guard.kill().await;
+                self.server.kill().await;
             }
         }
         Some(())
@@ -132,13 +153,13 @@ impl AppServerRun {
             Line::Whole(line) => line,
             Line::TooLong { bytes } => return self.tell(Output::LineTooLong { bytes }),
         };
-        let heard = self.conversation.hear(&line);
-        self.base = self.conversation.total_before().or(self.base);
+        let heard = self.server.conversation.hear(&line);
+        self.base = self.server.conversation.total_before().or(self.base);
         for heard in heard {
             let output = match heard {
                 Heard::Loaded { thread_id } => {
-                    self.step = Step::Loaded;
-                    Output::Event(CliEvent::ThreadStarted { thread_id })
+                    self.loaded(thread_id);
+                    continue;
                 }
                 Heard::Event(event) => Output::Event(event),
                 Heard::Lost { message } => Output::ThreadLost { message },
@@ -148,9 +169,12 @@ impl AppServerRun {
                 }
                 Heard::Garbage { bytes } => Output::Garbage { bytes },
             };
-            let is_last = is_last(&output);
+            let (is_last, is_good) = (is_last(&output), is_good(&output));
             self.tell(output);
-            if is_last {
+            if is_last && is_good && self.server.can_be_kept() {
+                self.step = Step::Over;
+                self.keep = Keep::Wanted;
+            } else if is_last {
                 self.over();
             }
         }
@@ -166,12 +190,8 @@ impl AppServerRun {
     /// The server, too, ends now: by itself, on its closed stdin.
     fn over(&mut self) {
         self.step = Step::Over;
-        self.hang_up();
-    }
-
-    fn hang_up(&mut self) {
-        self.stdin = None;
-        self.unsent.clear();
+        self.keep = Keep::No;
+        self.server.hang_up();
     }
 }
 
@@ -183,13 +203,12 @@ impl EngineRun for AppServerRun {
             }
             match self.step {
                 Step::Loaded => {
+                    self.server.mark().await;
                     self.step = Step::Turn;
-                    self.conversation.go(&self.prompt);
+                    self.server.conversation.go(&self.prompt);
                 }
+                Step::Over if self.keep != Keep::No => return None,
                 Step::Loading { .. } | Step::Turn | Step::Over => {}
-            }
-            if self.stdin.is_some() {
-                self.unsent.extend(self.conversation.take_outgoing());
             }
             self.listen().await?;
         }
@@ -201,21 +220,30 @@ impl EngineRun for AppServerRun {
 
     async fn interrupt(&mut self) {
         if self.step == Step::Turn {
-            self.conversation.interrupt();
+            self.server.conversation.interrupt();
         } else {
             self.over();
         }
     }
 
     async fn kill(&mut self) {
-        self.process.guard.kill().await;
+        self.keep = Keep::No;
+        self.server.kill().await;
     }
 
     async fn end(&mut self) -> End {
+        if self.keep == Keep::Wanted
+            && let Some(end) = self.server.rest().await
+        {
+            self.keep = Keep::Yes;
+            return end;
+        }
         self.over();
-        // Read on, or a full pipe would keep it from ending.
-        while self.process.next_line().await.is_some() {}
-        self.process.end().await
+        self.server.end().await
+    }
+
+    fn keep(self) -> Option<Server> {
+        (self.keep == Keep::Yes).then_some(self.server)
     }
 }
 
@@ -233,15 +261,8 @@ fn is_last(output: &Output) -> bool {
     }
 }
 
-fn stdin() -> io::Result<(OwnedFd, Sender)> {
-    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((theirs, Sender::from_owned_fd(ours)?))
-}
-
-/// Completes only when something was written, or can't be.
-async fn write(stdin: &mut Option<Sender>, bytes: &[u8]) -> io::Result<usize> {
-    match stdin {
-        Some(stdin) if !bytes.is_empty() => stdin.write(bytes).await,
-        _ => pending().await,
-    }
+/// What ends in any other way ends its server, too: the next turn finds
+/// whatever was wrong mended, if a new start mends it.
+fn is_good(output: &Output) -> bool {
+    matches!(output, Output::Event(CliEvent::TurnCompleted { .. }))
 }

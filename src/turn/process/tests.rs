@@ -28,7 +28,7 @@ struct Scripted {
 impl Engine for Scripted {
     type Run = Self;
 
-    fn start(&self, _: TurnInput<'_>) -> Result<Self, SpawnError> {
+    async fn start(&self, _: TurnInput<'_>, _: Option<Server>) -> Result<Self, SpawnError> {
         Ok(self.clone())
     }
 
@@ -116,6 +116,7 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         dir_path: Path::new("/"),
         home: None,
         lock: null.as_fd(),
+        bell: None,
     };
     let mut out = Emitter::new(Sealer::new("t", 1), EventSet::Full, sink);
     let limits = Limits {
@@ -123,7 +124,7 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         idle: Duration::from_secs(600),
     };
     let mut clocks = Clocks::start(stop.clone(), limits);
-    run(codex, input, &mut out, &mut clocks, |_| {})
+    run(codex, input, None, &mut out, &mut clocks, |_| {})
         .await
         .unwrap()
 }

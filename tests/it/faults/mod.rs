@@ -20,6 +20,7 @@ mod sequencer_deaths;
 mod takeover;
 mod timeout;
 mod tree_deaths;
+mod warm_deaths;
 mod worker_deaths;
 
 use std::fmt::Debug;

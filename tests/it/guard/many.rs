@@ -11,7 +11,7 @@ use crate::support::processes::{lives, parent};
 async fn g3_a_guards_death_harms_no_other_turn_of_its_worker() {
     const VICTIMS: usize = 10;
     const OTHERS: usize = 100;
-    let mut pool = Pool::start(1, &[("SLOTS", "20")]).await;
+    let mut pool = Pool::start(1, &[("SLOTS", "20"), ("CODEX_WARM", "0")]).await;
     let mut turns = vec![turn("steady", "steady", &["daemon steady", "wait go"])];
     for n in 0..VICTIMS {
         let daemon = format!("daemon victim-{n}");

@@ -62,6 +62,7 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         limits: turn_worker::guard::confine::Limits::default(),
         stdin: fs::File::open("/dev/null").unwrap().into(),
         lock: std::os::fd::AsFd::as_fd(&lock),
+        bell: None,
     });
     let error = spawned.unwrap_err();
     assert!(matches!(error, SpawnError::Spawn { .. }));

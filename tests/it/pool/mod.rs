@@ -14,3 +14,4 @@ mod once;
 mod order;
 mod rejections;
 mod shutdown;
+mod warm;

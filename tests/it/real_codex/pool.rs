@@ -10,18 +10,19 @@ use crate::support::pool::{Pool, Turn, turn};
 use crate::support::processes::of_workspace;
 
 /// A pool of one process with the real codex.
-async fn pool() -> (Pool, ModelServer, tempfile::TempDir) {
+async fn pool(settings: &[(&str, &str)]) -> (Pool, ModelServer, tempfile::TempDir) {
     let model = ModelServer::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("codex-home");
     write_home(&home, &model, "");
     let program = program();
-    let settings = [
+    let mut all = vec![
         ("CODEX_BIN", program.to_str().unwrap()),
         ("CODEX_HOME", home.to_str().unwrap()),
         ("CODEX_ENV", "PATH,HOME"),
     ];
-    (Pool::start(1, &settings).await, model, dir)
+    all.extend(settings);
+    (Pool::start(1, &all).await, model, dir)
 }
 
 fn usage(end: &Value) -> Option<[u64; 3]> {
@@ -46,7 +47,7 @@ async fn metrics(pool: &Pool) -> [f64; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_g7_a_conversation_through_the_pool() {
-    let (mut pool, model, _home) = pool().await;
+    let (mut pool, model, _home) = pool(&[]).await;
     let requests = [
         turn("ada", "a", &["I am Ada."]),
         turn("bob", "b", &["I am Bob."]),
@@ -75,10 +76,33 @@ async fn g1_g7_a_conversation_through_the_pool() {
     pool.stop().await;
 }
 
+/// What a server has kept, and another needs to go on from, is on the disk when
+/// its turn is over, and its thread is free when it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_conversation_goes_on_after_the_end_of_its_server() {
+    let (mut pool, _model, _home) = pool(&[("CODEX_ENGINE", "app-server")]).await;
+    for n in 1..=6 {
+        let id = format!("t{n}");
+        pool.enqueue(&[turn(&id, "a", &[])]).await;
+        let turn = pool.events.ended(&id).await;
+        let said = turn.said(1).concat();
+        assert!(
+            said.starts_with(&format!("You have said {n} thing")),
+            "{said}"
+        );
+        // Two turns on each.
+        if n % 2 == 0 {
+            pool.unlocked("a").await;
+        }
+    }
+    assert_eq!(pool.metric("turn_worker_servers_reused_total").await, 3.0);
+    pool.stop().await;
+}
+
 /// The first attempt had one whole answer, and one that its worker's death cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
-    let (mut pool, model, _home) = pool().await;
+    let (mut pool, model, _home) = pool(&[]).await;
     pool.enqueue(&[turn("hello", "a", &[])]).await;
     let work = cut_off_once(&mut pool, &model).await;
     let hello = pool.events.turn("hello");
@@ -89,7 +113,7 @@ async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
 /// The same on a thread that the first attempt had to make, its own being lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_also_what_it_has_spent_on_a_new_thread() {
-    let (mut pool, model, home) = pool().await;
+    let (mut pool, model, home) = pool(&[("CODEX_WARM", "0")]).await;
     pool.enqueue(&[turn("hello", "a", &[])]).await;
     let hello = pool.events.ended("hello").await;
     fs::remove_dir_all(home.path().join("codex-home/sessions")).unwrap();

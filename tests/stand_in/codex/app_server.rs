@@ -4,7 +4,8 @@
 //! prompt could ask for it: `mute-initialize`, `mute-load`, `mute-turn` answer
 //! nothing, `refuse-initialize` an error, `die-initialize`, `die-load` end the
 //! process, `garbage` and `long` write a line that is none, or one of 32 MB,
-//! before the first answer.
+//! before the first answer. `child` has it start one that outlives it, as an
+//! MCP server may, whose pid is in the file of that name.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -124,6 +125,9 @@ impl Server {
         }
         if self.misbehaves("refuse-initialize") {
             return refuse(id, "the stand-in was told to refuse");
+        }
+        if self.misbehaves("child") {
+            commands::daemon(&self.dir.join("child"));
         }
         let unwanted = &params["capabilities"]["optOutNotificationMethods"];
         self.unwanted = Arc::new(serde_json::from_value(unwanted.clone()).unwrap_or_default());

@@ -1,0 +1,201 @@
+//! A process of `codex app-server`, which serves one turn after another of one
+//! workspace's conversation.
+
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe::Sender;
+use tokio::time::timeout;
+
+use super::{Conversation, Load};
+use crate::codex::engine::{End, TurnInput};
+use crate::codex::lines::Line;
+use crate::codex::process::{Codex, Process};
+use crate::error::with_sources;
+use crate::guard::SpawnError;
+
+/// How long it may live on after its stdin was closed: it ends in a tenth of
+/// a second, unless it hangs.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Dropping it ends it.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    pub(super) conversation: Conversation,
+    /// Nothing once it is to end.
+    stdin: Option<Sender>,
+    /// What it has not taken yet.
+    unsent: Vec<u8>,
+    place: Place,
+    /// The workspace's lock, which its guard has, too; nothing where it is
+    /// not to be kept after its turn.
+    lock: Option<OwnedFd>,
+}
+
+/// What a server can't change any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Of the program.
+    generation: u64,
+    home: Option<PathBuf>,
+    /// The directory's device and inode: another may have its path by now.
+    dir: Option<(u64, u64)>,
+}
+
+impl Place {
+    pub fn of(codex: &Codex, input: &TurnInput<'_>) -> Self {
+        let dir = rustix::fs::fstat(input.dir).ok();
+        Self {
+            generation: codex.program.generation(),
+            home: input.home.map(PathBuf::from),
+            dir: dir.map(|dir| (dir.st_dev, dir.st_ino)),
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn start(
+        codex: &Codex,
+        place: Place,
+        load: Load,
+        input: TurnInput<'_>,
+    ) -> Result<Self, SpawnError> {
+        let (theirs, ours) = stdin().map_err(SpawnError::Pipes)?;
+        let kept = |_| input.lock.try_clone_to_owned();
+        let lock = input.bell.map(kept).transpose();
+        let mut args = vec!["app-server".to_owned(), "--stdio".to_owned()];
+        args.extend(codex.extra_args.iter().cloned());
+        let mut conversation = Conversation::new();
+        conversation.load(load);
+        Ok(Self {
+            lock: lock.map_err(SpawnError::Pipes)?,
+            process: codex.start(args, input, theirs)?,
+            conversation,
+            stdin: Some(ours),
+            unsent: Vec::new(),
+            place,
+        })
+    }
+
+    /// Whether a turn that goes on with that thread can be run here.
+    pub(super) fn serves(&self, place: &Place, load: &Load) -> bool {
+        self.place == *place && self.conversation.has_loaded(load)
+    }
+
+    /// The next line that it writes, while it is told what is to be told.
+    /// Cancel-safe.
+    pub(super) async fn next_line(&mut self) -> Option<Line> {
+        loop {
+            if self.stdin.is_some() {
+                self.unsent.extend(self.conversation.take_outgoing());
+            }
+            tokio::select! {
+                biased;
+                line = self.process.next_line() => return line,
+                written = write(&mut self.stdin, &self.unsent) => match written {
+                    Ok(written) => drop(self.unsent.drain(..written)),
+                    // It has closed its end; what it still says is worth hearing.
+                    Err(_) => self.hang_up(),
+                },
+            }
+        }
+    }
+
+    /// It ends by itself, on its closed stdin.
+    pub(super) fn hang_up(&mut self) {
+        self.stdin = None;
+        self.unsent.clear();
+    }
+
+    /// As if codex had written it: for what is known only here.
+    pub(super) fn note(&self, line: &str) {
+        self.process.note(line);
+    }
+
+    pub(super) async fn kill(&mut self) {
+        self.process.guard.kill().await;
+    }
+
+    /// Whether it may be kept after its turn.
+    pub(super) fn can_be_kept(&self) -> bool {
+        self.lock.is_some() && self.stdin.is_some()
+    }
+
+    /// A turn is about to begin: what lives now is none of it.
+    pub(super) async fn mark(&mut self) {
+        if self.lock.is_some() {
+            self.process.guard.mark().await;
+        }
+    }
+
+    /// After a turn: whether nothing of it goes on, here or in its commands.
+    pub(super) async fn rest(&mut self) -> Option<End> {
+        let idle = self.can_be_kept() && self.unsent.is_empty() && self.conversation.is_idle();
+        let rests = idle && self.process.guard.rest().await;
+        rests.then(|| self.process.so_far())
+    }
+
+    /// From now on it makes way for whoever else needs the workspace.
+    pub(super) async fn wait(&mut self) {
+        self.process.guard.wait().await;
+    }
+
+    /// For the next turn: the workspace's lock, unless it has made way.
+    pub(super) async fn take(&mut self) -> Option<OwnedFd> {
+        let lock = self.lock.as_ref()?.try_clone();
+        if !self.process.guard.take().await {
+            return None;
+        }
+        let lock = lock.inspect_err(|error| {
+            tracing::warn!(error = with_sources(error), "can't keep a server's lock");
+        });
+        lock.ok()
+    }
+
+    /// While it waits: completes when it is gone. Cancel-safe.
+    pub(super) async fn gone(&mut self) {
+        // What it says meanwhile is about itself.
+        while let Some(line) = self.next_line().await {
+            if let Line::Whole(line) = line {
+                let _ = self.conversation.hear(&line);
+            }
+        }
+        self.process.end().await;
+    }
+
+    /// Completes when nothing of it lives any more. Cancel-safe.
+    pub(super) async fn end(&mut self) -> End {
+        self.hang_up();
+        // Read on, or a full pipe would keep it from ending.
+        while self.process.next_line().await.is_some() {}
+        self.process.end().await
+    }
+
+    /// As [`Self::end`], also where it hangs.
+    pub(super) async fn dismiss(mut self) {
+        if timeout(LINGER, self.end()).await.is_err() {
+            tracing::warn!("an idle server does not end; killing it");
+            self.kill().await;
+            self.end().await;
+        }
+    }
+}
+
+fn stdin() -> io::Result<(OwnedFd, Sender)> {
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((theirs, Sender::from_owned_fd(ours)?))
+}
+
+/// Completes only when something was written, or can't be.
+async fn write(stdin: &mut Option<Sender>, bytes: &[u8]) -> io::Result<usize> {
+    match stdin {
+        Some(stdin) if !bytes.is_empty() => stdin.write(bytes).await,
+        _ => pending().await,
+    }
+}

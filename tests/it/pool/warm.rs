@@ -1,0 +1,243 @@
+//! Servers that wait for the next turn of their workspace.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::broker::Broker;
+use crate::support::host::until;
+use crate::support::pool::{Pool, Run, turn};
+use crate::support::processes::{lives, parent};
+
+const IDLE: &str = "turn_worker_servers_idle";
+const REUSED: &str = "turn_worker_servers_reused_total";
+const LEFTOVERS: &str = "turn_worker_leftover_processes_killed_total";
+
+async fn pool(processes: usize, settings: &[(&str, &str)]) -> Pool {
+    let mut all = vec![("CODEX_ENGINE", "app-server"), ("SLOTS", "1")];
+    all.extend(settings);
+    Pool::start(processes, &all).await
+}
+
+/// Its run, once it has ended like this.
+async fn ran(pool: &mut Pool, id: &str, workspace: &str, script: &[&str], how: &str) -> Run {
+    pool.enqueue(&[turn(id, workspace, script)]).await;
+    assert_eq!(pool.events.ended(id).await.stop_reason(), how, "{id}");
+    pool.started(id, 1).await
+}
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+fn gone(pid: i32) {
+    until("it is gone", || (!lives(pid)).then_some(()));
+}
+
+fn thread(pool: &Pool, id: &str) -> String {
+    let turn = pool.events.turn(id);
+    let thread = turn.end().unwrap()["thread_id"].as_str();
+    thread.unwrap().to_owned()
+}
+
+/// Guards `IdleServers::take`, and what a turn is counted from (`Meter::told_before`).
+#[tokio::test]
+async fn g7_a_conversation_goes_on_on_its_server() {
+    let mut pool = pool(1, &[]).await;
+    let first = ran(&mut pool, "t0", "a", &["say hi"], "end_turn").await;
+    for n in 1..4 {
+        let id = format!("t{n}");
+        let next = ran(&mut pool, &id, "a", &["say on", "say and on"], "end_turn").await;
+        assert_eq!(next.pid, first.pid);
+        assert_eq!(pool.events.turn(&id).input_tokens(), Some(300));
+        assert_eq!(thread(&pool, &id), thread(&pool, "t0"));
+    }
+    assert_eq!(pool.metric(REUSED).await, 3.0);
+    pool.metric_is(IDLE, 1.0).await;
+    // Another conversation has another.
+    let other = ran(&mut pool, "u", "b", &["say hi"], "end_turn").await;
+    assert_ne!(other.pid, first.pid);
+    pool.metric_is(IDLE, 2.0).await;
+    pool.unlocked("a").await;
+    assert!(!lives(first.pid) && lives(other.pid));
+    pool.metric_is(IDLE, 1.0).await;
+    pool.stop().await;
+    assert!(!lives(other.pid));
+}
+
+/// Guards that only what ended well, alone and as it was asked for is used again.
+#[tokio::test]
+async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
+    let mut pool = pool(1, &[("TURN_IDLE_TIMEOUT", "2s")]).await;
+    let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
+    for (id, script, how) in [
+        ("failed", &["fail it is overloaded"][..], "error"),
+        ("idle", &["hang"], "timeout"),
+        ("died", &["die"], "error"),
+        ("left", &["daemon left", "say hi"], "end_turn"),
+        ("good", &["say hi"], "end_turn"),
+    ] {
+        let run = ran(&mut pool, id, "a", script, how).await;
+        assert_eq!(run.pid == last, id == "failed", "{id}");
+        last = run.pid;
+    }
+    assert!(!lives(pool.pid_in("left")));
+    assert_eq!(pool.metric(LEFTOVERS).await, 1.0);
+    pool.metric_is(IDLE, 1.0).await;
+
+    let mut other = turn("model", "a", &["say hi"]);
+    other["model"] = "another".into();
+    pool.enqueue(&[other]).await;
+    pool.events.ended("model").await;
+    let run = pool.started("model", 1).await;
+    assert_ne!(run.pid, last);
+    assert!(!lives(last));
+    pool.stop().await;
+}
+
+/// Guards the task that waits with a server (`IdleServers::attend`), and who goes first.
+#[tokio::test]
+async fn servers_wait_so_long_and_so_many() {
+    let mut pool = pool(0, &[]).await;
+    let brief = pool.spawn(&[("CODEX_IDLE_TTL", "10ms")]);
+    pool.ready().await;
+    let run = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await;
+    gone(run.pid);
+    pool.metric_is(IDLE, 0.0).await;
+    pool.process(brief).terminate();
+    pool.process(brief).exited().await;
+
+    pool.spawn(&[("CODEX_WARM", "2")]);
+    pool.ready().await;
+    let mut pids = Vec::new();
+    for (n, workspace) in ["a", "b", "a", "c"].into_iter().enumerate() {
+        let id = format!("u{n}");
+        pids.push(
+            ran(&mut pool, &id, workspace, &["say hi"], "end_turn")
+                .await
+                .pid,
+        );
+    }
+    assert_eq!(pids[0], pids[2]);
+    gone(pids[1]);
+    assert!(lives(pids[0]) && lives(pids[3]));
+    pool.metric_is(IDLE, 2.0).await;
+    // Another one, though this waits for it no more.
+    assert_ne!(
+        ran(&mut pool, "u4", "b", &["say hi"], "end_turn").await.pid,
+        pids[1]
+    );
+    pool.stop().await;
+}
+
+/// Guards that a server's end is seen while it waits, whoever of the two has died.
+#[tokio::test]
+async fn g3_a_server_that_dies_while_it_waits_harms_nobody() {
+    let mut pool = pool(1, &[]).await;
+    fs::write(pool.stand_in_file("app-server"), "child").unwrap();
+    let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
+    for (id, guard) in [("codex", false), ("guard", true)] {
+        let child = pool.pid_in("child");
+        kill(if guard { parent(last) } else { last });
+        pool.metric_is(IDLE, 0.0).await;
+        gone(child);
+        fs::remove_file(pool.stand_in_file("child")).unwrap();
+        let run = ran(&mut pool, id, "a", &["say hi"], "end_turn").await;
+        assert_ne!(run.pid, last);
+        assert_eq!(thread(&pool, id), thread(&pool, "t"));
+        last = run.pid;
+    }
+    assert_eq!(pool.metric(LEFTOVERS).await, 0.0);
+    pool.stop().await;
+}
+
+/// Guards the bell (`workspace::ring`, `guard::warm`): it makes way although its worker can't.
+#[tokio::test]
+async fn g2_a_server_that_waits_holds_no_other_worker_up() {
+    let url = Broker::vhost();
+    // A frozen worker is given up after two seconds, and with it what it was offered.
+    let brisk = format!("{url}?heartbeat=1");
+    let settings = [
+        ("CODEX_ENGINE", "app-server"),
+        ("SLOTS", "1"),
+        ("AMQP_URL", &brisk),
+    ];
+    let mut pool = Pool::on(&url, 2, &settings).await;
+    let mut last = ran(&mut pool, "t0", "a", &["say hi"], "end_turn").await;
+    let frozen = pool.process_of(&last);
+    pool.process(frozen).freeze();
+    let next = ran(&mut pool, "t1", "a", &["say hi"], "end_turn").await;
+    assert_eq!(pool.process_of(&next), 1 - frozen);
+    assert!(!lives(last.pid));
+    pool.process(frozen).thaw();
+    pool.process(frozen).metric_is(IDLE, 0.0).await;
+    // To and fro, as the broker has it.
+    for n in 2..12 {
+        last = ran(&mut pool, &format!("t{n}"), "a", &["say hi"], "end_turn").await;
+        assert_eq!(thread(&pool, &format!("t{n}")), thread(&pool, "t0"));
+    }
+    assert!(lives(last.pid));
+    pool.stop().await;
+}
+
+/// Guards the mark on the bell: whoever has the workspace next finds what was
+/// left, though no attempt was under way.
+#[tokio::test]
+async fn g3_what_a_lost_server_leaves_is_ended_before_the_next_turn() {
+    let mut pool = pool(1, &[]).await;
+    fs::write(pool.stand_in_file("app-server"), "child").unwrap();
+    let run = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await;
+    pool.metric_is(IDLE, 1.0).await;
+    let (child, guard) = (pool.pid_in("child"), parent(run.pid));
+    // Before the worker can do anything about it.
+    pool.process(0).freeze();
+    kill(guard);
+    pool.process(0).kill();
+    gone(run.pid);
+    assert!(lives(child));
+    fs::remove_file(pool.stand_in_file("app-server")).unwrap();
+    pool.spawn(&[]);
+    ran(&mut pool, "u", "a", &["say hi"], "end_turn").await;
+    assert!(!lives(child));
+    pool.stop().await;
+}
+
+/// Guards that a worker's death and a drain end its servers.
+#[tokio::test]
+async fn g3_servers_end_with_their_worker() {
+    let mut pool = pool(1, &[]).await;
+    let run = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await;
+    pool.process(0).kill();
+    pool.unlocked("a").await;
+    assert!(!lives(run.pid));
+
+    pool.spawn(&[]);
+    let run = ran(&mut pool, "u", "a", &["say hi"], "end_turn").await;
+    pool.enqueue(&[turn("v", "b", &["wait go"])]).await;
+    pool.started("v", 1).await;
+    pool.process(1).terminate();
+    gone(run.pid);
+    pool.release("go");
+    assert_eq!(pool.events.ended("v").await.stop_reason(), "end_turn");
+    assert_eq!(pool.process(1).exited().await, Some(0));
+    assert!(!lives(pool.started("v", 1).await.pid));
+}
+
+/// A turn that is never run leaves the server to the next one.
+#[tokio::test]
+async fn a_cancelled_turn_costs_no_server() {
+    let mut pool = pool(1, &[]).await;
+    let first = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await;
+    pool.enqueue(&[turn("busy", "b", &["wait go"])]).await;
+    pool.started("busy", 1).await;
+    pool.enqueue(&[turn("waiting", "a", &["say hi"])]).await;
+    pool.cancel("waiting").await;
+    pool.release("go");
+    assert_eq!(
+        pool.events.ended("waiting").await.stop_reason(),
+        "cancelled"
+    );
+    let next = ran(&mut pool, "u", "a", &["say hi"], "end_turn").await;
+    assert_eq!(next.pid, first.pid);
+    pool.stop().await;
+}
