@@ -44,6 +44,7 @@ pub struct Seen {
     pub sent: Option<Instant>,
     /// One for each attempt.
     pub starts: Vec<Instant>,
+    pub first_text: Option<Instant>,
     pub end: Option<Instant>,
     pub events: usize,
     /// Attempt and number of the newest event.
@@ -258,6 +259,7 @@ async fn read_all(connection: &Connection, log: Arc<(Mutex<Log>, Notify)>) -> Re
                 .kind()
                 .as_ref()
                 .map_or("", |kind| kind.as_str());
+            let text = kind == "text_delta";
             let (start, end) = (kind == "message_start", kind == "message_end");
             let (lock, changed) = &*log;
             let mut log = lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,6 +281,9 @@ async fn read_all(connection: &Connection, log: Arc<(Mutex<Log>, Notify)>) -> Re
             seen.events += 1;
             if start {
                 seen.starts.push(arrived);
+            }
+            if text {
+                seen.first_text.get_or_insert(arrived);
             }
             if end {
                 seen.end = Some(arrived);

@@ -4,9 +4,13 @@
 mod broker;
 mod load;
 mod machine;
+#[allow(unused_imports, reason = "its help is not shown here")]
+#[path = "../stand_in/model_server.rs"]
+mod model_server;
 mod one_channel;
 mod proc;
 mod process;
+mod real_codex;
 mod rows;
 mod stage;
 mod stats;
@@ -35,6 +39,9 @@ struct Args {
     /// Where the programs are, built for release
     #[arg(long, hide = true)]
     programs: PathBuf,
+    /// The real codex
+    #[arg(long, hide = true)]
+    codex: Option<PathBuf>,
     /// Writes the table there as JSON, with the numbers behind it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -74,6 +81,7 @@ async fn run(args: Args) -> Result<()> {
         turn_worker: folder.join("turn-worker"),
         one_hop: folder.join("examples/one-hop"),
         codex: folder.join("examples/free-codex"),
+        real_codex: args.codex,
     };
     let mut bench = Bench::new(&args.dir, programs, args.quick)?;
     let machine = Machine::look(&args.dir, bench.broker.version().await?)?;

@@ -32,13 +32,13 @@ impl Cpu {
         })
     }
 
-    /// Also that of children which live on, such as guards between two turns.
-    pub fn with_living_children(pid: u32) -> Result<Self> {
+    /// Also that of all below it which live on, such as guards between two turns.
+    pub fn with_living_below(pid: u32) -> Result<Self> {
         let mut cpu = Self::of(pid)?;
-        for child in children(pid)? {
+        for process in below(pid)? {
             // One that has just ended is among the reaped, next time.
-            if let Ok(child) = Self::of(child) {
-                cpu.children += child.own + child.children;
+            if let Ok(process) = Self::of(process) {
+                cpu.children += process.own + process.children;
             }
         }
         Ok(cpu)
@@ -89,6 +89,17 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
     Ok(all
         .filter(|&child| stat(child).is_ok_and(|fields| fields.get(1) == Some(&pid.to_string())))
         .collect())
+}
+
+/// The processes that descend from `pid`.
+pub fn below(pid: u32) -> Result<Vec<u32>> {
+    let mut found = children(pid)?;
+    let mut next = 0;
+    while let Some(&process) = found.get(next) {
+        found.extend(children(process)?);
+        next += 1;
+    }
+    Ok(found)
 }
 
 /// The fields after the name, which may itself hold blanks.

@@ -23,6 +23,8 @@ pub struct Programs {
     pub turn_worker: PathBuf,
     pub one_hop: PathBuf,
     pub codex: PathBuf,
+    /// The real one, where it is known.
+    pub real_codex: Option<PathBuf>,
 }
 
 /// Killed when it is dropped.
@@ -76,7 +78,7 @@ impl Process {
     }
 
     pub fn cpu(&self) -> Result<Cpu> {
-        Cpu::with_living_children(self.pid())
+        Cpu::with_living_below(self.pid())
     }
 
     /// A gauge or counter without labels.

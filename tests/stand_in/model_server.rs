@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use axum::Router;
@@ -50,6 +50,9 @@ pub struct Request {
     pub authorization: Option<String>,
     /// What the answer reports, if it comes to its end.
     pub usage: Option<Value>,
+    /// When the first piece of a text was handed out.
+    #[serde(skip)]
+    pub first_delta: Option<Instant>,
 }
 
 /// Thread, things said and calls made: the same for a request and its repetitions.
@@ -102,7 +105,16 @@ impl Shared {
         let _ = released.wait_for(|names| names.contains(name)).await;
     }
 
-    fn take(&self, headers: &HeaderMap, body: &Value) -> Reply {
+    fn first_delta(&self, number: usize) {
+        self.requests.send_modify(|requests| {
+            if let Some(request) = requests.get_mut(number - 1) {
+                request.first_delta.get_or_insert_with(Instant::now);
+            }
+        });
+    }
+
+    /// With the request's number.
+    fn take(&self, headers: &HeaderMap, body: &Value) -> (usize, Reply) {
         let text = |name: &str| {
             let value = headers.get(name).and_then(|value| value.to_str().ok());
             value.map(str::to_owned)
@@ -123,9 +135,9 @@ impl Shared {
             *count += 1;
             *count
         };
-        let mut answer = None;
+        let (mut number, mut answer) = (0, None);
         self.requests.send_modify(|requests| {
-            let number = requests.len() + 1;
+            number = requests.len() + 1;
             let (reply, usage) = reply::reply(number, attempt, &conversation, &next);
             answer = Some(reply);
             requests.push(Request {
@@ -138,9 +150,10 @@ impl Shared {
                 calls: conversation.outputs.len(),
                 authorization: text("authorization"),
                 usage,
+                first_delta: None,
             });
         });
-        answer.unwrap_or(Reply::Hang)
+        (number, answer.unwrap_or(Reply::Hang))
     }
 }
 
@@ -233,7 +246,8 @@ async fn responses(State(shared): State<Shared>, headers: HeaderMap, body: Bytes
         Ok(body) => body,
         Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     };
-    match shared.take(&headers, &body) {
+    let (number, reply) = shared.take(&headers, &body);
+    match reply {
         Reply::Hang => std::future::pending().await,
         Reply::Http { status, html, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -245,7 +259,7 @@ async fn responses(State(shared): State<Shared>, headers: HeaderMap, body: Bytes
             (status, [(header::CONTENT_TYPE, kind)], body).into_response()
         }
         Reply::Stream(frames) => {
-            let body = Body::from_stream(stream(frames, shared));
+            let body = Body::from_stream(stream(number, frames, shared));
             ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
         }
     }
@@ -253,6 +267,7 @@ async fn responses(State(shared): State<Shared>, headers: HeaderMap, body: Bytes
 
 /// The frames' bytes as they become due. An error in it breaks the connection off.
 fn stream(
+    number: usize,
     frames: Vec<Frame>,
     shared: Shared,
 ) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
@@ -262,6 +277,9 @@ fn stream(
             let chunk = match frame {
                 Frame::Event(event) => {
                     let name = event["type"].as_str().unwrap_or_default();
+                    if name == "response.output_text.delta" {
+                        shared.first_delta(number);
+                    }
                     Ok(Bytes::from(format!("event: {name}\ndata: {event}\n\n")))
                 }
                 Frame::Raw(text) => Ok(Bytes::from_static(text.as_bytes())),

@@ -1,5 +1,7 @@
 //! One file for each thing that is measured.
 
+mod engine_memory;
+mod engines;
 mod events;
 mod latency;
 mod memory;
@@ -33,6 +35,8 @@ pub enum Measured {
     Recovery,
     /// of the worker, with many turns running or waiting
     Memory,
+    /// the real codex by each of the ways to run it: turns a second, CPU, latency and memory
+    Engines,
 }
 
 impl Measured {
@@ -44,6 +48,11 @@ impl Measured {
             Self::Skew => skew::rows(bench).await,
             Self::Recovery => recovery::rows(bench).await,
             Self::Memory => memory::rows(bench).await,
+            Self::Engines => {
+                let mut rows = engines::rows(bench).await?;
+                rows.extend(engine_memory::rows(bench).await?);
+                Ok(rows)
+            }
         }
     }
 }

@@ -1,0 +1,118 @@
+//! What workers, guards and the real codex take together.
+
+use anyhow::{Context, Result};
+
+use super::{SLOTS, progress, workspaces};
+use crate::load::Turn;
+use crate::proc::{Memory, below, children, proportional};
+use crate::process::Process;
+use crate::real_codex::{Engine, RealCodex};
+use crate::stage::Bench;
+use crate::table::{Limit, Row, Target, short};
+
+const AT_ONCE: [usize; 2] = [8, 32];
+/// After so many turns, all buffers have their size.
+const SETTLED: usize = 100;
+const CONVERSATIONS: usize = 2 * SLOTS as usize;
+
+pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for turns in AT_ONCE {
+        rows.push(at_once(bench, turns).await?);
+    }
+    rows.push(growth(bench).await?);
+    Ok(rows)
+}
+
+/// Proportional set sizes, in MiB.
+struct Taken {
+    worker: f64,
+    guards: f64,
+    codex: f64,
+}
+
+impl Taken {
+    fn by(worker: &Process) -> Result<Self> {
+        let guards = children(worker.pid())?;
+        let mut all = below(worker.pid())?;
+        all.retain(|process| !guards.contains(process));
+        let of = |processes: Vec<u32>| processes.into_iter().map(proportional).sum::<Option<f64>>();
+        let why = "this user may not look into smaps_rollup";
+        Ok(Self {
+            worker: proportional(worker.pid()).context(why)?,
+            guards: of(guards).context(why)?,
+            codex: of(all).context(why)?,
+        })
+    }
+
+    fn text(&self) -> String {
+        let [worker, guards, codex] = [self.worker, self.guards, self.codex].map(short);
+        format!("{worker} + {guards} + {codex} MiB")
+    }
+}
+
+/// While each waits in the middle of an answer.
+async fn at_once(bench: &mut Bench, count: usize) -> Result<Row> {
+    let mut texts = Vec::new();
+    let mut row = Row::new(format!(
+        "memory of worker + guards + codex, {count} turns running"
+    ));
+    for engine in [Engine::Cold, Engine::Exec] {
+        let codex = RealCodex::new(bench, &format!("{engine:?}-{count}"))?;
+        let pool = codex.run(bench, engine, count).await?;
+        let turns: Vec<Turn> = workspaces(count)
+            .map(|workspace| Turn::new(format!("t-{workspace}"), workspace, "hold: go"))
+            .collect();
+        let ended = pool.load.log().ended;
+        pool.load.send_all(&turns).await?;
+        codex.model.arrived("hold", count).await;
+        let taken = Taken::by(&pool.worker)?;
+        codex.model.release("go");
+        pool.load.all_ended(ended, &turns).await?;
+        pool.worker.stop().await?;
+        let name = format!("{engine:?}").to_lowercase();
+        row = row
+            .figure(&format!("{name}_worker_pss_mib"), taken.worker)
+            .figure(&format!("{name}_guards_pss_mib"), taken.guards)
+            .figure(&format!("{name}_codex_pss_mib"), taken.codex);
+        texts.push(format!("{} {}", engine.name(), taken.text()));
+    }
+    row.turn_worker = texts.join("; ");
+    progress(&format!("{}: {}", row.what, row.turn_worker));
+    Ok(row)
+}
+
+/// Of the worker, which serves all of it; codex keeps its conversations.
+async fn growth(bench: &mut Bench) -> Result<Row> {
+    let count = bench.many(1000, 200);
+    let codex = RealCodex::new(bench, "growth")?;
+    let pool = codex.run(bench, Engine::Warm, SLOTS as usize).await?;
+    let turns: Vec<Turn> = (0..SETTLED + count)
+        .map(|n| Turn::new(format!("t{n}"), format!("w{}", n % CONVERSATIONS), "hi"))
+        .collect();
+    let (first, then) = turns.split_at(SETTLED);
+    pool.load.run(first).await?;
+    let (before, taken) = (Memory::of(pool.worker.pid())?, Taken::by(&pool.worker)?);
+    pool.load.run(then).await?;
+    let (after, taken_after) = (Memory::of(pool.worker.pid())?, Taken::by(&pool.worker)?);
+    pool.worker.stop().await?;
+    let mut row = Row::new(format!(
+        "memory of a worker with warm servers, before → after {count} turns"
+    ))
+    .figure("before_mib", before.now)
+    .figure("after_mib", after.now);
+    let [now, later] = [before.now, after.now].map(short);
+    row.turn_worker = format!("{now} → {later} MiB");
+    let [codex, codex_after] = [taken.codex, taken_after.codex].map(short);
+    row.beside = format!("{CONVERSATIONS} servers of codex together: {codex} → {codex_after} MiB");
+    row.target = Some(Target {
+        wanted: "≤ 1.1 × before",
+        found: after.now / before.now,
+        limit: Limit::AtMost(1.1),
+    });
+    progress(&format!(
+        "{}: {}; {}",
+        row.what, row.turn_worker, row.beside
+    ));
+    Ok(row)
+}
