@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Exit;
 use super::app_server::{IdleServers, Server};
+use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Usage;
 use crate::guard::SpawnError;
@@ -25,8 +26,7 @@ pub struct TurnInput<'a> {
     /// elsewhere.
     pub dir: BorrowedFd<'a>,
     pub dir_path: &'a Path,
-    /// The workspace's own CODEX_HOME, where each has one.
-    pub home: Option<&'a Path>,
+    pub home: &'a Home,
     /// The workspace's lock, held by what runs the turn until all of it is gone.
     pub lock: BorrowedFd<'a>,
     /// The workspace's bell, where a server may be kept after the turn.

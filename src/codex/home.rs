@@ -33,7 +33,7 @@ pub enum Homes {
 }
 
 /// One turn's CODEX_HOME.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Home {
     own: Option<PathBuf>,
     known: Option<PathBuf>,

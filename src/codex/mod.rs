@@ -15,6 +15,7 @@ pub mod engines;
 pub mod exec;
 pub mod failure;
 pub mod home;
+pub mod identity;
 pub mod lines;
 pub mod process;
 pub mod program;

@@ -42,7 +42,7 @@ impl Codex {
         stdin: OwnedFd,
     ) -> Result<Process, SpawnError> {
         let mut env = self.launch.env.clone();
-        if let Some(home) = input.home {
+        if let Some(home) = input.home.own() {
             env.retain(|(name, _)| name != "CODEX_HOME");
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 use super::binary::{self, BinaryError};
+use super::identity::FileIdentity;
 use super::{Exit, stderr};
 use crate::error::is_out_of_resources;
 use crate::guard::confine::{Limits, User};
@@ -38,19 +38,10 @@ pub struct Program {
 struct Now {
     path: PathBuf,
     /// The file that was last seen to run.
-    tried: Option<Identity>,
+    tried: Option<FileIdentity>,
     /// Whether it ran when it was last tried.
     runs: bool,
     generation: u64,
-}
-
-/// Another file, or one that was written to since, has another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
-    path: PathBuf,
-    inode: (u64, u64),
-    size: u64,
-    written: (i64, i64),
 }
 
 /// All that codex is started with, whatever it is to do.
@@ -140,7 +131,7 @@ impl Program {
     /// last tried. Costs a few looks at the file system.
     pub fn is_as_tried(&self) -> bool {
         let found = binary::resolve(&self.name, &self.search_path);
-        let identity = found.ok().and_then(|path| Identity::of(&path));
+        let identity = found.ok().and_then(|path| FileIdentity::of(&path));
         let now = self.now();
         now.runs && identity.is_some() && identity == now.tried
     }
@@ -151,7 +142,7 @@ impl Program {
         self.now().runs = false;
         let path = binary::resolve(&self.name, &self.search_path)?;
         // Before it is run: one that is replaced meanwhile is tried again.
-        let identity = Identity::of(&path);
+        let identity = FileIdentity::of(&path);
         let version = tell_version(&path, launch).await?;
         let mut now = self.now();
         now.generation += u64::from(now.tried != identity);
@@ -225,16 +216,4 @@ async fn some_of(pipe: Receiver) -> String {
     // What can't be read is missed in what was read.
     let _ = pipe.take(MAX_OUTPUT).read_to_end(&mut bytes).await;
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        let meta = path.metadata().ok()?;
-        Some(Self {
-            path: path.to_owned(),
-            inode: (meta.dev(), meta.ino()),
-            size: meta.size(),
-            written: (meta.mtime(), meta.mtime_nsec()),
-        })
-    }
 }

@@ -101,7 +101,10 @@ impl Reader {
         );
         let delta_window = self.duration(&table::DELTA_WINDOW, raw.delta_window);
         let codex_idle_ttl = self.duration(&table::CODEX_IDLE_TTL, raw.codex_idle_ttl);
-        let codex_warm = self.count(&table::CODEX_WARM, raw.codex_warm);
+        let codex_warm = match raw.codex_warm {
+            Some(text) => self.count(&table::CODEX_WARM, Some(text)),
+            None => slots,
+        };
         let codex_sandbox =
             self.value(&table::CODEX_SANDBOX, raw.codex_sandbox, Sandbox::from_word);
         let codex_args = self.value(&table::CODEX_ARGS, raw.codex_args, |text| {

@@ -116,7 +116,7 @@ settings! {
         Preset::Value("codex"), Allowed::Told("a name in PATH or a path"),
         "the codex CLI; of the npm package, its native binary is run" }
     codex_engine CODEX_ENGINE {
-        Preset::Value("exec"), OneOf(EngineKind::WORDS),
+        Preset::Value("app-server"), OneOf(EngineKind::WORDS),
         "how codex is run: codex exec tells each message when it is whole, codex app-server as the model writes it" }
     delta_window DELTA_WINDOW {
         Preset::Value("30ms"), Duration("0s", "10s"),
@@ -125,7 +125,7 @@ settings! {
         Preset::Value("60s"), Duration("0s", "24h"),
         "how long a workspace's app-server waits for the next turn there; 0s: each serves one turn" }
     codex_warm CODEX_WARM {
-        Preset::Value("8"), Count(0, 1000),
+        Preset::Told("SLOTS"), Count(0, 1000),
         "how many app-servers wait at most; the one that has waited longest goes first" }
     codex_home CODEX_HOME {
         Preset::Value("default"), Allowed::Told("default, per-workspace or a path"),

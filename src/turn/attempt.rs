@@ -102,7 +102,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             resume: resume.as_deref(),
             dir,
             dir_path: self.workspace.dir(),
-            home: home.own(),
+            home: &home,
             lock: journal.lock().as_fd(),
             bell: bell.as_ref().map(File::as_fd),
         };

@@ -197,6 +197,11 @@ impl Pool {
         self.dir.path().join("workspaces")
     }
 
+    /// Where codex would keep its settings and its login.
+    pub fn codex_home(&self) -> PathBuf {
+        self.dir.path().join("home/.codex")
+    }
+
     /// A file that the stand-in's steps `touch`, `wait` and `daemon` mean.
     pub fn stand_in_file(&self, name: &str) -> PathBuf {
         self.stand_in_dir().join(name)

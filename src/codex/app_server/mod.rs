@@ -17,6 +17,7 @@ mod hearing;
 mod idle;
 mod items;
 mod notice;
+mod place;
 mod run;
 mod server;
 mod wire;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::idle::IdleServers;
-use super::server::{Place, Server};
+use super::place::Place;
+use super::server::Server;
 use super::{Heard, Load};
 use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::lines::Line;

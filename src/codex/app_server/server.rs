@@ -4,7 +4,6 @@
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -12,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::time::timeout;
 
+use super::place::Place;
 use super::{Conversation, Load};
 use crate::codex::engine::{End, TurnInput};
 use crate::codex::lines::Line;
@@ -36,27 +36,6 @@ pub struct Server {
     /// The workspace's lock, which its guard has, too; nothing where it is
     /// not to be kept after its turn.
     lock: Option<OwnedFd>,
-}
-
-/// What a server can't change any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Of the program.
-    generation: u64,
-    home: Option<PathBuf>,
-    /// The directory's device and inode: another may have its path by now.
-    dir: Option<(u64, u64)>,
-}
-
-impl Place {
-    pub fn of(codex: &Codex, input: &TurnInput<'_>) -> Self {
-        let dir = rustix::fs::fstat(input.dir).ok();
-        Self {
-            generation: codex.program.generation(),
-            home: input.home.map(PathBuf::from),
-            dir: dir.map(|dir| (dir.st_dev, dir.st_ino)),
-        }
-    }
 }
 
 impl Server {

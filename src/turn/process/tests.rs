@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::codex::home::Home;
 use crate::codex::{Exit, protocol};
 use crate::config::EventSet;
 use crate::event::{SealedEvent, Sealer, TurnError};
@@ -108,13 +109,14 @@ const COMPLETED: &str = r#"{"type":"turn.completed","usage":{"input_tokens":1,"c
 
 async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
     let null = File::open("/dev/null").unwrap();
+    let home = Home::default();
     let input = TurnInput {
         prompt: "",
         model: None,
         resume: None,
         dir: null.as_fd(),
         dir_path: Path::new("/"),
-        home: None,
+        home: &home,
         lock: null.as_fd(),
         bell: None,
     };

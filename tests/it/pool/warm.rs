@@ -14,7 +14,11 @@ const REUSED: &str = "turn_worker_servers_reused_total";
 const LEFTOVERS: &str = "turn_worker_leftover_processes_killed_total";
 
 async fn pool(processes: usize, settings: &[(&str, &str)]) -> Pool {
-    let mut all = vec![("CODEX_ENGINE", "app-server"), ("SLOTS", "1")];
+    let mut all = vec![
+        ("CODEX_ENGINE", "app-server"),
+        ("SLOTS", "1"),
+        ("CODEX_WARM", "8"),
+    ];
     all.extend(settings);
     Pool::start(processes, &all).await
 }
@@ -95,6 +99,43 @@ async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
     pool.stop().await;
 }
 
+/// Guards that a server whose settings, login or instructions have changed since it read them is used no
+/// more (`Place`).
+#[tokio::test]
+async fn what_is_set_anew_reaches_the_next_turn() {
+    let mut pool = pool(1, &[]).await;
+    let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
+    let (home, workspace) = (pool.codex_home(), pool.root().join("a"));
+    fs::create_dir_all(&home).unwrap();
+    fs::create_dir(workspace.join(".codex")).unwrap();
+    for (n, file) in [
+        home.join("config.toml"),
+        home.join("auth.json"),
+        home.join("AGENTS.md"),
+        workspace.join("AGENTS.md"),
+        workspace.join(".codex/config.toml"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // It is there now, it says something else, it is gone.
+        for (what, text) in [("made", Some("a")), ("changed", Some("ab")), ("gone", None)] {
+            match text {
+                Some(text) => fs::write(&file, text).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            let id = format!("{what}-{n}");
+            let run = ran(&mut pool, &id, "a", &["say hi"], "end_turn").await;
+            assert_ne!(run.pid, last, "{} {what}", file.display());
+            last = run.pid;
+        }
+    }
+    fs::write(workspace.join("README.md"), "anything else").unwrap();
+    let run = ran(&mut pool, "u", "a", &["say hi"], "end_turn").await;
+    assert_eq!(run.pid, last);
+    pool.stop().await;
+}
+
 /// Guards the task that waits with a server (`IdleServers::attend`), and who goes first.
 #[tokio::test]
 async fn servers_wait_so_long_and_so_many() {
@@ -165,6 +206,8 @@ async fn g2_a_server_that_waits_holds_no_other_worker_up() {
     let mut pool = Pool::on(&url, 2, &settings).await;
     let mut last = ran(&mut pool, "t0", "a", &["say hi"], "end_turn").await;
     let frozen = pool.process_of(&last);
+    // Before, the workspace is still its turn's.
+    pool.process(frozen).metric_is(IDLE, 1.0).await;
     pool.process(frozen).freeze();
     let next = ran(&mut pool, "t1", "a", &["say hi"], "end_turn").await;
     assert_eq!(pool.process_of(&next), 1 - frozen);
