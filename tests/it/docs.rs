@@ -1,5 +1,5 @@
 //! The documentation tells the truth: what it lists is what the code has, and
-//! its example runs.
+//! its examples are files that run.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
@@ -17,15 +17,13 @@ use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, T
 use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
 
-use crate::support::broker::Broker;
-use crate::support::pool::Pool;
-
 const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
-const ALL: [&str; 4] = [README, EVENTS, OPERATIONS, ARCHITECTURE];
-pub const PRODUCER: &str = "docs/examples/producer.py";
+const ALL: [&str; 5] = [README, EVENTS, OPERATIONS, ARCHITECTURE, PRODUCERS];
+const PRODUCERS: &str = "docs/producers.md";
+const CLIENTS: &str = "docs/clients";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -70,9 +68,22 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_readme_has_the_settings_and_the_example_as_they_are() {
+fn the_readme_has_the_settings_as_they_are() {
     assert_holds(README, &settings_markdown());
-    assert_holds(README, &format!("```python\n{}```\n", read(PRODUCER)));
+}
+
+#[test]
+fn the_examples_are_the_files_that_the_tests_run() {
+    for (block, file) in [
+        ("python", "python/enqueue.py"),
+        ("typescript", "typescript/enqueue.ts"),
+    ] {
+        let program = format!("```{block}\n{}```\n", read(&format!("{CLIENTS}/{file}")));
+        assert_holds(PRODUCERS, &program);
+        if block == "python" {
+            assert_holds(README, &program);
+        }
+    }
 }
 
 #[test]
@@ -108,10 +119,13 @@ fn settings_that_are_mentioned_exist() {
 
 /// Words in capitals that the documents use for something else.
 const NO_SETTINGS: &[&str] = &[
+    "ACCESS_REFUSED",
     "CODEX_API_KEY",
     "COMMAND",
     "FILTER",
     "MODEL",
+    "NAME",
+    "NOT_FOUND",
     "PROMPT",
     "SCM_RIGHTS",
     "TMPDIR",
@@ -142,6 +156,17 @@ fn closed_sets_are_listed_whole_and_nothing_else_is() {
         listed(EVENTS, "### Tools"),
         of(ToolKind::ALL.iter().map(|kind| kind.as_str()).collect())
     );
+}
+
+/// Of every type one, as one turn tells them.
+pub fn example_events() -> Vec<Value> {
+    let [examples] = &blocks(EVENTS, "jsonl")[..] else {
+        panic!("{EVENTS} has not one block of events");
+    };
+    let lines = examples.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -388,57 +413,4 @@ fn the_architecture_names_every_module() {
             "{ARCHITECTURE} names neither {file} nor {folder}"
         );
     }
-}
-
-/// The example against a pool: text comes, its exit tells the turn's, and its time is counted.
-#[tokio::test]
-async fn the_example_producer_gets_its_answer() {
-    let url = Broker::vhost();
-    let pool = Pool::on(&url, 1, &[]).await;
-    let prompt = "tag\nsay Looking.\nsay Done.";
-    let told = python(&[PRODUCER, "acme/website", prompt], &url).await;
-    assert!(told.status.success(), "{told:?}");
-    assert_eq!(text(&told.stdout), "Looking.\nDone.\n");
-    assert!(
-        text(&told.stderr).starts_with("end_turn, tokens: {"),
-        "{told:?}"
-    );
-    pool.metric_is("turn_worker_queue_wait_seconds_count", 1.0)
-        .await;
-
-    let refused = python(&[PRODUCER, "../website", "tag"], &url).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let why = text(&refused.stderr);
-    assert!(
-        why.starts_with("workspace.rejected: workspace: found"),
-        "{why}"
-    );
-    pool.stop().await;
-}
-
-/// Debian's own, where the first one in PATH is another without the module.
-async fn python_with_pika() -> &'static str {
-    for python in ["python3", "/usr/bin/python3"] {
-        let mut import = tokio::process::Command::new(python);
-        let import = import.args(["-c", "import pika"]).output().await;
-        if import.is_ok_and(|output| output.status.success()) {
-            return python;
-        }
-    }
-    panic!("no python3 has the module pika; ops/setup installs Debian's python3-pika");
-}
-
-pub async fn python(arguments: &[&str], url: &str) -> Output {
-    let run = tokio::process::Command::new(python_with_pika().await)
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("AMQP_URL", url)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    run.await.unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

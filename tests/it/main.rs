@@ -7,6 +7,7 @@ mod support;
 mod amqp;
 mod bench;
 mod cli;
+mod clients;
 mod docs;
 mod faults;
 mod guard;

@@ -17,10 +17,15 @@ pub struct Call(Command);
 
 impl Call {
     pub fn new(arguments: &[&str]) -> Self {
+        Self::of(env!("CARGO_BIN_EXE_turn-worker"), arguments)
+    }
+
+    /// Of another program.
+    pub fn of(program: &str, arguments: &[&str]) -> Self {
         // Dies with the test, also where that is killed.
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_turn-worker")])
+            .args(["--pdeathsig", "KILL", program])
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -115,6 +120,10 @@ impl Called {
         self.deadline
             .until(&format!("{text:?} is said"), probe)
             .await;
+    }
+
+    pub fn err_so_far(&self) -> String {
+        self.err.text()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::broker_acts::{Act, assert_only};
 use super::broker_rights::{Users, as_user, vhost};
 use crate::cli::call::Call;
-use crate::docs;
+use crate::clients::program::Language;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
@@ -274,9 +274,8 @@ async fn everybody_can_do_their_part_with_their_user() {
     let done = submit.set("AMQP_URL", &users.producer).run().await.ended(0);
     assert_eq!(done.events().last().unwrap()["text"], "Done.");
 
-    let arguments = [docs::PRODUCER, "a", "tag\nsay Done."];
-    let told = docs::python(&arguments, &users.producer).await;
-    assert!(told.status.success(), "{told:?}");
+    let producer = Language::Python.producer("a", &["tag\nsay Done."], &users.producer);
+    producer.run().await.ended(0);
 
     // What is cancelled, told by the sequencer, and what is rejected and buried.
     pool.enqueue(&[turn("t1", "b", &["wait never"])]).await;
@@ -284,8 +283,8 @@ async fn everybody_can_do_their_part_with_their_user() {
     let cancel = Call::new(&["cancel", "t1"]).set("AMQP_URL", &users.producer);
     cancel.run().await.ended(0);
     assert_eq!(pool.events.ended("t1").await.stop_reason(), "cancelled");
-    let refused = docs::python(&[docs::PRODUCER, "../b", "t"], &users.producer).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let refused = Language::Python.producer("../b", &["t"], &users.producer);
+    refused.run().await.ended(1);
     assert_eq!(
         pool.producer.dead_letters(1).await[0].code,
         "workspace.rejected"

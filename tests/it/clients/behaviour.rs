@@ -1,0 +1,197 @@
+//! What each of them does.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::program::{Language, turn_id};
+use super::scripted::Scripted;
+use crate::docs;
+use crate::support::broker::Broker;
+use crate::support::pool::Pool;
+use crate::support::proxy::Proxy;
+
+const SCRIPT: &str = "t1\nsay before\nwait go\nsay after";
+
+pub async fn ten_lines_enqueue_a_turn(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let done = language.enqueue(&url).run().await.ended(0);
+    let turn = pool.events.ended(done.out.trim()).await;
+    assert_eq!(turn.stop_reason(), "end_turn");
+    pool.stop().await;
+
+    // Where no worker has ever run, it says so.
+    let nowhere = language.enqueue(&Broker::vhost()).run().await;
+    assert!(nowhere.code != Some(0) && nowhere.out.is_empty());
+    assert!(nowhere.err.contains("codex.requests"), "{nowhere:#?}");
+}
+
+/// With the engine that tells a text in pieces.
+pub async fn two_prompts_are_one_conversation(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[("CODEX_ENGINE", "app-server")]).await;
+    let prompts = [
+        "t1\nsay Looking at it.\nsay Done, and in ünïcode.",
+        "t2\nsay Gone on.",
+    ];
+    let producer = language.producer("acme/website", &prompts, &url);
+    let done = producer.run().await.ended(0);
+    assert_eq!(
+        done.out,
+        "Looking at it.\nDone, and in ünïcode.\nGone on.\n"
+    );
+    let ids: Vec<_> = done
+        .err
+        .lines()
+        .filter_map(|l| l.strip_prefix("turn "))
+        .collect();
+    assert_eq!(ids.len(), 2, "{done:#?}");
+    assert!(
+        done.err.contains("end_turn, tokens: {\"input_tokens\""),
+        "{done:#?}"
+    );
+    let threads = ids.iter().map(async |id| {
+        let turn = pool.events.ended(id).await;
+        turn.end().unwrap()["thread_id"].clone()
+    });
+    let threads = futures_util::future::join_all(threads).await;
+    assert!(threads[0].is_string());
+    assert_eq!(threads[0], threads[1]);
+    pool.metric_is("turn_worker_queue_wait_seconds_count", 2.0)
+        .await;
+    pool.stop().await;
+}
+
+pub async fn ctrl_c_cancels_the_turn(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let called = language
+        .producer("a", &["t1\nsay hi\nwait never", "t2\nsay no"], &url)
+        .start();
+    called.printed("hi").await;
+    called.signal(Signal::INT);
+    let done = called.done().await.ended(130);
+    assert_eq!(done.out, "hi\n");
+    assert!(done.err.contains("\ncancelled"), "{done:#?}");
+    // The prompt after it was never sent.
+    assert_eq!(pool.events.turn_ids().len(), 1);
+    pool.stop().await;
+}
+
+/// Everything from the cut to the turn's end comes while the producer has no
+/// connection, and stands still.
+pub async fn a_connection_lost_in_mid_turn(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let proxy = Proxy::before(&url).await;
+    let called = language.producer("a", &[SCRIPT], &proxy.url).start();
+    called.printed("before").await;
+    let id = turn_id(&called).await;
+    called.signal(Signal::STOP);
+    proxy.cut();
+    pool.release("go");
+    pool.events.ended(&id).await;
+    called.signal(Signal::CONT);
+    let done = called.done().await.ended(0);
+    assert_eq!(done.out, "before\nafter\n");
+    assert!(done.err.contains("lost the broker"), "{done:#?}");
+    // It was sent again, and so its end was told again.
+    pool.events.ended_again(&id, 1).await;
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
+pub async fn a_worker_killed_in_mid_turn(language: Language) {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let called = language.producer("a", &[SCRIPT], &url).start();
+    called.printed("before").await;
+    pool.process(0).kill();
+    pool.spawn(&[]);
+    pool.started("t1", 2).await;
+    pool.release("go");
+    let done = called.done().await.ended(0);
+    assert_eq!(done.out, "before\nbefore\nafter\n");
+    assert!(done.err.contains("\nattempt 2: "), "{done:#?}");
+    pool.stop().await;
+}
+
+pub async fn a_refusal(language: Language) {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let done = language
+        .producer("../a", &["t1"], &url)
+        .run()
+        .await
+        .ended(1);
+    assert_eq!(done.out, "");
+    let why = "\nworkspace.rejected: workspace: found \"../a\", allowed is ";
+    assert!(done.err.contains(why), "{done:#?}");
+    assert_eq!(
+        pool.producer.dead_letters(1).await[0].code,
+        "workspace.rejected"
+    );
+    pool.stop().await;
+
+    // The broker's own refusal: without a worker there is no exchange.
+    let nowhere = language.producer("a", &["t1"], &Broker::vhost());
+    let done = nowhere.run().await.ended(1);
+    assert!(done.err.contains("codex.events"), "{done:#?}");
+}
+
+/// Told by a worker that does as it is told: what a real one seldom does.
+pub async fn the_rules_of_reading(language: Language) {
+    let url = Broker::vhost();
+    let mut scripted = Scripted::on(&url).await;
+    let called = language.producer("a", &["1", "2", "3"], &url).start();
+
+    let text = |attempt, seq, item: &str, text: &str| json!({"attempt": attempt, "seq": seq, "type": "text_delta", "item_id": item, "text": text});
+    let end = |attempt, seq, text: &str| json!({"attempt": attempt, "seq": seq, "type": "message_end", "stop_reason": "end_turn", "text": text, "duration_ms": 1});
+    let other = |attempt, seq, kind: &str| json!({"attempt": attempt, "seq": seq, "type": kind});
+
+    scripted
+        .tell(&[
+            other(1, 0, "message_start"),
+            text(1, 1, "m1", "One "),
+            text(1, 1, "m1", "One "),
+            other(1, 0, "message_start"),
+            text(1, 2, "m1", "message."),
+            text(1, 3, "m2", "Half of ano"),
+            // The worker is killed, and the turn starts again.
+            other(3, 0, "message_start"),
+            text(1, 4, "m2", "ther."),
+            text(2, 7, "m2", "Late."),
+            other(3, 1, "brand_new"),
+            text(3, 2, "m1", "An"),
+            text(3, 3, "m1", "other."),
+            end(3, 4, "Another."),
+        ])
+        .await;
+    // Pieces are missing: the whole message comes with the end.
+    scripted
+        .tell(&[
+            text(1, 5, "m1", "of it."),
+            text(1, 2, "m1", "Never shown"),
+            end(1, 6, "The whole of it."),
+        ])
+        .await;
+    // Every type of event there is.
+    let examples = docs::example_events();
+    scripted.tell(&examples).await;
+
+    let done = called.done().await.ended(1);
+    assert_eq!(
+        done.out,
+        "One message.\nHalf of ano\nAnother.\nof it.\nThe whole of it.\nHalf of it is fixed.\n"
+    );
+    assert_eq!(done.err.matches("attempt 3: ").count(), 1, "{done:#?}");
+    assert!(
+        done.err.contains("\nturn.failed: rate limit exceeded"),
+        "{done:#?}"
+    );
+
+    let called = language.producer("a", &["4"], &url).start();
+    let timeout = json!({"attempt": 1, "seq": 0, "type": "message_end", "stop_reason": "timeout", "duration_ms": 1});
+    scripted.tell(&[timeout]).await;
+    called.done().await.ended(124);
+}

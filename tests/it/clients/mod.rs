@@ -1,0 +1,58 @@
+//! The producers in `docs/clients`, in each language the same: they do on a
+//! real broker, with real workers, what `docs/producers.md` tells of them.
+//!
+//! Where a language can't be run, its tests fail. `ops/test` leaves them out
+//! on such a machine, and says so.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod behaviour;
+pub mod program;
+mod scripted;
+
+macro_rules! tests_in {
+    ($module:ident, $language:ident) => {
+        mod $module {
+            use super::behaviour;
+            use super::program::Language::$language;
+
+            #[tokio::test]
+            async fn ten_lines_enqueue_a_turn() {
+                behaviour::ten_lines_enqueue_a_turn($language).await;
+            }
+
+            #[tokio::test]
+            async fn two_prompts_are_one_conversation() {
+                behaviour::two_prompts_are_one_conversation($language).await;
+            }
+
+            #[tokio::test]
+            async fn ctrl_c_cancels_the_turn() {
+                behaviour::ctrl_c_cancels_the_turn($language).await;
+            }
+
+            #[tokio::test]
+            async fn a_connection_lost_in_mid_turn_loses_nothing_and_repeats_nothing() {
+                behaviour::a_connection_lost_in_mid_turn($language).await;
+            }
+
+            #[tokio::test]
+            async fn g6_a_worker_killed_in_mid_turn_shows_as_a_second_attempt() {
+                behaviour::a_worker_killed_in_mid_turn($language).await;
+            }
+
+            #[tokio::test]
+            async fn a_refusal_is_shown_with_its_code_and_message() {
+                behaviour::a_refusal($language).await;
+            }
+
+            #[tokio::test]
+            async fn g5_each_event_counts_once_and_a_new_attempt_starts_over() {
+                behaviour::the_rules_of_reading($language).await;
+            }
+        }
+    };
+}
+
+tests_in!(python, Python);
+tests_in!(typescript, TypeScript);

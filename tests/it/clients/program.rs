@@ -1,0 +1,59 @@
+//! One of the programs in one of the languages, called.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::cli::call::{Call, Called};
+
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/clients");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Python,
+    TypeScript,
+}
+
+impl Language {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::TypeScript => "typescript",
+        }
+    }
+
+    /// Compiles its programs; once in a run.
+    fn build(self) {
+        static BUILT: [OnceLock<()>; 2] = [const { OnceLock::new() }; 2];
+        BUILT[self as usize].get_or_init(|| {
+            let built = Command::new(CLIENTS).args(["build", self.name()]).output();
+            let built = built.unwrap_or_else(|error| panic!("{CLIENTS}: {error}"));
+            assert!(built.status.success(), "{built:#?}");
+        });
+    }
+
+    fn call(self, program: &str, arguments: &[&str], url: &str) -> Call {
+        self.build();
+        let run = [&["run", self.name(), program], arguments].concat();
+        Call::of(CLIENTS, &run).env("AMQP_URL", url)
+    }
+
+    /// The program of few lines.
+    pub fn enqueue(self, url: &str) -> Call {
+        self.call("enqueue", &[], url)
+    }
+
+    pub fn producer(self, workspace: &str, prompts: &[&str], url: &str) -> Call {
+        let arguments = [&[workspace], prompts].concat();
+        self.call("producer", &arguments, url)
+    }
+}
+
+/// The id of the first turn that a producer sends, as it says.
+pub async fn turn_id(called: &Called) -> String {
+    called.said("\n").await;
+    let said = called.err_so_far();
+    let first = said.lines().next();
+    let id = first.and_then(|line| line.strip_prefix("turn "));
+    id.unwrap_or_else(|| panic!("no turn id in {said:?}"))
+        .to_owned()
+}
