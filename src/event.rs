@@ -102,6 +102,8 @@ names! {
         ThreadLost = "codex.thread_lost",
         /// The thread's earlier token total is unknown, so this turn's usage is not counted.
         UsageUnknown = "codex.usage_unknown",
+        /// The last message is not the JSON that the request has a schema for.
+        NotStructured = "codex.not_structured",
         /// The session file can't be used (no UUID, another workspace's thread, not a file).
         SessionIgnored = "workspace.session_ignored",
         /// It stands for an event that is larger than the broker takes.
@@ -226,6 +228,14 @@ pub enum EventBody {
         /// The last agent message whole.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
+        /// The same as the value that it is, where the request has a schema for
+        /// it. Absent when it is none.
+        #[serde(
+            default,
+            deserialize_with = "json::some_plain",
+            skip_serializing_if = "Option::is_none"
+        )]
+        structured: Option<Value>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thread_id: Option<String>,
         duration_ms: u64,
@@ -305,7 +315,9 @@ impl SealedEvent {
         let mut event: TurnEvent = serde_json::from_str(&self.json).ok()?;
         match &mut event.body {
             EventBody::MessageStart { .. } => {}
-            EventBody::MessageEnd { text, .. } => *text = None,
+            EventBody::MessageEnd {
+                text, structured, ..
+            } => (*text, *structured) = (None, None),
             EventBody::Error { error } => {
                 error.message = error.message.chars().take(SHORT_MESSAGE_CHARS).collect();
             }
@@ -466,7 +478,8 @@ mod tests {
             EventBody::Error { error },
             EventBody::MessageEnd {
                 stop_reason: StopReason::Error,
-                text: Some(long),
+                text: Some(long.clone()),
+                structured: Some(serde_json::json!({"answer": long})),
                 thread_id: Some("t".into()),
                 duration_ms: 7,
                 metadata: None,

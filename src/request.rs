@@ -9,6 +9,7 @@ mod ids;
 pub mod json;
 mod parse;
 mod rejection;
+mod schema;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use rejection::{Rejection, Violation};
+pub use schema::OutputSchema;
 
 /// codex reads no longer prompt from its stdin, in characters: beyond it, it
 /// ends without saying why.
@@ -28,6 +30,9 @@ pub const MAX_PROMPT_CHARS: usize = 1_048_576;
 /// The most that `metadata` may take as compact JSON, in bytes: it comes back
 /// on two events of every attempt and lies in the journal with them.
 pub const MAX_METADATA_BYTES: usize = 4096;
+
+/// The most that `output_schema` may take without white space, in bytes.
+pub const MAX_OUTPUT_SCHEMA_BYTES: usize = 64 << 10;
 
 /// A turn to be run, as its producer asked for it. The worker's own limits
 /// are applied where it is run, so that workers with other limits agree on
@@ -44,6 +49,8 @@ pub struct TurnRequest {
     /// At least one.
     pub max_attempts: Option<u32>,
     pub metadata: Option<Map<String, Value>>,
+    /// What the answer is to look like.
+    pub output_schema: Option<OutputSchema>,
     /// For the queue-wait metric only; a producer's clock decides nothing.
     pub enqueued_at: Option<Timestamp>,
 }

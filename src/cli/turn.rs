@@ -1,10 +1,12 @@
 //! What every command that makes a turn takes.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
 
@@ -22,6 +24,9 @@ pub struct TurnArgs {
     /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit
     #[arg(long, short, value_name = "D", value_parser = timeout)]
     timeout: Option<Duration>,
+    /// A file with a JSON Schema, an object, that the answer is to follow; the end of the turn then has it as `structured`
+    #[arg(long, value_name = "FILE")]
+    output_schema: Option<PathBuf>,
     /// JSON lines, one an event, also on a terminal
     #[arg(long)]
     pub json: bool,
@@ -44,9 +49,23 @@ impl TurnArgs {
             prompt: self.prompt()?,
             model: self.model.clone(),
             timeout: self.timeout,
+            output_schema: self.output_schema()?,
         };
         turn.submission()
             .map_err(|rejection| Usage(rejection.to_string()).into())
+    }
+
+    fn output_schema(&self) -> anyhow::Result<Option<Box<RawValue>>> {
+        let Some(path) = &self.output_schema else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("can't read the output schema {}", path.display()))?;
+        let schema = serde_json::from_str(&text).map_err(|error| {
+            let path = path.display();
+            Usage(format!("--output-schema: {path} is no JSON: {error}"))
+        })?;
+        Ok(Some(schema))
     }
 
     fn prompt(&self) -> anyhow::Result<String> {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::request::{Limits, Properties, Rejection, TurnRequest};
 
@@ -18,6 +20,32 @@ pub struct NewTurn {
     pub model: Option<String>,
     /// In whole seconds, rounded up.
     pub timeout: Option<Duration>,
+    /// A JSON Schema, as it is written.
+    pub output_schema: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    turn_id: &'a str,
+    workspace: &'a str,
+    messages: Value,
+    enqueued_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_schema: Option<&'a RawValue>,
+}
+
+impl Request<'_> {
+    fn json(&self) -> Vec<u8> {
+        #[expect(
+            clippy::expect_used,
+            reason = "texts, numbers and values always encode"
+        )]
+        serde_json::to_vec(self).expect("a request encodes as JSON")
+    }
 }
 
 /// A request that is well-formed. The worker has limits and lists of its own
@@ -38,26 +66,22 @@ impl NewTurn {
             let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
             seconds.max(1)
         });
-        let mut request = json!({
-            "turn_id": turn_id,
-            "workspace": self.workspace,
-            "messages": [{"role": "user", "content": self.prompt}],
-            "enqueued_at": Timestamp::now().to_string(),
-        });
-        if let Some(model) = self.model {
-            request["model"] = model.into();
-        }
-        if let Some(timeout) = timeout {
-            request["timeout_s"] = timeout.into();
-        }
-        let body = request.to_string().into_bytes();
+        let mut request = Request {
+            turn_id: &turn_id,
+            workspace: &self.workspace,
+            messages: json!([{"role": "user", "content": self.prompt}]),
+            enqueued_at: Timestamp::now(),
+            model: self.model,
+            timeout_s: timeout,
+            output_schema: self.output_schema.as_deref(),
+        };
+        let body = request.json();
         if self.workspace.starts_with('/') {
             // Only a worker knows its root; the rest can be told here.
-            request["workspace"] = "unknown".into();
+            request.workspace = "unknown";
         }
         let limits = Limits::accepted();
-        let checked = request.to_string();
-        TurnRequest::parse(checked.as_bytes(), &limits, &Properties::default())?;
+        TurnRequest::parse(&request.json(), &limits, &Properties::default())?;
         Ok(Submission {
             turn_id,
             workspace: self.workspace,
@@ -83,6 +107,7 @@ mod tests {
         let turn = NewTurn {
             model: Some("gpt-5.5".to_owned()),
             timeout: Some(Duration::from_millis(1500)),
+            output_schema: serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap(),
             ..turn("a/b", "hi")
         };
         let submission = turn.submission().unwrap();
@@ -93,6 +118,7 @@ mod tests {
         assert_eq!(read.prompt, "hi");
         assert_eq!(read.model.as_deref(), Some("gpt-5.5"));
         assert_eq!(read.timeout, Some(Duration::from_secs(2)));
+        assert_eq!(read.output_schema.unwrap().text(), r#"{"b":1,"a":2}"#);
     }
 
     #[test]

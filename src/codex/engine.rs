@@ -14,11 +14,29 @@ use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Usage;
 use crate::guard::SpawnError;
+use crate::request::OutputSchema;
 
-/// What codex is to do, where, and under which lock.
+/// What the model is asked.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub prompt: String,
+    /// What its answer is to look like.
+    pub output_schema: Option<OutputSchema>,
+}
+
+/// A prompt alone.
+impl From<&str> for Ask {
+    fn from(prompt: &str) -> Self {
+        Self {
+            prompt: prompt.to_owned(),
+            output_schema: None,
+        }
+    }
+}
+
+/// Where and how codex is to do it, and under which lock.
 #[derive(Debug, Clone, Copy)]
 pub struct TurnInput<'a> {
-    pub prompt: &'a str,
     pub model: Option<&'a str>,
     /// A validated thread id; codex would silently start afresh on anything else.
     pub resume: Option<&'a str>,
@@ -63,10 +81,12 @@ pub struct End {
 pub trait Engine: Send + Sync + 'static {
     type Run: EngineRun;
 
-    /// On the server that was kept, if that will do.
+    /// On the server that was kept, if that will do. What is asked is let go
+    /// of as soon as codex has it.
     fn start(
         &self,
         input: TurnInput<'_>,
+        ask: Ask,
         kept: Option<Server>,
     ) -> impl Future<Output = Result<Self::Run, SpawnError>> + Send;
 

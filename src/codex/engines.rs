@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::app_server::{AppServer, AppServerRun, IdleServers, Server};
-use super::engine::{End, Engine, EngineRun, Output, TurnInput};
+use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use super::exec::{Exec, ExecRun};
 use super::process::Codex;
 use crate::event::Usage;
@@ -43,12 +43,13 @@ impl Engine for AnyEngine {
     async fn start(
         &self,
         input: TurnInput<'_>,
+        ask: Ask,
         kept: Option<Server>,
     ) -> Result<AnyRun, SpawnError> {
         Ok(match self {
-            Self::Exec(engine) => AnyRun::Exec(Box::new(engine.start(input, kept).await?)),
+            Self::Exec(engine) => AnyRun::Exec(Box::new(engine.start(input, ask, kept).await?)),
             Self::AppServer(engine) => {
-                AnyRun::AppServer(Box::new(engine.start(input, kept).await?))
+                AnyRun::AppServer(Box::new(engine.start(input, ask, kept).await?))
             }
         })
     }

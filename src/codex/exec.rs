@@ -7,12 +7,12 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::app_server::Server;
-use super::engine::{End, Engine, EngineRun, Output, TurnInput};
+use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use super::lines::Line;
 use super::process::{Codex, Process};
 use super::protocol;
 use crate::config::Sandbox;
-use crate::guard::SpawnError;
+use crate::guard::{FileArg, SpawnError};
 
 /// The version whose every word these files were tried with; others are run
 /// all the same.
@@ -52,10 +52,15 @@ impl Engine for Exec {
         self.0.program.generation()
     }
 
-    async fn start(&self, input: TurnInput<'_>, _: Option<Server>) -> Result<ExecRun, SpawnError> {
-        let stdin = whole(input.prompt.as_bytes()).map_err(SpawnError::Prompt)?;
+    async fn start(
+        &self,
+        input: TurnInput<'_>,
+        ask: Ask,
+        _: Option<Server>,
+    ) -> Result<ExecRun, SpawnError> {
+        let stdin = in_memory("prompt", ask.prompt.as_bytes())?;
         let args = self.args(input.model, input.resume);
-        Ok(ExecRun(self.0.start(args, input, stdin)?))
+        Ok(ExecRun(self.0.start(args, input, stdin, files(&ask)?)?))
     }
 }
 
@@ -86,14 +91,30 @@ impl EngineRun for ExecRun {
     }
 }
 
-/// The prompt as a file in memory. Through a pipe codex would take the part
+/// What codex reads from files, it reads from files in memory: nobody else has
+/// them, and nothing is left of them, whoever is killed.
+fn files(ask: &Ask) -> Result<Vec<FileArg>, SpawnError> {
+    let mut files = Vec::new();
+    if let Some(schema) = &ask.output_schema {
+        files.push(FileArg {
+            flag: "--output-schema=",
+            file: in_memory("output-schema", schema.text().as_bytes())?,
+        });
+    }
+    Ok(files)
+}
+
+/// A file in memory. Of the prompt, through a pipe codex would take the part
 /// that a worker had handed over before it died for the whole prompt, and
 /// begin to carry it out.
-fn whole(prompt: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("prompt", MemfdFlags::CLOEXEC)?);
-    file.write_all(prompt)?;
-    file.rewind()?;
-    Ok(file.into())
+fn in_memory(name: &str, content: &[u8]) -> Result<OwnedFd, SpawnError> {
+    let write = || -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok(file.into())
+    };
+    write().map_err(SpawnError::Prompt)
 }
 
 #[cfg(test)]

@@ -168,6 +168,7 @@ mod tests {
     #[rustfmt::skip]
     const SEEN: &[(&str, Reason, bool)] = &[
         (r#"{"error": {"message": "Invalid value: 'foo'.", "type": "invalid_request_error", "code": "invalid_value"}}"#, InvalidPrompt, false),
+        (r#"{"error": {"message": "Invalid schema for response_format 'codex_output_schema': In context=(), 'additionalProperties' is required to be supplied and to be false.", "type": "invalid_request_error", "param": "text.format.schema", "code": "invalid_json_schema"}}"#, InvalidPrompt, false),
         (r#"{"error": {"message": "Unsupported.", "type": "invalid_request_error", "code": null}}"#, InvalidPrompt, false),
         (r#"{"error": {"message": "The model `x` does not exist, see rate limits.", "type": "invalid_request_error", "code": "model_not_found"}}"#, Config, false),
         ("The model does not exist.", Config, false),

@@ -13,7 +13,7 @@ use super::engine::{End, TurnInput};
 use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
 use crate::config::Sandbox;
-use crate::guard::{Guard, GuardSpec, SpawnError};
+use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
 /// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
@@ -40,6 +40,7 @@ impl Codex {
         args: Vec<String>,
         input: TurnInput<'_>,
         stdin: OwnedFd,
+        files: Vec<FileArg>,
     ) -> Result<Process, SpawnError> {
         let mut env = self.launch.env.clone();
         if let Some(home) = input.home.own() {
@@ -56,6 +57,7 @@ impl Codex {
             tag: Some(input.dir_path.to_string_lossy().into_owned()),
             user: self.launch.user.clone(),
             limits: self.launch.limits,
+            files,
             stdin,
             lock: input.lock,
             bell,

@@ -174,6 +174,7 @@ async fn tell_version(program: &Path, launch: &Launch) -> Result<String, Program
         tag: None,
         user: launch.user.clone(),
         limits: launch.limits,
+        files: Vec::new(),
         stdin: open("/dev/null")?.into(),
         // In place of a workspace's lock.
         lock: nothing.as_fd(),

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -80,12 +80,14 @@ fn serve(
     start: &Start,
     mut fds: Vec<OwnedFd>,
 ) -> io::Result<u64> {
-    let bell = fds.split_off(fds.len().min(FDS)).pop();
-    let mut server = bell.filter(|_| start.is_server).map(Server::new);
+    let mut more = fds.split_off(fds.len().min(FDS)).into_iter();
+    let bell = if start.is_server { more.next() } else { None };
+    let mut server = bell.map(Server::new);
+    let files: Vec<OwnedFd> = more.collect();
     // This description is the workspace's lock.
     let [lock, dir, stdin, stdout, stderr] = exactly(fds)?;
     fault::at("guard.asked");
-    let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr) {
+    let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr, files) {
         Ok(codex) => {
             let pid = codex.as_raw_pid();
             tell(worker, &Report::Started { pid });
@@ -226,6 +228,13 @@ fn tell(worker: &mut UnixStream, report: &Report) {
     }
 }
 
+/// The descriptors have the same numbers in codex.
+fn file_args(flags: &[String], files: &[OwnedFd]) -> Vec<String> {
+    let arg =
+        |(flag, file): (&String, &OwnedFd)| format!("{flag}/proc/self/fd/{}", file.as_raw_fd());
+    flags.iter().zip(files).map(arg).collect()
+}
+
 /// With an error, in words, which step it was on the way to codex, if it was
 /// one of ours.
 fn spawn(
@@ -234,10 +243,12 @@ fn spawn(
     stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
+    files: Vec<OwnedFd>,
 ) -> Result<Pid, (Option<&'static str>, io::Error)> {
     let mut command = Command::new(&start.program);
     command
         .args(&start.args)
+        .args(file_args(&start.files, &files))
         .env_clear()
         .envs(start.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::from(stdin))
@@ -257,6 +268,10 @@ fn spawn(
     // SAFETY: all of it is async-signal-safe, and this process has one thread.
     unsafe {
         command.pre_exec(move || {
+            for file in &files {
+                // Of these, unlike all others, codex has the descriptor.
+                rustix::io::fcntl_setfd(file, FdFlags::empty())?;
+            }
             confinement.enter().map_err(|(step, errno)| {
                 // The error itself reaches the guard as a bare number.
                 let _ = rustix::io::write(&tell, &[step as u8]);

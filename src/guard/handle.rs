@@ -32,6 +32,8 @@ pub struct GuardSpec<'a> {
     /// As whom codex runs, if not as the worker.
     pub user: Option<User>,
     pub limits: Limits,
+    /// What codex finds named by more arguments.
+    pub files: Vec<FileArg>,
     /// What codex reads.
     pub stdin: OwnedFd,
     /// Its description goes to the guard, which holds it to the end.
@@ -39,6 +41,15 @@ pub struct GuardSpec<'a> {
     /// Of a server that is to serve several turns: what somebody locks who
     /// needs the workspace between two of them; in a description of its own.
     pub bell: Option<OwnedFd>,
+}
+
+/// A file that only codex can open, by the path that its last argument names:
+/// it has no other name, and is gone with the last process that has it open.
+#[derive(Debug)]
+pub struct FileArg {
+    /// What stands before the path, such as `--image=`.
+    pub flag: &'static str,
+    pub file: OwnedFd,
 }
 
 /// What codex writes.

@@ -25,7 +25,7 @@ pub mod tree;
 mod warm;
 
 pub use child::main as guard_main;
-pub use handle::{Closed, Guard, GuardSpec, Pipes, SpawnError};
+pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
 pub use pool::Guards;
 
 /// Makes this process ready to have guards: what a killed guard leaves falls

@@ -250,6 +250,7 @@ mod tests {
             tag: Some("/w".to_owned()),
             user: None,
             limits: Limits::default(),
+            files: Vec::new(),
             stdin: nothing.try_clone().unwrap().into(),
             lock: nothing.as_fd(),
             bell: None,

@@ -29,12 +29,18 @@ pub(super) struct Start {
     /// As whom; the worker's own user where there is none.
     pub user: Option<User>,
     pub limits: Limits,
+    /// More arguments, each with the path of a file that rides along to be read
+    /// by codex: what stands before the path.
+    pub files: Vec<String>,
     /// Whether it serves several turns: then the workspace's bell rides along, too.
     pub is_server: bool,
 }
 
 /// The lock, the directory to start in, then codex's stdin, stdout and stderr.
 pub(super) const FDS: usize = 5;
+
+/// The most of [`Start::files`]; more than 253 descriptors no message carries.
+pub(super) const MAX_FILES: usize = 32;
 
 /// The longest [`Start`]; only arguments and environment make it long.
 pub(super) const MAX_START_BYTES: u32 = 4 << 20;

@@ -8,13 +8,14 @@ use std::os::unix::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::protocol::{FDS, MAX_START_BYTES, START, Start};
+use super::protocol::{FDS, MAX_FILES, MAX_START_BYTES, START, Start};
 
 /// What to start next, or nothing once the worker has closed its end.
 pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, Vec<OwnedFd>)>> {
     loop {
         let mut first = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1 + MAX_FILES))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(
             &*worker,

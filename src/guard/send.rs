@@ -11,7 +11,7 @@ use tokio::net::unix::OwnedWriteHalf;
 
 use super::TAG_VARIABLE;
 use super::handle::GuardSpec;
-use super::protocol::{FDS, MAX_START_BYTES, START, Start};
+use super::protocol::{FDS, MAX_FILES, MAX_START_BYTES, START, Start};
 
 /// How long a guard may take to make room for more of what it is told.
 const START_LIMIT: Timespec = Timespec {
@@ -33,6 +33,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
         env,
         user: spec.user.clone(),
         limits: spec.limits,
+        files: spec.files.iter().map(|arg| arg.flag.to_owned()).collect(),
         is_server: spec.bell.is_some(),
     })?;
     let length = u32::try_from(json.len())
@@ -67,8 +68,9 @@ pub(super) fn send_start(
         stderr.as_fd(),
     ];
     let bell = spec.bell.as_ref().map(AsFd::as_fd);
-    let fds: Vec<_> = always.into_iter().chain(bell).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1))];
+    let files = spec.files.iter().map(|arg| arg.file.as_fd());
+    let fds: Vec<_> = always.into_iter().chain(bell).chain(files).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS + 1 + MAX_FILES))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptors"));

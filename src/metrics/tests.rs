@@ -326,6 +326,7 @@ fn the_list_of_kinds_is_the_events_own() {
         EventBody::MessageEnd {
             stop_reason: StopReason::EndTurn,
             text: None,
+            structured: None,
             thread_id: None,
             duration_ms: 0,
             metadata: None,

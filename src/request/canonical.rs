@@ -2,12 +2,12 @@
 //! request like any other, reduced to what was understood of it.
 
 use jiff::Timestamp;
-use serde::de::{self, DeserializeSeed};
+use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::json::Plain;
-use super::{Limits, Properties, TurnId, TurnRequest, WorkspaceId};
+use super::{Limits, OutputSchema, Properties, TurnId, TurnRequest, WorkspaceId};
 
 #[derive(Serialize)]
 struct Canonical<'a> {
@@ -22,6 +22,8 @@ struct Canonical<'a> {
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_schema: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     enqueued_at: Option<Timestamp>,
 }
@@ -45,6 +47,7 @@ impl<'a> Canonical<'a> {
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
             metadata: request.metadata.as_ref(),
+            output_schema: request.output_schema.as_ref().map(OutputSchema::raw),
             enqueued_at: request.enqueued_at,
         }
     }
@@ -86,8 +89,12 @@ impl Serialize for TurnRequest {
 /// Reads an accepted request, see [`Limits::accepted`].
 impl<'de> Deserialize<'de> for TurnRequest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Plain.deserialize(deserializer)?;
-        TurnRequest::from_value(&value, &Limits::accepted(), &Properties::default())
-            .map_err(de::Error::custom)
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        TurnRequest::parse(
+            text.get().as_bytes(),
+            &Limits::accepted(),
+            &Properties::default(),
+        )
+        .map_err(de::Error::custom)
     }
 }

@@ -10,6 +10,7 @@
 //! that a limit on bytes alone is none on memory: values are counted, too.
 //! A text that has too many is refused, or read without the rest of them.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,6 +18,7 @@ use std::marker::PhantomData;
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 /// The most values in one text: of each, also within others, and however small.
@@ -43,9 +45,64 @@ pub fn from_slice(bytes: &[u8]) -> Result<Value, Unreadable> {
     Ok(value)
 }
 
+/// The text of a field of the object that a text holds: of the last of that
+/// name, as a [`Value`] would have it.
+pub(super) fn raw_field<'a>(object: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    RawField(name)
+        .deserialize(&mut serde_json::Deserializer::from_slice(object))
+        .ok()?
+}
+
+struct RawField<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for RawField<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RawField<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether it has values within values more than `limit` times over.
+pub(crate) fn is_deeper(value: &Value, limit: usize) -> bool {
+    let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        _ => return false,
+    };
+    limit == 0 || inner.any(|value| is_deeper(value, limit - 1))
+}
+
 /// For a field of a type that is read by derived code.
 pub(crate) fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     Plain.deserialize(deserializer)
+}
+
+/// For a field that may be missing: a null is a value, too.
+pub(crate) fn some_plain<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Value>, D::Error> {
+    plain(deserializer).map(Some)
 }
 
 /// Reads a value without hidden meanings from any deserializer.

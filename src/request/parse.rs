@@ -9,11 +9,17 @@ use serde_json::{Map, Value};
 use super::ids::{MODEL_NAME_RULE, is_model_name};
 use super::json::{MAX_VALUES, Unreadable};
 use super::rejection::{Violations, quoted, shown};
-use super::{IdError, Limits, Properties, Rejection, TurnId, TurnRequest, WorkspaceId, json};
+use super::{
+    IdError, Limits, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties, Rejection, TurnId,
+    TurnRequest, WorkspaceId, json,
+};
 
 /// How deep `metadata` may be nested: what is accepted must be readable again
 /// inside an offer, an event, a journal record.
 const MAX_METADATA_DEPTH: usize = 32;
+/// As deep; the model's API allows ten levels of objects, each of which takes
+/// three in a schema.
+const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
 
 /// serde_json gives objects whose first key begins so a meaning of its own,
 /// and so may whoever reads our events.
@@ -37,7 +43,7 @@ impl TurnRequest {
             );
         }
         match json::from_slice(body) {
-            Ok(value) => Self::from_value(&value, limits, properties),
+            Ok(value) => Self::from_value(body, &value, limits, properties),
             Err(Unreadable::NotJson(error)) => reject(
                 format!("{} bytes that are no JSON ({error})", body.len()),
                 "a JSON object in UTF-8".to_owned(),
@@ -49,7 +55,8 @@ impl TurnRequest {
         }
     }
 
-    pub(super) fn from_value(
+    fn from_value(
+        body: &[u8],
         value: &Value,
         limits: &Limits,
         properties: &Properties<'_>,
@@ -60,6 +67,7 @@ impl TurnRequest {
             return Err(violations.reject(properties.turn_id(), None, None));
         };
         let mut reader = Reader {
+            body,
             fields,
             limits,
             violations,
@@ -71,6 +79,7 @@ impl TurnRequest {
         let timeout = reader.at_least_one("timeout_s", "a whole number of seconds, at least 1");
         let max_attempts = reader.at_least_one("max_attempts", "a whole number, at least 1");
         let metadata = reader.metadata();
+        let output_schema = reader.output_schema();
         let enqueued_at = reader.enqueued_at();
 
         match (turn_id, workspace, prompt) {
@@ -83,6 +92,7 @@ impl TurnRequest {
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
                     metadata,
+                    output_schema,
                     enqueued_at: enqueued_at.or(properties.timestamp()),
                 })
             }
@@ -109,6 +119,8 @@ impl Properties<'_> {
 /// Each field's method returns its value, or nothing when it is absent or
 /// wrong; what is wrong has been noted then.
 struct Reader<'a> {
+    /// The text that `fields` were read from.
+    body: &'a [u8],
     fields: &'a Map<String, Value>,
     limits: &'a Limits,
     violations: Violations,
@@ -209,23 +221,32 @@ impl<'a> Reader<'a> {
             return None;
         };
         let limit = self.limits.max_metadata_bytes;
-        let (found, rule) = if is_deeper(value, MAX_METADATA_DEPTH) {
-            let rule = format!("an object nested at most {MAX_METADATA_DEPTH} deep");
-            ("a deeper one".to_owned(), rule)
-        } else if has_private_key(value) {
-            let found = format!("a key that begins with {SERDE_JSON_PRIVATE}");
-            (found, "an object without such keys".to_owned())
-        } else {
-            match value.to_string().len() {
-                bytes if bytes <= limit => return Some(map.clone()),
-                bytes => (
-                    format!("{bytes} bytes"),
-                    format!("at most {limit} bytes of JSON"),
-                ),
+        match passes_on(value, value.to_string().len(), MAX_METADATA_DEPTH, limit) {
+            Ok(()) => Some(map.clone()),
+            Err((found, rule)) => {
+                self.violations.add("metadata", found, rule);
+                None
             }
+        }
+    }
+
+    fn output_schema(&mut self) -> Option<OutputSchema> {
+        const FIELD: &str = "output_schema";
+        let value = self.present(FIELD)?;
+        // As it was written: a value has lost the order of its fields.
+        let schema = json::raw_field(self.body, FIELD).and_then(OutputSchema::new);
+        let Some(schema) = schema.filter(|_| value.is_object()) else {
+            self.violates(FIELD, "a JSON Schema that is an object");
+            return None;
         };
-        self.violations.add("metadata", found, rule);
-        None
+        let (depth, limit) = (MAX_OUTPUT_SCHEMA_DEPTH, MAX_OUTPUT_SCHEMA_BYTES);
+        match passes_on(value, schema.text().len(), depth, limit) {
+            Ok(()) => Some(schema),
+            Err((found, rule)) => {
+                self.violations.add(FIELD, found, rule);
+                None
+            }
+        }
     }
 
     fn enqueued_at(&mut self) -> Option<Timestamp> {
@@ -287,13 +308,26 @@ fn text_of_blocks(path: &str, blocks: &[Value], violations: &mut Violations) -> 
     texts.join("\n")
 }
 
-fn is_deeper(value: &Value, limit: usize) -> bool {
-    let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
-        Value::Array(items) => Box::new(items.iter()),
-        Value::Object(map) => Box::new(map.values()),
-        _ => return false,
-    };
-    limit == 0 || inner.any(|value| is_deeper(value, limit - 1))
+/// Whether an object from a stranger can be handed on to others; else what was
+/// found, and what is allowed.
+fn passes_on(
+    value: &Value,
+    bytes: usize,
+    max_depth: usize,
+    max_bytes: usize,
+) -> Result<(), (String, String)> {
+    Err(if json::is_deeper(value, max_depth) {
+        let rule = format!("an object nested at most {max_depth} deep");
+        ("a deeper one".to_owned(), rule)
+    } else if has_private_key(value) {
+        let found = format!("a key that begins with {SERDE_JSON_PRIVATE}");
+        (found, "an object without such keys".to_owned())
+    } else if bytes > max_bytes {
+        let rule = format!("at most {max_bytes} bytes of JSON");
+        (format!("{bytes} bytes"), rule)
+    } else {
+        return Ok(());
+    })
 }
 
 fn has_private_key(value: &Value) -> bool {

@@ -123,6 +123,18 @@ fn each_rule_names_its_field() {
             json!({"a": [{"$serde_json::private::RawValue": "1"}]}),
             "metadata",
         ),
+        ("output_schema", json!([]), "output_schema"),
+        ("output_schema", json!("{}"), "output_schema"),
+        (
+            "output_schema",
+            json!({"a": "x".repeat(MAX_OUTPUT_SCHEMA_BYTES)}),
+            "output_schema",
+        ),
+        (
+            "output_schema",
+            json!({"$serde_json::private::RawValue": "1"}),
+            "output_schema",
+        ),
         ("enqueued_at", json!("yesterday"), "enqueued_at"),
         ("enqueued_at", json!(1_700_000_000), "enqueued_at"),
     ];
@@ -458,9 +470,58 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("timeout_s", json!(1)),
         with("max_attempts", json!(1)),
         with("metadata", json!({})),
+        with("output_schema", json!({})),
     ];
     for value in other {
         assert_ne!(print(&value), print(&minimal()), "{value}");
+    }
+}
+
+/// What a request that was recorded before there were images and schemas is
+/// known by.
+#[test]
+fn the_fingerprint_of_what_could_always_be_asked_for_stays() {
+    let old = json!({
+        "turn_id": "t-01", "workspace": "acme/website",
+        "messages": [{"role": "user", "content": "Fix it"}],
+        "model": "gpt-5.5", "timeout_s": 1800, "max_attempts": 3, "metadata": {"ticket": "42"}
+    });
+    let old = parse(&old).unwrap();
+    assert_eq!(
+        old.to_canonical_json(),
+        r#"{"turn_id":"t-01","workspace":"acme/website","messages":[{"role":"user","content":"Fix it"}],"model":"gpt-5.5","timeout_s":1800,"max_attempts":3,"metadata":{"ticket":"42"}}"#
+    );
+    assert_eq!(
+        old.fingerprint(),
+        crc32fast::hash(old.to_canonical_json().as_bytes())
+    );
+}
+
+#[test]
+fn a_schema_keeps_the_order_of_its_fields() {
+    let body = r#"{"turn_id": "t", "workspace": "a", "messages": [{"role": "user", "content": "x"}],
+        "output_schema": {"z": 1}, "output\u005fschema": {"b": {"d": "é \" }"}, "a": [1, 2]}}"#;
+    let limits = limits();
+    let read =
+        |body: &str| TurnRequest::parse(body.as_bytes(), &limits, &Properties::default()).unwrap();
+    let request = read(body);
+    let schema = request.output_schema.as_ref().unwrap();
+    assert_eq!(schema.text(), r#"{"b":{"d":"é \" }"},"a":[1,2]}"#);
+    assert_eq!(read(&request.to_canonical_json()), request);
+    let null = body.replace(r#"{"b""#, r#"null, "x": {"b""#);
+    assert_eq!(read(&null).output_schema, None);
+}
+
+#[test]
+fn what_is_nested_too_deep_to_be_handed_on_is_rejected() {
+    let nested = |levels: usize| {
+        let levels = levels - 1;
+        let text = format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
+        serde_json::from_str::<Value>(&format!(r#"{{"a":{text}}}"#)).unwrap()
+    };
+    for (field, limit) in [("metadata", 32), ("output_schema", 64)] {
+        assert!(parse(&with(field, nested(limit))).is_ok(), "{field}");
+        assert_eq!(fields(&with(field, nested(limit + 1))), [field]);
     }
 }
 
@@ -500,6 +561,10 @@ mod properties {
     fn request() -> impl Strategy<Value = Value> {
         let or_any = |sound: BoxedStrategy<Value>| prop_oneof![9 => sound, 1 => json_value()];
         let text = |pattern: &'static str| pattern.prop_map(Value::from).boxed();
+        let map = || {
+            prop::collection::hash_map("[$a-z]{0,3}", json_value(), 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect()))
+        };
         let message = ("user|assistant", "\\PC{0,20}").prop_map(
             |(role, text)| json!({"role": role, "content": [{"type": "text", "text": text}]}),
         );
@@ -510,15 +575,15 @@ mod properties {
             or_any(text("[A-Za-z0-9._:/@-]{1,20}")),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
-            prop_oneof![prop::collection::hash_map("[$a-z]{0,3}", json_value(), 0..4)
-                .prop_map(|map| Value::Object(map.into_iter().collect())), json_value()],
+            prop_oneof![map(), json_value()],
+            prop_oneof![map(), json_value()],
             or_any((-377_705_023_201i64..253_402_207_200, 0..1_000_000_000).prop_map(|(s, ns)|
                 json!(Timestamp::new(s, ns).unwrap().to_string())).boxed()),
         )
-            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, metadata, enqueued_at)| {
+            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, metadata, output_schema, enqueued_at)| {
                 json!({"turn_id": turn_id, "workspace": workspace, "messages": messages, "model": model,
                        "timeout_s": timeout_s, "max_attempts": max_attempts, "metadata": metadata,
-                       "enqueued_at": enqueued_at})
+                       "output_schema": output_schema, "enqueued_at": enqueued_at})
             })
     }
 

@@ -17,7 +17,7 @@ use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
-use crate::codex::engine::{Engine, TurnInput};
+use crate::codex::engine::{Ask, Engine, TurnInput};
 use crate::codex::failure::thread_lost;
 use crate::codex::home::Home;
 use crate::codex::stderr;
@@ -97,7 +97,6 @@ impl<'a, E: Engine> Attempt<'a, E> {
             let _ = out.emit(notice, &mut clocks).await;
         }
         let mut input = TurnInput {
-            prompt: &self.request.prompt,
             model: self.model(),
             resume: resume.as_deref(),
             dir,
@@ -112,6 +111,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             let ran = process::run(
                 engine,
                 input,
+                self.ask(),
                 server.take(),
                 &mut out,
                 &mut clocks,
@@ -156,7 +156,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 let spent = block_in_place(|| {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
-                Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
+                let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers);
+                match self.request.output_schema {
+                    Some(_) => ending.structured(),
+                    None => ending,
+                }
             }
             // For a moment only, as the host is well: no fault of the turn's.
             Err(error) if error.is_out_of_resources() => {
@@ -258,6 +262,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
     pub(super) fn model(&self) -> Option<&str> {
         let default = self.runner.default_model.as_deref();
         self.request.model.as_deref().or(default)
+    }
+
+    fn ask(&self) -> Ask {
+        Ask {
+            prompt: self.request.prompt.clone(),
+            output_schema: self.request.output_schema.clone(),
+        }
     }
 
     fn emitter<'s, S: EventSink>(&self, sink: &'s S) -> Emitter<'s, S> {

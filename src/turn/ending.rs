@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::stop::Stop;
+use super::structured;
 use super::usage::Spent;
 use crate::codex::translate::{Finished, Verdict};
 use crate::event::{
@@ -28,6 +29,8 @@ pub(super) struct Ending {
     pub stop_reason: StopReason,
     pub error: Option<TurnError>,
     pub text: Option<String>,
+    /// What the text is, where it was to be JSON.
+    pub structured: Option<Value>,
     pub thread_id: Option<String>,
     pub spent: Spent,
     pub leftovers: u64,
@@ -42,6 +45,7 @@ impl Ending {
             stop_reason,
             error,
             text: None,
+            structured: None,
             thread_id: None,
             spent,
             leftovers: 0,
@@ -75,11 +79,27 @@ impl Ending {
             stop_reason,
             error,
             text: finished.last_text,
+            structured: None,
             thread_id: finished.thread_id,
             spent,
             leftovers,
             ran: true,
         }
+    }
+
+    /// Of a turn whose answer is to be JSON. What a turn that came to no good
+    /// end said last is no answer.
+    pub fn structured(mut self) -> Self {
+        if self.stop_reason == StopReason::EndTurn {
+            match structured::read(self.text.as_deref()) {
+                Ok(value) => self.structured = Some(value),
+                Err(message) => self.trailing.push(EventBody::Notice {
+                    code: NoticeCode::NotStructured,
+                    message,
+                }),
+            }
+        }
+        self
     }
 
     /// The last events, in their order.
@@ -92,6 +112,7 @@ impl Ending {
         let end = EventBody::MessageEnd {
             stop_reason: self.stop_reason,
             text: self.text.clone(),
+            structured: self.structured.clone(),
             thread_id: self.thread_id.clone(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             metadata,

@@ -22,6 +22,7 @@ mod process;
 mod record;
 mod sink;
 mod stop;
+mod structured;
 mod usage;
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use super::emit::Emitter;
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
-use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
+use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode, Usage};
 use crate::fault;
@@ -47,12 +47,13 @@ pub(super) struct Ran {
 pub(super) async fn run<E: Engine, S: EventSink>(
     engine: &E,
     input: TurnInput<'_>,
+    ask: Ask,
     kept: Option<Server>,
     out: &mut Emitter<'_, S>,
     clocks: &mut Clocks,
     on_thread: impl FnMut(&str) + Send,
 ) -> Result<Ran, SpawnError> {
-    let run = engine.start(input, kept).await?;
+    let run = engine.start(input, ask, kept).await?;
     fault::at("turn.spawned");
     let mut process = Process {
         run,

@@ -174,6 +174,7 @@ impl Worker {
         out.publish(EventBody::MessageEnd {
             stop_reason: StopReason::EndTurn,
             text: finished.last_text,
+            structured: None,
             thread_id: finished.thread_id,
             duration_ms: u64::try_from(began.elapsed().as_millis())?,
             metadata: None,

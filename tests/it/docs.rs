@@ -222,15 +222,17 @@ fn the_example_request_is_valid_and_has_every_field() {
 
 #[test]
 fn the_limits_of_a_request_are_the_documented_ones() {
-    use turn_worker::request::{MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+    use turn_worker::request::{MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS};
     let text = read(EVENTS);
     let section = section(&text, "## Requests");
     assert!(section.contains(&format!("at most {MAX_METADATA_BYTES} bytes of JSON")));
-    assert!(
-        section
-            .replace(',', "")
-            .contains(&format!("t most {MAX_PROMPT_CHARS} characters"))
-    );
+    let plain = section.replace(',', "");
+    for limit in [
+        format!("t most {MAX_PROMPT_CHARS} characters"),
+        format!("at most {MAX_OUTPUT_SCHEMA_BYTES} bytes (without white space)"),
+    ] {
+        assert!(plain.contains(&limit), "{limit}");
+    }
 }
 
 #[test]

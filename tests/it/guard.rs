@@ -132,6 +132,7 @@ impl Script {
                 tag: Some(workspace.to_str().unwrap().to_owned()),
                 user: None,
                 limits: Limits::default(),
+                files: Vec::new(),
                 stdin,
                 lock: lock.as_fd(),
                 bell: bell.map(Into::into),

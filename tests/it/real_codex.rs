@@ -6,6 +6,7 @@
 mod cuts;
 mod engines;
 mod failures;
+mod media;
 mod pool;
 mod prompts;
 mod turns;

@@ -6,5 +6,6 @@
 mod app_server;
 mod endings;
 mod output;
+mod structured;
 mod threads;
 mod usage;

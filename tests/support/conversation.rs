@@ -66,7 +66,7 @@ impl Server {
 
     /// A turn's events to its end, or the server's; `interrupt` at such an event.
     pub fn turn(&mut self, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool) -> Vec<CliEvent> {
-        self.conversation.go(prompt);
+        self.conversation.go(prompt.into());
         let mut events = Vec::new();
         while !self.conversation.is_idle() || !self.heard.is_empty() {
             match self.next() {

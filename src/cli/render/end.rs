@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use turn_worker::event::{StopReason, TurnError, Usage};
 
 use super::clean::clean;
@@ -59,6 +60,12 @@ pub fn line(
         "{outcome} {}\n",
         style.dim(&format!("· {duration} · {tokens}"))
     )
+}
+
+/// The answer to a request with an output schema.
+pub fn structured(style: Style, value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    format!("{}\n{}\n", style.dim("the answer as JSON:"), clean(&text))
 }
 
 fn duration_text(duration: Duration) -> String {

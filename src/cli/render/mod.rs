@@ -145,6 +145,7 @@ impl Screen {
             EventBody::MessageEnd {
                 stop_reason,
                 text,
+                structured,
                 duration_ms,
                 usage,
                 ..
@@ -155,6 +156,10 @@ impl Screen {
                 {
                     self.begin(Block::Text("the whole".to_owned()));
                     self.text(text, |_, text| text.to_owned());
+                }
+                if let Some(value) = structured {
+                    self.begin(Block::Line);
+                    self.out.push_str(&end::structured(self.style, value));
                 }
                 self.begin(Block::Line);
                 let line = end::line(self.style, *stop_reason, *duration_ms, usage.as_ref());

@@ -26,11 +26,15 @@ pub use idle::IdleServers;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;
 
+use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
+use super::engine::Ask;
 use super::protocol::CliEvent;
 use crate::config::Sandbox;
 use crate::event::Usage;
+use crate::request::OutputSchema;
 use notice::Thinking;
 use wire::{Incoming, Outgoing};
 
@@ -87,6 +91,16 @@ struct Thread {
     how: Load,
     /// The thread's tokens so far, as far as told.
     total: Option<Usage>,
+}
+
+/// In the order of a schema's own fields, which no [`serde_json::Value`] keeps.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TurnStart<'a> {
+    input: [serde_json::Value; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_schema: Option<&'a RawValue>,
+    thread_id: String,
 }
 
 #[derive(Debug, Default)]
@@ -155,13 +169,16 @@ impl Conversation {
     }
 
     /// Starts a turn on the thread that is loaded.
-    pub fn go(&mut self, prompt: &str) {
+    pub fn go(&mut self, ask: Ask) {
         let Some(thread) = self.thread.as_ref().filter(|_| self.turn.is_none()) else {
             debug_assert!(false, "a turn needs a loaded thread without a turn");
             return;
         };
-        let input = json!([{"type": "text", "text": prompt}]);
-        let params = json!({"threadId": thread.id, "input": input});
+        let params = TurnStart {
+            input: [json!({"type": "text", "text": ask.prompt})],
+            output_schema: ask.output_schema.as_ref().map(OutputSchema::raw),
+            thread_id: thread.id.clone(),
+        };
         self.turn = Some(Turn::default());
         self.thinking = Thinking::default();
         self.request(Awaited::Turn, "turn/start", &params);
@@ -222,7 +239,7 @@ impl Conversation {
             && self.out.is_empty()
     }
 
-    fn request(&mut self, awaited: Awaited, method: &str, params: &serde_json::Value) {
+    fn request(&mut self, awaited: Awaited, method: &str, params: &impl Serialize) {
         let id = self.next_id;
         self.next_id += 1;
         self.awaited.push((id, awaited));

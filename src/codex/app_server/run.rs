@@ -9,7 +9,7 @@ use super::idle::IdleServers;
 use super::place::Place;
 use super::server::Server;
 use super::{Heard, Load};
-use crate::codex::engine::{End, Engine, EngineRun, Output, TurnInput};
+use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use crate::codex::lines::Line;
 use crate::codex::process::Codex;
 use crate::codex::protocol::CliEvent;
@@ -35,6 +35,7 @@ impl Engine for AppServer {
     async fn start(
         &self,
         input: TurnInput<'_>,
+        ask: Ask,
         kept: Option<Server>,
     ) -> Result<AppServerRun, SpawnError> {
         let place = Place::of(&self.codex, &input);
@@ -44,16 +45,15 @@ impl Engine for AppServer {
             model: input.model.map(str::to_owned),
             resume: input.resume.map(str::to_owned),
         };
-        let prompt = input.prompt.to_owned();
         if let Some(server) = kept {
             if server.serves(&place, &load) {
-                return Ok(AppServerRun::go_on(server, prompt));
+                return Ok(AppServerRun::go_on(server, ask));
             }
             // Or the thread that it has loaded could not be resumed by another.
             server.dismiss().await;
         }
         let server = Server::start(&self.codex, place, load, input)?;
-        Ok(AppServerRun::begin(server, prompt))
+        Ok(AppServerRun::begin(server, ask))
     }
 
     fn generation(&self) -> u64 {
@@ -72,7 +72,8 @@ impl Engine for AppServer {
 #[derive(Debug)]
 pub struct AppServerRun {
     server: Server,
-    prompt: String,
+    /// Until the server has it.
+    ask: Option<Ask>,
     step: Step,
     /// The thread's tokens before the turn.
     base: Option<Usage>,
@@ -103,11 +104,11 @@ enum Keep {
 }
 
 impl AppServerRun {
-    fn begin(server: Server, prompt: String) -> Self {
+    fn begin(server: Server, ask: Ask) -> Self {
         let until = Instant::now() + STARTUP_LIMIT;
         Self {
             server,
-            prompt,
+            ask: Some(ask),
             step: Step::Loading { until },
             base: None,
             told: VecDeque::new(),
@@ -116,9 +117,9 @@ impl AppServerRun {
     }
 
     /// On a server that has the thread loaded.
-    fn go_on(server: Server, prompt: String) -> Self {
+    fn go_on(server: Server, ask: Ask) -> Self {
         let thread = server.conversation.thread().unwrap_or_default().to_owned();
-        let mut run = Self::begin(server, prompt);
+        let mut run = Self::begin(server, ask);
         run.loaded(thread);
         run
     }
@@ -206,7 +207,9 @@ impl EngineRun for AppServerRun {
                 Step::Loaded => {
                     self.server.mark().await;
                     self.step = Step::Turn;
-                    self.server.conversation.go(&self.prompt);
+                    if let Some(ask) = self.ask.take() {
+                        self.server.conversation.go(ask);
+                    }
                 }
                 Step::Over if self.keep != Keep::No => return None,
                 Step::Loading { .. } | Step::Turn | Step::Over => {}

@@ -54,7 +54,7 @@ impl Server {
         conversation.load(load);
         Ok(Self {
             lock: lock.map_err(SpawnError::Pipes)?,
-            process: codex.start(args, input, theirs)?,
+            process: codex.start(args, input, theirs, Vec::new())?,
             conversation,
             stdin: Some(ours),
             unsent: Vec::new(),

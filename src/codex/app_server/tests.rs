@@ -83,7 +83,7 @@ fn note(conversation: &mut Conversation, method: &str, params: Value) -> Vec<Cli
 
 fn running() -> Conversation {
     let mut conversation = loaded(load());
-    conversation.go("Hello");
+    conversation.go("Hello".into());
     started(&mut conversation);
     conversation
 }
@@ -138,7 +138,7 @@ fn a_conversation_goes_on_from_greeting_to_greeting() {
     assert_eq!(conversation.thread(), Some(THREAD));
     assert!(conversation.is_idle());
 
-    conversation.go("Hel\nlo");
+    conversation.go("Hel\nlo".into());
     assert!(!conversation.is_idle());
     assert_eq!(
         sent(&mut conversation),
@@ -240,7 +240,7 @@ fn what_the_server_will_not_start_is_refused() {
     let mut conversation = Conversation::new();
     assert_eq!(refuse(&mut conversation, "initialize", "no"), refused("no"));
     let mut conversation = loaded(load());
-    conversation.go("x");
+    conversation.go("x".into());
     assert_eq!(
         refuse(&mut conversation, "turn/start", "too long"),
         refused("too long")
@@ -253,7 +253,7 @@ fn an_interrupt_waits_until_it_can_be_heard() {
     let mut conversation = loaded(load());
     conversation.interrupt();
     assert_eq!(sent(&mut conversation), [json!(null); 0]);
-    conversation.go("x");
+    conversation.go("x".into());
     let asked = sent(&mut conversation);
     conversation.interrupt();
     conversation.interrupt();
@@ -289,7 +289,7 @@ fn an_interrupt_waits_until_it_can_be_heard() {
 #[test]
 fn an_interrupt_between_the_answer_and_the_start_waits_too() {
     let mut conversation = loaded(load());
-    conversation.go("x");
+    conversation.go("x".into());
     let turn = json!({"turn": {"id": "t1"}});
     answer(&mut conversation, "turn/start", turn.clone());
     conversation.interrupt();
@@ -353,7 +353,7 @@ fn words_of_other_threads_and_turns_are_none_of_the_turns() {
     // After its end even its own.
     completed(&mut conversation, "completed", json!(null));
     assert_eq!(delta(&mut conversation, "late"), []);
-    conversation.go("again");
+    conversation.go("again".into());
     answer(
         &mut conversation,
         "turn/start",
@@ -490,7 +490,7 @@ fn g7_a_turns_tokens_and_those_before_it_are_known() {
         note(&mut conversation, "thread/tokenUsage/updated", before),
         []
     );
-    conversation.go("x");
+    conversation.go("x".into());
     started(&mut conversation);
     let base = conversation.total_before().unwrap();
     assert_eq!(
@@ -519,7 +519,7 @@ fn g7_a_full_context_window_is_nothing_spent() {
     );
     completed(&mut conversation, "failed", json!({"message": "full"}));
     // From there on it is counted from zero.
-    conversation.go("x");
+    conversation.go("x".into());
     started(&mut conversation);
     assert_eq!(conversation.total_before(), Some(Usage::default()));
     let next = usage(tokens(258_415, 10, 5), tokens(15, 10, 5));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
+use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json, value::RawValue};
 
@@ -162,8 +163,20 @@ impl<'a> Incoming<'a> {
 pub(super) struct Outgoing(Vec<u8>);
 
 impl Outgoing {
-    pub fn request(&mut self, id: u64, method: &str, params: &Value) {
-        self.line(&json!({"id": id, "method": method, "params": params}));
+    pub fn request(&mut self, id: u64, method: &str, params: &impl Serialize) {
+        #[derive(Serialize)]
+        struct Request<'a, P> {
+            id: u64,
+            method: &'a str,
+            params: &'a P,
+        }
+        let request = Request { id, method, params };
+        #[expect(
+            clippy::expect_used,
+            reason = "texts and maps with string keys always encode"
+        )]
+        serde_json::to_writer(&mut self.0, &request).expect("a request encodes as JSON");
+        self.0.push(b'\n');
     }
 
     pub fn notification(&mut self, method: &str) {

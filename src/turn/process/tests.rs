@@ -29,7 +29,7 @@ struct Scripted {
 impl Engine for Scripted {
     type Run = Self;
 
-    async fn start(&self, _: TurnInput<'_>, _: Option<Server>) -> Result<Self, SpawnError> {
+    async fn start(&self, _: TurnInput<'_>, _: Ask, _: Option<Server>) -> Result<Self, SpawnError> {
         Ok(self.clone())
     }
 
@@ -111,7 +111,6 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
     let null = File::open("/dev/null").unwrap();
     let home = Home::default();
     let input = TurnInput {
-        prompt: "",
         model: None,
         resume: None,
         dir: null.as_fd(),
@@ -126,7 +125,7 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         idle: Duration::from_secs(600),
     };
     let mut clocks = Clocks::start(stop.clone(), limits);
-    run(codex, input, None, &mut out, &mut clocks, |_| {})
+    run(codex, input, "".into(), None, &mut out, &mut clocks, |_| {})
         .await
         .unwrap()
 }

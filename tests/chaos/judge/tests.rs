@@ -185,6 +185,7 @@ fn ending(turn: &str, attempt: u32, stop_reason: StopReason) -> SealedEvent {
     let body = EventBody::MessageEnd {
         stop_reason,
         text: None,
+        structured: None,
         thread_id: None,
         duration_ms: 1,
         metadata: None,

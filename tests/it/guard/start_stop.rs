@@ -60,6 +60,7 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         tag: None,
         user: None,
         limits: turn_worker::guard::confine::Limits::default(),
+        files: Vec::new(),
         stdin: fs::File::open("/dev/null").unwrap().into(),
         lock: std::os::fd::AsFd::as_fd(&lock),
         bell: None,

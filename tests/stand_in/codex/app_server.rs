@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::commands;
 use super::files::{Thread, Writer, note_resumed, write_all};
 use super::server_voice::{ServerVoice, Talk, answer, notify, refuse, tokens, write_garbage};
-use super::steps::{Alone, Turn};
+use super::steps::{Alone, Asked, Turn};
 
 struct Server {
     dir: PathBuf,
@@ -70,6 +70,13 @@ pub fn run(dir: PathBuf, args: &[String]) {
     }
     commands::end_all();
     exit(0);
+}
+
+fn asked(params: &Value) -> Asked {
+    let schema = params.get("outputSchema").map(Value::to_string);
+    Asked {
+        output_schema: schema,
+    }
 }
 
 fn end_on_term(deaf: Arc<AtomicBool>) {
@@ -209,6 +216,7 @@ impl Server {
         let (cwd, thread) = (loaded.cwd.clone(), loaded.thread.clone());
         let mut turn = Turn::start(self.dir.clone(), cwd.clone(), thread, &prompt, voice);
         turn.cwd = Some(cwd);
+        turn.asked = asked(params);
         turn.deaf = Arc::clone(&self.deaf);
         talk.begin(&prompt);
         loaded.turn = Some(Running {

@@ -9,7 +9,7 @@ use std::process::exit;
 use serde_json::{Value, json};
 
 use super::files::{Thread, note_resumed, usage, write_line};
-use super::steps::{Turn, Voice};
+use super::steps::{Asked, Turn, Voice};
 
 pub fn run(dir: PathBuf, args: &[String]) {
     let mut prompt = Vec::new();
@@ -48,12 +48,22 @@ pub fn run(dir: PathBuf, args: &[String]) {
     let here = std::env::current_dir().unwrap();
     let voice = Box::new(ExecVoice::default());
     let mut turn = Turn::start(dir, here, thread, &prompt, voice);
+    turn.asked = asked(args);
     fs::write(turn.dir.join("argv"), args.join(" ")).unwrap();
     note_resumed(&turn.dir, resume.as_deref());
     write_line(&json!({"type": "thread.started", "thread_id": turn.thread.id}));
     turn.thread.create();
     write_line(&json!({"type": "turn.started"}));
     turn.run(&prompt);
+}
+
+/// What the arguments name, which must be readable at once, as for the real one.
+fn asked(args: &[String]) -> Asked {
+    let named = |flag: &str| args.iter().find_map(|arg| arg.strip_prefix(flag));
+    let schema = named("--output-schema=").map(|file| fs::read_to_string(file).unwrap());
+    Asked {
+        output_schema: schema,
+    }
 }
 
 #[derive(Default)]

@@ -49,6 +49,14 @@ pub struct Turn {
     /// Where each answer's tokens are told at once, as the real one does; only if wanted.
     rollout: Option<PathBuf>,
     pub alone: Alone,
+    pub asked: Asked,
+}
+
+/// What came along with the prompt.
+#[derive(Default)]
+pub struct Asked {
+    /// As it is written.
+    pub output_schema: Option<String>,
 }
 
 /// Locked as long as the turn lasts, or a process that it has started.
@@ -86,6 +94,7 @@ impl Turn {
             answers: 1,
             over: false,
             rollout: None,
+            asked: Asked::default(),
         };
         turn.record("start");
         if !is_alone {
@@ -143,6 +152,11 @@ impl Turn {
                 }
             }
             "long" => self.voice.message(&"x".repeat(argument.parse().unwrap())),
+            // The schema that the answer is to follow.
+            "schema" => {
+                let schema = self.asked.output_schema.as_deref();
+                self.voice.message(schema.unwrap_or("none"));
+            }
             "unknown" => self.voice.unknown(argument),
             "garbage" => write_all(b"\xff\xfe not json\n"),
             "reconnect" => self
