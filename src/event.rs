@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::request::json;
+use crate::trace::TraceContext;
 
 /// A closed set of names, as they stand on the wire and in metric labels.
 macro_rules! names {
@@ -298,6 +299,9 @@ pub struct SealedEvent {
     pub seq: u64,
     pub kind: String,
     pub json: Arc<str>,
+    /// Of the request, for the message's headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 /// Of an error's message, where all of it is too much.
@@ -332,7 +336,10 @@ impl SealedEvent {
                 };
             }
         }
-        let short = Self::of(&event);
+        let short = Self {
+            trace: self.trace.clone(),
+            ..Self::of(&event)
+        };
         (short.json.len() < self.json.len()).then_some(short)
     }
 
@@ -348,6 +355,7 @@ impl SealedEvent {
             seq: event.seq,
             kind: event.body.kind().to_owned(),
             json: json.into(),
+            trace: None,
         }
     }
 }
@@ -358,6 +366,7 @@ pub struct Sealer {
     turn_id: Arc<str>,
     attempt: u32,
     next_seq: u64,
+    trace: Option<Arc<TraceContext>>,
 }
 
 impl Sealer {
@@ -366,7 +375,14 @@ impl Sealer {
             turn_id: turn_id.into(),
             attempt,
             next_seq: 0,
+            trace: None,
         }
+    }
+
+    /// The trace that the events belong to.
+    pub fn traced(mut self, trace: Option<&Arc<TraceContext>>) -> Self {
+        self.trace = trace.cloned();
+        self
     }
 
     pub fn attempt(&self) -> u32 {
@@ -384,6 +400,7 @@ impl Sealer {
         self.next_seq += 1;
         SealedEvent {
             turn_id: Arc::clone(&self.turn_id),
+            trace: self.trace.clone(),
             ..SealedEvent::of(&event)
         }
     }
@@ -501,6 +518,31 @@ mod tests {
         assert!(
             end.ends_with(r#""type":"message_end","stop_reason":"error","thread_id":"t","duration_ms":7,"usage":{"input_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0,"output_tokens":0,"thinking_tokens":0}}"#),
             "{end}"
+        );
+    }
+
+    #[test]
+    fn a_trace_goes_with_every_event_also_short_and_from_the_records() {
+        let trace = TraceContext::read(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            Some("a=1"),
+        )
+        .map(Arc::new);
+        let mut sealer = Sealer::new("t-01", 1).traced(trace.as_ref());
+        let body = EventBody::TextDelta {
+            item_id: "item_0".into(),
+            text: "x".repeat(1000),
+        };
+        let event = sealer.seal(body, Timestamp::UNIX_EPOCH);
+        assert_eq!(event.trace, trace);
+        assert_eq!(event.shortened().unwrap().trace, trace);
+        let record = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<SealedEvent>(&record).unwrap(), event);
+        // As a worker wrote it that knew of no traces.
+        let old = record.replace(r#","trace":"#, r#","other":"#);
+        assert_eq!(
+            serde_json::from_str::<SealedEvent>(&old).unwrap().trace,
+            None
         );
     }
 

@@ -12,6 +12,7 @@ pub mod fault;
 
 pub mod event;
 pub mod request;
+pub mod trace;
 
 pub mod amqp;
 pub mod sequencer;

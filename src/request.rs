@@ -13,6 +13,7 @@ mod schema;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,6 +23,8 @@ pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use rejection::{Rejection, Violation};
 pub use schema::OutputSchema;
+
+use crate::trace::TraceContext;
 
 /// codex reads no longer prompt from its stdin, in characters: beyond it, it
 /// ends without saying why.
@@ -53,12 +56,19 @@ pub struct TurnRequest {
     pub output_schema: Option<OutputSchema>,
     /// For the queue-wait metric only; a producer's clock decides nothing.
     pub enqueued_at: Option<Timestamp>,
+    /// What it is a part of for its producer; decides nothing either.
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 impl TurnRequest {
     /// The turn's time limit under a worker's own.
     pub fn effective_timeout(&self, limit: Duration) -> Duration {
         self.timeout.map_or(limit, |asked| asked.min(limit))
+    }
+
+    /// For the log.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace.as_deref().map(TraceContext::trace_id)
     }
 
     /// How many attempts the turn gets under a worker's own limit.
@@ -101,6 +111,9 @@ pub struct Properties<'a> {
     pub correlation_id: Option<&'a str>,
     /// Seconds since the Unix epoch.
     pub timestamp: Option<u64>,
+    /// The headers of these names, as they came.
+    pub traceparent: Option<&'a str>,
+    pub tracestate: Option<&'a str>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
-use lapin::types::{LongString, ShortString};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::time::timeout;
 
 use super::pool::{ChannelError, PublisherLink};
 use crate::error::with_sources;
+use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// How long the broker may take to confirm. A quorum queue writes to disk on
 /// several nodes first; more than this is not slow but stuck.
@@ -147,6 +148,27 @@ pub async fn publish_on(
             let limit = CONFIRM_LIMIT.as_secs();
             Err(PublishError::Lost(format!("no confirm within {limit} s")))
         }
+    }
+}
+
+/// The headers of a message that belongs to this trace.
+pub fn trace_headers(headers: &mut FieldTable, trace: &TraceContext) {
+    let mut insert = |name: &'static str, value: &str| {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    };
+    insert(TRACEPARENT, &trace.traceparent);
+    if let Some(state) = &trace.tracestate {
+        insert(TRACESTATE, state);
+    }
+}
+
+/// A header's text; clients differ in the type that they give it.
+pub fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a str> {
+    match properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        AMQPValue::ByteArray(bytes) => std::str::from_utf8(bytes.as_slice()).ok(),
+        _ => None,
     }
 }
 

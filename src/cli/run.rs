@@ -10,7 +10,7 @@ use turn_worker::config::Settings;
 use turn_worker::event::SealedEvent;
 use turn_worker::host::Host;
 use turn_worker::metrics::Metrics;
-use turn_worker::request::{Properties, TurnRequest};
+use turn_worker::request::TurnRequest;
 use turn_worker::serve;
 use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
 
@@ -45,7 +45,7 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
         root.path().to_owned(),
     ]);
     let submission = args.turn.submission(None)?;
-    let request = TurnRequest::parse(&submission.body, &limits, &Properties::default())
+    let request = TurnRequest::parse(&submission.body, &limits, &submission.properties())
         .map_err(|rejection| Usage(rejection.to_string()))?;
     let metrics = Metrics::new(None);
     // No other host is there to run it: whatever is wrong ends it.

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
+use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
 use super::say::say;
@@ -40,6 +41,14 @@ fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "allowed is a duration such as 90s or 1h30m, at least 1s".to_owned())
 }
 
+/// The trace that whoever called us is in, by the environment that
+/// OpenTelemetry's tools hand on; ignored where it is not valid, as everywhere.
+fn caller() -> Option<TraceContext> {
+    let parent = std::env::var("TRACEPARENT").ok()?;
+    let state = std::env::var("TRACESTATE").ok();
+    TraceContext::read(&parent, state.as_deref())
+}
+
 impl TurnArgs {
     /// A new turn, unless `turn_id` names one.
     pub fn submission(&self, turn_id: Option<String>) -> anyhow::Result<Submission> {
@@ -50,6 +59,7 @@ impl TurnArgs {
             model: self.model.clone(),
             timeout: self.timeout,
             output_schema: self.output_schema()?,
+            trace: caller(),
         };
         turn.submission()
             .map_err(|rejection| Usage(rejection.to_string()).into())

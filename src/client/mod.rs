@@ -12,14 +12,15 @@ mod turn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::types::ShortString;
+use lapin::BasicProperties;
+use lapin::types::{FieldTable, ShortString};
 use tokio::time::timeout;
 
 use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::Control;
-use crate::amqp::publish::{PublishError, json_properties, publish_on};
+use crate::amqp::publish::{PublishError, json_properties, publish_on, trace_headers};
 use crate::amqp::target::Target;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
 use crate::error::with_sources;
@@ -105,8 +106,14 @@ impl Client {
         submission: &Submission,
     ) -> Result<(), ClientError> {
         let exchange = &self.topology.requests;
-        let id = ShortString::from(submission.turn_id.as_str());
-        match publish(link, "turn", exchange, REQUEST_KEY, id, &submission.body).await {
+        let mut properties = named(&submission.turn_id);
+        if let Some(trace) = &submission.trace {
+            let mut headers = FieldTable::default();
+            trace_headers(&mut headers, trace);
+            properties = properties.with_headers(headers);
+        }
+        let body = &submission.body;
+        match publish(link, "turn", exchange, REQUEST_KEY, properties, body).await {
             // The exchange is there, and no queue behind it.
             Err(ClientError::Refused {
                 target,
@@ -131,8 +138,8 @@ impl Client {
             workspace: workspace.map(str::to_owned),
         };
         let exchange = &self.topology.control;
-        let id = ShortString::from(turn_id);
-        match publish(link, "cancel", exchange, "", id, &cancel.encode()).await {
+        let properties = named(turn_id);
+        match publish(link, "cancel", exchange, "", properties, &cancel.encode()).await {
             Err(ClientError::Refused {
                 target,
                 source: PublishError::Returned { .. },
@@ -143,6 +150,10 @@ impl Client {
     }
 }
 
+fn named(turn_id: &str) -> BasicProperties {
+    json_properties().with_message_id(ShortString::from(turn_id))
+}
+
 /// On a channel of its own: a refusal closes the channel, and a publish that
 /// was given up would meet the next one's confirm.
 async fn publish(
@@ -150,7 +161,7 @@ async fn publish(
     what: &'static str,
     exchange: &str,
     key: &str,
-    turn_id: ShortString,
+    properties: BasicProperties,
     body: &[u8],
 ) -> Result<(), ClientError> {
     let target = || Arc::clone(link.target());
@@ -163,7 +174,6 @@ async fn publish(
             .confirm_channel()
             .await
             .map_err(|error| PublishError::Lost(with_sources(&error)))?;
-        let properties = json_properties().with_message_id(turn_id);
         publish_on(&channel, exchange, key, properties, body, true).await
     };
     published.await.map_err(|source| match source {

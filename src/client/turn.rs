@@ -1,5 +1,6 @@
 //! A turn that a producer asks for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::request::{Limits, Properties, Rejection, TurnRequest};
+use crate::trace::TraceContext;
 
 /// What goes into a request.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +24,7 @@ pub struct NewTurn {
     pub timeout: Option<Duration>,
     /// A JSON Schema, as it is written.
     pub output_schema: Option<Box<RawValue>>,
+    pub trace: Option<TraceContext>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +58,7 @@ pub struct Submission {
     pub turn_id: String,
     pub workspace: String,
     pub body: Vec<u8>,
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 impl NewTurn {
@@ -86,7 +90,21 @@ impl NewTurn {
             turn_id,
             workspace: self.workspace,
             body,
+            trace: self.trace.map(Arc::new),
         })
+    }
+}
+
+impl Submission {
+    /// What its message tells besides its body.
+    pub fn properties(&self) -> Properties<'_> {
+        let trace = self.trace.as_deref();
+        Properties {
+            message_id: Some(&self.turn_id),
+            traceparent: trace.map(|trace| trace.traceparent.as_str()),
+            tracestate: trace.and_then(|trace| trace.tracestate.as_deref()),
+            ..Properties::default()
+        }
     }
 }
 

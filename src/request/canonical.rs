@@ -26,6 +26,10 @@ struct Canonical<'a> {
     output_schema: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     enqueued_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -36,6 +40,7 @@ struct Message<'a> {
 
 impl<'a> Canonical<'a> {
     fn of(request: &'a TurnRequest) -> Self {
+        let trace = request.trace.as_deref();
         Self {
             turn_id: &request.turn_id,
             workspace: &request.workspace,
@@ -49,6 +54,8 @@ impl<'a> Canonical<'a> {
             metadata: request.metadata.as_ref(),
             output_schema: request.output_schema.as_ref().map(OutputSchema::raw),
             enqueued_at: request.enqueued_at,
+            traceparent: trace.map(|trace| trace.traceparent.as_str()),
+            tracestate: trace.and_then(|trace| trace.tracestate.as_deref()),
         }
     }
 
@@ -69,11 +76,13 @@ impl TurnRequest {
     }
 
     /// Tells whether two requests with one turn id ask for the same. When
-    /// they were sent plays no part: a producer that sends a turn again may
-    /// stamp it anew.
+    /// they were sent, and in which trace, plays no part: a producer that sends
+    /// a turn again may stamp it anew.
     pub fn fingerprint(&self) -> u32 {
         let timeless = Canonical {
             enqueued_at: None,
+            traceparent: None,
+            tracestate: None,
             ..Canonical::of(self)
         };
         crc32fast::hash(timeless.json().as_bytes())

@@ -1,6 +1,7 @@
 //! Read by hand from a JSON value, so that every violation has its field's
 //! path and all of them are found in one pass.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use super::{
     IdError, Limits, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties, Rejection, TurnId,
     TurnRequest, WorkspaceId, json,
 };
+use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// How deep `metadata` may be nested: what is accepted must be readable again
 /// inside an offer, an event, a journal record.
@@ -34,7 +36,7 @@ impl TurnRequest {
         let reject = |found: String, rule: String| {
             let mut violations = Violations::default();
             violations.add("body", found, rule);
-            Err(violations.reject(properties.turn_id(), None, None))
+            Err(violations.reject(properties.turn_id(), None, None, properties.trace()))
         };
         if body.len() > limits.max_request_bytes {
             return reject(
@@ -64,7 +66,7 @@ impl TurnRequest {
         let mut violations = Violations::default();
         let Some(fields) = value.as_object() else {
             violations.add("body", shown(Some(value)), "a JSON object in UTF-8");
-            return Err(violations.reject(properties.turn_id(), None, None));
+            return Err(violations.reject(properties.turn_id(), None, None, properties.trace()));
         };
         let mut reader = Reader {
             body,
@@ -81,6 +83,7 @@ impl TurnRequest {
         let metadata = reader.metadata();
         let output_schema = reader.output_schema();
         let enqueued_at = reader.enqueued_at();
+        let trace = properties.trace().or_else(|| reader.trace());
 
         match (turn_id, workspace, prompt) {
             (Some(turn_id), Some(workspace), Some(prompt)) if reader.violations.is_empty() => {
@@ -94,12 +97,14 @@ impl TurnRequest {
                     metadata,
                     output_schema,
                     enqueued_at: enqueued_at.or(properties.timestamp()),
+                    trace,
                 })
             }
             (turn_id, workspace, _) => {
+                let turn_id = turn_id.or(properties.turn_id());
                 Err(reader
                     .violations
-                    .reject(turn_id.or(properties.turn_id()), workspace, metadata))
+                    .reject(turn_id, workspace, metadata, trace))
             }
         }
     }
@@ -109,6 +114,10 @@ impl Properties<'_> {
     fn turn_id(&self) -> Option<TurnId> {
         let of = |id: Option<&str>| id?.parse().ok();
         of(self.message_id).or_else(|| of(self.correlation_id))
+    }
+
+    fn trace(&self) -> Option<Arc<TraceContext>> {
+        TraceContext::read(self.traceparent?, self.tracestate).map(Arc::new)
     }
 
     fn timestamp(&self) -> Option<Timestamp> {
@@ -256,6 +265,13 @@ impl<'a> Reader<'a> {
             self.violates("enqueued_at", "a time in RFC 3339");
         }
         time
+    }
+
+    /// Whatever else stands there breaks no rule: a trace that is broken on
+    /// its way must not cost a turn.
+    fn trace(&self) -> Option<Arc<TraceContext>> {
+        let text = |field| self.present(field).and_then(Value::as_str);
+        TraceContext::read(text(TRACEPARENT)?, text(TRACESTATE)).map(Arc::new)
     }
 }
 

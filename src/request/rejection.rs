@@ -1,9 +1,11 @@
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::{TurnId, WorkspaceId};
 use crate::event::ErrorCode;
+use crate::trace::TraceContext;
 
 /// More than this many are counted, not kept: a body of ten thousand
 /// wrong messages must not grow into an answer of megabytes.
@@ -42,6 +44,7 @@ pub struct Rejection {
     pub turn_id: Option<TurnId>,
     pub workspace: Option<WorkspaceId>,
     pub metadata: Option<Map<String, Value>>,
+    pub trace: Option<Arc<TraceContext>>,
     /// [`ErrorCode::WorkspaceRejected`] when the workspace that was named is
     /// all that is wrong, else [`ErrorCode::RequestInvalid`].
     pub code: ErrorCode,
@@ -112,11 +115,13 @@ impl Violations {
         turn_id: Option<TurnId>,
         workspace: Option<WorkspaceId>,
         metadata: Option<Map<String, Value>>,
+        trace: Option<Arc<TraceContext>>,
     ) -> Rejection {
         Rejection {
             turn_id,
             workspace,
             metadata,
+            trace,
             code: if self.others_than_workspace {
                 ErrorCode::RequestInvalid
             } else {

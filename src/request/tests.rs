@@ -232,7 +232,7 @@ fn the_producer_is_answered_under_the_first_usable_id() {
     let properties = |message_id, correlation_id| Properties {
         message_id,
         correlation_id,
-        timestamp: None,
+        ..Properties::default()
     };
     let answered = |body: &str, properties| {
         let rejection = TurnRequest::parse(body.as_bytes(), &limits(), &properties).unwrap_err();
@@ -251,6 +251,72 @@ fn the_producer_is_answered_under_the_first_usable_id() {
         Some("c")
     );
     assert_eq!(answered("{", properties(None, None)), None);
+}
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const OTHER_TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+#[test]
+fn the_headers_trace_goes_before_the_bodys_and_a_wrong_one_breaks_no_rule() {
+    let parse = |body: &Value, traceparent, tracestate| {
+        let properties = Properties {
+            traceparent,
+            tracestate,
+            ..Properties::default()
+        };
+        let body = body.to_string();
+        let request = TurnRequest::parse(body.as_bytes(), &limits(), &properties);
+        let trace = match &request {
+            Ok(request) => request.trace.clone(),
+            Err(rejection) => rejection.trace.clone(),
+        };
+        trace.map(|trace| (trace.traceparent.clone(), trace.tracestate.clone()))
+    };
+    let told = |parent: &str, state: Option<&str>| {
+        let state = state.map(str::to_owned);
+        Some((parent.to_owned(), state))
+    };
+    let mut body = with("traceparent", json!(OTHER_TRACE));
+    body["tracestate"] = json!("b=2");
+    assert_eq!(parse(&body, None, None), told(OTHER_TRACE, Some("b=2")));
+    // Never one's parent with the other's state.
+    assert_eq!(
+        parse(&body, None, Some("a=1")),
+        told(OTHER_TRACE, Some("b=2"))
+    );
+    assert_eq!(parse(&body, Some(TRACE), None), told(TRACE, None));
+    assert_eq!(
+        parse(&body, Some("00-x"), None),
+        told(OTHER_TRACE, Some("b=2"))
+    );
+    for wrong in [json!(7), json!("00-x"), json!({"a": []}), json!(null)] {
+        let body = with("traceparent", wrong);
+        assert_eq!(parse(&body, None, Some("a=1")), None);
+    }
+    // What is refused is told in its trace as well.
+    for refused in [json!([]), json!({"turn_id": "t"})] {
+        assert_eq!(
+            parse(&refused, Some(TRACE), Some("a=1")),
+            told(TRACE, Some("a=1"))
+        );
+    }
+    assert_eq!(
+        parse(&json!({"traceparent": TRACE}), None, None),
+        told(TRACE, None)
+    );
+}
+
+#[test]
+fn a_trace_travels_with_a_request_and_is_no_part_of_what_it_asks_for() {
+    let mut body = with("traceparent", json!(TRACE));
+    body["tracestate"] = json!("a=1");
+    let request = parse(&body).unwrap();
+    let canonical = request.to_canonical_json();
+    let again = TurnRequest::parse(canonical.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(again.as_ref(), Ok(&request));
+    assert_eq!(request.trace_id(), Some(&TRACE[3..35]));
+    let plain = parse(&with("model", json!(null))).unwrap();
+    assert_eq!(plain.fingerprint(), request.fingerprint());
 }
 
 #[test]

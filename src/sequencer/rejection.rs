@@ -77,6 +77,7 @@ impl Actor {
             self.metrics.request_rejected(rejection.code);
             tracing::warn!(
                 turn_id = rejection.turn_id.as_ref().map(|id| id.as_str()),
+                trace_id = rejection.trace.as_ref().map(|trace| trace.trace_id()),
                 code = rejection.code.as_str(),
                 rules = rejection.rules(),
                 "rejected a request"

@@ -20,12 +20,14 @@ use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Recei
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{Control, Decoded, Status};
+use crate::amqp::publish::header;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
 use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
+use crate::trace::{TRACEPARENT, TRACESTATE};
 
 /// Before a connection that ended is built anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -204,7 +206,7 @@ impl Session<'_> {
                     Arrival::Duplicate { other_body } => {
                         sequencer.metrics.duplicate_turn();
                         tracing::info!(turn_id = %request.turn_id, workspace = %request.workspace,
-                            other_body, "a turn that is held already was published again");
+                            trace_id = request.trace_id(), other_body, "a turn that is held already was published again");
                     }
                     Arrival::Redelivered { .. } => {}
                 }
@@ -320,6 +322,8 @@ fn told_by(properties: &BasicProperties) -> Properties<'_> {
         message_id: properties.message_id().as_ref().map(|id| id.as_str()),
         correlation_id: properties.correlation_id().as_ref().map(|id| id.as_str()),
         timestamp: *properties.timestamp(),
+        traceparent: header(properties, TRACEPARENT),
+        tracestate: header(properties, TRACESTATE),
     }
 }
 

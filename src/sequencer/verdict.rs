@@ -10,6 +10,7 @@ use crate::error::with_sources;
 use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
 use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest};
+use crate::trace::TraceContext;
 use crate::turn::{NotStarted, simple_ending};
 use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
 
@@ -69,6 +70,9 @@ impl Actor {
             tracing::info!(
                 turn_id = &*turn.turn_id,
                 workspace = &*turn.workspace,
+                trace_id = (events.first())
+                    .and_then(|event| event.trace.as_deref())
+                    .map(TraceContext::trace_id),
                 outcome = stop_reason.as_str(),
                 code = code.map(ErrorCode::as_str),
                 "ended a waiting turn"

@@ -272,7 +272,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn emitter<'s, S: EventSink>(&self, sink: &'s S) -> Emitter<'s, S> {
-        let sealer = Sealer::new(self.request.turn_id.as_str(), self.number);
+        let sealer = Sealer::new(self.request.turn_id.as_str(), self.number)
+            .traced(self.request.trace.as_ref());
         Emitter::new(sealer, self.runner.events, sink)
     }
 

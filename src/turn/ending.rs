@@ -153,7 +153,8 @@ pub fn simple_ending(
     let ending = Ending::not_run(stop_reason, error, Spent::default());
     let start = message_start(request);
     let metadata = request.metadata.clone();
-    unrun(&request.turn_id, start, ending, metadata)
+    let sealer = Sealer::new(request.turn_id.as_str(), 0).traced(request.trace.as_ref());
+    unrun(sealer, start, ending, metadata)
 }
 
 /// All events of a request that can't be accepted. Its workspace may be
@@ -166,16 +167,16 @@ pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEve
     };
     let error = failure(rejection.code, rejection.to_string(), false);
     let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
-    unrun(turn_id, start, ending, rejection.metadata.clone())
+    let sealer = Sealer::new(turn_id.as_str(), 0).traced(rejection.trace.as_ref());
+    unrun(sealer, start, ending, rejection.metadata.clone())
 }
 
 fn unrun(
-    turn_id: &TurnId,
+    mut sealer: Sealer,
     start: EventBody,
     ending: Ending,
     metadata: Option<Map<String, Value>>,
 ) -> Vec<SealedEvent> {
-    let mut sealer = Sealer::new(turn_id.as_str(), 0);
     [start]
         .into_iter()
         .chain(ending.bodies(metadata, Duration::ZERO))

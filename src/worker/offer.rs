@@ -35,7 +35,8 @@ impl<E: Engine> Worker<E> {
                 let span = tracing::info_span!(
                     "turn",
                     turn_id = %request.turn_id,
-                    workspace = %request.workspace
+                    workspace = %request.workspace,
+                    trace_id = request.trace_id()
                 );
                 let served = self.serve_turn(&offer, &request, shutdown);
                 let served = AssertUnwindSafe(served).catch_unwind().instrument(span);

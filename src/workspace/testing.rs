@@ -73,6 +73,7 @@ pub fn events(turn_id: &str, attempt: u32, count: u64) -> Vec<SealedEvent> {
             json: json!({"turn_id": turn_id, "seq": seq, "text": "a\n\"b\""})
                 .to_string()
                 .into(),
+            trace: None,
         })
         .collect()
 }

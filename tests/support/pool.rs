@@ -35,7 +35,7 @@ use tempfile::TempDir;
 pub use deadline::Deadline;
 pub use events::{Events, Turn};
 pub use process::{Metrics, Process, is_alive};
-pub use producer::{DeadLetter, Producer, persistent};
+pub use producer::{DeadLetter, Producer, persistent, trace_of};
 pub use runs::{Run, Runs};
 
 use super::broker::Broker;

@@ -165,6 +165,7 @@ mod tests {
             seq,
             kind: "text_delta".into(),
             json: "x".repeat(bytes).into(),
+            trace: None,
         }
     }
 

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 
 use futures_util::FutureExt;
 use lapin::options::BasicPublishOptions;
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::OutboxSettings;
 use super::queue::Queue;
 use crate::amqp::pool::Lease;
-use crate::amqp::publish::{CONFIRM_LIMIT, PublishError, json_properties, short};
+use crate::amqp::publish::{CONFIRM_LIMIT, PublishError, json_properties, short, trace_headers};
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 
@@ -203,7 +204,12 @@ fn ended(error: lapin::Error) -> End {
 }
 
 fn properties(event: &SealedEvent) -> Result<BasicProperties, PublishError> {
+    let mut headers = FieldTable::default();
+    if let Some(trace) = &event.trace {
+        trace_headers(&mut headers, trace);
+    }
     Ok(json_properties()
+        .with_headers(headers)
         .with_correlation_id(short("turn id", &event.turn_id)?)
         .with_message_id(short("message id", &event.message_id())?)
         .with_type(short("event type", &event.kind)?))

@@ -20,6 +20,8 @@ fuzz_target!(|input: &[u8]| {
         message_id: id,
         correlation_id: Some("c"),
         timestamp: Some(input.len() as u64),
+        traceparent: std::str::from_utf8(input).ok(),
+        tracestate: std::str::from_utf8(input).ok(),
     };
     // A hundred times its text is what an object of one field takes; their number has a limit.
     match fuzz::bounded(input, 128, 64 << 10, || TurnRequest::parse(input, &limits, &properties)) {

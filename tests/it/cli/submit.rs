@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use lapin::types::AMQPValue;
 use serde_json::json;
 
 use super::call::Call;
@@ -48,6 +49,24 @@ async fn a_turn_is_followed_to_its_end() {
     let published = pool.events.ended("t1").await;
     assert_eq!(read, published.all().cloned().collect::<Vec<_>>());
     done.says(&["sent turn t1, waiting for a worker"]);
+    pool.stop().await;
+}
+
+/// Guards that what calls `submit` is what the turn belongs to.
+#[tokio::test]
+async fn a_turn_is_in_the_trace_that_its_caller_is_in() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traced = submit(&url, "t1", "a", &[]).env("TRACEPARENT", parent);
+    traced.env("TRACESTATE", "a=1").run().await.ended(0);
+    let broken = submit(&url, "t2", "a", &[]).env("TRACEPARENT", "00-what");
+    broken.run().await.ended(0);
+    let header = |id: &str, name: &str| pool.events.header(id, name);
+    let text = |text: &str| Some(AMQPValue::LongString(text.into()));
+    assert_eq!(header("t1", "traceparent"), text(parent));
+    assert_eq!(header("t1", "tracestate"), text("a=1"));
+    assert_eq!(header("t2", "traceparent"), None);
     pool.stop().await;
 }
 

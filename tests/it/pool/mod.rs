@@ -14,4 +14,5 @@ mod once;
 mod order;
 mod rejections;
 mod shutdown;
+mod traces;
 mod warm;

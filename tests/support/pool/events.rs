@@ -10,7 +10,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
     QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -53,6 +53,8 @@ struct Record {
     turn: Turn,
     /// Just what was published, for telling what a duplicate is.
     bodies: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Of its first event, and so of all.
+    headers: Option<FieldTable>,
     duplicates: usize,
 }
 
@@ -136,6 +138,13 @@ impl Events {
     /// The turns of which anything has come.
     pub fn turn_ids(&self) -> Vec<String> {
         self.shared.lock().turns.keys().cloned().collect()
+    }
+
+    /// A header that all events of the turn have had.
+    pub fn header(&self, turn_id: &str, name: &str) -> Option<AMQPValue> {
+        let seen = self.shared.lock();
+        let headers = seen.turns.get(turn_id)?.headers.as_ref()?;
+        headers.inner().get(name).cloned()
     }
 
     /// How many events of the turn came again.
@@ -325,6 +334,11 @@ impl Seen {
         }
 
         let record = self.turns.entry(id.to_owned()).or_default();
+        let headers = properties.headers().clone().unwrap_or_default();
+        let first = record.headers.get_or_insert_with(|| headers.clone());
+        if *first != headers {
+            return Err(format!("its headers are {headers:?}, not {first:?}"));
+        }
         if let Some(first) = record.bodies.get(&(attempt, seq)) {
             record.duplicates += 1;
             return match *first == delivery.data {

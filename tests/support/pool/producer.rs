@@ -1,10 +1,12 @@
 //! Publishes requests and cancels, as a producer in any language would.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use lapin::message::BasicReturnMessage;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 
@@ -37,7 +39,13 @@ impl Producer {
     pub async fn enqueue(&mut self, requests: &[Value]) {
         let bodies: Vec<_> = requests
             .iter()
-            .map(|request| (request.to_string().into_bytes(), persistent()))
+            .map(|request| {
+                let id = request["turn_id"].as_str().unwrap_or_default();
+                (
+                    request.to_string().into_bytes(),
+                    persistent().with_headers(trace_of(id)),
+                )
+            })
             .collect();
         self.enqueue_raw(&bodies).await;
     }
@@ -180,6 +188,21 @@ impl Producer {
 
 pub fn persistent() -> BasicProperties {
     BasicProperties::default().with_delivery_mode(2)
+}
+
+/// The trace in which [`Producer::enqueue`] sends a turn.
+pub fn trace_of(turn_id: &str) -> FieldTable {
+    let mut hasher = DefaultHasher::new();
+    turn_id.hash(&mut hasher);
+    let id = hasher.finish() | 1;
+    let mut headers = FieldTable::default();
+    for (name, value) in [
+        ("traceparent", format!("00-{id:032x}-{id:016x}-01")),
+        ("tracestate", format!("test={id:x}")),
+    ] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    headers
 }
 
 fn reason(returned: &BasicReturnMessage) -> String {
