@@ -129,6 +129,8 @@ const NO_SETTINGS: &[&str] = &[
     "PROMPT",
     "SCM_RIGHTS",
     "TMPDIR",
+    "TRACEPARENT",
+    "TRACESTATE",
     "TURN_ID",
 ];
 
