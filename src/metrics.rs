@@ -18,7 +18,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
 use crate::host::Lack;
 use models::ModelLabels;
-use series::{EVENT_KINDS, Series, WORKSPACE};
+use series::{AGAIN, EVENT_KINDS, FIRST, Series, WORKSPACE};
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
 
@@ -79,6 +79,12 @@ impl Metrics {
     /// A turn's end can't be recorded until the value that this returns is dropped.
     pub fn turn_unrecorded(&self) -> Unrecorded {
         Unrecorded::new(self.series().unrecorded.clone())
+    }
+
+    /// An attempt of that number, from 1 on, has begun.
+    pub fn attempt_started(&self, number: u32) {
+        let start = if number > 1 { AGAIN } else { FIRST };
+        self.series().attempts.with_label_values(&[start]).inc();
     }
 
     /// An offered turn could not be started: for what the host lacks, or else
@@ -166,6 +172,16 @@ impl Metrics {
 
     pub fn set_slots(&self, slots: usize) {
         self.series().slots.set(gauge(slots));
+    }
+
+    /// How long a turn may take.
+    pub fn set_turn_timeout(&self, timeout: Duration) {
+        self.series().turn_timeout.set(timeout.as_secs_f64());
+    }
+
+    /// How many turns the sequencer can hold.
+    pub fn set_backlog_limit(&self, turns: usize) {
+        self.series().backlog_limit.set(gauge(turns));
     }
 
     pub fn set_connected(&self, connected: bool) {

@@ -92,9 +92,13 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     );
     let runner = engine.map(|engine| {
         metrics.set_slots(settings.slots);
+        metrics.set_turn_timeout(settings.turn_timeout);
         let (root, id) = (root.clone(), id.clone());
         runner(&settings, root, engine, id, host.clone(), metrics.clone())
     });
+    if settings.roles.sequencer {
+        metrics.set_backlog_limit(settings.backlog);
+    }
     let watching = tokio::spawn(host.clone().watch(shutdown.end.clone()));
 
     let http = tokio::spawn(http::serve(listener, metrics.clone(), health.clone(), {

@@ -39,12 +39,17 @@ const REJECTIONS: &[ErrorCode] = &[
     ErrorCode::BacklogFull,
 ];
 
+/// Which of a turn's starts it is.
+pub(super) const FIRST: &str = "first";
+pub(super) const AGAIN: &str = "again";
+
 /// In place of what a host lacks, where only the turn's workspace is unusable.
 pub(super) const WORKSPACE: &str = "workspace";
 
 /// Every series that we have.
 pub(super) struct Series {
     pub turns: IntCounterVec,
+    pub attempts: IntCounterVec,
     pub failures: IntCounterVec,
     input_tokens: IntCounterVec,
     cached_input_tokens: IntCounterVec,
@@ -57,6 +62,7 @@ pub(super) struct Series {
     pub slots: IntGauge,
     pub slots_busy: IntGauge,
     pub oldest_turn: Gauge,
+    pub turn_timeout: Gauge,
     pub unrecorded: IntGauge,
     pub not_started: IntCounterVec,
     pub host_unfit: IntGaugeVec,
@@ -72,6 +78,7 @@ pub(super) struct Series {
     pub sequencer_active: IntGauge,
     pub backlog_turns: IntGauge,
     pub backlog_workspaces: IntGauge,
+    pub backlog_limit: IntGauge,
     pub oldest_waiting: Gauge,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
@@ -86,6 +93,11 @@ impl Series {
         let new = Registrar(Registry::new());
         let series = Self {
             turns: new.counters("turns_total", "Turns that ended, by how.", &["outcome"]),
+            attempts: new.counters(
+                "attempts_total",
+                "Starts of turns: a turn's first, or one again after a worker's death or shutdown.",
+                &["start"],
+            ),
             failures: new.counters(
                 "turn_failures_total",
                 "Turns that ended with an error, by code and reason.",
@@ -135,6 +147,10 @@ impl Series {
             oldest_turn: new.seconds(
                 "oldest_turn_seconds",
                 "How long the oldest running turn has been running; 0 without one.",
+            ),
+            turn_timeout: new.seconds(
+                "turn_timeout_seconds",
+                "How long a turn may take on this process; its request can ask for less.",
             ),
             unrecorded: new.gauge(
                 "turns_unrecorded",
@@ -191,6 +207,10 @@ impl Series {
                 "backlog_workspaces",
                 "Workspaces of which the sequencer holds turns.",
             ),
+            backlog_limit: new.gauge(
+                "backlog_limit",
+                "Turns that this process's sequencer can hold.",
+            ),
             oldest_waiting: new.seconds(
                 "oldest_waiting_seconds",
                 "How long the sequencer has held its oldest turn; 0 without one.",
@@ -225,6 +245,9 @@ impl Series {
     fn begin_at_zero(&self) {
         for stop in StopReason::ALL {
             self.turns.with_label_values(&[stop.as_str()]);
+        }
+        for start in [FIRST, AGAIN] {
+            self.attempts.with_label_values(&[start]);
         }
         for code in ErrorCode::ALL {
             // Only codex's words have a reason to tell.

@@ -36,6 +36,8 @@ fn the_names_and_kinds_are_the_documented_ones() {
         [
             "amqp_connected gauge",
             "amqp_reconnects_total counter",
+            "attempts_total counter",
+            "backlog_limit gauge",
             "backlog_turns gauge",
             "backlog_workspaces gauge",
             "build_info gauge",
@@ -64,6 +66,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "slots_busy gauge",
             "turn_duration_seconds histogram",
             "turn_failures_total counter",
+            "turn_timeout_seconds gauge",
             "turns_not_started_total counter",
             "turns_total counter",
             "turns_unrecorded gauge",
@@ -83,6 +86,7 @@ fn what_alerts_look_at_is_there_before_it_happens() {
     let metrics = Metrics::new(Some(&["gpt-5.5".to_owned()].into()));
     let series = [
         "turns_total{outcome=\"timeout\"}",
+        "attempts_total{start=\"again\"}",
         "turn_failures_total{code=\"turn.failed\",reason=\"auth\"}",
         "turn_failures_total{code=\"turn.idle_timeout\",reason=\"unknown\"}",
         "turns_not_started_total{reason=\"workspace\"}",
@@ -113,6 +117,11 @@ fn each_happening_counts_where_it_should() {
     metrics.duplicate_turn();
     metrics.request_rejected(ErrorCode::WorkspaceRejected);
     metrics.set_slots(8);
+    for attempt in [1, 2, 3] {
+        metrics.attempt_started(attempt);
+    }
+    metrics.set_turn_timeout(second * 90);
+    metrics.set_backlog_limit(10_000);
     metrics.set_connected(true);
     metrics.reconnected();
     metrics.set_consumer_active(true);
@@ -146,6 +155,10 @@ fn each_happening_counts_where_it_should() {
         ("redeliveries_total", "1"),
         ("duplicate_turns_total", "1"),
         ("requests_rejected_total{code=\"workspace.rejected\"}", "1"),
+        ("attempts_total{start=\"first\"}", "1"),
+        ("attempts_total{start=\"again\"}", "2"),
+        ("turn_timeout_seconds", "90"),
+        ("backlog_limit", "10000"),
         ("slots", "8"),
         ("amqp_connected", "1"),
         ("amqp_reconnects_total", "1"),

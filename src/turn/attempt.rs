@@ -86,6 +86,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             mut meter,
         } = block_in_place(|| self.begin(journal))?;
         fault::at("turn.started");
+        self.runner.metrics.attempt_started(self.number);
         tracing::info!(attempt = self.number, resumes = resume, "turn started");
 
         let mut out = self.emitter(sink);

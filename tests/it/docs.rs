@@ -21,9 +21,10 @@ const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
-const ALL: [&str; 5] = [README, EVENTS, OPERATIONS, ARCHITECTURE, PRODUCERS];
+const ALL: [&str; 6] = [README, EVENTS, OPERATIONS, ARCHITECTURE, PRODUCERS, RUNBOOK];
 const PRODUCERS: &str = "docs/producers.md";
 const CLIENTS: &str = "docs/clients";
+const RUNBOOK: &str = "docs/runbook.md";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -122,16 +123,19 @@ const NO_SETTINGS: &[&str] = &[
     "ACCESS_REFUSED",
     "CODEX_API_KEY",
     "COMMAND",
+    "FILE",
     "FILTER",
     "MODEL",
     "NAME",
     "NOT_FOUND",
+    "PRECONDITION_FAILED",
     "PROMPT",
     "SCM_RIGHTS",
     "TMPDIR",
     "TRACEPARENT",
     "TRACESTATE",
     "TURN_ID",
+    "VHOST",
 ];
 
 #[test]

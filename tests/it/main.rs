@@ -11,6 +11,7 @@ mod clients;
 mod docs;
 mod faults;
 mod guard;
+mod observe;
 mod pool;
 mod real_codex;
 mod run;

@@ -11,5 +11,6 @@ pub mod host;
 pub mod model_server;
 pub mod operator;
 pub mod pool;
+pub mod ports;
 pub mod processes;
 pub mod proxy;

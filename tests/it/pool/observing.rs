@@ -40,6 +40,10 @@ async fn metrics_tell_exactly_what_happened() {
         ("turns_total{outcome=\"error\"}", 1.0),
         ("turns_total{outcome=\"cancelled\"}", 1.0),
         ("turns_total{outcome=\"timeout\"}", 0.0),
+        ("attempts_total{start=\"first\"}", 3.0),
+        ("attempts_total{start=\"again\"}", 0.0),
+        ("turn_timeout_seconds", 3600.0),
+        ("backlog_limit", 10_000.0),
         (
             "turn_failures_total{code=\"turn.failed\",reason=\"unknown\"}",
             1.0,

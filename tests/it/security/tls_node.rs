@@ -3,7 +3,6 @@
 //! makes it listen, and has two more listeners besides.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -12,6 +11,7 @@ use rcgen::{
 };
 
 use crate::support::broker::Broker;
+use crate::support::ports::free_ports;
 
 /// The user's who may do everything, and whose name a certificate has.
 pub const PASSWORD: &str = "s3cret";
@@ -150,14 +150,4 @@ fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params
-}
-
-/// Below those that the kernel hands out by itself.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let start = std::process::id() * 8 + 4_000;
-    let mut ports = (0..20_000).map(|step| u16::try_from(10_000 + (start + step) % 22_000));
-    std::array::from_fn(|_| {
-        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        ports.find_map(|port| port.ok().filter(free)).unwrap()
-    })
 }

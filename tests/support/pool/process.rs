@@ -178,6 +178,11 @@ impl Process {
         Some((status, body.to_owned()))
     }
 
+    /// Where its metrics are, once it is ready.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http().unwrap()
+    }
+
     /// Where it listens, as it tells itself.
     fn http(&self) -> Option<SocketAddr> {
         if self.http.get().is_none() {
