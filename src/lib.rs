@@ -31,6 +31,7 @@ pub mod worker;
 pub mod serve;
 
 pub mod client;
+pub mod operator;
 
 pub mod http;
 pub mod metrics;

@@ -120,6 +120,15 @@ impl Consumer {
     /// `prefetch`: how many deliveries are out unacked at most. Never 0, which
     /// a quorum queue does not take for "all".
     pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
+        Self::open_with(link, queue, prefetch, BasicConsumeOptions::default()).await
+    }
+
+    async fn open_with(
+        link: &Link,
+        queue: &str,
+        prefetch: u16,
+        options: BasicConsumeOptions,
+    ) -> Result<Self, ConsumeError> {
         let name = ShortString::try_new(queue).map_err(|_| ConsumeError::NameTooLong {
             queue: queue.to_owned(),
         })?;
@@ -127,12 +136,8 @@ impl Consumer {
             let channel = link.channel().await?;
             let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions::default());
             link.bounded("setting the prefetch", qos).await?;
-            let consume = channel.basic_consume(
-                name,
-                ShortString::default(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            );
+            let consume =
+                channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
             let inner = link.bounded("starting to consume", consume).await?;
             Ok((channel, inner))
         };
@@ -202,12 +207,12 @@ impl Consumer {
     }
 }
 
-/// The consumer of a queue with a single active consumer, with the connection
-/// that it lives and dies with.
+/// The consumer of a queue whose order counts, with the connection that it
+/// lives and dies with.
 ///
-/// A cancel lets the successor start before the unacked deliveries are back:
-/// out of order. A connection that ends returns them first, sorted. So this
-/// never cancels: dropped, also by a panic, it hangs up.
+/// A cancel lets a single active consumer's successor start before the unacked
+/// deliveries are back: out of order. A connection that ends returns them
+/// first, sorted. So this never cancels: dropped, also by a panic, it hangs up.
 #[derive(Debug)]
 pub struct ConsumerHold {
     // Dropped before the connection, and after `Drop` hung up: the cancel that
@@ -220,6 +225,17 @@ impl ConsumerHold {
     /// Takes the connection over; other consumers on it end with this one.
     pub async fn open(link: Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
         let consumer = Consumer::open(&link, queue, prefetch).await?;
+        Ok(Self { consumer, link })
+    }
+
+    /// As the queue's only consumer; refused while there is another. What two
+    /// would hold at once would come back in the order in which they let go.
+    pub async fn open_alone(link: Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
+        let options = BasicConsumeOptions {
+            exclusive: true,
+            ..BasicConsumeOptions::default()
+        };
+        let consumer = Consumer::open_with(&link, queue, prefetch, options).await?;
         Ok(Self { consumer, link })
     }
 

@@ -1,28 +1,48 @@
 //! Keeps what could not be accepted, with the reason in headers.
 
-use lapin::types::{AMQPValue, FieldTable};
+use jiff::Timestamp;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::pool::PublisherLink;
 use super::publish::{PublishError, header_text, json_properties};
 use super::topology::Topology;
 use crate::event::ErrorCode;
 
-const CODE_HEADER: &str = "x-error-code";
-const MESSAGE_HEADER: &str = "x-error-message";
+pub const CODE_HEADER: &str = "x-error-code";
+pub const MESSAGE_HEADER: &str = "x-error-message";
+
+/// A request that could not be accepted, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal<'a> {
+    /// As it came, or as it was understood.
+    pub request: &'a [u8],
+    /// As far as one could be found, in the request or beside it.
+    pub turn_id: Option<&'a str>,
+    pub code: ErrorCode,
+    pub message: &'a str,
+}
 
 /// Puts a request into the dead queue, confirmed.
 pub async fn bury(
     publisher: &PublisherLink,
     topology: &Topology,
-    request: &[u8],
-    code: ErrorCode,
-    message: &str,
+    refusal: Refusal<'_>,
 ) -> Result<(), PublishError> {
+    let Refusal {
+        request,
+        turn_id,
+        code,
+        message,
+    } = refusal;
     let mut headers = FieldTable::default();
     let text = |text: &str| AMQPValue::LongString(header_text(text));
     headers.insert(CODE_HEADER.into(), text(code.as_str()));
     headers.insert(MESSAGE_HEADER.into(), text(message));
-    let properties = json_properties().with_headers(headers);
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+    let mut properties = json_properties().with_headers(headers).with_timestamp(now);
+    if let Some(id) = turn_id.and_then(|id| ShortString::try_new(id).ok()) {
+        properties = properties.with_message_id(id);
+    }
     publisher
         .publish_confirmed("", &topology.dead, properties, request, true)
         .await

@@ -2,7 +2,7 @@
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ExchangeKind, Queue};
 
 use super::declare_error::{DeclareError, Operation};
 use super::link::Link;
@@ -41,6 +41,14 @@ pub struct Topology {
 pub enum Fanout {
     Status,
     Control,
+}
+
+/// How full a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that nobody holds.
+    pub ready: u64,
+    pub consumers: u64,
 }
 
 impl Topology {
@@ -162,17 +170,27 @@ impl Topology {
 
     /// How many offers lie in the work queue, untaken.
     pub async fn work_queue_depth(&self, link: &Link) -> Result<u64, DeclareError> {
+        Ok(self.depth(link, &self.work).await?.ready)
+    }
+
+    /// What the broker tells of any queue to anybody.
+    pub async fn depth(&self, link: &Link, queue: &str) -> Result<Depth, DeclareError> {
         let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        let name = self.work.as_str().into();
-        let declare = channel.queue_declare(name, options, FieldTable::default());
-        let queue = link.bounded("asking for the work queue", declare).await?;
+        let found = declare.queue(queue, options, FieldTable::default()).await?;
         link.bounded("closing a channel", channel.close(200, "OK".into()))
             .await?;
-        Ok(queue.message_count().into())
+        Ok(Depth {
+            ready: found.message_count().into(),
+            consumers: found.consumer_count().into(),
+        })
     }
 
     fn turns_arguments(&self) -> FieldTable {
@@ -248,7 +266,8 @@ impl Declare<'_> {
             AMQPValue::LongString("quorum".into()),
         );
         self.queue(name, QueueDeclareOptions::durable(), arguments)
-            .await
+            .await?;
+        Ok(())
     }
 
     async fn queue(
@@ -256,15 +275,14 @@ impl Declare<'_> {
         name: &str,
         options: QueueDeclareOptions,
         arguments: FieldTable,
-    ) -> Result<(), DeclareError> {
+    ) -> Result<Queue, DeclareError> {
         let operation = Operation::Queue {
             name: name.to_owned(),
         };
         let request = self
             .channel
             .queue_declare(operation.short(name)?, options, arguments);
-        self.run(operation, request).await?;
-        Ok(())
+        self.run(operation, request).await
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), DeclareError> {

@@ -2,9 +2,11 @@
 
 mod cancel;
 mod check;
+mod dead;
 mod exit;
 mod interrupt;
 mod logs;
+mod output;
 mod print;
 mod render;
 mod run;
@@ -45,6 +47,9 @@ enum Command {
     /// Try all that a worker rests on: settings, broker, file system, codex
     #[command(after_long_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// List and show requests that were not accepted
+    #[command(after_long_help = dead::EXAMPLES)]
+    Dead(dead::DeadArgs),
     /// The second process of a check
     #[command(name = TRY_LOCK, hide = true)]
     TryLock { path: PathBuf },
@@ -92,7 +97,7 @@ pub fn main() -> ExitCode {
 fn start(command: Command) -> anyhow::Result<ExitCode> {
     let settings = match &command {
         Command::TryLock { path } => return Ok(check::try_lock(path)),
-        Command::Submit(_) | Command::Cancel(_) => Settings::for_producer(),
+        Command::Submit(_) | Command::Cancel(_) | Command::Dead(_) => Settings::for_producer(),
         Command::Serve | Command::Run(_) | Command::Check(_) => Settings::from_env(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -120,6 +125,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
                 logs::init(settings, true)?;
             }
             Ok(runtime.block_on(check::check(settings, args)))
+        }
+        Command::Dead(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(dead::dead(settings, args))
         }
         Command::TryLock { path } => Ok(check::try_lock(&path)),
     };

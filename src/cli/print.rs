@@ -98,7 +98,8 @@ impl Printer {
     }
 }
 
-fn width() -> usize {
+/// Of the terminal that stdout is.
+pub fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     match size.map(|size| usize::from(size.ws_col)) {
         None | Some(0) => WIDTH,

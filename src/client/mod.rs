@@ -195,6 +195,6 @@ async fn publish(
 }
 
 /// The broker's words for an object that is not there.
-fn is_missing(detail: &str) -> bool {
+pub(crate) fn is_missing(detail: &str) -> bool {
     detail.starts_with("NOT_FOUND")
 }

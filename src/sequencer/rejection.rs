@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::actions::Actor;
 use crate::amqp::connect::backoff;
-use crate::amqp::dead_letter::bury;
+use crate::amqp::dead_letter::{Refusal, bury};
 use crate::error::with_sources;
-use crate::event::{ErrorCode, SealedEvent};
+use crate::event::SealedEvent;
 use crate::fault;
 use crate::request::{Rejection, TurnId};
 use crate::turn::{NotStarted, rejected_ending};
@@ -57,7 +57,13 @@ impl Actor {
         };
         if !again && !*kept {
             let message = rejection.to_string();
-            if !self.bury(&refused.body, rejection.code, &message).await {
+            let refusal = Refusal {
+                request: &refused.body,
+                turn_id: rejection.turn_id.as_ref().map(TurnId::as_str),
+                code: rejection.code,
+                message: &message,
+            };
+            if !self.bury(refusal).await {
                 return false;
             }
             *kept = true;
@@ -87,8 +93,8 @@ impl Actor {
     }
 
     /// Puts a request into the dead queue, with the reason. False: try again.
-    pub(super) async fn bury(&self, body: &[u8], code: ErrorCode, message: &str) -> bool {
-        let buried = bury(&self.publisher, &self.topology, body, code, message).await;
+    pub(super) async fn bury(&self, refusal: Refusal<'_>) -> bool {
+        let buried = bury(&self.publisher, &self.topology, refusal).await;
         if let Err(error) = &buried {
             tracing::warn!(
                 error = with_sources(error),

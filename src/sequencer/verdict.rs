@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::actions::Actor;
 use super::queue::{ClaimAnswer, QueuedTurn, Verdict as Wanted};
+use crate::amqp::dead_letter::Refusal;
 use crate::error::with_sources;
 use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
 use crate::fault;
@@ -78,10 +79,16 @@ impl Actor {
                 "ended a waiting turn"
             );
         }
-        if let Some(error) = &refused
-            && !self.bury(&turn.request, error.code, &error.message).await
-        {
-            return ClaimAnswer::Failed;
+        if let Some(error) = &refused {
+            let refusal = Refusal {
+                request: &turn.request,
+                turn_id: Some(&turn.turn_id),
+                code: error.code,
+                message: &error.message,
+            };
+            if !self.bury(refusal).await {
+                return ClaimAnswer::Failed;
+            }
         }
         let told = self.publish_events(events).await;
         fault::at("sequencer.told");

@@ -13,7 +13,7 @@ use super::sink::OutboxSink;
 use super::{Shutdown, Worker};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
-use crate::amqp::dead_letter::bury;
+use crate::amqp::dead_letter::{Refusal, bury};
 use crate::amqp::messages::{Decoded, Offer, Status};
 use crate::amqp::outbox::Outbox;
 use crate::amqp::publish::{PublishError, json_properties};
@@ -199,14 +199,8 @@ impl<E: Engine> Worker<E> {
 
     /// What only a worker finds out, since it is the one to look at the disk.
     /// False if cut off.
-    pub(super) async fn keep_rejected(
-        &self,
-        offer: &Offer,
-        error: &TurnError,
-        shutdown: &Shutdown,
-    ) -> bool {
-        let (body, message) = (offer.request.get().as_bytes(), error.message.as_str());
-        let keep = || bury(&self.publisher, &self.topology, body, error.code, message);
+    pub(super) async fn keep_rejected(&self, refusal: Refusal<'_>, shutdown: &Shutdown) -> bool {
+        let keep = || bury(&self.publisher, &self.topology, refusal);
         until_confirmed(keep, "can't keep a rejected request yet", shutdown).await
     }
 

@@ -101,6 +101,11 @@ impl RunningTurns {
 }
 
 impl Entry {
+    pub fn turn_id(&self) -> &str {
+        let (_, turn_id) = &self.key;
+        turn_id.as_str()
+    }
+
     pub fn stop_handle(&self) -> &StopHandle {
         &self.taken.stop
     }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::running::Entry;
 use super::{Shutdown, Worker};
+use crate::amqp::dead_letter::Refusal;
 use crate::amqp::messages::Offer;
 use crate::amqp::outbox::Outbox;
 use crate::codex::engine::Engine;
@@ -45,7 +46,13 @@ impl<E: Engine> EventSink for OutboxSink<'_, E> {
     }
 
     async fn refuse(&self, error: &TurnError) -> bool {
-        let keeping = self.worker.keep_rejected(self.offer, error, self.shutdown);
+        let refusal = Refusal {
+            request: self.offer.request.get().as_bytes(),
+            turn_id: Some(self.entry.turn_id()),
+            code: error.code,
+            message: &error.message,
+        };
+        let keeping = self.worker.keep_rejected(refusal, self.shutdown);
         keeping.await
     }
 }

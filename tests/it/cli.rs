@@ -7,6 +7,8 @@
 pub mod call;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/dead.rs"]
+mod dead;
 #[path = "cli/following.rs"]
 mod following;
 #[path = "cli/interrupts.rs"]

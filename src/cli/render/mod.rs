@@ -3,8 +3,11 @@
 
 pub mod clean;
 mod end;
+pub mod human;
+pub mod layout;
 mod live;
 pub mod style;
+pub mod table;
 mod tool;
 
 use std::collections::HashMap;

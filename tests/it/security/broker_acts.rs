@@ -12,7 +12,7 @@ use turn_worker::amqp::publish::json_properties;
 use super::broker_rights::link;
 
 /// What somebody tries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act<'a> {
     Publish {
         exchange: &'a str,

@@ -23,6 +23,7 @@ pub struct Users {
     pub worker: String,
     pub producer: String,
     pub reader: String,
+    pub operator: String,
     /// A producer that hears only of turns that begin with its name.
     pub own: String,
     /// The name of that one.
@@ -77,6 +78,7 @@ impl Users {
         let worker = make("worker", "worker", &[]);
         let producer = make("producer", "producer", &[]);
         let reader = make("reader", "reader", &[]);
+        let operator = make("operator", "operator", &[]);
         // A permission on the events' exchange needs that exchange.
         declare(&worker).await;
         let own = make("producer", "own", &["--own-turns"]);
@@ -84,6 +86,7 @@ impl Users {
             worker,
             producer,
             reader,
+            operator,
             own,
             own_name: format!("own-{vhost}"),
             arguments: std::fs::read_to_string(log).unwrap(),

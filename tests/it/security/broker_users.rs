@@ -264,6 +264,62 @@ async fn g8_a_producer_can_be_kept_from_the_turns_of_others() {
     assert_only(&users.own, &refused, &[bind(&own)]).await;
 }
 
+/// What an operator reads it could also take away: the broker knows no
+/// difference. All else that the others can do it can't.
+#[tokio::test]
+async fn g8_an_operator_can_look_and_nothing_else() {
+    let users = Users::get().await;
+    let allowed = [
+        Act::Get {
+            queue: "codex.turns.dead",
+        },
+        Act::Declare {
+            queue: "codex.status.0123456789abcdef0123456789abcdef",
+        },
+        Act::Bind {
+            queue: "codex.status.0123456789abcdef0123456789abcdef",
+            exchange: "codex.status",
+            key: "",
+        },
+        Act::Get {
+            queue: "codex.status.0123456789abcdef0123456789abcdef",
+        },
+    ];
+    let refused: Vec<Act<'_>> = NOT_FOR_CLIENTS
+        .iter()
+        .copied()
+        .filter(|act| !allowed.contains(act))
+        .chain([
+            Act::Publish {
+                exchange: "codex.requests",
+                key: "turn",
+            },
+            Act::Publish {
+                exchange: "codex.control",
+                key: "",
+            },
+            Act::Bind {
+                queue: "codex.status.0123456789abcdef0123456789abcdef",
+                exchange: "codex.events",
+                key: "#",
+            },
+            Act::Bind {
+                queue: "codex.status.0123456789abcdef0123456789abcdef",
+                exchange: "codex.control",
+                key: "",
+            },
+            Act::BindExchange {
+                from: "codex.status",
+                to: "codex.events",
+            },
+            Act::Declare {
+                queue: "codex.control.0123456789abcdef0123456789abcdef",
+            },
+        ])
+        .collect();
+    assert_only(&users.operator, &refused, &allowed).await;
+}
+
 /// A pool with the worker's user, and what the producer's user calls.
 #[tokio::test]
 async fn everybody_can_do_their_part_with_their_user() {
@@ -289,6 +345,11 @@ async fn everybody_can_do_their_part_with_their_user() {
         pool.producer.dead_letters(1).await[0].code,
         "workspace.rejected"
     );
+
+    let list = |url| Call::new(&["dead", "list"]).set("AMQP_URL", url).run();
+    let refused = list(&users.producer).await.ended(1);
+    refused.says(&["codex.turns.dead", "users set operator NAME"]);
+    list(&users.operator).await.ended(0);
 
     let submit = Call::new(&["submit", "-w", "a", "t"]).set("AMQP_URL", &users.reader);
     submit

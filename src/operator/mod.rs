@@ -1,0 +1,92 @@
+//! The operator's side: what a pool says of itself, and what it would not take.
+//! It only looks; nothing is declared but a queue of its own, and nothing is
+//! sent to anybody.
+
+mod dead;
+mod letter;
+
+use std::sync::Arc;
+
+use crate::amqp::connect::{ConnectError, Connector};
+use crate::amqp::consume::ConsumeError;
+use crate::amqp::declare_error::DeclareError;
+use crate::amqp::link::{Link, LinkError};
+use crate::amqp::target::Target;
+use crate::amqp::topology::Topology;
+use crate::client::is_missing;
+
+pub use dead::{DeadLetters, MAX_HELD};
+pub use letter::DeadLetter;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error("can't reach the broker that TURN_WORKER_AMQP_URL names")]
+    Connect(#[from] ConnectError),
+    #[error(
+        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"
+    )]
+    NoTopology { target: Arc<Target>, detail: String },
+    #[error(
+        "user {:?} may not do this on {target}: {detail}; the script ops/rabbitmq/users gives what it takes: users set operator NAME", .target.user
+    )]
+    Forbidden { target: Arc<Target>, detail: String },
+    #[error(
+        "somebody else consumes from queue {queue:?} on {target}, and two at once would change its order; try again when that one is done"
+    )]
+    InUse { queue: String, target: Arc<Target> },
+    #[error("the broker does not do what it is asked for")]
+    Declare(#[source] DeclareError),
+    #[error("can't read from the broker")]
+    Consume(#[source] ConsumeError),
+}
+
+/// An operator of one pool.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    connector: Connector,
+    topology: Topology,
+}
+
+impl Operator {
+    /// `prefix`: what the names of the pool's exchanges begin with.
+    pub fn new(connector: Connector, prefix: &str) -> Self {
+        Self {
+            connector,
+            // A limit that only whoever declares the queue has a use for.
+            topology: Topology::new(prefix, 0),
+        }
+    }
+}
+
+impl OperatorError {
+    fn of_declare(link: &Link, error: DeclareError) -> Self {
+        let target = Arc::clone(link.target());
+        match error {
+            DeclareError::Refused { detail, .. } if is_missing(&detail) => {
+                Self::NoTopology { target, detail }
+            }
+            DeclareError::Forbidden { detail, .. } => Self::Forbidden { target, detail },
+            error => Self::Declare(error),
+        }
+    }
+
+    fn of_consume(link: &Link, error: ConsumeError) -> Self {
+        let ConsumeError::Open { queue, source } = &error else {
+            return Self::Consume(error);
+        };
+        let LinkError::Amqp { source, .. } = source else {
+            return Self::Consume(error);
+        };
+        let lapin::ErrorKind::ProtocolError(refusal) = source.kind() else {
+            return Self::Consume(error);
+        };
+        let (target, queue) = (Arc::clone(link.target()), queue.clone());
+        let detail = refusal.get_message().to_string();
+        match refusal.get_id() {
+            404 => Self::NoTopology { target, detail },
+            403 if detail.contains("exclusive") => Self::InUse { queue, target },
+            403 => Self::Forbidden { target, detail },
+            _ => Self::Consume(error),
+        }
+    }
+}
