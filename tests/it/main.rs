@@ -8,6 +8,7 @@ mod amqp;
 mod bench;
 mod cli;
 mod clients;
+mod deploy;
 mod docs;
 mod faults;
 mod guard;
