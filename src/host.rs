@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 pub use finding::{Finding, Lack, Part};
 use pauses::Pauses;
-pub use probes::{codex, disk};
+pub use probes::{codex, disk, told_of_codex};
 
 /// Tries a part of the host.
 pub type Probe = Box<dyn Fn(Look) -> BoxFuture<'static, Result<(), Finding>> + Send + Sync>;

@@ -9,6 +9,7 @@
 pub mod config;
 pub mod error;
 pub mod fault;
+pub mod tested;
 
 pub mod event;
 pub mod request;

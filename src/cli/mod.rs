@@ -75,6 +75,7 @@ fn with_statuses(examples: &str) -> String {
 
 pub fn main() -> ExitCode {
     let command = Cli::command()
+        .long_version(version())
         .after_help(EXAMPLES)
         .after_long_help(format!("{EXAMPLES}\n\n{}", settings_help()));
     let cli = match Cli::from_arg_matches(&command.get_matches()) {
@@ -92,6 +93,12 @@ pub fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// With what it was tested with.
+fn version() -> &'static str {
+    let own = env!("CARGO_PKG_VERSION");
+    format!("{own}\n{}", turn_worker::tested::in_words()).leak()
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::{Finding, Lack, Look, Probe};
 use crate::codex::program::{Launch, Program};
 use crate::metrics::Metrics;
+use crate::tested::doubt_of_codex;
 use crate::workspace::Root;
 
 /// A disk that takes longer for a small file runs no turn.
@@ -56,8 +57,16 @@ pub fn codex(program: Program, launch: Launch, metrics: Metrics) -> Probe {
             }
             let version = program.version(&launch).await;
             let version = version.map_err(|error| Finding::from(&error))?;
-            metrics.set_codex_version(&version);
+            told_of_codex(&version, &metrics);
             Ok(())
         })
     })
+}
+
+/// Passes on which codex runs turns from now on.
+pub fn told_of_codex(version: &str, metrics: &Metrics) {
+    metrics.set_codex_version(version);
+    if let Some(doubt) = doubt_of_codex(version) {
+        tracing::warn!("{doubt}");
+    }
 }

@@ -83,7 +83,7 @@ pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<Idl
 /// An operator's mistake is told at once; what goes away later may come back.
 pub(super) async fn tried(codex: &Codex, metrics: &Metrics) -> Result<(), EngineError> {
     let version = codex.program.version(&codex.launch).await?;
-    metrics.set_codex_version(&version);
+    host::told_of_codex(&version, metrics);
     Ok(())
 }
 

@@ -6,12 +6,10 @@ use turn_worker::amqp::server::Server;
 use turn_worker::amqp::topology::{Fanout, Topology};
 use turn_worker::config::Settings;
 use turn_worker::error::with_sources;
+use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
 
 use super::report::Report;
 
-/// What the quorum queues' arguments need, and what was tried.
-const OLDEST: (u32, u32) = (3, 10);
-const NEWEST_TRIED: (u32, u32) = (4, 3);
 /// For a user that lacks a right.
 const REMEDY: &str = "the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
 
@@ -37,18 +35,18 @@ fn version(server: &Server, target: &str, report: &mut Report) {
     let Server { product, version } = server;
     let found = format!("{target}, {product} {version}");
     match server.number() {
-        Some(number) if product == "RabbitMQ" && number < OLDEST => {
-            let (major, minor) = OLDEST;
+        Some(number) if product == "RabbitMQ" && number < OLDEST_RABBITMQ => {
+            let (major, minor) = OLDEST_RABBITMQ;
             report.fail(
                 "broker",
                 &format!("{found}; needed is {major}.{minor} or newer"),
             );
         }
-        Some(number) if product == "RabbitMQ" && number <= NEWEST_TRIED => {
+        Some(number) if product == "RabbitMQ" && number <= NEWEST_RABBITMQ => {
             report.ok("broker", &found);
         }
         _ => {
-            let (major, minor) = NEWEST_TRIED;
+            let (major, minor) = NEWEST_RABBITMQ;
             report.warn(
                 "broker",
                 &format!("{found}; tried was RabbitMQ up to {major}.{minor}"),

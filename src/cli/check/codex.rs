@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::Access;
-use turn_worker::codex::exec::TESTED_VERSION;
 use turn_worker::codex::home::Homes;
 use turn_worker::codex::process::Codex;
 use turn_worker::codex::program::ProgramError;
@@ -14,6 +13,7 @@ use turn_worker::error::with_sources;
 use turn_worker::guard;
 use turn_worker::guard::confine::as_user;
 use turn_worker::isolation::access;
+use turn_worker::tested;
 use turn_worker::workspace::Root;
 
 use super::isolation;
@@ -48,11 +48,10 @@ async fn version(codex: &Codex, report: &mut Report) {
     let path = codex.program.path();
     let program = path.display();
     match told.as_deref() {
-        Ok(TESTED_VERSION) => report.ok("codex", &format!("{program}, version {TESTED_VERSION}")),
-        Ok(other) => report.warn(
-            "codex",
-            &format!("{program}, version {other}; tried was {TESTED_VERSION}"),
-        ),
+        Ok(version) => match tested::doubt_of_codex(version) {
+            None => report.ok("codex", &format!("{program}, version {version}")),
+            Some(doubt) => report.warn("codex", &format!("{program}: {doubt}")),
+        },
         Err(error @ (ProgramError::Guard { .. } | ProgramError::GuardLost { .. })) => {
             return report.fail("guard", &with_sources(error));
         }

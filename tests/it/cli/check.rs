@@ -6,14 +6,19 @@ use std::path::Path;
 
 use turn_worker::amqp::connect::Connector;
 use turn_worker::amqp::topology::Topology;
+use turn_worker::tested;
 
 use super::call::{Call, Done};
 use crate::support::broker::Broker;
 use crate::support::host::stand_in;
 
 fn check(dir: &Path, url: &str, arguments: &[&str]) -> Call {
+    call("check", dir, url, arguments)
+}
+
+fn call(command: &str, dir: &Path, url: &str, arguments: &[&str]) -> Call {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-    Call::new(&[&["check"], arguments].concat())
+    Call::new(&[&[command], arguments].concat())
         .set("AMQP_URL", url)
         .set("WORKSPACE_ROOT", &path("workspaces"))
         .set("CODEX_BIN", stand_in().to_str().unwrap())
@@ -178,10 +183,23 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     script("#!/bin/sh\necho 'codex-cli 9.9.9'\n");
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "warn", "{found:#?}");
+    assert!(found["codex"].1.contains(tested::CODEX), "{found:#?}");
+    // Who does not check is told, too.
+    let serve = call("serve", dir.path(), &url, &[]).set("CODEX_BIN", codex.to_str().unwrap());
+    serve.start().said("codex 9.9.9 is not the version").await;
     assert_eq!(found["guard"].0, "ok", "{found:#?}");
     assert_eq!(found["codex home"].0, "fail", "{found:#?}");
     script("#!/bin/sh\nexit 3\n");
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "fail", "{found:#?}");
     assert!(found["codex"].1.contains("exit status: 3"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn the_version_comes_with_what_it_was_tested_with() {
+    let own = env!("CARGO_PKG_VERSION");
+    let short = Call::new(&["-V"]).run().await.ended(0).out;
+    assert_eq!(short, format!("turn-worker {own}\n"));
+    let long = Call::new(&["--version"]).run().await.ended(0).out;
+    assert_eq!(long, format!("turn-worker {own}\n{}\n", tested::in_words()));
 }
