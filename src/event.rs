@@ -65,6 +65,8 @@ names! {
         TurnTimeout = "turn.timeout",
         /// codex said nothing for longer than the idle limit.
         IdleTimeout = "turn.idle_timeout",
+        /// The turn could not start within the time that it asked for.
+        Expired = "turn.expired",
         /// Workers died running the turn as often as it may be tried.
         AttemptsExhausted = "turn.attempts_exhausted",
         /// The worker itself failed.

@@ -5,6 +5,7 @@
 //! workspace room's question.
 
 mod canonical;
+mod choice;
 mod ids;
 pub mod json;
 mod parse;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+pub use choice::ThreadChoice;
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use rejection::{Rejection, Violation};
@@ -51,6 +53,9 @@ pub struct TurnRequest {
     pub timeout: Option<Duration>,
     /// At least one.
     pub max_attempts: Option<u32>,
+    /// Whole seconds, at least one: later than that it is not to be started.
+    pub start_within: Option<Duration>,
+    pub thread: ThreadChoice,
     pub metadata: Option<Map<String, Value>>,
     /// What the answer is to look like.
     pub output_schema: Option<OutputSchema>,

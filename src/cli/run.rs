@@ -18,7 +18,7 @@ use super::exit::{self, Usage};
 use super::interrupt::Interrupts;
 use super::print::Printer;
 use super::say::say;
-use super::turn::TurnArgs;
+use super::turn::{QueueingArgs, TurnArgs};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -44,7 +44,7 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
         settings.workspace_root.clone(),
         root.path().to_owned(),
     ]);
-    let submission = args.turn.submission(None)?;
+    let submission = args.turn.submission(&QueueingArgs::default())?;
     let request = TurnRequest::parse(&submission.body, &limits, &submission.properties())
         .map_err(|rejection| Usage(rejection.to_string()))?;
     let metrics = Metrics::new(None);

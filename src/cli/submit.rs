@@ -12,7 +12,7 @@ use super::exit;
 use super::interrupt::Interrupts;
 use super::print::Printer;
 use super::say::say;
-use super::turn::TurnArgs;
+use super::turn::{QueueingArgs, TurnArgs};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -31,9 +31,8 @@ Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
 pub struct SubmitArgs {
     #[command(flatten)]
     turn: TurnArgs,
-    /// The turn's id; a new UUID without. A turn that was sent before under the same id does not run again
-    #[arg(long, value_name = "T")]
-    turn_id: Option<String>,
+    #[command(flatten)]
+    queueing: QueueingArgs,
     /// Print the turn's id once the broker has it, and follow nothing
     #[arg(long)]
     no_wait: bool,
@@ -47,7 +46,7 @@ pub fn client(settings: &Settings) -> Client {
 }
 
 pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<ExitCode> {
-    let submission = args.turn.submission(args.turn_id.clone())?;
+    let submission = args.turn.submission(&args.queueing)?;
     let client = client(&settings);
     let id = submission.turn_id.clone();
     if args.no_wait {

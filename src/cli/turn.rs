@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
+use turn_worker::request::ThreadChoice;
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
@@ -28,11 +29,25 @@ pub struct TurnArgs {
     /// A file with a JSON Schema, an object, that the answer is to follow; the end of the turn then has it as `structured`
     #[arg(long, value_name = "FILE")]
     output_schema: Option<PathBuf>,
+    /// Begin a new conversation, which is the workspace's from then on
+    #[arg(long)]
+    new_thread: bool,
     /// JSON lines, one an event, also on a terminal
     #[arg(long)]
     pub json: bool,
     /// The prompt; `-` reads it from stdin
     prompt: String,
+}
+
+/// What only a turn that goes over the broker takes.
+#[derive(Debug, Default, Args)]
+pub struct QueueingArgs {
+    /// The turn's id; a new UUID without. A turn that was sent before under the same id does not run again
+    #[arg(long, value_name = "T")]
+    turn_id: Option<String>,
+    /// How long the turn may wait for its start, such as 30s; later it ends as turn.expired without being run
+    #[arg(long, value_name = "D", value_parser = timeout)]
+    start_within: Option<Duration>,
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -50,15 +65,20 @@ fn caller() -> Option<TraceContext> {
 }
 
 impl TurnArgs {
-    /// A new turn, unless `turn_id` names one.
-    pub fn submission(&self, turn_id: Option<String>) -> anyhow::Result<Submission> {
+    pub fn submission(&self, queueing: &QueueingArgs) -> anyhow::Result<Submission> {
         let turn = NewTurn {
-            turn_id,
+            turn_id: queueing.turn_id.clone(),
             workspace: self.workspace.clone(),
             prompt: self.prompt()?,
             model: self.model.clone(),
             timeout: self.timeout,
             output_schema: self.output_schema()?,
+            start_within: queueing.start_within,
+            thread: if self.new_thread {
+                ThreadChoice::New
+            } else {
+                ThreadChoice::Continue
+            },
             trace: caller(),
         };
         turn.submission()

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::request::{Limits, Properties, Rejection, TurnRequest};
+use crate::request::{Limits, Properties, Rejection, ThreadChoice, TurnRequest};
 use crate::trace::TraceContext;
 
 /// What goes into a request.
@@ -22,6 +22,9 @@ pub struct NewTurn {
     pub model: Option<String>,
     /// In whole seconds, rounded up.
     pub timeout: Option<Duration>,
+    /// In whole seconds, rounded up.
+    pub start_within: Option<Duration>,
+    pub thread: ThreadChoice,
     /// A JSON Schema, as it is written.
     pub output_schema: Option<Box<RawValue>>,
     pub trace: Option<TraceContext>,
@@ -37,6 +40,10 @@ struct Request<'a> {
     model: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_within_s: Option<u64>,
+    #[serde(skip_serializing_if = "ThreadChoice::is_default")]
+    thread: ThreadChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_schema: Option<&'a RawValue>,
 }
@@ -66,17 +73,15 @@ impl NewTurn {
         let turn_id = self
             .turn_id
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let timeout = self.timeout.map(|timeout| {
-            let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-            seconds.max(1)
-        });
         let mut request = Request {
             turn_id: &turn_id,
             workspace: &self.workspace,
             messages: json!([{"role": "user", "content": self.prompt}]),
             enqueued_at: Timestamp::now(),
             model: self.model,
-            timeout_s: timeout,
+            timeout_s: self.timeout.map(whole_seconds),
+            start_within_s: self.start_within.map(whole_seconds),
+            thread: self.thread,
             output_schema: self.output_schema.as_deref(),
         };
         let body = request.json();
@@ -93,6 +98,12 @@ impl NewTurn {
             trace: self.trace.map(Arc::new),
         })
     }
+}
+
+/// Rounded up, and at least one.
+fn whole_seconds(limit: Duration) -> u64 {
+    let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+    seconds.max(1)
 }
 
 impl Submission {

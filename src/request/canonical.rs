@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Limits, OutputSchema, Properties, TurnId, TurnRequest, WorkspaceId};
+use super::{Limits, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId};
 
 #[derive(Serialize)]
 struct Canonical<'a> {
@@ -20,6 +20,10 @@ struct Canonical<'a> {
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_within_s: Option<u64>,
+    #[serde(skip_serializing_if = "ThreadChoice::is_default")]
+    thread: ThreadChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +55,8 @@ impl<'a> Canonical<'a> {
             model: request.model.as_deref(),
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
+            start_within_s: request.start_within.map(|t| t.as_secs()),
+            thread: request.thread,
             metadata: request.metadata.as_ref(),
             output_schema: request.output_schema.as_ref().map(OutputSchema::raw),
             enqueued_at: request.enqueued_at,

@@ -1,6 +1,7 @@
 //! Read by hand from a JSON value, so that every violation has its field's
 //! path and all of them are found in one pass.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,8 +79,11 @@ impl TurnRequest {
         let workspace = reader.workspace();
         let prompt = reader.prompt();
         let model = reader.model();
-        let timeout = reader.at_least_one("timeout_s", "a whole number of seconds, at least 1");
+        let seconds = "a whole number of seconds, at least 1";
+        let timeout = reader.at_least_one("timeout_s", seconds);
+        let start_within = reader.at_least_one("start_within_s", seconds);
         let max_attempts = reader.at_least_one("max_attempts", "a whole number, at least 1");
+        let thread = reader.choice("thread");
         let metadata = reader.metadata();
         let output_schema = reader.output_schema();
         let enqueued_at = reader.enqueued_at();
@@ -94,6 +98,8 @@ impl TurnRequest {
                     model,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+                    start_within: start_within.map(Duration::from_secs),
+                    thread,
                     metadata,
                     output_schema,
                     enqueued_at: enqueued_at.or(properties.timestamp()),
@@ -221,6 +227,21 @@ impl<'a> Reader<'a> {
             self.violates(field, rule);
         }
         number
+    }
+
+    /// One of a closed set, its default where the field is absent.
+    fn choice<C: FromStr<Err = String> + Default>(&mut self, field: &str) -> C {
+        let Some(value) = self.present(field) else {
+            return C::default();
+        };
+        value
+            .as_str()
+            .unwrap_or_default()
+            .parse()
+            .unwrap_or_else(|allowed: String| {
+                self.violates(field, allowed);
+                C::default()
+            })
     }
 
     fn metadata(&mut self) -> Option<Map<String, Value>> {

@@ -116,6 +116,12 @@ fn each_rule_names_its_field() {
         ("timeout_s", json!("60"), "timeout_s"),
         ("max_attempts", json!(0), "max_attempts"),
         ("max_attempts", json!(true), "max_attempts"),
+        ("start_within_s", json!(0), "start_within_s"),
+        ("start_within_s", json!(0.5), "start_within_s"),
+        ("start_within_s", json!("30"), "start_within_s"),
+        ("thread", json!("fresh"), "thread"),
+        ("thread", json!("New"), "thread"),
+        ("thread", json!(true), "thread"),
         ("metadata", json!([1]), "metadata"),
         ("metadata", json!({"a": "x".repeat(4096)}), "metadata"),
         (
@@ -525,6 +531,8 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("workspace", json!("/srv/ws/acme/website")),
         with("enqueued_at", json!("2026-01-01T00:00:00Z")),
         with("priority", json!(1)),
+        with("thread", json!("continue")),
+        with("thread", json!(null)),
     ];
     for value in same {
         assert_eq!(print(&value), print(&minimal()), "{value}");
@@ -535,6 +543,8 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("model", json!("m")),
         with("timeout_s", json!(1)),
         with("max_attempts", json!(1)),
+        with("start_within_s", json!(1)),
+        with("thread", json!("new")),
         with("metadata", json!({})),
         with("output_schema", json!({})),
     ];
@@ -641,14 +651,17 @@ mod properties {
             or_any(text("[A-Za-z0-9._:/@-]{1,20}")),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
+            or_any(any::<u64>().prop_map(Value::from).boxed()),
+            or_any(text("continue|new")),
             prop_oneof![map(), json_value()],
             prop_oneof![map(), json_value()],
             or_any((-377_705_023_201i64..253_402_207_200, 0..1_000_000_000).prop_map(|(s, ns)|
                 json!(Timestamp::new(s, ns).unwrap().to_string())).boxed()),
         )
-            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, metadata, output_schema, enqueued_at)| {
+            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, start_within_s, thread, metadata, output_schema, enqueued_at)| {
                 json!({"turn_id": turn_id, "workspace": workspace, "messages": messages, "model": model,
-                       "timeout_s": timeout_s, "max_attempts": max_attempts, "metadata": metadata,
+                       "timeout_s": timeout_s, "max_attempts": max_attempts,
+                       "start_within_s": start_within_s, "thread": thread, "metadata": metadata,
                        "output_schema": output_schema, "enqueued_at": enqueued_at})
             })
     }

@@ -2,6 +2,7 @@
 //! answers the session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
@@ -31,6 +32,10 @@ pub(super) enum Answer {
     OfferConfirmed(Ticket),
     OfferFailed(Ticket),
     Claim(Ticket, ClaimAnswer),
+    Received {
+        ticket: Ticket,
+        ago: Duration,
+    },
     /// An invalid request is dealt with: its delivery can be acked.
     Rejected {
         tag: u64,
@@ -60,6 +65,8 @@ pub struct Actor {
     /// Apart: an ending is published for as long as it takes, and a reader
     /// whose queue refuses it must not hold up other workspaces' offers (G2).
     endings: Arc<Semaphore>,
+    /// Apart: these wait for the disk only.
+    receipts: Arc<Semaphore>,
 }
 
 impl Actor {
@@ -80,6 +87,7 @@ impl Actor {
             cut,
             offers: Arc::new(Semaphore::new(AT_ONCE)),
             endings: Arc::new(Semaphore::new(AT_ONCE)),
+            receipts: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 
@@ -115,6 +123,12 @@ impl Actor {
             Action::RepeatCancel { turn } => drop(tokio::spawn(async move {
                 let _place = actor.offers.acquire().await;
                 actor.repeat_cancel(&turn).await;
+            })),
+            Action::Receive { ticket, turn } => drop(tokio::spawn(async move {
+                let _place = actor.receipts.acquire().await;
+                if let Some(ago) = actor.received(turn).await {
+                    tell(Answer::Received { ticket, ago });
+                }
             })),
         }
     }

@@ -18,7 +18,7 @@
 //!    which they were delivered; none is offered before all ahead of it have
 //!    ended. A turn's end is for ever, so an offer that lies about for long, or
 //!    comes from a sequencer that was deposed without knowing, breaks no order.
-//! 3. *A fate is asked for, not assumed.* Cancelled and rejected turns keep their
+//! 3. *A fate is asked for, not assumed.* Cancelled, rejected and expired turns keep their
 //!    place until the claim is answered; nobody behind them moves up before,
 //!    since the claim may tell that the turn has been run.
 //! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
@@ -42,6 +42,11 @@
 //!   is offered, and the worker answers from its journal with the events and
 //!   `done`. A memory would save that once per takeover and would swallow the
 //!   answer to a producer that publishes a finished turn again.
+//! - *`start_within`* counts from when a sequencer first received the turn. That
+//!   is kept on disk, so a takeover does not begin it anew; what is not kept yet
+//!   counts from this queue's own delivery. When the time is over the claim is asked for,
+//!   wherever the turn is: in line, in the work queue, or with a worker, which makes
+//!   the other claim. Where that came first, the turn is never asked about again.
 //! - *`max_waiting`* counts the turns held for a workspace: with the head, running
 //!   or not; without those whose claim was asked for on arrival. A turn beyond it
 //!   is never rejected outright, since it may have run before this sequencer knew
@@ -64,7 +69,7 @@ use std::time::{Duration, Instant};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub use counts::Oldest;
-use held::{Fate, Held, LastOffer, Line};
+use held::{Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
 
@@ -98,6 +103,9 @@ const CLAIM_FAILED: Backoff = Backoff {
 
 /// For how long an offer may be believed to lie in the work queue untaken.
 const LIES_AT_MOST: Duration = Duration::from_secs(60 * 60);
+
+/// Longer than any sequencer lives, and not too long to be added to a time.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// See the module.
 #[derive(Debug)]
@@ -176,21 +184,8 @@ impl Queue {
         let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
         let line = self.lines.entry(Arc::clone(&turn.workspace)).or_default();
         held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
-        let verdict = if held.cancelled {
-            Some(Verdict::Cancelled)
-        } else if line.counted >= self.max_waiting {
-            Some(Verdict::BacklogFull)
-        } else {
-            None
-        };
-        if let Some(verdict) = verdict {
-            held.counted = false;
-            held.fate = Fate::ToAsk {
-                verdict,
-                failures: 0,
-                at: now,
-            };
-        }
+        held.one_too_many = !held.cancelled && line.counted >= self.max_waiting;
+        held.counted = !held.cancelled && !held.one_too_many;
 
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -201,6 +196,10 @@ impl Queue {
             .entry(Arc::clone(&turn.turn_id))
             .or_default()
             .insert(ticket);
+        if held.deadline.is_some() {
+            let turn = Arc::clone(&held.turn);
+            out.push(Action::Receive { ticket, turn });
+        }
         self.turns.insert(ticket, held);
         self.attend(ticket, now, out);
         Arrival::New
@@ -284,22 +283,9 @@ impl Queue {
             } = &*held.turn;
             self.cancels
                 .remember(now, Arc::clone(turn_id), Some(Arc::clone(workspace)));
-            if std::mem::replace(&mut held.cancelled, true) {
-                continue;
+            if !std::mem::replace(&mut held.cancelled, true) {
+                self.attend(ticket, now, out);
             }
-            match &mut held.fate {
-                fate @ Fate::Open => {
-                    *fate = Fate::ToAsk {
-                        verdict: Verdict::Cancelled,
-                        failures: 0,
-                        at: now,
-                    };
-                }
-                Fate::ToAsk { verdict, .. } => *verdict = Verdict::Cancelled,
-                // Two claims of one turn would only race each other.
-                Fate::Asked { .. } => {}
-            }
-            self.attend(ticket, now, out);
         }
     }
 
@@ -314,13 +300,8 @@ impl Queue {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
-        let Fate::Asked { verdict, failures } = held.fate else {
+        let Some(verdict) = held.asked.take() else {
             return;
-        };
-        let wanted = if held.cancelled {
-            Verdict::Cancelled
-        } else {
-            verdict
         };
         match answer {
             ClaimAnswer::Won | ClaimAnswer::AlreadyEnded => {
@@ -328,17 +309,12 @@ impl Queue {
                 return;
             }
             ClaimAnswer::AlreadyRun => {
-                held.fate = if wanted == verdict {
-                    Fate::Open
-                } else {
-                    // Cancelled while the limit was looked into: the mark is still to be written.
-                    Fate::ToAsk {
-                        verdict: wanted,
-                        failures: 0,
-                        at: now,
-                    }
-                };
+                held.claim_failures = 0;
+                // One that was cancelled while a limit was looked into still needs its mark.
+                held.marked |= verdict == Verdict::Cancelled;
                 // Limits no longer apply to it; it takes a place all the same.
+                held.one_too_many = false;
+                held.deadline = None;
                 if !std::mem::replace(&mut held.counted, true)
                     && let Some(line) = self.lines.get_mut(&held.turn.workspace)
                 {
@@ -346,13 +322,31 @@ impl Queue {
                 }
             }
             ClaimAnswer::Failed => {
-                held.fate = Fate::ToAsk {
-                    verdict: wanted,
-                    failures: failures.saturating_add(1),
-                    at: now + self.jitter.wait(CLAIM_FAILED, failures),
-                };
+                let wait = self.jitter.wait(CLAIM_FAILED, held.claim_failures);
+                held.claim_not_before = now + wait;
+                held.claim_failures = held.claim_failures.saturating_add(1);
             }
         }
+        self.attend(ticket, now, out);
+    }
+
+    /// The answer to [`Action::Receive`]: a sequencer first received the turn
+    /// so long ago, maybe another one.
+    pub fn was_received(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        ago: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let (Some(limit), Some(deadline)) = (held.turn.start_within, held.deadline) else {
+            return;
+        };
+        let due = now + limit.saturating_sub(ago).min(NEVER);
+        held.deadline = Some(deadline.min(due));
         self.attend(ticket, now, out);
     }
 
@@ -465,13 +459,11 @@ impl Queue {
         };
         let line = self.lines.get(&held.turn.workspace);
         let is_head = line.and_then(Line::head) == Some(ticket) || fault::is_on("sabotage.order");
-        let wake = match held.fate {
-            Fate::Asked { .. } => None,
-            Fate::ToAsk { at, .. } if at > now => Some(at),
-            Fate::ToAsk {
-                verdict, failures, ..
-            } => {
-                held.fate = Fate::Asked { verdict, failures };
+        let wake = match (&held.asked, held.wanted(now)) {
+            (Some(_), _) => None,
+            (None, Some(_)) if held.claim_not_before > now => Some(held.claim_not_before),
+            (None, Some(verdict)) => {
+                held.asked = Some(verdict);
                 out.push(Action::Claim {
                     ticket,
                     turn: Arc::clone(&held.turn),
@@ -479,27 +471,31 @@ impl Queue {
                 });
                 None
             }
-            Fate::Open if !is_head || held.in_flight => None,
-            Fate::Open if held.not_before > now => Some(held.not_before),
-            Fate::Open if lies_untaken(held.last_offer, self.untaken, self.taken, now) => {
-                held.not_before = now + self.jitter.wait(REPEAT, held.waits);
-                held.waits = held.waits.saturating_add(1);
-                Some(held.not_before)
-            }
-            Fate::Open => {
-                self.offers += 1;
-                held.in_flight = true;
-                held.last_offer = Some(LastOffer {
-                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
-                    newest: self.offers,
-                    at: now,
-                });
-                out.push(Action::Offer {
-                    ticket,
-                    turn: Arc::clone(&held.turn),
-                    repeat: held.was_offered,
-                });
-                None
+            (None, None) => {
+                let next = if !is_head || held.in_flight {
+                    None
+                } else if held.not_before > now {
+                    Some(held.not_before)
+                } else if lies_untaken(held.last_offer, self.untaken, self.taken, now) {
+                    held.not_before = now + self.jitter.wait(REPEAT, held.waits);
+                    held.waits = held.waits.saturating_add(1);
+                    Some(held.not_before)
+                } else {
+                    self.offers += 1;
+                    held.in_flight = true;
+                    held.last_offer = Some(LastOffer {
+                        first: held.last_offer.map_or(self.offers, |offer| offer.first),
+                        newest: self.offers,
+                        at: now,
+                    });
+                    out.push(Action::Offer {
+                        ticket,
+                        turn: Arc::clone(&held.turn),
+                        repeat: held.was_offered,
+                    });
+                    None
+                };
+                [next, held.deadline].into_iter().flatten().min()
             }
         };
         if held.timer != wake {

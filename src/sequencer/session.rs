@@ -194,6 +194,7 @@ impl Session<'_> {
                     workspace: request.workspace.shared(),
                     turn_id: request.turn_id.shared(),
                     fingerprint: request.fingerprint().into(),
+                    start_within: request.start_within,
                     enqueued_at: request.enqueued_at,
                     request: Arc::from(request.to_canonical_json().into_bytes()),
                 };
@@ -286,6 +287,7 @@ impl Session<'_> {
             Answer::OfferConfirmed(ticket) => self.queue.offer_confirmed(now, ticket, out),
             Answer::OfferFailed(ticket) => self.queue.offer_failed(now, ticket, out),
             Answer::Claim(ticket, answer) => self.queue.claim_answered(now, ticket, answer, out),
+            Answer::Received { ticket, ago } => self.queue.was_received(now, ticket, ago, out),
             Answer::Rejected { tag } => out.push(Action::Ack { tag }),
         }
     }

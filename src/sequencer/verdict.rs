@@ -1,6 +1,8 @@
-//! Ends turns that don't run: cancelled while they waited, or one too many.
+//! Ends turns that don't run: cancelled while they waited, one too many, or
+//! not started in time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -21,10 +23,17 @@ enum Decided {
         events: Vec<SealedEvent>,
         /// Why the request was refused: it goes to the dead queue.
         refused: Option<TurnError>,
-        /// Decided by us, now, so that nobody has counted it.
-        now: Option<StopReason>,
+        /// Decided by us, so that nobody has counted it.
+        now: Option<Decision>,
     },
     Runs,
+}
+
+/// How the turn ends.
+#[derive(Debug, Clone, PartialEq)]
+struct Decision {
+    stop_reason: StopReason,
+    error: Option<TurnError>,
 }
 
 impl Actor {
@@ -58,15 +67,18 @@ impl Actor {
             now,
         } = decided
         else {
+            tracing::debug!(
+                turn_id = &*turn.turn_id,
+                "the turn is not ended here: a worker has it"
+            );
             return ClaimAnswer::AlreadyRun;
         };
         fault::at("sequencer.claimed");
-        let code = refused.as_ref().map(|error| error.code);
-        if let Some(stop_reason) = now {
+        if let Some(Decision { stop_reason, error }) = &now {
             // Only here: what follows may have to be tried again.
-            match code {
-                Some(code) => self.metrics.request_rejected(code),
-                None => self.metrics.turn_decided(stop_reason, None),
+            match &refused {
+                Some(error) => self.metrics.request_rejected(error.code),
+                None => self.metrics.turn_decided(*stop_reason, error.as_ref()),
             }
             tracing::info!(
                 turn_id = &*turn.turn_id,
@@ -75,7 +87,7 @@ impl Actor {
                     .and_then(|event| event.trace.as_deref())
                     .map(TraceContext::trace_id),
                 outcome = stop_reason.as_str(),
-                code = code.map(ErrorCode::as_str),
+                code = error.as_ref().map(|error| error.code.as_str()),
                 "ended a waiting turn"
             );
         }
@@ -119,7 +131,7 @@ fn claim(
     let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
         return Ok(Decided::Runs);
     };
-    let (stop_reason, error) = match wanted {
+    let (stop_reason, error) = match &wanted {
         Wanted::Cancelled => {
             // First, for the next attempt of a turn that turns out to run.
             claims.mark_cancelled(&turn.turn_id)?;
@@ -127,10 +139,13 @@ fn claim(
             (StopReason::Cancelled, None)
         }
         Wanted::BacklogFull => (StopReason::Error, Some(backlog_full(&turn.workspace))),
+        Wanted::Expired => (StopReason::Error, Some(expired(turn.start_within))),
     };
+    // What the request itself asked for is no operator's concern.
+    let refused = error.clone().filter(|_| wanted == Wanted::BacklogFull);
     let ending = simple_ending(&request, stop_reason, error.clone());
-    let verdict = match &error {
-        None => Verdict::Cancelled {
+    let verdict = match &refused {
+        None => Verdict::Unrun {
             ending: ending.clone(),
         },
         Some(error) => Verdict::Rejected {
@@ -147,15 +162,15 @@ fn claim(
     Ok(match claims.claim(&turn.turn_id, &claim)? {
         ClaimOutcome::Won => Decided::Ended {
             events: ending,
-            refused: error,
-            now: Some(stop_reason),
+            refused,
+            now: Some(Decision { stop_reason, error }),
         },
         ClaimOutcome::Lost(other) => match other.verdict.ending() {
             Some(events) => Decided::Ended {
                 events: events.to_vec(),
                 // By this sequencer a moment ago, or by one that died: the
                 // request may not have got to the dead queue.
-                refused: error.filter(|error| is_refusal(&other.verdict, error.code)),
+                refused: refused.filter(|error| is_refusal(&other.verdict, error.code)),
                 now: None,
             },
             None => Decided::Runs,
@@ -178,6 +193,18 @@ fn backlog_full(workspace: &str) -> TurnError {
     }
 }
 
+fn expired(limit: Option<Duration>) -> TurnError {
+    TurnError {
+        code: ErrorCode::Expired,
+        message: format!(
+            "the turn could not start within the {} s that it asked for",
+            limit.unwrap_or_default().as_secs()
+        ),
+        reason: Reason::Unknown,
+        retryable: true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +217,7 @@ mod tests {
             workspace: workspace.into(),
             turn_id: "t".into(),
             fingerprint: 0,
+            start_within: Some(Duration::from_secs(7)),
             request: request.into_bytes().into(),
             enqueued_at: None,
         }
@@ -200,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
         root.workspace("a").unwrap();
-        for wanted in [Wanted::Cancelled, Wanted::BacklogFull] {
+        for wanted in [Wanted::Cancelled, Wanted::BacklogFull, Wanted::Expired] {
             let decided = claim(&root, &turn("a/inside"), wanted, "me".into()).unwrap();
             assert!(matches!(decided, Decided::Runs), "{wanted:?}");
             let decided = claim(&root, &turn("b"), wanted, "me".into()).unwrap();
@@ -217,7 +245,10 @@ mod tests {
                 events,
                 refused,
                 now,
-            } => (events, refused.map(|error| error.code), now),
+            } => {
+                let stop_reason = now.map(|now| now.stop_reason);
+                (events, refused.map(|error| error.code), stop_reason)
+            }
             Decided::Runs => panic!("it runs"),
         };
         let full = Some(ErrorCode::BacklogFull);
@@ -226,5 +257,42 @@ mod tests {
         assert_eq!(decide(Wanted::BacklogFull), (events.clone(), full, None));
         // A cancel that comes later changes nothing, and is no refusal.
         assert_eq!(decide(Wanted::Cancelled), (events, None, None));
+    }
+
+    #[test]
+    fn g5_a_turn_that_runs_never_expires_and_one_that_expired_is_not_buried() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let expire = || claim(&root, &turn("a"), Wanted::Expired, "me".into()).unwrap();
+        let Decided::Ended {
+            events,
+            refused: None,
+            now: Some(decision),
+        } = expire()
+        else {
+            panic!("it does not expire");
+        };
+        assert_eq!(decision.stop_reason, StopReason::Error);
+        assert_eq!(decision.error.unwrap().code, ErrorCode::Expired);
+        assert!(events[1].json.contains("within the 7 s"), "{events:?}");
+        let Decided::Ended {
+            events: again,
+            refused: None,
+            now: None,
+        } = expire()
+        else {
+            panic!("it ends otherwise");
+        };
+        assert_eq!(again, events);
+        let claims = root.workspace("b").unwrap().claims().clone();
+        let run = Claim {
+            verdict: Verdict::Run,
+            fingerprint: 0,
+            made_at: Timestamp::now(),
+            by: "w".into(),
+        };
+        assert_eq!(claims.claim("t", &run).unwrap(), ClaimOutcome::Won);
+        let decided = claim(&root, &turn("b"), Wanted::Expired, "me".into()).unwrap();
+        assert!(matches!(decided, Decided::Runs));
     }
 }

@@ -118,7 +118,7 @@ impl<E: Engine> Runner<E> {
         if history.is_none() {
             let verdict = if cancelled {
                 let ending = simple_ending(request, StopReason::Cancelled, None);
-                Verdict::Cancelled { ending }
+                Verdict::Unrun { ending }
             } else {
                 Verdict::Run
             };

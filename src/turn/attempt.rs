@@ -26,7 +26,7 @@ use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
 use crate::fault;
 use crate::guard::SpawnError;
 use crate::host::Part;
-use crate::request::TurnRequest;
+use crate::request::{ThreadChoice, TurnRequest};
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
     Workspace, resolve_session,
@@ -230,9 +230,22 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn session(&self) -> Result<Resume, StateError> {
-        let session = self.workspace.session()?;
+        let session = match self.request.thread {
+            ThreadChoice::Continue => self.workspace.session()?,
+            ThreadChoice::New => self.own_thread()?,
+        };
         let threads = self.runner.root.threads();
         Ok(resolve_session(session, self.workspace.id(), threads)?)
+    }
+
+    /// Of a turn that was asked for a new conversation: what its own earlier
+    /// attempts have begun, never what was there before.
+    fn own_thread(&self) -> Result<SessionFile, StateError> {
+        if self.history.started.is_empty() {
+            return Ok(SessionFile::None);
+        }
+        let begun = self.workspace.begun_thread(self.request.turn_id.as_str())?;
+        Ok(begun.map_or(SessionFile::None, SessionFile::Thread))
     }
 
     fn earlier(&self) -> impl Iterator<Item = Option<&ThreadStart>> {
@@ -299,6 +312,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let workspace = self.workspace;
         // Ours first: the file alone could be adopted by another workspace.
         self.runner.root.threads().adopt(thread, workspace.id())?;
+        fault::at("turn.thread_adopted");
+        if self.request.thread == ThreadChoice::New {
+            // Before the session file: what stands there is no proof.
+            workspace.write_begun_thread(self.request.turn_id.as_str(), thread)?;
+            fault::at("turn.thread_begun");
+        }
         if workspace.session()? != SessionFile::Thread(thread) {
             workspace.write_session(thread)?;
         }

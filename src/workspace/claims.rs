@@ -1,8 +1,8 @@
 //! Claims: each turn's fate, decided once by the exclusive creation of a file.
 //!
-//! A turn's files are `<turn id>.claim` and `<turn id>.cancel`. Turn ids may
-//! hold dots, even be `..`, and yet no two names meet: each ends in one of the
-//! two suffixes, what stands before it is the whole id, and names of other
+//! A turn's files are `<turn id>.claim`, `<turn id>.cancel` and
+//! `<turn id>.received`. Turn ids may hold dots, even be `..`, and yet no two
+//! names meet: each ends in one of the suffixes, what stands before it is the whole id, and names of other
 //! files in here hold a `~`, which no id may.
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::event::{ErrorCode, SealedEvent};
 
 pub(super) const CLAIM: &str = ".claim";
 pub(super) const CANCEL: &str = ".cancel";
+pub(super) const RECEIVED: &str = ".received";
 
 /// Of one claim. The longest ending is that of a request with 32 violations
 /// and the most metadata, which is far below.
@@ -48,9 +49,12 @@ pub enum Verdict {
     /// It runs, or ran: the journal has its attempts. Only for who holds the
     /// workspace's lock.
     Run,
-    Cancelled {
-        ending: Vec<SealedEvent>,
-    },
+    /// It ends without having run, and its ending tells why: cancelled while it
+    /// waited, or not started in time. One name for all on disk, so that workers
+    /// that don't know the reason can tell the ending.
+    #[serde(rename = "cancelled")]
+    Unrun { ending: Vec<SealedEvent> },
+    /// It was not acceptable: it lies in the dead queue, too.
     Rejected {
         code: ErrorCode,
         ending: Vec<SealedEvent>,
@@ -62,9 +66,15 @@ impl Verdict {
     pub fn ending(&self) -> Option<&[SealedEvent]> {
         match self {
             Self::Run => None,
-            Self::Cancelled { ending } | Self::Rejected { ending, .. } => Some(ending),
+            Self::Unrun { ending } | Self::Rejected { ending, .. } => Some(ending),
         }
     }
+}
+
+/// When a sequencer first received a turn for which that matters.
+#[derive(Serialize, Deserialize)]
+struct Received {
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +134,23 @@ impl Claims {
         Ok(self.dir.stat(&cancel_name(turn_id)?)?.is_some())
     }
 
+    /// When the turn was first received: now, unless that is kept already.
+    pub fn received(&self, turn_id: &str, now: Timestamp) -> Result<Timestamp, StateError> {
+        let name = received_name(turn_id)?;
+        let record = line::encode(&Received { at: now });
+        if self.dir.create_exclusive(&name, &record)? == Created::New {
+            return Ok(now);
+        }
+        // Pruned since it was met? Then it is of no turn that waits.
+        let Some(bytes) = self.dir.read(&name, MAX_BYTES)? else {
+            return Ok(now);
+        };
+        match line::decode::<Received>(&bytes) {
+            Ok(received) => Ok(received.at),
+            Err(why) => Err(StateError::unreadable(&self.dir.path().join(name), 0, why)),
+        }
+    }
+
     pub(super) fn read(&self, name: &str) -> Result<Option<Claim>, StateError> {
         let Some(bytes) = self.dir.read(name, MAX_BYTES)? else {
             return Ok(None);
@@ -134,9 +161,10 @@ impl Claims {
         }
     }
 
-    /// Forgets a turn: its claim and its cancel mark. Durable after a sync.
+    /// Forgets a turn: all its files, the claim last. Durable after a sync.
     pub(super) fn forget(&self, turn_id: &str) -> Result<(), DiskError> {
         self.dir.remove(&format!("{turn_id}{CANCEL}"))?;
+        self.dir.remove(&format!("{turn_id}{RECEIVED}"))?;
         self.dir.remove(&format!("{turn_id}{CLAIM}"))?;
         Ok(())
     }
@@ -158,6 +186,10 @@ fn cancel_name(turn_id: &str) -> Result<String, StateError> {
     Ok(format!("{}{CANCEL}", id::turn_id(turn_id)?))
 }
 
+fn received_name(turn_id: &str) -> Result<String, StateError> {
+    Ok(format!("{}{RECEIVED}", id::turn_id(turn_id)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,7 +209,7 @@ mod tests {
                     let (claims, barrier) = (&claims, &barrier);
                     scope.spawn(move || {
                         let claim = Claim {
-                            verdict: Verdict::Cancelled {
+                            verdict: Verdict::Unrun {
                                 ending: events("t", 0, 2),
                             },
                             by: format!("worker {n}"),
@@ -247,13 +279,24 @@ mod tests {
         let (_tmp, claims) = store();
         let long = "x".repeat(128);
         let ids = [
-            ".", "..", "...", "a", "a.claim", "a.cancel", ".claim", ".cancel", &long,
+            ".",
+            "..",
+            "...",
+            "a",
+            "a.claim",
+            "a.cancel",
+            "a.received",
+            ".claim",
+            ".cancel",
+            ".received",
+            &long,
         ];
         let names: HashSet<_> = ids
             .iter()
-            .flat_map(|id| [claim_name(id).unwrap(), cancel_name(id).unwrap()])
+            .flat_map(|id| [claim_name(id), cancel_name(id), received_name(id)])
+            .map(Result::unwrap)
             .collect();
-        assert_eq!(names.len(), 2 * ids.len());
+        assert_eq!(names.len(), 3 * ids.len());
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(claims.find(id).unwrap(), None, "{id}");
             assert!(!claims.is_cancelled(id).unwrap(), "{id}");
@@ -264,10 +307,14 @@ mod tests {
             assert_eq!(claims.claim(id, &claim).unwrap(), ClaimOutcome::Won);
             claims.mark_cancelled(id).unwrap();
             claims.mark_cancelled(id).unwrap();
+            let at = Timestamp::from_second(n as i64).unwrap();
+            assert_eq!(claims.received(id, at).unwrap(), at, "{id}");
         }
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(claims.find(id).unwrap().unwrap().fingerprint, n as u32);
             assert!(claims.is_cancelled(id).unwrap());
+            let at = Timestamp::from_second(n as i64).unwrap();
+            assert_eq!(claims.received(id, time()).unwrap(), at, "the first counts");
         }
     }
 
@@ -282,6 +329,7 @@ mod tests {
             assert!(claims.find(id).is_err());
             assert!(claims.mark_cancelled(id).is_err());
             assert!(claims.is_cancelled(id).is_err());
+            assert!(claims.received(id, time()).is_err());
         }
     }
 

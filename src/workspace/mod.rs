@@ -14,7 +14,9 @@
 //!         bell                              says that the lock is held for a server that waits
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood
+//!         begun                             the conversation that a turn was asked to begin
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
+//!         claims/<turn id>.received         when it first came, if it must start in time
 //!         codex-home/                       its CODEX_HOME, if each has its own
 //! <root>/.codex-homes/<id>/                 the same, if agents are another user
 //! ```
@@ -25,6 +27,7 @@
 //!
 //! All of this blocks: async callers use `spawn_blocking`.
 
+mod begun;
 mod check;
 mod claims;
 mod dir;
@@ -192,6 +195,17 @@ impl Workspace {
             Ok(dir) => session::read(dir),
             Err(_) => Ok(SessionFile::None),
         }
+    }
+
+    /// The thread that a turn has begun which was asked for a new one, if an
+    /// attempt of it has got so far.
+    pub fn begun_thread(&self, turn_id: &str) -> Result<Option<Uuid>, StateError> {
+        begun::find(&self.state, turn_id)
+    }
+
+    /// For the lock's holder only.
+    pub fn write_begun_thread(&self, turn_id: &str, thread: Uuid) -> Result<(), DiskError> {
+        begun::write(&self.state, turn_id, thread)
     }
 
     /// For the lock's holder only.

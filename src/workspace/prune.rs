@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::claims::{CANCEL, CLAIM, Claims, Verdict};
+use super::claims::{CANCEL, CLAIM, Claims, RECEIVED, Verdict};
 use super::error::DiskError;
 use super::lock;
 
@@ -47,7 +47,10 @@ impl Claims {
                 let entry = turns.entry(turn.to_owned()).or_default();
                 entry.claimed = true;
                 entry.add(made_at);
-            } else if let Some(turn) = name.strip_suffix(CANCEL) {
+            } else if let Some(turn) = [CANCEL, RECEIVED]
+                .iter()
+                .find_map(|mark| name.strip_suffix(mark))
+            {
                 let marked_at = self.dir.stat(&name)?.map(|stat| {
                     Timestamp::from_second(stat.st_mtime).unwrap_or(Timestamp::UNIX_EPOCH)
                 });
@@ -63,6 +66,7 @@ impl Claims {
         let old = verdicts.get(keep..).unwrap_or_default();
         for (_, turn, claimed) in old {
             self.dir.remove(&format!("{turn}{CANCEL}"))?;
+            self.dir.remove(&format!("{turn}{RECEIVED}"))?;
             // A claim that was not there a moment ago is no old verdict.
             if *claimed {
                 self.dir.remove(&format!("{turn}{CLAIM}"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -16,6 +16,9 @@ pub struct QueuedTurn {
     pub fingerprint: u64,
     /// The canonical request, to be put into offers as it is.
     pub request: Arc<[u8]>,
+    /// It must have been started by then, counted from when a sequencer first
+    /// received it.
+    pub start_within: Option<Duration>,
     /// As the producer says, for the age of the oldest waiting turn.
     pub enqueued_at: Option<Timestamp>,
 }
@@ -35,21 +38,8 @@ pub enum Verdict {
     Cancelled,
     /// Its workspace has as many turns in line as it may have.
     BacklogFull,
-}
-
-/// Whether the turn may go on towards a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Nothing speaks against it.
-    Open,
-    /// The shell is creating the claim; nothing happens before its answer.
-    Asked { verdict: Verdict, failures: u32 },
-    /// The claim is to be asked for (again) at this time.
-    ToAsk {
-        verdict: Verdict,
-        failures: u32,
-        at: Instant,
-    },
+    /// It was not started in time.
+    Expired,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,9 +58,20 @@ pub(super) struct Held {
     /// The delivery, and the redelivered duplicates that are acked with it.
     pub tags: Vec<u64>,
     pub received: Instant,
-    pub fate: Fate,
+    /// The shell is creating the claim; nothing happens before its answer.
+    pub asked: Option<Verdict>,
+    /// Claims in a row that could not be had.
+    pub claim_failures: u32,
+    /// Before this no claim is asked for.
+    pub claim_not_before: Instant,
     /// A cancel is out for it: heartbeats that name it repeat the cancel.
     pub cancelled: bool,
+    /// The records have the cancel, and that the turn has been started.
+    pub marked: bool,
+    /// It came when its line was full.
+    pub one_too_many: bool,
+    /// By when it must have been started; none for a turn that has been.
+    pub deadline: Option<Instant>,
     /// It takes one of its workspace's `max_waiting` places.
     pub counted: bool,
     /// Before this it is not offered, head or not.
@@ -92,12 +93,19 @@ pub(super) struct Held {
 
 impl Held {
     pub fn new(turn: Arc<QueuedTurn>, tag: u64, now: Instant, not_before: Instant) -> Self {
+        // What is further away than the clock reaches never comes.
+        let deadline = turn.start_within.and_then(|limit| now.checked_add(limit));
         Self {
             turn,
             tags: vec![tag],
             received: now,
-            fate: Fate::Open,
+            asked: None,
+            claim_failures: 0,
+            claim_not_before: now,
             cancelled: false,
+            marked: false,
+            one_too_many: false,
+            deadline,
             counted: true,
             not_before,
             seen: None,
@@ -107,6 +115,19 @@ impl Held {
             waits: 0,
             failures: 0,
             timer: None,
+        }
+    }
+
+    /// The claim that has to be asked for before the turn may go on.
+    pub fn wanted(&self, now: Instant) -> Option<Verdict> {
+        if self.cancelled && !self.marked {
+            Some(Verdict::Cancelled)
+        } else if self.one_too_many {
+            Some(Verdict::BacklogFull)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(Verdict::Expired)
+        } else {
+            None
         }
     }
 }

@@ -32,6 +32,15 @@ pub enum Action {
     },
     /// Publish the cancel once more: a worker tells that it still runs the turn.
     RepeatCancel { turn: Arc<QueuedTurn> },
+    /// Keep, off the loop, when the turn was first received, unless that is
+    /// kept already, and tell [`was_received`] how long ago it was. Nothing is
+    /// told where that fails.
+    ///
+    /// [`was_received`]: super::Queue::was_received
+    Receive {
+        ticket: Ticket,
+        turn: Arc<QueuedTurn>,
+    },
 }
 
 /// What became of a delivery.

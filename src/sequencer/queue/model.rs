@@ -11,8 +11,23 @@ const WORKSPACES: [&str; 3] = ["a", "b", "c"];
 const WORKERS: usize = 3;
 const SLOTS: usize = 2;
 
+/// Different turns of a workspace.
+const TURNS: usize = 7;
+
 /// A turn's name: workspace and number. The same number occurs in all workspaces.
 type Name = (usize, usize);
+
+/// What turns of a number ask for.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    start_within: Option<u64>,
+}
+
+fn kinds() -> impl Strategy<Value = Vec<Kind>> {
+    let start_within = prop_oneof![2 => Just(None), 1 => (1..60u64).prop_map(Some)];
+    let kind = start_within.prop_map(|start_within| Kind { start_within });
+    prop::collection::vec(kind, TURNS)
+}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -20,6 +35,7 @@ enum Step {
     Deliver(usize),
     Confirm { which: usize, taken: bool },
     Claim { which: usize, how: ClaimRun },
+    Receive { which: usize, kept: bool },
     HearStatus { many: usize, lost: bool },
     FlushAcks(usize),
     Take(usize),
@@ -54,7 +70,7 @@ enum Takeover {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let name = || (0..WORKSPACES.len(), 0..7usize);
+    let name = || (0..WORKSPACES.len(), 0..TURNS);
     let claim = prop_oneof![
         4 => Just(ClaimRun::Answered), 1 => Just(ClaimRun::FailedBefore),
         1 => Just(ClaimRun::FailedAfter), 1 => Just(ClaimRun::SaysRun),
@@ -71,6 +87,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         20 => (1..6usize).prop_map(Step::Deliver),
         20 => (0..9usize, usually()).prop_map(|(which, taken)| Step::Confirm { which, taken }),
         12 => (0..9usize, claim).prop_map(|(which, how)| Step::Claim { which, how }),
+        10 => (0..9usize, usually()).prop_map(|(which, kept)| Step::Receive { which, kept }),
         16 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearStatus { many, lost }),
         10 => (1..9usize).prop_map(Step::FlushAcks),
         24 => (0..WORKERS).prop_map(Step::Take),
@@ -93,9 +110,10 @@ proptest! {
     fn g1_g2_g4_g5_hold_under_random_schedules(
         max_waiting in 1..6usize,
         seed in any::<u64>(),
+        kinds in kinds(),
         steps in steps(),
     ) {
-        let mut world = World::new(max_waiting, seed);
+        let mut world = World::new(max_waiting, seed, kinds);
         for step in &steps {
             world.step(step);
         }

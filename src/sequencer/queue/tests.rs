@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
-use Verdict::{BacklogFull, Cancelled};
+use Verdict::{BacklogFull, Cancelled, Expired};
 
 /// What came out, without what the tests don't look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,7 @@ enum Out {
     Repeat(String),
     Claim(String, Verdict),
     CancelAgain(String),
+    Receive(String),
 }
 
 fn ack(tag: u64) -> Out {
@@ -50,6 +51,7 @@ fn turn(name: &str, fingerprint: u64) -> QueuedTurn {
         workspace: workspace.into(),
         turn_id: turn_id.into(),
         fingerprint,
+        start_within: None,
         request: Arc::from(name.as_bytes()),
         enqueued_at: None,
     }
@@ -99,6 +101,10 @@ impl Bench {
                     Out::Claim(name(&turn), verdict)
                 }
                 Action::RepeatCancel { turn } => Out::CancelAgain(name(&turn)),
+                Action::Receive { ticket, turn } => {
+                    self.tickets.insert(name(&turn), ticket);
+                    Out::Receive(name(&turn))
+                }
             })
             .collect()
     }
@@ -659,4 +665,73 @@ fn the_oldest_waiting_turn_is_not_one_that_runs() {
     assert_eq!(b.queue.oldest_waiting(b.now), Some(oldest));
     b.pass(10.0);
     assert_eq!(b.queue.oldest_waiting(b.now).unwrap().received, b.start);
+}
+
+/// A turn that must start within that many seconds.
+fn urgent(name: &str, seconds: u64) -> QueuedTurn {
+    QueuedTurn {
+        start_within: Some(Duration::from_secs(seconds)),
+        ..turn(name, 0)
+    }
+}
+
+impl Bench {
+    fn urgent(&mut self, tag: u64, name: &str, seconds: u64) -> Vec<Out> {
+        self.deliver_as(tag, false, urgent(name, seconds)).1
+    }
+    /// That many seconds after the start.
+    fn at(&mut self, seconds: u64) -> Vec<Out> {
+        self.now = self.start + Duration::from_secs(seconds);
+        self.pass(0.0)
+    }
+    fn was_received(&mut self, name: &str, seconds_ago: u64) -> Vec<Out> {
+        let (ticket, ago) = (self.tickets[name], Duration::from_secs(seconds_ago));
+        self.queue
+            .was_received(self.now, ticket, ago, &mut self.out);
+        self.take()
+    }
+}
+
+#[test]
+fn a_turn_expires_in_line_and_while_its_offer_lies_about() {
+    let receive = |name: &str| Out::Receive(name.into());
+    let mut bench = Bench::new(10);
+    assert_eq!(bench.urgent(1, "a/1", 8), [receive("a/1"), offer("a/1")]);
+    assert_eq!(bench.urgent(2, "a/2", 5), [receive("a/2")]);
+    assert_eq!(bench.confirm("a/1"), NONE);
+    assert_eq!(bench.at(4), NONE);
+    assert_eq!(bench.at(5), [claim("a/2", Expired)]);
+    assert_eq!(bench.answer("a/2", ClaimAnswer::Won), [ack(2)]);
+    assert_eq!(bench.at(7), NONE);
+    assert_eq!(bench.at(8), [claim("a/1", Expired)]);
+    // A worker was first: it may take as long as it likes.
+    assert_eq!(bench.answer("a/1", ClaimAnswer::AlreadyRun), NONE);
+    assert_eq!(bench.heartbeat(&["a/1"]), NONE);
+    assert_eq!(bench.done("a/1"), [ack(1)]);
+    assert_eq!(bench.queue.next_deadline(), None);
+}
+
+#[test]
+fn a_takeover_does_not_begin_the_time_to_start_anew() {
+    let mut bench = Bench::new(10);
+    bench.deliver_as(1, true, urgent("a/1", 8));
+    bench.deliver_as(2, true, urgent("b/1", 8));
+    // What is further away than time goes is never.
+    assert_eq!(bench.deliver_as(3, true, urgent("c/1", u64::MAX)).1, NONE);
+    assert_eq!(bench.was_received("a/1", 7), NONE);
+    assert_eq!(bench.was_received("b/1", 9), [claim("b/1", Expired)]);
+    assert_eq!(bench.at(1), [claim("a/1", Expired)]);
+    // Not even by a clock that was set back.
+    assert_eq!(bench.answer("a/1", ClaimAnswer::Failed), NONE);
+    assert_eq!(bench.was_received("a/1", 0), NONE);
+    assert_eq!(bench.at(3), [claim("a/1", Expired), offer("c/1")]);
+}
+
+#[test]
+fn g5_a_cancel_goes_before_a_turns_expiry() {
+    let mut bench = Bench::new(10);
+    bench.urgent(1, "a/1", 5);
+    assert_eq!(bench.cancel("1", None), [claim("a/1", Cancelled)]);
+    assert_eq!(bench.at(6), NONE);
+    assert_eq!(bench.answer("a/1", ClaimAnswer::Won), [ack(1)]);
 }

@@ -151,7 +151,7 @@ impl World {
     fn cancelled(&mut self, turn: &str) -> SealedEvent {
         let end = ending(turn, 0, StopReason::Cancelled);
         let claim = Claim {
-            verdict: Verdict::Cancelled {
+            verdict: Verdict::Unrun {
                 ending: vec![end.clone()],
             },
             fingerprint: 0,

@@ -25,6 +25,8 @@ enum Work {
     Cancel,
     /// The same, with nobody standing by who has heard it, too.
     CancelAlone,
+    /// A turn that waits for longer than it wants to.
+    Expiry,
     /// A turn too many for its workspace.
     Full,
     /// A request that can't be read.
@@ -46,6 +48,9 @@ const DEATHS: &[Death] = &[
     death("sequencer.claimed=return(kill)", Work::Cancel, 0),
     death("sequencer.claimed=return(kill)", Work::CancelAlone, 0),
     death("sequencer.told=return(kill)", Work::Cancel, 0),
+    death("sequencer.receipt_kept=return(kill)", Work::Expiry, 0),
+    death("sequencer.claimed=return(kill)", Work::Expiry, 0),
+    death("sequencer.told=return(kill)", Work::Expiry, 0),
     // It is refused first, since it may have run; so it may be kept twice.
     death("sequencer.claimed=return(kill)", Work::Full, 1),
     death("sequencer.buried=return(kill)", Work::Full, 2),
@@ -81,9 +86,12 @@ impl Death {
         }
         let mut requests = vec![turn("t1", "a", &["wait go"])];
         requests.extend(["t2", "t3"].map(|id| turn(id, "a", &[])));
+        if self.at == Work::Expiry {
+            requests[1]["start_within_s"] = json!(1);
+        }
         pool.enqueue(&requests).await;
         match self.at {
-            Work::Running | Work::Ended => {}
+            Work::Running | Work::Ended | Work::Expiry => {}
             Work::Cancel | Work::CancelAlone => {
                 pool.started("t1", 1).await;
                 pool.cancel("t2").await;
@@ -103,7 +111,15 @@ impl Death {
     }
 
     async fn is_mended(&self, mut pool: Pool) {
-        let t2_runs = !matches!(self.at, Work::Cancel | Work::CancelAlone);
+        let t2_ends = match self.at {
+            Work::Cancel | Work::CancelAlone => Some("cancelled"),
+            Work::Expiry => Some("error"),
+            _ => None,
+        };
+        if self.at == Work::Expiry {
+            // t1 runs on until then.
+            pool.events.ended("t2").await;
+        }
         if matches!(self.at, Work::Full | Work::Invalid) {
             let odd = pool.events.ended("odd").await;
             assert_eq!((odd.stop_reason(), odd.attempt()), ("error", 0));
@@ -114,14 +130,10 @@ impl Death {
             assert_eq!((ended.stop_reason(), ended.attempt()), ("end_turn", 1));
         }
         let t2 = pool.events.ended("t2").await;
-        let wanted = if t2_runs {
-            ("end_turn", 1)
-        } else {
-            ("cancelled", 0)
-        };
+        let wanted = t2_ends.map_or(("end_turn", 1), |how| (how, 0));
         assert_eq!((t2.stop_reason(), t2.attempt()), wanted);
         let turns: Vec<_> = pool.runs().all.into_iter().map(|run| run.turn).collect();
-        let wanted = if t2_runs {
+        let wanted = if t2_ends.is_none() {
             vec!["t1", "t2", "t3"]
         } else {
             vec!["t1", "t3"]

@@ -4,7 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::super::*;
-use super::{ClaimRun, Name, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
+use super::{ClaimRun, Kind, Name, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
 
 #[derive(Debug, Clone, Copy)]
 struct Message {
@@ -27,6 +27,10 @@ struct Record {
     ended: Option<Ended>,
     mark: bool,
     cancelled: bool,
+    /// By any sequencer.
+    first_delivered: Option<Instant>,
+    /// As it is kept on disk.
+    received: Option<Instant>,
 }
 
 enum Status {
@@ -40,11 +44,14 @@ struct InLine {
     redelivered: bool,
     at: Instant,
     tags: Vec<u64>,
+    /// By when it has to be started, as far as the queue was told.
+    due: Option<Instant>,
 }
 
 pub struct World {
     now: Instant,
     max_waiting: usize,
+    kinds: Vec<Kind>,
     queue: Queue,
     zombie: Option<Queue>,
     successors: u64,
@@ -59,6 +66,8 @@ pub struct World {
 
     offers: Vec<(Ticket, Name)>,
     claims: Vec<(Ticket, Name, Verdict)>,
+    /// Times of receipt that are to be kept.
+    receipts: Vec<(Ticket, Name)>,
     status: VecDeque<Status>,
 
     work: VecDeque<Name>,
@@ -70,14 +79,17 @@ pub struct World {
     offered: HashSet<Name>,
     /// Asked to be claimed, and not told that it runs.
     undecided: HashSet<Name>,
+    /// Told to have been started.
+    started: HashSet<Name>,
     named: HashMap<Name, Instant>,
 }
 
 impl World {
-    pub fn new(max_waiting: usize, seed: u64) -> Self {
+    pub fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>) -> Self {
         Self {
             now: Instant::now(),
             max_waiting,
+            kinds,
             queue: Queue::new(max_waiting, seed),
             zombie: None,
             successors: 0,
@@ -89,6 +101,7 @@ impl World {
             acked: HashSet::new(),
             offers: Vec::new(),
             claims: Vec::new(),
+            receipts: Vec::new(),
             status: VecDeque::new(),
             work: VecDeque::new(),
             workers: vec![Vec::new(); WORKERS],
@@ -96,12 +109,17 @@ impl World {
             lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
             offered: HashSet::new(),
             undecided: HashSet::new(),
+            started: HashSet::new(),
             named: HashMap::new(),
         }
     }
 
     fn record(&mut self, turn: Name) -> &mut Record {
         self.records.entry(turn).or_default()
+    }
+
+    fn start_within(&self, turn: Name) -> Option<Duration> {
+        self.kinds[turn.1].start_within.map(Duration::from_secs)
     }
 
     fn has_ended(&self, turn: Name) -> bool {
@@ -151,6 +169,9 @@ impl World {
                         let held = self.lines[turn.0].len();
                         assert!(held >= self.max_waiting, "rejected with {held} in line");
                     }
+                    if verdict == Verdict::Expired {
+                        self.undecided.insert(turn);
+                    }
                     if verdict == Verdict::Cancelled {
                         self.undecided.insert(turn);
                         assert!(self.records[&turn].cancelled, "nobody cancelled {turn:?}");
@@ -160,6 +181,7 @@ impl World {
                 Action::RepeatCancel { turn } => {
                     assert!(self.records[&name_of(&turn)].cancelled);
                 }
+                Action::Receive { ticket, turn } => self.receipts.push((ticket, name_of(&turn))),
             }
         }
     }
@@ -206,6 +228,7 @@ impl World {
             workspace: WORKSPACES[turn.0].into(),
             turn_id: turn.1.to_string().into(),
             fingerprint: 0,
+            start_within: self.start_within(turn),
             request: Arc::from([]),
             enqueued_at: None,
         };
@@ -214,12 +237,16 @@ impl World {
             .delivered(self.now, tag, message.redelivered, queued, &mut out);
         // Checks of the limit look at who is ahead; acks of duplicates touch no line.
         self.carry_out(out);
+        let now = self.now;
+        self.record(turn).first_delivered.get_or_insert(now);
+        let due = self.start_within(turn).map(|limit| now + limit);
         match arrival {
             Arrival::New => self.lines[turn.0].push(InLine {
                 turn,
                 redelivered: message.redelivered,
                 at: self.now,
                 tags: vec![tag],
+                due,
             }),
             Arrival::Redelivered { .. } => {
                 let held = self.lines[turn.0].iter_mut().find(|l| l.turn == turn);
@@ -242,8 +269,14 @@ impl World {
         }
     }
 
-    /// The claim as the file system and the broker see it.
-    fn claim(&mut self, turn: Name, verdict: Verdict) -> ClaimAnswer {
+    /// The claim as the file system and the broker see it, asked for by a
+    /// sequencer whose clock tells `at`.
+    fn claim(&mut self, turn: Name, verdict: Verdict, at: Instant) -> ClaimAnswer {
+        if verdict == Verdict::Expired {
+            let first = self.records[&turn].first_delivered.unwrap();
+            let limit = self.start_within(turn).unwrap();
+            assert!(at >= first + limit, "{turn:?} expired before its time");
+        }
         let record = self.record(turn);
         if record.ended.is_some() {
             return ClaimAnswer::AlreadyEnded;
@@ -256,19 +289,37 @@ impl World {
         ClaimAnswer::Won
     }
 
+    fn receive(&mut self, which: usize, kept: bool) {
+        if self.receipts.is_empty() {
+            return;
+        }
+        let (ticket, turn) = self.receipts.remove(which % self.receipts.len());
+        if !kept {
+            return;
+        }
+        let now = self.now;
+        let first = *self.record(turn).received.get_or_insert(now);
+        let due = self.start_within(turn).map(|limit| first + limit);
+        if let Some(in_line) = self.lines[turn.0].iter_mut().find(|l| l.turn == turn) {
+            in_line.due = in_line.due.min(due);
+        }
+        self.with_queue(|queue, now, out| queue.was_received(now, ticket, now - first, out));
+    }
+
     fn run_claim(&mut self, which: usize, how: ClaimRun) {
         if self.claims.is_empty() {
             return;
         }
+        let now = self.now;
         let (ticket, turn, verdict) = self.claims.remove(which % self.claims.len());
         let answer = match how {
             ClaimRun::FailedBefore => ClaimAnswer::Failed,
             ClaimRun::FailedAfter => {
-                self.claim(turn, verdict);
+                self.claim(turn, verdict, now);
                 ClaimAnswer::Failed
             }
-            ClaimRun::Answered => self.claim(turn, verdict),
-            ClaimRun::SaysRun => match self.claim(turn, verdict) {
+            ClaimRun::Answered => self.claim(turn, verdict, now),
+            ClaimRun::SaysRun => match self.claim(turn, verdict, now) {
                 ClaimAnswer::AlreadyEnded if self.records[&turn].has_run => ClaimAnswer::AlreadyRun,
                 answer => answer,
             },
@@ -277,6 +328,7 @@ impl World {
         let asked_again = self.claims.iter().any(|(_, other, _)| *other == turn);
         if answer == ClaimAnswer::AlreadyRun && !asked_again {
             self.undecided.remove(&turn);
+            self.started.insert(turn);
         }
         self.with_queue(|queue, now, out| queue.claim_answered(now, ticket, answer, out));
     }
@@ -378,7 +430,13 @@ impl World {
         }
         for (_, turn, verdict) in std::mem::take(&mut self.claims) {
             if published {
-                self.claim(turn, verdict);
+                self.claim(turn, verdict, self.now);
+            }
+        }
+        for (_, turn) in std::mem::take(&mut self.receipts) {
+            if published {
+                let now = self.now;
+                self.record(turn).received.get_or_insert(now);
             }
         }
         self.acks.clear();
@@ -394,6 +452,7 @@ impl World {
         self.lines.iter_mut().for_each(Vec::clear);
         self.offered.clear();
         self.undecided.clear();
+        self.started.clear();
         self.named.clear();
         match how {
             Takeover::Reset => self.queue.reset(),
@@ -430,10 +489,10 @@ impl World {
                     turn,
                     verdict,
                 } => {
-                    let answer = self.claim(name_of(&turn), verdict);
+                    let answer = self.claim(name_of(&turn), verdict, self.now + time);
                     zombie.claim_answered(self.now + time, ticket, answer, &mut todo);
                 }
-                Action::Ack { .. } | Action::RepeatCancel { .. } => {}
+                Action::Ack { .. } | Action::RepeatCancel { .. } | Action::Receive { .. } => {}
             }
         }
         self.zombie = Some(zombie);
@@ -454,6 +513,7 @@ impl World {
             Step::Deliver(many) => (0..many).for_each(|_| self.deliver()),
             Step::Confirm { which, taken } => self.confirm(which, taken),
             Step::Claim { which, how } => self.run_claim(which, how),
+            Step::Receive { which, kept } => self.receive(which, kept),
             Step::HearStatus { many, lost } => {
                 for _ in 0..many {
                     if let Some(status) = self.status.pop_front().filter(|_| !lost) {
@@ -509,6 +569,15 @@ impl World {
                 "{turn:?} is head and was not offered (G2)"
             );
         }
+        for in_line in self.lines.iter().flatten() {
+            let turn = in_line.turn;
+            assert!(
+                in_line.due.is_none_or(|due| self.now < due)
+                    || self.undecided.contains(&turn)
+                    || self.started.contains(&turn),
+                "{turn:?} may still start too late"
+            );
+        }
         if needs_timer {
             let next = self.queue.next_deadline();
             assert!(next.is_some_and(|at| at <= self.now + REPEAT.most));
@@ -530,6 +599,9 @@ impl World {
             }
             while !self.claims.is_empty() {
                 self.run_claim(0, ClaimRun::Answered);
+            }
+            while !self.receipts.is_empty() {
+                self.receive(0, true);
             }
             while !self.offers.is_empty() {
                 self.confirm(0, true);

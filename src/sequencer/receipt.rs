@@ -1,0 +1,44 @@
+//! When a turn first came: kept on disk for turns that must start in time, so
+//! that a takeover does not begin that time anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::actions::Actor;
+use super::queue::QueuedTurn;
+use crate::error::with_sources;
+use crate::fault;
+use crate::turn::NotStarted;
+use crate::workspace::Root;
+
+impl Actor {
+    /// How long ago a sequencer first received the turn. Nothing where that
+    /// can't be kept: the next sequencer would have to count anew.
+    pub(super) async fn received(&self, turn: Arc<QueuedTurn>) -> Option<Duration> {
+        let root = self.records.root.clone();
+        let kept = tokio::task::spawn_blocking(move || ago(&root, &turn)).await;
+        fault::at("sequencer.receipt_kept");
+        match kept {
+            Ok(Ok(ago)) => Some(ago),
+            Ok(Err(error)) => {
+                let error = with_sources(&error);
+                tracing::warn!(error, "can't keep when a turn came");
+                None
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "keeping when a turn came failed");
+                None
+            }
+        }
+    }
+}
+
+/// Never negative: the sequencer that received it may have had another clock.
+fn ago(root: &Root, turn: &QueuedTurn) -> Result<Duration, NotStarted> {
+    let now = Timestamp::now();
+    let workspace = root.workspace(&turn.workspace)?;
+    let first = workspace.claims().received(&turn.turn_id, now)?;
+    Ok(Duration::try_from(now.duration_since(first)).unwrap_or_default())
+}
