@@ -61,6 +61,8 @@ names! {
         Exited = "codex.exited",
         /// codex said that the turn failed.
         TurnFailed = "turn.failed",
+        /// An image that the request names in the workspace is not there, or is none.
+        ImageUnusable = "turn.image_unusable",
         /// The turn ran longer than its limit.
         TurnTimeout = "turn.timeout",
         /// codex said nothing for longer than the idle limit.
@@ -128,7 +130,7 @@ impl TurnError {
     /// of a request or of codex may end up.
     pub fn own_words(&self) -> Option<&str> {
         match self.code {
-            ErrorCode::RequestInvalid | ErrorCode::TurnFailed => None,
+            ErrorCode::RequestInvalid | ErrorCode::ImageUnusable | ErrorCode::TurnFailed => None,
             // Before what codex wrote last.
             ErrorCode::Exited => self.message.split(": ").next(),
             _ => Some(&self.message),

@@ -7,6 +7,7 @@
 mod canonical;
 mod choice;
 mod ids;
+mod image;
 pub mod json;
 mod parse;
 mod rejection;
@@ -23,6 +24,8 @@ use serde_json::{Map, Value};
 pub use choice::ThreadChoice;
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
+pub use image::{Image, ImagePath, MediaType};
+pub(crate) use image::{decode, encode};
 pub use rejection::{Rejection, Violation};
 pub use schema::OutputSchema;
 
@@ -31,6 +34,13 @@ use crate::trace::TraceContext;
 /// codex reads no longer prompt from its stdin, in characters: beyond it, it
 /// ends without saying why.
 pub const MAX_PROMPT_CHARS: usize = 1_048_576;
+
+/// The most images of one prompt.
+pub const MAX_IMAGES: usize = 16;
+
+/// The most that the images of one prompt may take together, in bytes. What
+/// comes within a request is bounded by its size already.
+pub const MAX_IMAGE_BYTES: usize = 16 << 20;
 
 /// The most that `metadata` may take as compact JSON, in bytes: it comes back
 /// on two events of every attempt and lies in the journal with them.
@@ -48,6 +58,8 @@ pub struct TurnRequest {
     pub workspace: WorkspaceId,
     /// 1 to [`MAX_PROMPT_CHARS`] characters, not only white space.
     pub prompt: String,
+    /// Of the same message; at most [`MAX_IMAGES`].
+    pub images: Vec<Image>,
     pub model: Option<String>,
     /// Whole seconds, at least one.
     pub timeout: Option<Duration>,

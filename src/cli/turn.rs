@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
-use turn_worker::request::ThreadChoice;
+use turn_worker::request::{MediaType, ThreadChoice};
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
@@ -26,6 +26,9 @@ pub struct TurnArgs {
     /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit
     #[arg(long, short, value_name = "D", value_parser = timeout)]
     timeout: Option<Duration>,
+    /// An image to show along with the prompt (PNG, JPEG, GIF or WebP); may be given several times. It is sent within the request, so all of them together must fit into the worker's TURN_WORKER_MAX_REQUEST_BYTES, of which each takes 4/3 of its size
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<PathBuf>,
     /// A file with a JSON Schema, an object, that the answer is to follow; the end of the turn then has it as `structured`
     #[arg(long, value_name = "FILE")]
     output_schema: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl TurnArgs {
             prompt: self.prompt()?,
             model: self.model.clone(),
             timeout: self.timeout,
+            images: self.images()?,
             output_schema: self.output_schema()?,
             start_within: queueing.start_within,
             thread: if self.new_thread {
@@ -83,6 +87,21 @@ impl TurnArgs {
         };
         turn.submission()
             .map_err(|rejection| Usage(rejection.to_string()).into())
+    }
+
+    fn images(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let read = |path: &PathBuf| {
+            let bytes = std::fs::read(path)
+                .with_context(|| format!("can't read the image {}", path.display()))?;
+            if MediaType::of(&bytes).is_none() {
+                let known = MediaType::ALL.map(MediaType::as_str).join(", ");
+                let path = path.display();
+                let rule = format!("--image: {path} does not begin as any of {known}");
+                return Err(Usage(rule).into());
+            }
+            Ok(bytes)
+        };
+        self.images.iter().map(read).collect()
     }
 
     fn output_schema(&self) -> anyhow::Result<Option<Box<RawValue>>> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::request::{Limits, Properties, Rejection, ThreadChoice, TurnRequest};
+use crate::request::{Limits, MediaType, Properties, Rejection, ThreadChoice, TurnRequest, encode};
 use crate::trace::TraceContext;
 
 /// What goes into a request.
@@ -25,6 +25,8 @@ pub struct NewTurn {
     /// In whole seconds, rounded up.
     pub start_within: Option<Duration>,
     pub thread: ThreadChoice,
+    /// PNG, JPEG, GIF or WebP; sent along with the prompt.
+    pub images: Vec<Vec<u8>>,
     /// A JSON Schema, as it is written.
     pub output_schema: Option<Box<RawValue>>,
     pub trace: Option<TraceContext>,
@@ -76,7 +78,7 @@ impl NewTurn {
         let mut request = Request {
             turn_id: &turn_id,
             workspace: &self.workspace,
-            messages: json!([{"role": "user", "content": self.prompt}]),
+            messages: json!([{"role": "user", "content": content(&self.prompt, &self.images)}]),
             enqueued_at: Timestamp::now(),
             model: self.model,
             timeout_s: self.timeout.map(whole_seconds),
@@ -119,9 +121,24 @@ impl Submission {
     }
 }
 
+fn content(prompt: &str, images: &[Vec<u8>]) -> Value {
+    if images.is_empty() {
+        return prompt.into();
+    }
+    let image = |bytes: &Vec<u8>| {
+        // What is none of these is told when the request is read.
+        let media_type = MediaType::of(bytes).map_or("unknown", MediaType::as_str);
+        json!({"type": "image",
+               "source": {"type": "base64", "media_type": media_type, "data": encode(bytes)}})
+    };
+    let text = json!({"type": "text", "text": prompt});
+    [text].into_iter().chain(images.iter().map(image)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Image;
 
     fn turn(workspace: &str, prompt: &str) -> NewTurn {
         NewTurn {
@@ -136,6 +153,7 @@ mod tests {
         let turn = NewTurn {
             model: Some("gpt-5.5".to_owned()),
             timeout: Some(Duration::from_millis(1500)),
+            images: vec![b"GIF89a...".to_vec()],
             output_schema: serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap(),
             ..turn("a/b", "hi")
         };
@@ -147,6 +165,10 @@ mod tests {
         assert_eq!(read.prompt, "hi");
         assert_eq!(read.model.as_deref(), Some("gpt-5.5"));
         assert_eq!(read.timeout, Some(Duration::from_secs(2)));
+        let [Image::Base64 { media_type, data }] = &read.images[..] else {
+            panic!("{:?}", read.images);
+        };
+        assert_eq!((*media_type, &**data), (MediaType::Gif, "R0lGODlhLi4u"));
         assert_eq!(read.output_schema.unwrap().text(), r#"{"b":1,"a":2}"#);
     }
 

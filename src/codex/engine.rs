@@ -14,14 +14,22 @@ use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Usage;
 use crate::guard::SpawnError;
-use crate::request::OutputSchema;
+use crate::request::{MediaType, OutputSchema};
 
 /// What the model is asked.
 #[derive(Debug, Clone)]
 pub struct Ask {
     pub prompt: String,
+    pub images: Vec<Image>,
     /// What its answer is to look like.
     pub output_schema: Option<OutputSchema>,
+}
+
+/// An image, read.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub media_type: MediaType,
+    pub bytes: Vec<u8>,
 }
 
 /// A prompt alone.
@@ -29,6 +37,7 @@ impl From<&str> for Ask {
     fn from(prompt: &str) -> Self {
         Self {
             prompt: prompt.to_owned(),
+            images: Vec::new(),
             output_schema: None,
         }
     }

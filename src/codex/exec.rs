@@ -92,6 +92,12 @@ impl EngineRun for ExecRun {
 /// them, and nothing is left of them, whoever is killed.
 fn files(ask: &Ask) -> Result<Vec<FileArg>, SpawnError> {
     let mut files = Vec::new();
+    for image in &ask.images {
+        files.push(FileArg {
+            flag: "--image=",
+            file: in_memory("image", &image.bytes)?,
+        });
+    }
     if let Some(schema) = &ask.output_schema {
         files.push(FileArg {
             flag: "--output-schema=",

@@ -176,7 +176,7 @@ settings! {
         "which events are published" }
     max_request_bytes MAX_REQUEST_BYTES {
         Preset::Value("256KiB"), Size("1KiB", "8MiB"),
-        "the largest request" }
+        "the largest request; images within it take 4/3 of their size" }
     max_line_bytes MAX_LINE_BYTES {
         Preset::Value("16MiB"), Size("1KiB", "128MiB"),
         "the longest line that is read from codex; longer ones are skipped with a notice" }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Limits, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId};
+use super::{
+    Image, Limits, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+};
 
 #[derive(Serialize)]
 struct Canonical<'a> {
@@ -39,7 +41,37 @@ struct Canonical<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    content: Content<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Blocks(Vec<Block<'a>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Text { text: &'a str },
+    Image { source: &'a Image },
+}
+
+impl<'a> Content<'a> {
+    fn of(request: &'a TurnRequest) -> Self {
+        let text = request.prompt.as_str();
+        let images = request.images.iter();
+        match request.images.is_empty() {
+            true => Self::Text(text),
+            false => Self::Blocks(
+                [Block::Text { text }]
+                    .into_iter()
+                    .chain(images.map(|source| Block::Image { source }))
+                    .collect(),
+            ),
+        }
+    }
 }
 
 impl<'a> Canonical<'a> {
@@ -50,7 +82,7 @@ impl<'a> Canonical<'a> {
             workspace: &request.workspace,
             messages: [Message {
                 role: "user",
-                content: &request.prompt,
+                content: Content::of(request),
             }],
             model: request.model.as_deref(),
             timeout_s: request.timeout.map(|t| t.as_secs()),

@@ -12,8 +12,8 @@ use super::ids::{MODEL_NAME_RULE, is_model_name};
 use super::json::{MAX_VALUES, Unreadable};
 use super::rejection::{Violations, quoted, shown};
 use super::{
-    IdError, Limits, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties, Rejection, TurnId,
-    TurnRequest, WorkspaceId, json,
+    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties,
+    Rejection, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
@@ -77,7 +77,7 @@ impl TurnRequest {
         };
         let turn_id = reader.turn_id();
         let workspace = reader.workspace();
-        let prompt = reader.prompt();
+        let (prompt, images) = reader.prompt().unzip();
         let model = reader.model();
         let seconds = "a whole number of seconds, at least 1";
         let timeout = reader.at_least_one("timeout_s", seconds);
@@ -95,6 +95,7 @@ impl TurnRequest {
                     turn_id,
                     workspace,
                     prompt,
+                    images: images.unwrap_or_default(),
                     model,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
@@ -178,22 +179,27 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The last user message's text. Older user messages are read too, so
-    /// that what is wrong with them is told.
-    fn prompt(&mut self) -> Option<String> {
+    /// The last user message that has text: it, and the images with it. Older
+    /// ones are read too, so that what is wrong with their texts is told.
+    fn prompt(&mut self) -> Option<(String, Vec<Image>)> {
         let Some(messages) = self.present("messages").and_then(Value::as_array) else {
             self.violates("messages", "an array of messages");
             return None;
         };
         let mut prompt = None;
         for (index, message) in messages.iter().enumerate() {
-            prompt = user_text(index, message, &mut self.violations).or(prompt);
+            let text = user_text(index, message, &mut self.violations);
+            prompt = text.map(|text| (index, text)).or(prompt);
         }
-        let Some(prompt) = prompt else {
+        let Some((index, prompt)) = prompt else {
             let rule = "at least one message of role \"user\" that has text";
             self.violates("messages", rule);
             return None;
         };
+        let content = messages
+            .get(index)
+            .and_then(|message| message.get("content"));
+        let images = images(index, content, &mut self.violations);
         let chars = prompt.chars().count();
         let limit = self.limits.max_prompt_chars;
         if chars > limit {
@@ -202,7 +208,7 @@ impl<'a> Reader<'a> {
             self.violations.add("messages", found, rule);
             return None;
         }
-        Some(prompt)
+        Some((prompt, images))
     }
 
     fn model(&mut self) -> Option<String> {
@@ -326,6 +332,30 @@ fn user_text(index: usize, message: &Value, violations: &mut Violations) -> Opti
         }
     };
     (!text.trim().is_empty()).then_some(text)
+}
+
+/// The images of the message that the prompt is taken from, but for wrong ones.
+fn images(index: usize, content: Option<&Value>, violations: &mut Violations) -> Vec<Image> {
+    let blocks = content.and_then(Value::as_array);
+    let mut images = Vec::new();
+    let mut count = 0;
+    for (at, block) in blocks.into_iter().flatten().enumerate() {
+        if block.get("type").and_then(Value::as_str) != Some("image") {
+            continue;
+        }
+        count += 1;
+        if count <= MAX_IMAGES {
+            let at = format!("messages[{index}].content[{at}].source");
+            let source = block.get("source").unwrap_or(&Value::Null);
+            images.extend(Image::read(&at, source, violations));
+        }
+    }
+    if count > MAX_IMAGES {
+        let rule = format!("at most {MAX_IMAGES} images with a prompt");
+        let field = format!("messages[{index}].content");
+        violations.add(field, format!("{count} images"), rule);
+    }
+    images
 }
 
 fn text_of_blocks(path: &str, blocks: &[Value], violations: &mut Violations) -> String {

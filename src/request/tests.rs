@@ -56,7 +56,8 @@ fn the_contracts_own_example_is_accepted() {
 
 #[test]
 fn the_prompt_is_the_last_user_message_that_has_text() {
-    let image = json!({"type": "image", "source": {"data": "…"}});
+    let image = json!({"type": "image", "source": {"type": "path", "path": "a.png"}});
+    let video = json!({"type": "video", "source": 5});
     let cases = [
         (json!([{"role": "user", "content": "a"}]), "a"),
         (
@@ -66,7 +67,7 @@ fn the_prompt_is_the_last_user_message_that_has_text() {
         ),
         (
             json!([{"role": "user", "content": [
-                {"type": "text", "text": "one"}, image, {"type": "text", "text": "two"}]}]),
+                {"type": "text", "text": "one"}, image, video, {"type": "text", "text": "two"}]}]),
             "one\ntwo",
         ),
         (
@@ -147,6 +148,128 @@ fn each_rule_names_its_field() {
     for (field, value, named) in cases {
         assert_eq!(fields(&with(field, value.clone())), [named], "{value}");
     }
+}
+
+fn showing(sources: &[Value]) -> Value {
+    let image = |source: &Value| json!({"type": "image", "source": source});
+    let mut content = vec![json!({"type": "text", "text": "Look"})];
+    content.extend(sources.iter().map(image));
+    with("messages", json!([{"role": "user", "content": content}]))
+}
+
+#[test]
+fn the_images_are_those_of_the_message_that_the_prompt_is_taken_from() {
+    let path = |path: &str| json!({"type": "image", "source": {"type": "path", "path": path}});
+    let text = json!({"type": "text", "text": "Look"});
+    let messages = json!([
+        {"role": "user", "content": [text, {"type": "image", "source": "of an older one"}]},
+        {"role": "user", "content": [path("a.png"), text, path("b/c.png")]},
+        {"role": "assistant", "content": [path("d.png")]},
+        // Without text it is no prompt.
+        {"role": "user", "content": [path("../e.png")]}
+    ]);
+    let request = parse(&with("messages", messages)).unwrap();
+    let paths: Vec<&str> = request
+        .images
+        .iter()
+        .map(|image| match image {
+            Image::Path { path } => path.as_str(),
+            Image::Base64 { .. } => panic!("{image:?}"),
+        })
+        .collect();
+    assert_eq!(paths, ["a.png", "b/c.png"]);
+    assert_eq!(
+        fields(&with(
+            "messages",
+            json!([{"role": "user", "content": [path("a.png")]}])
+        )),
+        ["messages"]
+    );
+}
+
+#[test]
+fn images_of_all_kinds_are_taken_and_read_back() {
+    let sources = [
+        json!({"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}),
+        json!({"type": "base64", "media_type": "image/jpeg", "data": "/9j/4A=="}),
+        json!({"type": "base64", "media_type": "image/gif", "data": "R0lGODlh"}),
+        json!({"type": "base64", "media_type": "image/webp", "data": "UklGRgAAAABXRUJQ"}),
+        json!({"type": "path", "path": "--config=x/ä b.png"}),
+    ];
+    let request = parse(&showing(&sources)).unwrap();
+    assert_eq!(request.images.len(), 5);
+    let canonical = request.to_canonical_json();
+    let again = TurnRequest::parse(canonical.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(again, Ok(request.clone()));
+    let fewer = parse(&showing(&sources[1..])).unwrap();
+    assert_ne!(request.fingerprint(), fewer.fingerprint());
+    assert!(parse(&showing(&vec![sources[4].clone(); MAX_IMAGES])).is_ok());
+}
+
+#[test]
+fn g8_a_wrong_image_is_named_by_its_path() {
+    let base64 =
+        |kind: &str, data: Value| json!({"type": "base64", "media_type": kind, "data": data});
+    let path = |path: Value| json!({"type": "path", "path": path});
+    for (source, field, rule) in [
+        (json!(null), "", "an object"),
+        (json!("a.png"), "", "an object"),
+        (json!({}), ".type", "\"base64\" or \"path\""),
+        (
+            json!({"type": "url", "url": "http://x/a.png"}),
+            ".type",
+            "\"base64\" or \"path\"",
+        ),
+        (
+            base64("image/svg+xml", json!("PHN2Zy8+")),
+            ".media_type",
+            "one of image/png, image/jpeg",
+        ),
+        (base64("image/png", json!(null)), ".data", "image/png"),
+        (base64("image/png", json!("")), ".data", "image/png"),
+        (
+            base64("image/png", json!("iVBORw0KGgo")),
+            ".data",
+            "with its padding",
+        ),
+        (
+            base64("image/png", json!("iVBORw0K\nGgo=")),
+            ".data",
+            "without line breaks",
+        ),
+        (
+            base64("image/png", json!("/9j/4A==")),
+            ".data",
+            "an image of image/png",
+        ),
+        (
+            base64("image/png", json!("cm9vdDp4")),
+            ".data",
+            "an image of image/png",
+        ),
+        (path(json!(null)), ".path", "inside the workspace"),
+        (path(json!("")), ".path", "inside the workspace"),
+        (path(json!("/etc/passwd")), ".path", "inside the workspace"),
+        (
+            path(json!("a/../../b.png")),
+            ".path",
+            "inside the workspace",
+        ),
+        (path(json!("a\0.png")), ".path", "inside the workspace"),
+        (path(json!(["a.png"])), ".path", "inside the workspace"),
+    ] {
+        let violations = parse(&showing(&[source.clone()])).unwrap_err().violations;
+        let [violation] = &violations[..] else {
+            panic!("{source}: {violations:?}");
+        };
+        assert_eq!(
+            violation.field,
+            format!("messages[0].content[1].source{field}")
+        );
+        assert!(violation.rule.contains(rule), "{source}: {violation}");
+    }
+    let many = vec![json!({"type": "path", "path": "a.png"}); MAX_IMAGES + 1];
+    assert_eq!(fields(&showing(&many)), ["messages[0].content"]);
 }
 
 #[test]

@@ -13,11 +13,12 @@ use uuid::Uuid;
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start};
 use super::hold::Hold;
+use super::images::{self, NoImages};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
-use crate::codex::engine::{Ask, Engine, TurnInput};
+use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::thread_lost;
 use crate::codex::home::Home;
 use crate::codex::stderr;
@@ -109,10 +110,24 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
         let ran = loop {
             let generation = engine.generation();
+            let read = block_in_place(|| images::read(&self.request.images, self.workspace));
+            let images = match read {
+                Ok(images) => images,
+                Err(NoImages::Unusable(message)) => {
+                    let error = failure(ErrorCode::ImageUnusable, message, false);
+                    let spent = meter.finish(None, None);
+                    let ending = Ending::not_run(StopReason::Error, Some(error), spent);
+                    return Ok(self.record(journal, ending, out, sink, stop).await);
+                }
+                Err(NoImages::NotRead(error)) => {
+                    self.give_back(journal);
+                    return Err(error);
+                }
+            };
             let ran = process::run(
                 engine,
                 input,
-                self.ask(),
+                self.ask(images),
                 server.take(),
                 &mut out,
                 &mut clocks,
@@ -278,9 +293,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.request.model.as_deref().or(default)
     }
 
-    fn ask(&self) -> Ask {
+    fn ask(&self, images: Vec<Image>) -> Ask {
         Ask {
             prompt: self.request.prompt.clone(),
+            images,
             output_schema: self.request.output_schema.clone(),
         }
     }

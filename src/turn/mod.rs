@@ -18,6 +18,7 @@ pub mod coalesce;
 mod emit;
 mod ending;
 mod hold;
+mod images;
 mod process;
 mod record;
 mod sink;

@@ -34,6 +34,7 @@ mod dir;
 mod durable;
 mod error;
 mod id;
+mod image;
 mod journal;
 mod line;
 mod lock;
@@ -51,10 +52,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::request::ImagePath;
+
 pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
 pub use claims::{Claim, ClaimOutcome, Claims, Verdict};
 pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
+pub use image::ImageError;
 pub use journal::{
     Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
 };
@@ -140,6 +144,14 @@ impl Workspace {
         WorkspaceError::Rejected {
             workspace: self.id.clone(),
             why: why.clone(),
+        }
+    }
+
+    /// An image that a request names here, of at most `max` bytes.
+    pub fn read_image(&self, path: &ImagePath, max: u64) -> Result<Vec<u8>, ImageError> {
+        match &self.dir {
+            Ok(dir) => image::read(dir, path, self.owner, max),
+            Err(why) => Err(ImageError::Unusable(self.rejected(why).to_string())),
         }
     }
 

@@ -228,7 +228,10 @@ fn the_example_request_is_valid_and_has_every_field() {
 
 #[test]
 fn the_limits_of_a_request_are_the_documented_ones() {
-    use turn_worker::request::{MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS};
+    use turn_worker::request::{
+        MAX_IMAGE_BYTES, MAX_IMAGES, MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS,
+        MediaType,
+    };
     let text = read(EVENTS);
     let section = section(&text, "## Requests");
     assert!(section.contains(&format!("at most {MAX_METADATA_BYTES} bytes of JSON")));
@@ -238,6 +241,13 @@ fn the_limits_of_a_request_are_the_documented_ones() {
         format!("at most {MAX_OUTPUT_SCHEMA_BYTES} bytes (without white space)"),
     ] {
         assert!(plain.contains(&limit), "{limit}");
+    }
+    let images = self::section(&text, "### Images").replace(',', "");
+    let limit =
+        format!("at most {MAX_IMAGES} images with a prompt of {MAX_IMAGE_BYTES} bytes together");
+    assert!(images.contains(&limit), "{limit}");
+    for kind in MediaType::ALL {
+        assert!(images.contains(&format!("`{kind}`")), "{kind}");
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Request {
     pub prompt: String,
     /// How many things the user has said in this conversation.
     pub said: usize,
+    /// The images with the last thing that the user said, as URLs.
+    pub images: Vec<String>,
     /// The schema that the answer is to follow.
     pub output_schema: Option<Value>,
     /// How many calls have been made for the prompt.
@@ -149,6 +151,7 @@ impl Shared {
                 model: body["model"].as_str().unwrap_or_default().to_owned(),
                 prompt: conversation.prompt().to_owned(),
                 said: conversation.said.len(),
+                images: conversation.images.clone(),
                 output_schema: body["text"]["format"].get("schema").cloned(),
                 calls: conversation.outputs.len(),
                 authorization: text("authorization"),

@@ -30,11 +30,11 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::engine::Ask;
+use super::engine::{Ask, Image};
 use super::protocol::CliEvent;
 use crate::config::Sandbox;
 use crate::event::Usage;
-use crate::request::OutputSchema;
+use crate::request::{OutputSchema, encode};
 use notice::Thinking;
 use wire::{Incoming, Outgoing};
 
@@ -97,7 +97,7 @@ struct Thread {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TurnStart<'a> {
-    input: [serde_json::Value; 1],
+    input: Vec<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_schema: Option<&'a RawValue>,
     thread_id: String,
@@ -175,7 +175,7 @@ impl Conversation {
             return;
         };
         let params = TurnStart {
-            input: [json!({"type": "text", "text": ask.prompt})],
+            input: input(&ask),
             output_schema: ask.output_schema.as_ref().map(OutputSchema::raw),
             thread_id: thread.id.clone(),
         };
@@ -280,6 +280,17 @@ impl Conversation {
         turn.interrupt = Interrupt::Sent;
         self.request(Awaited::Interrupt, "turn/interrupt", &params);
     }
+}
+
+/// The images first, as `codex exec` has it. In the line itself: a server that
+/// runs already gets no more descriptors.
+fn input(ask: &Ask) -> Vec<serde_json::Value> {
+    let image = |image: &Image| {
+        let data = encode(&image.bytes);
+        json!({"type": "image", "url": format!("data:{};base64,{data}", image.media_type)})
+    };
+    let text = json!({"type": "text", "text": ask.prompt});
+    ask.images.iter().map(image).chain([text]).collect()
 }
 
 impl Thread {

@@ -1,6 +1,7 @@
 //! A process of `codex app-server`, which serves one turn after another of one
 //! workspace's conversation.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,9 @@ use crate::guard::SpawnError;
 /// a second, unless it hangs.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// What it may keep to write from, in bytes.
+const MAX_IDLE_BUFFER: usize = 64 << 10;
+
 /// Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
@@ -31,7 +35,7 @@ pub struct Server {
     /// Nothing once it is to end.
     stdin: Option<Sender>,
     /// What it has not taken yet.
-    unsent: Vec<u8>,
+    unsent: VecDeque<u8>,
     place: Place,
     /// The workspace's lock, which its guard has, too; nothing where it is
     /// not to be kept after its turn.
@@ -57,7 +61,7 @@ impl Server {
             process: codex.start(args, input, theirs, Vec::new())?,
             conversation,
             stdin: Some(ours),
-            unsent: Vec::new(),
+            unsent: VecDeque::new(),
             place,
         })
     }
@@ -77,12 +81,20 @@ impl Server {
             tokio::select! {
                 biased;
                 line = self.process.next_line() => return line,
-                written = write(&mut self.stdin, &self.unsent) => match written {
-                    Ok(written) => drop(self.unsent.drain(..written)),
+                written = write(&mut self.stdin, self.unsent.as_slices().0) => match written {
+                    Ok(written) => self.sent(written),
                     // It has closed its end; what it still says is worth hearing.
                     Err(_) => self.hang_up(),
                 },
             }
+        }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.unsent.drain(..bytes);
+        if self.unsent.is_empty() {
+            // The images of one turn are not to take up memory until the next.
+            self.unsent.shrink_to(MAX_IDLE_BUFFER);
         }
     }
 

@@ -9,6 +9,7 @@ mod cancels;
 mod crashes;
 mod events;
 mod expiry;
+mod images;
 mod limits;
 mod observing;
 mod once;

@@ -10,7 +10,7 @@ use crate::support::pool::{Pool, Turn, turn};
 use crate::support::processes::of_workspace;
 
 /// A pool of one process with the real codex.
-async fn pool(settings: &[(&str, &str)]) -> (Pool, ModelServer, tempfile::TempDir) {
+pub(super) async fn pool(settings: &[(&str, &str)]) -> (Pool, ModelServer, tempfile::TempDir) {
     let model = ModelServer::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("codex-home");

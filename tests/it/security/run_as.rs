@@ -79,6 +79,23 @@ fn g8_an_agent_of_another_user_is_nobody_else_and_stays_so() {
     assert_eq!(failed.count(), 3, "{turn:#?}");
 }
 
+/// What codex is to read lies in memory, where its user can open it.
+#[test]
+fn an_agent_of_another_user_is_shown_images() {
+    if !is_root("images for agents of another user") {
+        return;
+    }
+    let host = Host::new().run_as(AGENT);
+    let image = host.path().join("a.png");
+    fs::write(&image, b"\x89PNG\r\n\x1a\n").unwrap();
+    set_mode(&image, 0o600);
+    let mut command = host.call(&["run", "--json", "--workspace", "a"]);
+    command.arg("--image").arg(&image).arg("-");
+    let turn = host.start_command(command, "a", "t\nimages").ended();
+    turn.assert_end_turn();
+    assert_eq!(turn.said(), ["8"]);
+}
+
 /// Where the worker is not root, the system drops nothing by itself when the
 /// user changes: guards `set_capabilities` in `Switch::become_for_good`.
 #[test]

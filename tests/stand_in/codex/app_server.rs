@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::commands;
@@ -72,9 +74,23 @@ pub fn run(dir: PathBuf, args: &[String]) {
     exit(0);
 }
 
+fn inputs<'a>(params: &'a Value, kind: &'static str) -> impl Iterator<Item = &'a Value> {
+    let inputs = params["input"].as_array().unwrap().iter();
+    inputs.filter(move |input| input["type"] == kind)
+}
+
 fn asked(params: &Value) -> Asked {
     let schema = params.get("outputSchema").map(Value::to_string);
+    let images = inputs(params, "image").map(|input| {
+        let (_, base64) = input["url"]
+            .as_str()
+            .unwrap()
+            .split_once(";base64,")
+            .unwrap();
+        STANDARD.decode(base64).unwrap()
+    });
     Asked {
+        images: images.collect(),
         output_schema: schema,
     }
 }
@@ -200,7 +216,8 @@ impl Server {
                 &json!({"turn": running.talk.as_turn("inProgress", Value::Null)}),
             );
         }
-        let prompt = params["input"][0]["text"].as_str().unwrap().to_owned();
+        let texts = inputs(params, "text").map(|input| input["text"].as_str().unwrap());
+        let prompt = texts.collect::<Vec<_>>().join("\n");
         loaded.thread.create();
         let talk = Arc::new(Talk::new(
             name.to_owned(),

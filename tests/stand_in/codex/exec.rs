@@ -61,7 +61,9 @@ pub fn run(dir: PathBuf, args: &[String]) {
 fn asked(args: &[String]) -> Asked {
     let named = |flag: &str| args.iter().find_map(|arg| arg.strip_prefix(flag));
     let schema = named("--output-schema=").map(|file| fs::read_to_string(file).unwrap());
+    let images = args.iter().filter_map(|arg| arg.strip_prefix("--image="));
     Asked {
+        images: images.map(|file| fs::read(file).unwrap()).collect(),
         output_schema: schema,
     }
 }

@@ -57,6 +57,7 @@ pub struct Turn {
 pub struct Asked {
     /// As it is written.
     pub output_schema: Option<String>,
+    pub images: Vec<Vec<u8>>,
 }
 
 /// Locked as long as the turn lasts, or a process that it has started.
@@ -156,6 +157,16 @@ impl Turn {
             "schema" => {
                 let schema = self.asked.output_schema.as_deref();
                 self.voice.message(schema.unwrap_or("none"));
+            }
+            // The sizes of the images that came along.
+            "images" => {
+                let sizes = self
+                    .asked
+                    .images
+                    .iter()
+                    .map(|image| image.len().to_string());
+                let sizes: Vec<String> = sizes.collect();
+                self.voice.message(&sizes.join(" "));
             }
             "unknown" => self.voice.unknown(argument),
             "garbage" => write_all(b"\xff\xfe not json\n"),

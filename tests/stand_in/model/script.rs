@@ -111,6 +111,8 @@ fn plan_item(text: &str) -> (String, bool) {
 pub struct Conversation {
     /// What the user said, oldest first; what codex says in the user's name left out.
     pub said: Vec<String>,
+    /// The images with the last of that, as URLs.
+    pub images: Vec<String>,
     /// The outputs of the calls since then.
     pub outputs: Vec<String>,
     pub items: usize,
@@ -132,6 +134,7 @@ impl Conversation {
                 if !is_codex_speaking(&text) {
                     conversation.said.push(text.trim().to_owned());
                     conversation.outputs.clear();
+                    conversation.images = images_of(&item["content"]);
                 }
             }
         }
@@ -246,6 +249,14 @@ fn text_of(content: &Value) -> String {
     }
 }
 
+fn images_of(content: &Value) -> Vec<String> {
+    let blocks = content.as_array().map_or(&[][..], Vec::as_slice);
+    let urls = blocks
+        .iter()
+        .filter_map(|block| block["image_url"].as_str());
+    urls.map(str::to_owned).collect()
+}
+
 fn running_session(output: &str) -> Option<u64> {
     let (_, rest) = output.split_once("Process running with session ID ")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -282,6 +293,7 @@ mod tests {
             said: said.iter().map(|text| own(text)).collect(),
             outputs: outputs.iter().map(|text| own(text)).collect(),
             items: 0,
+            ..Conversation::default()
         }
     }
 
