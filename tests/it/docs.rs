@@ -78,6 +78,8 @@ fn the_examples_are_the_files_that_the_tests_run() {
     for (block, file) in [
         ("python", "python/enqueue.py"),
         ("typescript", "typescript/enqueue.ts"),
+        ("go", "go/enqueue/main.go"),
+        ("java", "java/Enqueue.java"),
     ] {
         let program = format!("```{block}\n{}```\n", read(&format!("{CLIENTS}/{file}")));
         assert_holds(PRODUCERS, &program);

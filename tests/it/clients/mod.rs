@@ -56,3 +56,5 @@ macro_rules! tests_in {
 
 tests_in!(python, Python);
 tests_in!(typescript, TypeScript);
+tests_in!(go, Go);
+tests_in!(java, Java);

@@ -11,6 +11,8 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/clients");
 pub enum Language {
     Python,
     TypeScript,
+    Go,
+    Java,
 }
 
 impl Language {
@@ -18,12 +20,14 @@ impl Language {
         match self {
             Self::Python => "python",
             Self::TypeScript => "typescript",
+            Self::Go => "go",
+            Self::Java => "java",
         }
     }
 
     /// Compiles its programs; once in a run.
     fn build(self) {
-        static BUILT: [OnceLock<()>; 2] = [const { OnceLock::new() }; 2];
+        static BUILT: [OnceLock<()>; 4] = [const { OnceLock::new() }; 4];
         BUILT[self as usize].get_or_init(|| {
             let built = Command::new(CLIENTS).args(["build", self.name()]).output();
             let built = built.unwrap_or_else(|error| panic!("{CLIENTS}: {error}"));
@@ -34,7 +38,10 @@ impl Language {
     fn call(self, program: &str, arguments: &[&str], url: &str) -> Call {
         self.build();
         let run = [&["run", self.name(), program], arguments].concat();
-        Call::of(CLIENTS, &run).env("AMQP_URL", url)
+        // Java reads its arguments by the locale.
+        Call::of(CLIENTS, &run)
+            .env("AMQP_URL", url)
+            .env("LANG", "C.UTF-8")
     }
 
     /// The program of few lines.

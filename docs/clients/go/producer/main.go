@@ -1,0 +1,341 @@
+// Producer sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
+//
+//	AMQP_URL=amqp://… producer WORKSPACE PROMPT [PROMPT…]
+//
+// Ctrl-C cancels the turn; a second one leaves at once.  Exit status: 0 if every turn came to its end, 124 if one ran
+// out of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	queueLifetime  = 10 * time.Minute // how long events wait for a reader that is gone
+	reconnectPause = time.Second
+	cancelPause    = 5 * time.Second
+)
+
+var exitStatus = map[string]int{"end_turn": 0, "error": 1, "timeout": 124, "cancelled": 130}
+
+type request struct {
+	TurnID    string    `json:"turn_id"`
+	Workspace string    `json:"workspace"`
+	Messages  []message `json:"messages"`
+}
+
+type message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// An event, as far as it is shown here: see docs/EVENTS.md for the others and their fields.
+type event struct {
+	TurnID     string          `json:"turn_id"`
+	Attempt    int             `json:"attempt"`
+	Seq        int             `json:"seq"`
+	Type       string          `json:"type"`
+	ItemID     string          `json:"item_id"`
+	Text       *string         `json:"text"`
+	Error      *turnError      `json:"error"`
+	StopReason string          `json:"stop_reason"`
+	Usage      json.RawMessage `json:"usage"`
+}
+
+type turnError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// The broker does not take it, and would not if it were sent again.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func isRefusal(err error) bool {
+	var broker *amqp.Error
+	if errors.As(err, &broker) {
+		return broker.Server && broker.Recover // it has closed the channel, not the connection
+	}
+	var own refusal
+	return errors.As(err, &own)
+}
+
+func say(format string, arguments ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", arguments...)
+}
+
+// A connection, and a queue for events that outlives it: what comes while there is none waits there.
+type broker struct {
+	url        string
+	queue      string
+	connection *amqp.Connection
+	channel    *amqp.Channel
+	confirms   chan amqp.Confirmation
+	returns    chan amqp.Return
+	closed     chan *amqp.Error
+	deliveries <-chan amqp.Delivery
+}
+
+func newBroker(url string) (*broker, error) {
+	uri, err := amqp.ParseURI(url)
+	if err != nil {
+		return nil, err
+	}
+	b := &broker{url: url, queue: uri.Username + "." + uuid.NewString()}
+	return b, b.connect()
+}
+
+func (b *broker) connect() (err error) {
+	if b.connection, err = amqp.Dial(b.url); err != nil {
+		return err
+	}
+	if b.channel, err = b.connection.Channel(); err != nil {
+		return err
+	}
+	if err = b.channel.Confirm(false); err != nil {
+		return err
+	}
+	b.confirms = b.channel.NotifyPublish(make(chan amqp.Confirmation, 1))
+	b.closed = b.channel.NotifyClose(make(chan *amqp.Error, 1))
+	b.returns = b.channel.NotifyReturn(make(chan amqp.Return, 1))
+	if err = b.channel.Qos(100, 0, false); err != nil {
+		return err
+	}
+	lifetime := amqp.Table{"x-expires": queueLifetime.Milliseconds()}
+	if _, err = b.channel.QueueDeclare(b.queue, true, false, false, false, lifetime); err != nil {
+		return err
+	}
+	b.deliveries, err = b.channel.Consume(b.queue, "", false, false, false, false, nil)
+	return err
+}
+
+func (b *broker) reconnect() error {
+	b.connection.Close()
+	for {
+		err := b.connect()
+		if err == nil || isRefusal(err) {
+			return err
+		}
+		time.Sleep(reconnectPause)
+	}
+}
+
+func (b *broker) close() {
+	// If it is lost, the queue goes when its time is up.
+	b.channel.QueueDelete(b.queue, false, false, false)
+	b.connection.Close()
+}
+
+// Returns without an error when the broker has it.
+func (b *broker) publish(exchange, key string, content any, mandatory bool) error {
+	body, err := json.Marshal(content)
+	if err != nil {
+		return err
+	}
+	err = b.channel.PublishWithContext(context.Background(), exchange, key, mandatory, false, amqp.Publishing{
+		ContentType:  "application/json",
+		DeliveryMode: amqp.Persistent, // survives a restart of the broker
+		Timestamp:    time.Now(),
+		Body:         body,
+	})
+	if err != nil {
+		return err
+	}
+	confirm, open := <-b.confirms
+	switch {
+	case !open:
+		if err := <-b.closed; err != nil {
+			return err
+		}
+		return amqp.ErrClosed
+	case !confirm.Ack:
+		return refusal(exchange + " refuses it")
+	case len(b.returns) > 0:
+		return refusal("no queue is bound to " + exchange)
+	}
+	return nil
+}
+
+func (b *broker) enqueue(turn request) error {
+	return b.publish("codex.requests", "turn", turn, true)
+}
+
+func (b *broker) cancel(turnID string) error {
+	return b.publish("codex.control", "", map[string]string{"action": "cancel", "turn_id": turnID}, false)
+}
+
+// A reader shows the events of one turn, each once.
+type reader struct {
+	stopReason   string // once it has ended
+	attempt, seq int
+	itemID       string
+	text         string // of the message that came last
+	lineIsOpen   bool
+}
+
+func newReader() *reader {
+	return &reader{seq: -1}
+}
+
+func (r *reader) take(e event) {
+	if e.Attempt < r.attempt || e.Attempt == r.attempt && e.Seq <= r.seq {
+		return // told before
+	}
+	if e.Attempt > r.attempt && r.seq >= 0 {
+		r.beginMessage("")
+		say("attempt %d: it starts again, forget the text so far", e.Attempt)
+	}
+	r.attempt, r.seq = e.Attempt, e.Seq
+
+	switch e.Type {
+	case "text_delta":
+		if e.ItemID != r.itemID {
+			r.beginMessage(e.ItemID)
+		}
+		r.show(*e.Text)
+	case "error":
+		r.endLine()
+		say("%s: %s", e.Error.Code, e.Error.Message)
+	case "message_end":
+		if e.Text != nil && *e.Text != r.text { // pieces of it were missed
+			r.beginMessage("")
+			r.show(*e.Text)
+		}
+		r.endLine()
+		if e.Usage == nil {
+			e.Usage = json.RawMessage("null")
+		}
+		say("%s, tokens: %s", e.StopReason, e.Usage)
+		r.stopReason = e.StopReason
+	}
+}
+
+func (r *reader) beginMessage(itemID string) {
+	r.endLine()
+	r.itemID = itemID
+	r.text = ""
+}
+
+func (r *reader) show(text string) {
+	fmt.Print(text)
+	r.text += text
+	r.lineIsOpen = true
+}
+
+func (r *reader) endLine() {
+	if r.lineIsOpen {
+		fmt.Println()
+	}
+	r.lineIsOpen = false
+}
+
+// Sends the turn and reads to its end.  Safe to call again: a turn runs once, however often it is sent.
+func follow(interrupted context.Context, b *broker, turn request, r *reader) error {
+	// Bind before you publish: what is published while nobody is bound is gone.
+	if err := b.channel.QueueBind(b.queue, turn.TurnID, "codex.events", false, nil); err != nil {
+		return err
+	}
+	if err := b.enqueue(turn); err != nil {
+		return err
+	}
+	var nextCancel time.Time
+	clock := time.NewTicker(200 * time.Millisecond)
+	defer clock.Stop()
+	for {
+		select {
+		case delivery, open := <-b.deliveries:
+			if !open {
+				return errors.New("the broker has ended the consumer")
+			}
+			var e event
+			if err := json.Unmarshal(delivery.Body, &e); err != nil {
+				return err
+			}
+			if e.TurnID == turn.TurnID {
+				r.take(e)
+			}
+			if err := delivery.Ack(false); err != nil || r.stopReason != "" {
+				return err
+			}
+		case <-clock.C:
+			if interrupted.Err() != nil && time.Now().After(nextCancel) {
+				if err := b.cancel(turn.TurnID); err != nil { // and again, for nobody may have heard it
+					return err
+				}
+				nextCancel = time.Now().Add(cancelPause)
+			}
+		}
+	}
+}
+
+// Returns how it ended, over as many connections as that takes.
+func runTurn(interrupted context.Context, b *broker, workspace, prompt string) (string, error) {
+	turn := request{uuid.NewString(), workspace, []message{{"user", prompt}}}
+	r := newReader()
+	say("turn %s", turn.TurnID)
+	for r.stopReason == "" {
+		if err := follow(interrupted, b, turn, r); err != nil && r.stopReason == "" {
+			if isRefusal(err) {
+				return "", err
+			}
+			say("lost the broker: %v", err)
+			if err := b.reconnect(); err != nil {
+				return "", err
+			}
+			say("connected again")
+		}
+	}
+	return r.stopReason, nil
+}
+
+func run(interrupted context.Context, workspace string, prompts []string) (string, error) {
+	url := os.Getenv("AMQP_URL")
+	if url == "" {
+		url = "amqp://guest:guest@127.0.0.1:5672/%2f"
+	}
+	b, err := newBroker(url)
+	if err != nil {
+		return "", err
+	}
+	defer b.close()
+	stopReason := ""
+	for _, prompt := range prompts {
+		stopReason, err = runTurn(interrupted, b, workspace, prompt)
+		if err != nil || stopReason != "end_turn" {
+			break
+		}
+	}
+	return stopReason, err
+}
+
+func main() {
+	if len(os.Args) < 3 {
+		say("usage: producer WORKSPACE PROMPT [PROMPT…]")
+		os.Exit(2)
+	}
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	go func() {
+		<-interrupted.Done()
+		stop() // a second one ends the program
+	}()
+	stopReason, err := run(interrupted, os.Args[1], os.Args[2:])
+	if err != nil {
+		say("can't go on: %v", err)
+		os.Exit(1)
+	}
+	status, known := exitStatus[stopReason]
+	if !known {
+		status = 1
+	}
+	os.Exit(status)
+}
