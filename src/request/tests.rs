@@ -258,7 +258,9 @@ fn g8_a_wrong_image_is_named_by_its_path() {
         (path(json!("a\0.png")), ".path", "inside the workspace"),
         (path(json!(["a.png"])), ".path", "inside the workspace"),
     ] {
-        let violations = parse(&showing(&[source.clone()])).unwrap_err().violations;
+        let violations = parse(&showing(std::slice::from_ref(&source)))
+            .unwrap_err()
+            .violations;
         let [violation] = &violations[..] else {
             panic!("{source}: {violations:?}");
         };
