@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpgid, getpid, getppid, kill_process, set_child_subreaper,
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_child_subreaper,
     set_parent_process_death_signal, setpgid, setsid,
 };
 
@@ -129,10 +129,23 @@ fn not_started(start: &Start, step: Option<&str>, error: &io::Error) -> Report {
 /// leads a group, as this process does from its start, can't leave its
 /// session: so it joins the worker's for a moment, with signals caught.
 fn leave_session() {
+    let Some(group) = getppid().and_then(group_of) else {
+        return;
+    };
     // Fails only when the worker has died, and then there is nothing to start.
-    let _ = getppid()
-        .map_or(Ok(()), |worker| setpgid(None, Some(getpgid(Some(worker))?)))
-        .and_then(|()| setsid());
+    let _ = setpgid(None, Some(group)).and_then(|()| setsid());
+}
+
+/// None where it is outside of this PID namespace, as that of a namespace's
+/// first process may be.
+fn group_of(worker: Pid) -> Option<Pid> {
+    #[expect(
+        unsafe_code,
+        reason = "rustix makes a pid of what is told, and 0 is none"
+    )]
+    // SAFETY: a number goes in, and a number comes out.
+    let group = unsafe { nix::libc::getpgid(worker.as_raw_pid()) };
+    (group > 0).then(|| Pid::from_raw(group)).flatten()
 }
 
 /// What the worker itself inherited, and so passed on to this process, is

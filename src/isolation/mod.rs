@@ -92,7 +92,7 @@ fn of_one_user(settings: &Settings) -> Vec<Finding> {
 }
 
 /// What running agents as another user takes, by its name in the system.
-const NEEDED: [(CapabilitySet, &str); 5] = [
+pub const NEEDED: [(CapabilitySet, &str); 5] = [
     (CapabilitySet::SETUID, "CAP_SETUID"),
     (CapabilitySet::SETGID, "CAP_SETGID"),
     // To end what a turn has started.

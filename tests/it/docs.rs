@@ -133,6 +133,7 @@ const NO_SETTINGS: &[&str] = &[
     "PRECONDITION_FAILED",
     "PROMPT",
     "SCM_RIGHTS",
+    "SECRETS",
     "TMPDIR",
     "TRACEPARENT",
     "TRACESTATE",

@@ -4,6 +4,7 @@
 #[path = "model_server.rs"]
 mod model_server;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,25 +22,28 @@ use tokio::net::TcpListener;
 #[derive(Parser)]
 #[command(name = "stand-in-model", verbatim_doc_comment, after_help = model_server::NOTATION)]
 struct Arguments {
-    /// Port on 127.0.0.1; 0 takes a free one, which the first line of output tells
+    /// Where to listen; 0.0.0.0 in a container that others ask
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    host: Ipv4Addr,
+    /// 0 takes a free one, which the first line of output tells
     #[arg(long, default_value_t = 0)]
     port: u16,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Arguments { port } = Arguments::parse();
-    match run(port).await {
+    let Arguments { host, port } = Arguments::parse();
+    match run(host, port).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stand-in-model: port {port}: {error}");
+            eprintln!("stand-in-model: {host}:{port}: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(port: u16) -> std::io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+async fn run(host: Ipv4Addr, port: u16) -> std::io::Result<()> {
+    let listener = TcpListener::bind((host, port)).await?;
     println!("listening on http://{}/v1", listener.local_addr()?);
     model_server::serve(listener, model_server::Shared::default()).await
 }

@@ -108,7 +108,8 @@ async fn a_broker_that_starts_with_the_definitions_serves_a_pool() {
     let submit = Call::new(&["submit", "--json", "-w", "acme/website", "t\nsay hi"])
         .set("AMQP_URL_FILE", &producer);
     let kinds = submit.run().await.ended(0).kinds();
-    assert_eq!(kinds, ["message_start", "text_delta", "message_end"]);
+    assert_eq!(kinds.first().unwrap(), "message_start");
+    assert_eq!(kinds.last().unwrap(), "message_end");
     serve.signal(rustix::process::Signal::TERM);
     serve.done().await.ended(0);
 
