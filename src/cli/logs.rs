@@ -43,7 +43,11 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
         .with_ansi(colored);
     match format {
         LogFormat::Text => log.with(lines).init(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
+        // Of spans there is one: its list would say the same again.
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            log.with(lines).init();
+        }
     }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
@@ -51,8 +55,8 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
 
 /// A panic's message may quote any text that was at hand.
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let at = panic.location().map(ToString::to_string);
-    tracing::error!(at, "panicked, which is a bug");
+    let location = panic.location().map(ToString::to_string);
+    tracing::error!(location, "panicked, which is a bug");
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied());

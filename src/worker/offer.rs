@@ -140,8 +140,8 @@ impl<E: Engine> Worker<E> {
             }
             Outcome::Rejected { error, events } => {
                 self.metrics.request_rejected(error.code);
-                let (code, message) = (error.code.as_str(), error.message);
-                tracing::warn!(code, message, "rejected a request");
+                let code = error.code.as_str();
+                tracing::warn!(code, error = error.message, "rejected a request");
                 outbox.push_final(events);
             }
             Outcome::Busy => tracing::debug!("somebody else has the workspace"),

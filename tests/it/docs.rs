@@ -408,7 +408,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn collect(folder: &Path, code: &mut String) {
+pub fn collect(folder: &Path, code: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

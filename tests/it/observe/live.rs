@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::dashboards::{self, Dashboard, expressions};
 use super::prometheus::Prometheus;
-use super::{ALERTS, RECORDING, rules, selectors, text};
+use super::{ALERTS, RECORDING, log, rules, selectors, text};
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, persistent, turn};
 use crate::support::ports::free_ports;
@@ -55,6 +55,9 @@ async fn every_panel_and_alert_finds_its_data() {
             !pool.deadline.has_passed() && number < 60,
             "no data: {wanted:#?}"
         );
+    }
+    for process in pool.processes() {
+        log::check(&process.log_text());
     }
     assert_eq!(prometheus.broken_rules().await.unwrap(), [""; 0]);
     pool.stop().await;

@@ -4,6 +4,7 @@
 
 mod dashboards;
 mod live;
+mod log;
 mod prometheus;
 mod rules;
 
