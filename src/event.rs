@@ -4,27 +4,46 @@
 //! docs): a new CLI version must be bridged in `codex/`, never by passing its
 //! words through.
 
+mod advice;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::request::json;
+pub use advice::{Advice, Again};
+use advice::{as_told, no, yes};
+
+use crate::request::{TurnId, json};
 use crate::trace::TraceContext;
 
 /// A closed set of names, as they stand on the wire and in metric labels.
+/// What is said of each is what the schemas and the docs say: its comment
+/// tells what it means, the advice what to do about it.
 macro_rules! names {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[doc = $about:literal])+ $variant:ident = $text:literal => $advice:expr),+ $(,)?
+    }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        pub enum $name { $($(#[doc = $about])+ #[serde(rename = $text)] $variant),+ }
 
         impl $name {
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+
+            /// What it means, in Markdown, on one line.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($about),+).trim_ascii()),+ }
+            }
+
+            pub const fn advice(self) -> Advice {
+                match self { $(Self::$variant => $advice),+ }
             }
         }
 
@@ -39,56 +58,72 @@ macro_rules! names {
 names! {
     /// How a turn ended. Any of them is final.
     StopReason {
-        EndTurn = "end_turn",
-        Error = "error",
-        Cancelled = "cancelled",
-        Timeout = "timeout",
+        /// It came to its end.
+        EndTurn = "end_turn" => no("nothing"),
+        /// It failed, or was not accepted: the `error` event before it says why.
+        Error = "error" => as_told("see the error's code"),
+        /// It was cancelled.
+        Cancelled = "cancelled" => no("nothing; send it again if you still want it"),
+        /// It ran longer than its limit, or codex was silent for longer than the idle limit: the `error` event
+        /// before it says which.
+        Timeout = "timeout" => as_told("see the error's code"),
     }
 }
 
 names! {
     /// What went wrong.
     ErrorCode {
-        /// The request breaks a rule of the contract; the message names field, value and rule.
-        RequestInvalid = "request.invalid",
-        /// The workspace can't be used: outside the root, inside another one, not a directory.
-        WorkspaceRejected = "workspace.rejected",
-        /// The workspace already has as many waiting turns as one may have.
-        BacklogFull = "workspace.backlog_full",
-        /// codex could not be started.
-        StartFailed = "codex.start_failed",
-        /// codex ended without saying how the turn ended.
-        Exited = "codex.exited",
-        /// codex said that the turn failed.
-        TurnFailed = "turn.failed",
-        /// An image that the request names in the workspace is not there, or is none.
-        ImageUnusable = "turn.image_unusable",
-        /// The turn ran longer than its limit.
-        TurnTimeout = "turn.timeout",
-        /// codex said nothing for longer than the idle limit.
-        IdleTimeout = "turn.idle_timeout",
-        /// The turn could not start within the time that it asked for.
-        Expired = "turn.expired",
-        /// Workers died running the turn as often as it may be tried.
-        AttemptsExhausted = "turn.attempts_exhausted",
-        /// The worker itself failed.
-        WorkerInternal = "worker.internal",
+        /// The request breaks a rule; the message names field, value and rule.
+        RequestInvalid = "request.invalid" => no("mend the producer; `turn-worker validate` tells the same before it is sent"),
+        /// The workspace is outside the root, inside another workspace, or not a directory.
+        WorkspaceRejected = "workspace.rejected" => no("use another name"),
+        /// The workspace has `MAX_WAITING` turns in line.
+        BacklogFull = "workspace.backlog_full" => yes("send fewer, or later"),
+        /// codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for
+        /// one where it does).
+        StartFailed = "codex.start_failed" => as_told("operator: the message says what was in the way; try `turn-worker check`"),
+        /// codex ended without saying how the turn ended; the message holds its last words.
+        Exited = "codex.exited" => as_told("see `reason`"),
+        /// codex says that the turn failed.
+        TurnFailed = "turn.failed" => as_told("see `reason`"),
+        /// An image that the request names by its path is not there, or can't be used; codex was not started.
+        ImageUnusable = "turn.image_unusable" => no("see [Images](#images); the message says what was found"),
+        /// The turn ran longer than `timeout_s` or `TURN_TIMEOUT`.
+        TurnTimeout = "turn.timeout" => yes("ask for less at once, or raise the limit"),
+        /// codex said nothing for `TURN_IDLE_TIMEOUT`.
+        IdleTimeout = "turn.idle_timeout" => yes("raise the limit if the agent's commands are that quiet"),
+        /// The turn could not start within its `start_within_s`; nothing of it was run.
+        Expired = "turn.expired" => yes("allow more time, or add workers"),
+        /// Workers died running this turn as often as it may be tried.
+        AttemptsExhausted = "turn.attempts_exhausted" => no("find out what kills them (memory?) before you send it again"),
+        /// The worker itself failed, for example could not tell the turn's guard what to start.
+        WorkerInternal = "worker.internal" => yes("operator: read the worker's log"),
     }
 }
 
 names! {
     /// Why it went wrong, as far as the CLI's words tell.
     Reason {
-        Auth = "auth",
-        RateLimited = "rate_limited",
-        UsageLimit = "usage_limit",
-        Overloaded = "overloaded",
-        ContextWindow = "context_window",
-        Network = "network",
-        InvalidPrompt = "invalid_prompt",
-        Policy = "policy",
-        Config = "config",
-        Unknown = "unknown",
+        /// No key, a wrong key or no login.
+        Auth = "auth" => no("operator: mend it"),
+        /// Too many requests.
+        RateLimited = "rate_limited" => yes("wait"),
+        /// The account's allowance is used up.
+        UsageLimit = "usage_limit" => as_told("wait until it is renewed; no where somebody has to pay first"),
+        /// The model's servers can't cope.
+        Overloaded = "overloaded" => yes("wait"),
+        /// The conversation is too long for the model.
+        ContextWindow = "context_window" => no("begin a new one, see [Requests](#requests)"),
+        /// The connection to the model failed, also after codex's own retries.
+        Network = "network" => yes("wait"),
+        /// The model's API refuses the request.
+        InvalidPrompt = "invalid_prompt" => no("change the prompt"),
+        /// Refused as against the provider's rules.
+        Policy = "policy" => no("change the prompt"),
+        /// Unknown model, wrong settings, codex not found.
+        Config = "config" => no("operator: mend it"),
+        /// Nothing in the words tells.
+        Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }
 }
 
@@ -96,29 +131,31 @@ names! {
     /// What a reader may want to know though the turn goes on.
     NoticeCode {
         /// codex lost its connection to the model and tries again.
-        Reconnecting = "codex.reconnecting",
-        /// Another non-terminal `error` line of codex.
-        Error = "codex.error",
-        /// A warning item of codex.
-        Warning = "codex.warning",
-        /// A line of codex was longer than the limit and was skipped.
-        LineTooLong = "codex.line_too_long",
-        /// The stored thread is gone or unreadable; the turn starts a new one.
-        ThreadLost = "codex.thread_lost",
-        /// The thread's earlier token total is unknown, so this turn's usage is not counted.
-        UsageUnknown = "codex.usage_unknown",
-        /// The last message is not the JSON that the request has a schema for.
-        NotStructured = "codex.not_structured",
-        /// The session file can't be used (no UUID, another workspace's thread, not a file).
-        SessionIgnored = "workspace.session_ignored",
-        /// It stands for an event that is larger than the broker takes.
-        EventTooLarge = "event.too_large",
+        Reconnecting = "codex.reconnecting" => no("wait"),
+        /// Another error that codex told without giving up.
+        Error = "codex.error" => no("nothing, unless the turn fails"),
+        /// A warning of codex.
+        Warning = "codex.warning" => no("operator: read it"),
+        /// codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
+        LineTooLong = "codex.line_too_long" => no("operator: raise the limit if what was left out is missed"),
+        /// The conversation can't be resumed; the turn begins a new one.
+        ThreadLost = "codex.thread_lost" => no("tell the agent again what it has to know"),
+        /// What the conversation had used before is unknown, so this turn's tokens are not counted.
+        UsageUnknown = "codex.usage_unknown" => no("nothing; the next turn's are counted"),
+        /// The request has an `output_schema`, but the agent's last message is no JSON; the message tells why.
+        NotStructured = "codex.not_structured" => no("read `text`; ask in the prompt, too, or take a model that keeps to schemas"),
+        /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins
+        /// a new conversation.
+        SessionIgnored = "workspace.session_ignored" => no("look at who writes that file"),
+        /// It stands for an event that is larger than the broker takes; also with `minimal`.
+        EventTooLarge = "event.too_large" => no("let the agent write less at once"),
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnError {
     pub code: ErrorCode,
+    /// For people; its words may change.
     pub message: String,
     pub reason: Reason,
     /// Whether the same turn, sent again under a new id, may succeed later.
@@ -138,8 +175,9 @@ impl TurnError {
     }
 }
 
-/// Tokens. Cached ones are a subset of input, thinking ones of output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Tokens of the turn itself, all attempts together. Cached ones are a subset
+/// of input, thinking ones of output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     pub input_tokens: u64,
     pub cache_read_tokens: u64,
@@ -178,56 +216,67 @@ impl Usage {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanItem {
     pub text: String,
     pub completed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The comments are what schemas and docs say of a type. A field that is not
+/// always there is an `Option` that is left out, never `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventBody {
+    /// Always first.
     MessageStart {
+        /// Empty for a rejected request that named none that can be.
         workspace: String,
+        /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Map<String, Value>>,
     },
+    /// The agent's reasoning, if codex tells it, or a part of it.
     ThinkingDelta {
+        /// The pieces of one id, joined, are the text.
         item_id: String,
         text: String,
     },
+    /// A tool call begins.
     ToolUse {
         id: String,
+        /// See Tools.
         name: String,
         #[serde(deserialize_with = "json::plain")]
         input: Value,
     },
-    /// A piece of what a call prints while it runs; the result has all of it.
+    /// A part of what a call prints while it runs; the result has all of it.
     ToolOutput {
+        /// The call's `id`.
         tool_use_id: String,
         text: String,
     },
+    /// A tool call's result. One that never finished gets `is_error: true` and `content.status` `unfinished`.
     ToolResult {
+        /// The call's `id`.
         tool_use_id: String,
         name: String,
         is_error: bool,
         #[serde(deserialize_with = "json::plain")]
         content: Value,
     },
-    Plan {
-        items: Vec<PlanItem>,
-    },
-    Notice {
-        code: NoticeCode,
-        message: String,
-    },
+    /// The agent's to-do list, whole, each time it changes.
+    Plan { items: Vec<PlanItem> },
+    /// Something worth knowing though the turn goes on.
+    Notice { code: NoticeCode, message: String },
+    /// A message of the agent, or a part of one: join those of one `item_id`.
     TextDelta {
+        /// The pieces of one id, joined, are the text.
         item_id: String,
         text: String,
     },
-    Error {
-        error: TurnError,
-    },
+    /// Why the turn did not come to its end: at most once, right before `message_end`.
+    Error { error: TurnError },
+    /// Always last.
     MessageEnd {
         stop_reason: StopReason,
         /// The last agent message whole.
@@ -241,9 +290,12 @@ pub enum EventBody {
             skip_serializing_if = "Option::is_none"
         )]
         structured: Option<Value>,
+        /// codex's own, of the conversation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thread_id: Option<String>,
+        /// Of the last attempt.
         duration_ms: u64,
+        /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Map<String, Value>>,
         /// Absent when codex never reported it.
@@ -269,25 +321,27 @@ impl EventBody {
         }
     }
 
+    /// The types that the event set `minimal` publishes.
+    pub const MINIMAL: &'static [&'static str] =
+        &["message_start", "text_delta", "error", "message_end"];
+
     /// Whether the event set `minimal` publishes it.
-    pub const fn is_minimal(&self) -> bool {
-        matches!(
-            self,
-            Self::MessageStart { .. }
-                | Self::TextDelta { .. }
-                | Self::Error { .. }
-                | Self::MessageEnd { .. }
-        )
+    pub fn is_minimal(&self) -> bool {
+        Self::MINIMAL.contains(&self.kind())
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TurnEvent {
+    #[schemars(with = "TurnId")]
     pub turn_id: String,
+    /// How often the turn was started. 0: it never was.
     pub attempt: u32,
+    /// 0, 1, 2 … within an attempt, without a gap.
     pub seq: u64,
-    /// RFC 3339 with milliseconds.
+    /// RFC 3339, UTC, milliseconds.
     #[serde(with = "rfc3339_ms")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub time: Timestamp,
     #[serde(flatten)]
     pub body: EventBody,

@@ -32,6 +32,7 @@ pub mod worker;
 pub mod serve;
 
 pub mod client;
+pub mod contract;
 pub mod operator;
 
 pub mod http;

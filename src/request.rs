@@ -9,6 +9,7 @@ mod choice;
 mod ids;
 mod image;
 pub mod json;
+mod json_schema;
 mod parse;
 mod rejection;
 mod schema;

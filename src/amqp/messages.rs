@@ -6,9 +6,12 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
+
+use crate::request::TurnId;
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;
@@ -258,12 +261,28 @@ struct HeartbeatWire<'a> {
     running: Cow<'a, [Running]>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Ends a turn, waiting or running, as cancelled. One that has ended is left
+/// as it is.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Cancel")]
 struct CancelWire<'a> {
+    #[schemars(extend("const" = "cancel"))]
     action: Cow<'a, str>,
+    #[schemars(with = "TurnId")]
     turn_id: Cow<'a, str>,
+    /// In any workspace, where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workspace: Option<Cow<'a, str>>,
+}
+
+impl JsonSchema for Control {
+    fn schema_name() -> Cow<'static, str> {
+        "Control".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        CancelWire::json_schema(generator)
+    }
 }
 
 /// The type of a message of this version, or its other version.

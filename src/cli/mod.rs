@@ -11,9 +11,11 @@ mod print;
 mod render;
 mod run;
 mod say;
+mod schema;
 mod serve;
 mod submit;
 mod turn;
+mod validate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +52,12 @@ enum Command {
     /// List and show requests that were not accepted
     #[command(after_long_help = dead::EXAMPLES)]
     Dead(dead::DeadArgs),
+    /// Say what is wrong with a request, all of it at once
+    #[command(after_long_help = validate::EXAMPLES)]
+    Validate(validate::ValidateArgs),
+    /// Print the contract with producers: JSON Schemas, AsyncAPI
+    #[command(after_long_help = schema::EXAMPLES)]
+    Schema(schema::SchemaArgs),
     /// The second process of a check
     #[command(name = TRY_LOCK, hide = true)]
     TryLock { path: PathBuf },
@@ -105,6 +113,14 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
     let settings = match &command {
         Command::TryLock { path } => return Ok(check::try_lock(path)),
         Command::Submit(_) | Command::Cancel(_) | Command::Dead(_) => Settings::for_producer(),
+        Command::Validate(args) => {
+            let settings = prepared(Settings::for_documents()?, true)?;
+            return validate::validate(&settings, args);
+        }
+        Command::Schema(args) => {
+            let settings = prepared(Settings::for_documents()?, true)?;
+            return Ok(schema::schema(&settings, args));
+        }
         Command::Serve | Command::Run(_) | Command::Check(_) => Settings::from_env(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -137,7 +153,9 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             let settings = prepared(settings?, true)?;
             runtime.block_on(dead::dead(settings, args))
         }
-        Command::TryLock { path } => Ok(check::try_lock(&path)),
+        Command::TryLock { .. } | Command::Validate(_) | Command::Schema(_) => {
+            unreachable!("done before there was a runtime")
+        }
     };
     // Whoever leaves does not wait for what he leaves.
     runtime.shutdown_timeout(LAST_WRITES);

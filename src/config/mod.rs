@@ -82,24 +82,32 @@ impl Settings {
     /// Reads the process's environment; relative paths mean its current
     /// directory. Every wrong value is in the error.
     pub fn from_env() -> Result<(Self, Vec<Warning>), ConfigError> {
-        let (settings, warnings) = Self::from_os_vars(std::env::vars_os())?;
-        // Without a current directory the paths stay as they are, and what
-        // uses them says what is wrong.
-        let settings = match std::env::current_dir() {
-            Ok(directory) => settings.relative_to(&directory),
-            Err(_) => settings,
-        };
-        Ok((settings, warnings))
+        Self::in_this_directory(std::env::vars_os())
     }
 
     /// As [`Self::from_env`], for a command that only sends and listens:
     /// settings that it has no use for play no part, not even when wrong.
     pub fn for_producer() -> Result<(Self, Vec<Warning>), ConfigError> {
-        let of_workers = |name: &OsString| {
-            let setting = SETTINGS.iter().find(|known| *name == *known.variable());
-            setting.is_some_and(|setting| !table::OF_PRODUCERS.contains(&setting.name))
+        Self::from_os_vars(vars_of(table::OF_PRODUCERS))
+    }
+
+    /// As [`Self::for_producer`], for a command that only judges requests or
+    /// tells the contract.
+    pub fn for_documents() -> Result<(Self, Vec<Warning>), ConfigError> {
+        Self::in_this_directory(vars_of(table::OF_DOCUMENTS))
+    }
+
+    /// Without a current directory the paths stay as they are, and what uses
+    /// them says what is wrong.
+    fn in_this_directory(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let (settings, warnings) = Self::from_os_vars(vars)?;
+        let settings = match std::env::current_dir() {
+            Ok(directory) => settings.relative_to(&directory),
+            Err(_) => settings,
         };
-        Self::from_os_vars(std::env::vars_os().filter(|(name, _)| !of_workers(name)))
+        Ok((settings, warnings))
     }
 
     fn from_os_vars(
@@ -210,6 +218,14 @@ impl Settings {
             roots,
         }
     }
+}
+
+/// The environment without the settings that are not wanted.
+fn vars_of(wanted: &[&str]) -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        let setting = SETTINGS.iter().find(|known| *name == *known.variable());
+        setting.is_none_or(|setting| wanted.contains(&setting.name))
+    })
 }
 
 /// A duration as settings spell it: `90s`, `1h30m`, `500ms`.

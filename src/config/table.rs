@@ -225,6 +225,16 @@ pub(super) const OF_PRODUCERS: &[&str] = &[
     "LOG_FORMAT",
 ];
 
+/// All that judging a request takes, and telling the contract.
+pub(super) const OF_DOCUMENTS: &[&str] = &[
+    "WORKSPACE_ROOT",
+    "CODEX_MODELS",
+    "MAX_REQUEST_BYTES",
+    "PREFIX",
+    "LOG",
+    "LOG_FORMAT",
+];
+
 /// For `--help`.
 pub fn settings_help() -> String {
     let mut text = String::from("Settings (environment variables):\n\n");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::rejection::{Violations, shown};
 
-const MAX_PATH_BYTES: usize = 1024;
+pub(super) const MAX_PATH_BYTES: usize = 1024;
 const PATH_RULE: &str = "a path inside the workspace: 1 to 1024 bytes, not beginning with /, \
                          no empty part, no . or .. as a part, no NUL";
 

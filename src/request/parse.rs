@@ -19,14 +19,14 @@ use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// How deep `metadata` may be nested: what is accepted must be readable again
 /// inside an offer, an event, a journal record.
-const MAX_METADATA_DEPTH: usize = 32;
+pub(super) const MAX_METADATA_DEPTH: usize = 32;
 /// As deep; the model's API allows ten levels of objects, each of which takes
 /// three in a schema.
-const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
+pub(super) const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
 
 /// serde_json gives objects whose first key begins so a meaning of its own,
 /// and so may whoever reads our events.
-const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
+pub(super) const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
 
 impl TurnRequest {
     pub fn parse(

@@ -7,6 +7,8 @@
 pub mod call;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/contract.rs"]
+mod contract;
 #[path = "cli/dead.rs"]
 mod dead;
 #[path = "cli/following.rs"]

@@ -21,10 +21,19 @@ const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
-const ALL: [&str; 6] = [README, EVENTS, OPERATIONS, ARCHITECTURE, PRODUCERS, RUNBOOK];
+const ALL: [&str; 7] = [
+    README,
+    EVENTS,
+    OPERATIONS,
+    ARCHITECTURE,
+    PRODUCERS,
+    RUNBOOK,
+    CONTRACT,
+];
 const PRODUCERS: &str = "docs/producers.md";
 const CLIENTS: &str = "docs/clients";
 const RUNBOOK: &str = "docs/runbook.md";
+const CONTRACT: &str = "docs/contract/README.md";
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -127,6 +136,7 @@ const NO_SETTINGS: &[&str] = &[
     "COMMAND",
     "FILE",
     "FILTER",
+    "FROZEN",
     "MODEL",
     "NAME",
     "NOT_FOUND",

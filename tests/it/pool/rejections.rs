@@ -82,6 +82,46 @@ async fn g5_a_request_that_breaks_the_contract_is_answered_and_kept() {
     pool.stop().await;
 }
 
+/// The examples of the contract, each under an id of its own, of the same length.
+#[tokio::test]
+async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
+    const ID: &str = "0199a213-81c0-7800-8aa1-bbab2a035a53";
+    let mut pool = Pool::start(1, &[]).await;
+    let mut sent = 0;
+    for folder in ["by-schema", "by-worker"] {
+        let root = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/docs/contract/examples/rejected"
+        );
+        for entry in std::fs::read_dir(format!("{root}/{folder}")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let body = std::fs::read_to_string(&path).unwrap();
+            // What is made of another, and those that mean another root than the pool's.
+            if name.ends_with(".error.json") || body.contains("/srv/workspaces") {
+                continue;
+            }
+            let error = std::fs::read(path.with_extension("error.json")).unwrap();
+            let error: Value = serde_json::from_slice(&error).unwrap();
+            let id = format!("0199a213-81c0-7800-8aa1-{sent:012}");
+            let body = body.replace(ID, &id).into_bytes();
+            // For those whose own is none.
+            let properties = persistent().with_message_id(id.as_str().into());
+            pool.producer.enqueue_raw(&[(body, properties)]).await;
+            let turn = pool.events.ended(&id).await;
+            assert_refused(&turn, error["error"]["code"].as_str().unwrap());
+            assert_eq!(
+                turn.all().nth(1).unwrap()["error"],
+                error["error"],
+                "{name}"
+            );
+            sent += 1;
+        }
+    }
+    assert!(sent > 40, "{sent}");
+    pool.stop().await;
+}
+
 /// Guards that a request without any id blocks nothing.
 #[tokio::test]
 async fn g5_a_request_that_names_no_turn_is_kept() {

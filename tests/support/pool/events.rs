@@ -1,7 +1,7 @@
 //! What a reader of all events sees, checked against G5 and G6 as it comes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,6 +16,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
+use turn_worker::amqp::topology::Topology;
+use turn_worker::contract::Document;
 
 use super::{Deadline, Producer};
 use crate::support::engine;
@@ -291,6 +293,13 @@ impl Shared {
     }
 }
 
+/// Of the contract: `src/contract/`.
+static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+    let schema = Document::Event.value(&Topology::new("codex", 1));
+    let options = jsonschema::options().should_validate_formats(true);
+    options.build(&schema).unwrap()
+});
+
 impl Seen {
     fn take(&mut self, delivery: &Delivery) {
         let body = String::from_utf8_lossy(&delivery.data).into_owned();
@@ -314,6 +323,9 @@ impl Seen {
         let seq = event["seq"].as_u64().ok_or("no seq")?;
         let kind = event["type"].as_str().ok_or("no type")?;
         event["time"].as_str().ok_or("no time")?;
+        if let Err(error) = SCHEMA.validate(&event) {
+            return Err(format!("not as its schema has it ({error})"));
+        }
         let message_id = format!("{id}/{attempt}/{seq}");
         for (what, found, wanted) in [
             ("correlation_id", properties.correlation_id(), id),

@@ -1,0 +1,171 @@
+//! `turn-worker validate`: what the workers would say of a request.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use turn_worker::config::Settings;
+use turn_worker::contract::request_fields;
+use turn_worker::request::{Properties, Rejection, TurnRequest};
+
+use super::exit;
+use super::render::clean::clean_json;
+use super::render::style::Style;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  turn-worker validate request.json
+  jq -n '{turn_id: \"t-01\", workspace: \"acme/website\", messages: []}' | turn-worker validate - --json
+
+Everything that is wrong is told at once, in the words with which the workers would reject it. A worker's own limits \
+hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_WORKSPACE_ROOT. \
+No broker is asked and nothing is looked up on disk; so whether a workspace lies inside another, or has too many turns \
+in line, is only known when the turn is there.
+
+Exit status: 0 it would be accepted, 1 it would not, 2 wrong arguments or settings, or it can't be read.";
+
+/// More than any worker takes: what is larger is not worth reading on.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A misspelled field is so many letters away from the right one, at most.
+const NEAR: usize = 2;
+
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The file that holds the request, - for stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// One JSON object, also on a terminal: valid, and code, message, violations (field, found, allowed), omitted
+    /// or understood; ignored (field, meant)
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+    let body = read(&args.file)
+        .map_err(|error| exit::Usage(format!("can't read {}: {error}", args.file.display())))?;
+    let root = &settings.workspace_root;
+    let resolved = root.canonicalize().ok();
+    let roots = [root.clone()].into_iter().chain(resolved).collect();
+    let limits = settings.request_limits(roots);
+    let verdict = TurnRequest::parse(&body, &limits, &Properties::default());
+    let ignored = ignored(&body);
+
+    let is_terminal = io::stdout().is_terminal();
+    let text = if args.json || !is_terminal {
+        clean_json(&as_json(&verdict, &ignored).to_string()) + "\n"
+    } else {
+        for_people(&verdict, &ignored, Style::for_output(is_terminal))
+    };
+    if io::stdout().write_all(text.as_bytes()).is_err() {
+        return Ok(ExitCode::from(exit::CLOSED_PIPE));
+    }
+    Ok(match verdict {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(exit::FAILURE),
+    })
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let read = |from: &mut dyn Read, body: &mut Vec<u8>| from.take(MAX_BYTES + 1).read_to_end(body);
+    if file == Path::new("-") {
+        read(&mut io::stdin().lock(), &mut body)?;
+    } else {
+        read(&mut std::fs::File::open(file)?, &mut body)?;
+    }
+    if body.len() as u64 > MAX_BYTES {
+        let text = format!("it has more than {MAX_BYTES} bytes, and no worker takes as many");
+        return Err(io::Error::other(text));
+    }
+    Ok(body)
+}
+
+/// A field that nobody reads.
+struct Ignored {
+    field: String,
+    /// What was probably meant.
+    meant: Option<String>,
+}
+
+/// No fault, as the contract has it, but perhaps a misspelling.
+fn ignored(body: &[u8]) -> Vec<Ignored> {
+    let Ok(Value::Object(fields)) = turn_worker::request::json::from_slice(body) else {
+        return Vec::new();
+    };
+    let known = request_fields();
+    let unknown = fields.into_iter().map(|(field, _)| field);
+    unknown
+        .filter(|field| !known.contains(field))
+        .map(|field| {
+            let near = known
+                .iter()
+                .map(|name| (strsim::levenshtein(name, &field), name))
+                .filter(|(distance, _)| *distance <= NEAR)
+                .min();
+            let meant = near.map(|(_, name)| name.clone());
+            Ignored { field, meant }
+        })
+        .collect()
+}
+
+fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &[Ignored]) -> Value {
+    let mut told = match verdict {
+        Ok(request) => json!({ "valid": true, "understood": request }),
+        Err(rejection) => {
+            let violations: Vec<Value> = (rejection.violations.iter())
+                .map(|v| json!({ "field": v.field, "found": v.found, "allowed": v.rule }))
+                .collect();
+            json!({
+                "valid": false,
+                "code": rejection.code,
+                "message": rejection.to_string(),
+                "violations": violations,
+                "omitted": rejection.omitted,
+            })
+        }
+    };
+    let ignored: Vec<Value> = ignored
+        .iter()
+        .map(|field| json!({ "field": field.field, "meant": field.meant }))
+        .collect();
+    told["ignored"] = ignored.into();
+    told
+}
+
+fn for_people(
+    verdict: &Result<TurnRequest, Rejection>,
+    ignored: &[Ignored],
+    style: Style,
+) -> String {
+    let mut lines = Vec::new();
+    match verdict {
+        Ok(request) => {
+            let (turn_id, workspace) = (&request.turn_id, &request.workspace);
+            lines.push(style.green(&format!("valid: turn {turn_id} in {workspace}")));
+        }
+        Err(rejection) => {
+            lines.push(style.red(&format!("not valid: {}", rejection.code)));
+            for violation in &rejection.violations {
+                lines.push(style.bold(&violation.field));
+                lines.push(format!("  found    {}", violation.found));
+                lines.push(format!("  allowed  {}", violation.rule));
+            }
+            if rejection.omitted > 0 {
+                lines.push(format!("and {} more", rejection.omitted));
+            }
+        }
+    }
+    for Ignored { field, meant } in ignored {
+        let field = field.escape_debug();
+        let hint = meant
+            .as_ref()
+            .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+        lines.push(style.yellow(&format!(
+            "ignored: the field {field}, which nobody reads{hint}"
+        )));
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,251 @@
+//! Where the contract's messages go, as AsyncAPI 3.0.
+//!
+//! It describes the worker: what it receives, a producer sends. Its payloads
+//! are the schemas, as the AsyncAPI Schema Object has them, which is a superset
+//! of JSON Schema draft-07: nothing that they use is newer than that.
+
+use serde_json::{Map, Value, json};
+
+use super::{VERSION, schema};
+use crate::amqp::dead_letter::{CODE_HEADER, MESSAGE_HEADER};
+use crate::amqp::topology::{REQUEST_KEY, Topology};
+use crate::trace::{TRACEPARENT, TRACESTATE};
+
+/// Of the AMQP 0-9-1 bindings.
+const BINDING_VERSION: &str = "0.3.0";
+const PERSISTENT: u8 = 2;
+
+pub(super) fn document(topology: &Topology) -> Value {
+    let mut schemas = Map::new();
+    let request = with_definitions_in(&mut schemas, "TurnRequest", schema::request());
+    let cancel = with_definitions_in(&mut schemas, "Cancel", schema::control());
+    let event = schema::event();
+    let types: Vec<String> = (event["oneOf"].as_array().into_iter().flatten())
+        .filter_map(|choice| Some(choice["$ref"].as_str()?.rsplit_once('/')?.1.to_owned()))
+        .collect();
+    with_definitions_in(&mut schemas, "TurnEvent", event);
+
+    let mut messages = Map::new();
+    messages.insert(
+        "request".to_owned(),
+        json!({
+            "title": "A turn to be run",
+            "contentType": "application/json",
+            "headers": trace_headers(),
+            "correlationId": { "location": "$message.payload#/turn_id" },
+            "payload": request,
+        }),
+    );
+    messages.insert(
+        "cancel".to_owned(),
+        json!({
+            "title": "Ends a turn",
+            "contentType": "application/json",
+            "correlationId": { "location": "$message.payload#/turn_id" },
+            "payload": cancel,
+        }),
+    );
+    messages.insert("rejected".to_owned(), rejected());
+    for name in &types {
+        messages.insert(name.clone(), event_message(name, &schemas));
+    }
+
+    json!({
+        "asyncapi": "3.0.0",
+        "id": format!("urn:codex-turn-worker:v{VERSION}"),
+        "info": {
+            "title": "codex-turn-worker",
+            "version": VERSION.to_string(),
+            "description": "Turns of a coding agent, from a queue. This describes the worker: \
+                            what it receives, a producer sends, and the other way round. \
+                            docs/EVENTS.md tells what it all means.",
+            "license": { "name": "MIT" },
+        },
+        "defaultContentType": "application/json",
+        "channels": channels(topology, &types),
+        "operations": operations(),
+        "components": { "messages": messages, "schemas": schemas },
+    })
+}
+
+fn channels(topology: &Topology, types: &[String]) -> Value {
+    let message = |name: &str| json!({ "$ref": format!("#/components/messages/{name}") });
+    let events: Map<String, Value> = types
+        .iter()
+        .map(|name| (name.clone(), message(name)))
+        .collect();
+    json!({
+        "requests": {
+            "address": REQUEST_KEY,
+            "description": "Turns to run. Publish them persistent, mandatory, with publisher confirms, and without \
+                            `expiration`; one is accepted when the broker has confirmed it.",
+            "messages": { "request": message("request") },
+            "bindings": exchange(&topology.requests, "direct"),
+        },
+        "events": {
+            "address": "{turn_id}",
+            "description": "What happens to the turns. Bind a queue of your own before you publish the request.",
+            "parameters": { "turn_id": { "description": "The routing key: the turn's id, `*` for all." } },
+            "messages": events,
+            "bindings": exchange(&topology.events, "topic"),
+        },
+        "control": {
+            "address": "any",
+            "description": "Cancels; any routing key will do. Publish them mandatory, and again if no `message_end` follows.",
+            "messages": { "cancel": message("cancel") },
+            "bindings": exchange(&topology.control, "fanout"),
+        },
+        "rejected": {
+            "address": topology.dead,
+            "description": "Requests that were not accepted, for operators.",
+            "messages": { "rejected": message("rejected") },
+            "bindings": {
+                "amqp": {
+                    "is": "queue",
+                    "queue": { "name": topology.dead, "durable": true, "exclusive": false, "autoDelete": false },
+                    "bindingVersion": BINDING_VERSION,
+                },
+            },
+        },
+    })
+}
+
+fn operations() -> Value {
+    let channel = |name: &str| json!({ "$ref": format!("#/channels/{name}") });
+    json!({
+        "takeTurn": {
+            "action": "receive",
+            "title": "A producer enqueues a turn",
+            "channel": channel("requests"),
+            "reply": { "channel": channel("events") },
+            "bindings": {
+                "amqp": {
+                    "deliveryMode": PERSISTENT,
+                    "mandatory": true,
+                    "timestamp": true,
+                    "ack": true,
+                    "bindingVersion": BINDING_VERSION,
+                },
+            },
+        },
+        "tellEvent": {
+            "action": "send",
+            "title": "The worker tells what happens to a turn",
+            "channel": channel("events"),
+            "bindings": {
+                "amqp": { "deliveryMode": PERSISTENT, "mandatory": false, "bindingVersion": BINDING_VERSION },
+            },
+        },
+        "takeCancel": {
+            "action": "receive",
+            "title": "Anybody cancels a turn",
+            "channel": channel("control"),
+            "bindings": {
+                "amqp": { "mandatory": true, "bindingVersion": BINDING_VERSION },
+            },
+        },
+        "keepRejected": {
+            "action": "send",
+            "title": "The worker keeps a request that it can't accept",
+            "channel": channel("rejected"),
+            "bindings": {
+                "amqp": { "deliveryMode": PERSISTENT, "mandatory": true, "bindingVersion": BINDING_VERSION },
+            },
+        },
+    })
+}
+
+fn exchange(name: &str, kind: &str) -> Value {
+    json!({
+        "amqp": {
+            "is": "routingKey",
+            "exchange": { "name": name, "type": kind, "durable": true, "autoDelete": false },
+            "bindingVersion": BINDING_VERSION,
+        },
+    })
+}
+
+fn event_message(name: &str, schemas: &Map<String, Value>) -> Value {
+    json!({
+        "name": name,
+        "title": name,
+        "description": schemas[name]["description"],
+        "contentType": "application/json",
+        "headers": trace_headers(),
+        "correlationId": { "location": "$message.payload#/turn_id" },
+        "payload": { "$ref": format!("#/components/schemas/{name}") },
+        "bindings": { "amqp": { "messageType": name, "bindingVersion": BINDING_VERSION } },
+    })
+}
+
+/// Those of the request come back on its events.
+fn trace_headers() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            TRACEPARENT: {
+                "description": "The trace that the turn belongs to, of W3C Trace Context.",
+                "type": "string",
+            },
+            TRACESTATE: {
+                "description": "What belongs to that traceparent.",
+                "type": "string",
+            },
+        },
+    })
+}
+
+fn rejected() -> Value {
+    json!({
+        "title": "A request that was not accepted",
+        "description": "As it came, cut off where it is too large.",
+        "contentType": "application/json",
+        "headers": {
+            "type": "object",
+            "properties": {
+                CODE_HEADER: { "$ref": "#/components/schemas/ErrorCode" },
+                MESSAGE_HEADER: {
+                    "description": "What is wrong with it, for people.",
+                    "type": "string",
+                },
+            },
+            "required": [CODE_HEADER, MESSAGE_HEADER],
+        },
+        "payload": {},
+    })
+}
+
+/// Moves a schema and what it refers to where AsyncAPI has its schemas, and
+/// returns a reference to it.
+fn with_definitions_in(schemas: &mut Map<String, Value>, name: &str, mut schema: Value) -> Value {
+    if let Some(fields) = schema.as_object_mut() {
+        fields.remove("$schema");
+        fields.remove("$id");
+        if let Some(Value::Object(definitions)) = fields.remove("$defs") {
+            for (name, mut definition) in definitions {
+                refer_to_components(&mut definition);
+                schemas.insert(name, definition);
+            }
+        }
+    }
+    refer_to_components(&mut schema);
+    schemas.insert(name.to_owned(), schema);
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn refer_to_components(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(refer_to_components),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        *target = target.replace("#/$defs/", "#/components/schemas/");
+                    }
+                    value => refer_to_components(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}

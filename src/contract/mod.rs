@@ -1,0 +1,65 @@
+//! The contract with producers as documents: JSON Schemas of what they send
+//! and get, and an AsyncAPI document of where it goes.
+//!
+//! All of it is made from the types that carry the contract, so that it can't
+//! say anything else than they do. `docs/contract/` holds the documents as
+//! files, with examples; `ops/contract` writes them, and tests compare.
+
+mod asyncapi;
+mod schema;
+
+use serde_json::Value;
+
+use crate::amqp::topology::Topology;
+
+/// Raised when something that was promised is taken back, which nobody plans.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    Request,
+    Event,
+    Control,
+    AsyncApi,
+}
+
+impl Document {
+    pub const ALL: &'static [Self] = &[Self::Request, Self::Event, Self::Control, Self::AsyncApi];
+
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Request => "request.schema.json",
+            Self::Event => "event.schema.json",
+            Self::Control => "control.schema.json",
+            Self::AsyncApi => "asyncapi.json",
+        }
+    }
+
+    /// `topology`: what the objects on the broker are called.
+    pub fn value(self, topology: &Topology) -> Value {
+        match self {
+            Self::Request => schema::request(),
+            Self::Event => schema::event(),
+            Self::Control => schema::control(),
+            Self::AsyncApi => asyncapi::document(topology),
+        }
+    }
+
+    /// As it stands in its file.
+    pub fn text(self, topology: &Topology) -> String {
+        format!("{:#}\n", self.value(topology))
+    }
+}
+
+/// The fields that a request may have.
+pub fn request_fields() -> Vec<String> {
+    let schema = schema::request();
+    let fields = schema["properties"].as_object();
+    fields
+        .into_iter()
+        .flat_map(|fields| fields.keys().cloned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

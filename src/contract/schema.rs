@@ -1,0 +1,133 @@
+//! The three schemas, JSON Schema 2020-12.
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+
+use crate::amqp::messages::Control;
+use crate::contract::VERSION;
+use crate::event::TurnEvent;
+use crate::request::TurnRequest;
+
+pub(super) fn request() -> Value {
+    of::<TurnRequest>("request")
+}
+
+pub(super) fn control() -> Value {
+    of::<Control>("control")
+}
+
+/// One definition for each type of event, named like the type, with all of
+/// its fields: derived, the common ones would stand apart from the others.
+pub(super) fn event() -> Value {
+    let mut schema = of::<TurnEvent>("event");
+    without_null(&mut schema);
+    let common = json!({
+        "properties": schema["properties"].take(),
+        "required": schema["required"].take(),
+    });
+    let variants = schema["oneOf"].take();
+    let mut types = Vec::new();
+    for variant in variants.as_array().into_iter().flatten() {
+        let name = variant["properties"]["type"]["const"]
+            .as_str()
+            .unwrap_or_default();
+        types.push(json!({ "$ref": format!("#/$defs/{name}") }));
+        schema["$defs"][name] = with_common(variant.clone(), &common);
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.retain(|_, value| !value.is_null());
+        schema.insert("oneOf".to_owned(), types.into());
+        let about = "What happens to a turn. Readers ignore fields and types that they don't know: \
+                     that is how the contract grows, so validate only what is of a type that stands here.";
+        schema.insert("description".to_owned(), about.into());
+    }
+    schema
+}
+
+fn with_common(mut variant: Value, common: &Value) -> Value {
+    let fields = common["properties"].as_object().into_iter().flatten();
+    for (name, field) in fields {
+        variant["properties"][name] = field.clone();
+    }
+    let mut required = common["required"].as_array().cloned().unwrap_or_default();
+    required.extend(
+        variant["required"]
+            .as_array()
+            .cloned()
+            .into_iter()
+            .flatten(),
+    );
+    variant["required"] = required.into();
+    variant
+}
+
+fn of<T: JsonSchema>(name: &str) -> Value {
+    let generator = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .with_transform(Plain)
+        .into_generator();
+    let mut schema = Value::from(generator.into_root_schema_for::<T>());
+    schema["$id"] = format!("urn:codex-turn-worker:v{VERSION}:{name}").into();
+    schema
+}
+
+/// What the derived schemas say too much.
+#[derive(Debug, Clone)]
+struct Plain;
+
+impl Transform for Plain {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(schema) = schema.as_object_mut() {
+            one_line_descriptions(schema);
+            without_rust_formats(schema);
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// A comment's lines end where the source's do; paragraphs stay.
+fn one_line_descriptions(schema: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        let paragraphs: Vec<String> = text.split("\n\n").map(|p| p.replace('\n', " ")).collect();
+        *text = paragraphs.join("\n\n");
+    }
+}
+
+/// `uint32` and the like are no formats of JSON Schema's; `minimum` tells.
+fn without_rust_formats(schema: &mut Map<String, Value>) {
+    schema.retain(|key, value| {
+        key != "format"
+            || !value
+                .as_str()
+                .is_some_and(|format| format.starts_with("uint"))
+    });
+}
+
+/// A derived `Option` may be `null`; an event's is left out instead.
+fn without_null(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        Value::Object(fields) => {
+            if let Some(kind) = fields.get_mut("type")
+                && let Value::Array(types) = kind
+            {
+                types.retain(|name| name != "null");
+                if let [only] = &types[..] {
+                    *kind = only.clone();
+                }
+            }
+            if let Some(Value::Array(choices)) = fields.get_mut("anyOf") {
+                choices.retain(|choice| choice["type"] != "null");
+                if let [Value::Object(only)] = &mut choices[..] {
+                    let only = std::mem::take(only);
+                    fields.remove("anyOf");
+                    fields.extend(only);
+                }
+            }
+            fields.values_mut().for_each(without_null);
+        }
+        _ => {}
+    }
+}

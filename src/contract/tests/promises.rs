@@ -1,0 +1,81 @@
+//! What version 1 has promised stays true.
+
+use super::examples::{FROZEN, controls, events, path, read, requests, turns, understood};
+use super::*;
+use crate::amqp::messages::{Control, Decoded};
+use crate::client::TurnMessage;
+
+fn beside(example: &super::examples::Example, ending: &str) -> Value {
+    let file = example.beside(ending);
+    let text = std::fs::read(&file)
+        .unwrap_or_else(|e| panic!("{}: {e}; ops/contract makes it", file.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+#[test]
+fn version_1s_requests_are_accepted_and_understood_as_ever() {
+    for request in requests() {
+        let accepted = request
+            .parse()
+            .unwrap_or_else(|r| panic!("{}: {r}", request.name));
+        assert_eq!(
+            understood(&accepted),
+            beside(&request, "understood"),
+            "{}",
+            request.name
+        );
+    }
+}
+
+#[test]
+fn version_1s_events_are_read_as_ever() {
+    for event in events() {
+        let message = TurnMessage::parse(&event.body).unwrap();
+        let body = message
+            .body
+            .unwrap_or_else(|| panic!("{} is no event any more", event.name));
+        assert_eq!(body.kind(), message.kind);
+        let mut again = serde_json::to_value(&body).unwrap();
+        for field in ["turn_id", "attempt", "seq", "time"] {
+            again[field] = event.value().unwrap()[field].clone();
+        }
+        assert_eq!(again, event.value().unwrap(), "{}", event.name);
+    }
+    for turn in turns() {
+        assert_eq!(read(&turn), beside(&turn, "read"), "{}", turn.name);
+    }
+}
+
+#[test]
+fn version_1s_cancels_are_understood_as_ever() {
+    for cancel in controls() {
+        let value = cancel.value().unwrap();
+        let Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) =
+            Control::decode(&cancel.body)
+        else {
+            panic!("{} is no cancel any more", cancel.name);
+        };
+        assert_eq!(Some(&*turn_id), value["turn_id"].as_str());
+        assert_eq!(workspace.as_deref(), value["workspace"].as_str());
+    }
+}
+
+/// Whoever changes a frozen file has to change the list of them, too, which
+/// nobody does by accident.
+#[test]
+fn version_1s_files_are_all_there_and_unchanged() {
+    let listed = std::fs::read_to_string(path(FROZEN).join("FROZEN")).unwrap();
+    let found = super::files::checksums();
+    for line in listed.lines() {
+        assert!(
+            found.iter().any(|file| file == line),
+            "{FROZEN}: {line:?} was changed or is gone; put what is new into a file of another name"
+        );
+    }
+    for file in &found {
+        assert!(
+            listed.lines().any(|line| line == file),
+            "{FROZEN}: {file:?} is not listed; run ops/contract"
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! What a producer does about a code, a reason, a notice or a stop reason.
+
+/// For the docs and the schemas; nothing here decides what a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    pub again: Again,
+    /// In Markdown, on one line.
+    pub then: &'static str,
+}
+
+/// Whether the same turn, sent again under a new id, may succeed without
+/// anybody changing anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    No,
+    Yes,
+    /// It depends, and `error.retryable` tells.
+    AsTold,
+}
+
+impl Again {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::AsTold => "as told",
+        }
+    }
+}
+
+pub(super) const fn no(then: &'static str) -> Advice {
+    Advice {
+        again: Again::No,
+        then,
+    }
+}
+
+pub(super) const fn yes(then: &'static str) -> Advice {
+    Advice {
+        again: Again::Yes,
+        then,
+    }
+}
+
+pub(super) const fn as_told(then: &'static str) -> Advice {
+    Advice {
+        again: Again::AsTold,
+        then,
+    }
+}

@@ -1,0 +1,163 @@
+//! `turn-worker validate` and `turn-worker schema`: what a producer asks
+//! before it sends anything.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::call::{Call, Done};
+
+const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/contract");
+
+fn example(name: &str) -> String {
+    format!("{CONTRACT}/examples/{name}")
+}
+
+fn read(file: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+fn told(done: &Done) -> Value {
+    serde_json::from_str(&done.out).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_told_all_at_once_as_a_worker_would() {
+    let file = example("rejected/by-schema/everything-at-once.json");
+    let error = read(example("rejected/by-schema/everything-at-once.error.json"));
+    let done = Call::new(&["validate", &file]).run().await.ended(1);
+    let told = told(&done);
+    assert_eq!(told["valid"], false);
+    assert_eq!(told["code"], error["error"]["code"]);
+    assert_eq!(told["message"], error["error"]["message"]);
+    assert_eq!(told["violations"], error["violations"]);
+
+    let on_terminal = Call::new(&["validate", &file])
+        .env("NO_COLOR", "1")
+        .start_on_terminal();
+    let done = on_terminal.done().await.ended(1);
+    let out = done.out.replace("\r\n", "\n");
+    assert!(
+        out.starts_with(
+            "not valid: request.invalid\nturn_id\n  found    \"a b\"\n  allowed  1 to 128 of "
+        ),
+        "{out}"
+    );
+    assert!(
+        out.ends_with("enqueued_at\n  found    \"yesterday\"\n  allowed  a time in RFC 3339\n"),
+        "{out}"
+    );
+}
+
+#[tokio::test]
+async fn a_good_request_is_told_as_it_is_understood_and_so_is_what_nobody_reads() {
+    let file = File::open(example("v1/requests/blocks-are-joined.json")).unwrap();
+    let done = Call::new(&["validate", "-"])
+        .stdin(file)
+        .run()
+        .await
+        .ended(0);
+    assert_eq!(
+        told(&done)["understood"]["messages"][0]["content"],
+        "Look at this:\nfix it"
+    );
+    assert_eq!(told(&done)["ignored"], json!([]));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("request.json");
+    let mut request = read(example("v1/requests/minimal.json"));
+    request["timeout"] = json!(60);
+    request["zzz\u{1b}[31m"] = json!(1);
+    fs::write(&file, request.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let done = Call::new(&["validate", file]).run().await.ended(0);
+    assert_eq!(
+        told(&done)["ignored"][0],
+        json!({"field": "timeout", "meant": "timeout_s"})
+    );
+    let done = Call::new(&["validate", file])
+        .env("NO_COLOR", "1")
+        .start_on_terminal()
+        .done()
+        .await
+        .ended(0);
+    assert!(
+        done.out
+            .contains("valid: turn 0199a213-81c0-7800-8aa1-bbab2a035a53 in acme/website"),
+        "{done:?}"
+    );
+    assert!(
+        done.out
+            .contains("the field timeout, which nobody reads; did you mean timeout_s?"),
+        "{done:?}"
+    );
+    assert!(!done.out.contains('\u{1b}'), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_workers_own_limits_hold_where_they_are_set_and_no_others_are_asked_for() {
+    let file = example("v1/requests/every-field.json");
+    let call = || {
+        Call::new(&["validate", &file])
+            .set("AMQP_URL", "nonsense")
+            .set("SLOTS", "none")
+    };
+    call().run().await.ended(0);
+    let done = call().set("CODEX_MODELS", "gpt-4").run().await.ended(1);
+    assert_eq!(
+        told(&done)["message"],
+        "model: found \"gpt-5.5\", allowed is one of gpt-4"
+    );
+    call()
+        .set("MAX_REQUEST_BYTES", "0")
+        .run()
+        .await
+        .ended(2)
+        .says(&["TURN_WORKER_MAX_REQUEST_BYTES"]);
+
+    let path = example("v1/requests/workspace-as-a-path.json");
+    Call::new(&["validate", &path]).run().await.ended(1);
+    let call = Call::new(&["validate", &path]).set("WORKSPACE_ROOT", "/srv/workspaces");
+    call.run().await.ended(0);
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_no_verdict() {
+    let nowhere = Call::new(&["validate", "/nowhere/request.json"]);
+    nowhere
+        .run()
+        .await
+        .ended(2)
+        .says(&["can't read /nowhere/request.json", "No such file"]);
+    Call::new(&["validate", "/dev/zero"])
+        .run()
+        .await
+        .ended(2)
+        .says(&["more than", "bytes"]);
+    Call::new(&["validate"]).run().await.ended(2);
+}
+
+#[tokio::test]
+async fn the_schemas_are_printed_as_they_are_filed() {
+    for (name, file) in [
+        ("request", "request.schema.json"),
+        ("event", "event.schema.json"),
+        ("control", "control.schema.json"),
+        ("asyncapi", "asyncapi.json"),
+    ] {
+        let done = Call::new(&["schema", name]).run().await.ended(0);
+        assert_eq!(
+            done.out,
+            fs::read_to_string(format!("{CONTRACT}/{file}")).unwrap()
+        );
+    }
+    let done = Call::new(&["schema"])
+        .set("PREFIX", "mine")
+        .run()
+        .await
+        .ended(0);
+    let exchange = &told(&done)["channels"]["requests"]["bindings"]["amqp"]["exchange"];
+    assert_eq!(exchange["name"], "mine.requests");
+    Call::new(&["schema", "nothing"]).run().await.ended(2);
+}
