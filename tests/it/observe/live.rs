@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::dashboards::{self, Dashboard, expressions};
 use super::prometheus::Prometheus;
-use super::{ALERTS, RECORDING, log, rules, selectors, text};
+use super::{ALERTS, RECORDING, log, path, rules, selectors, text};
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, persistent, turn};
 use crate::support::ports::free_ports;
@@ -59,6 +60,9 @@ async fn every_panel_and_alert_finds_its_data() {
     for process in pool.processes() {
         log::check(&process.log_text());
     }
+    for dashboard in ["pool", "tokens", "failures", "broker"] {
+        draws(dashboard, &prometheus.url()).await;
+    }
     assert_eq!(prometheus.broken_rules().await.unwrap(), [""; 0]);
     pool.stop().await;
 }
@@ -66,6 +70,33 @@ async fn every_panel_and_alert_finds_its_data() {
 fn watch(prometheus: &Prometheus, pool: &Pool) {
     let workers = pool.processes().iter().map(|process| process.http_addr());
     prometheus.watch(&workers.map(|addr| addr.to_string()).collect::<Vec<_>>());
+}
+
+/// `ops/grafana/picture`, which made the README's.
+async fn draws(dashboard: &str, prometheus: &str) {
+    let picture = Command::new(path("ops/grafana/picture"))
+        .args([
+            "--prometheus",
+            prometheus,
+            "--minutes",
+            "1",
+            "--interval",
+            "20s",
+            dashboard,
+        ])
+        .kill_on_drop(true)
+        .output();
+    let picture = picture.await.unwrap();
+    let drawn = String::from_utf8(picture.stdout).unwrap();
+    assert!(
+        picture.status.success(),
+        "{dashboard}: {:?}",
+        String::from_utf8(picture.stderr)
+    );
+    assert!(
+        drawn.ends_with("</svg>\n") && !drawn.contains("no data"),
+        "{drawn}"
+    );
 }
 
 /// Turns that end in each way that there is.

@@ -88,6 +88,10 @@ impl Prometheus {
         Ok(broken.map(|rule| rule.to_string()).collect())
     }
 
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     pub async fn ready(&self, deadline: Deadline) {
         let probe = async || self.values("vector(1)").await.ok();
         deadline.until("Prometheus answers", probe).await;
