@@ -17,7 +17,7 @@ use std::time::Duration;
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
 
 /// Vhosts that the shared node is started with; each costs its start some 20 ms, and more are made when they are out.
-const PREPARED_VHOSTS: usize = 100;
+const PREPARED_VHOSTS: usize = 160;
 
 /// A node of its own folder and port.
 #[derive(Debug)]

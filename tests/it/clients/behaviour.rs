@@ -14,16 +14,23 @@ const SCRIPT: &str = "t1\nsay before\nwait go\nsay after";
 
 pub async fn ten_lines_enqueue_a_turn(language: Language) {
     let url = Broker::vhost();
+    // Where no worker has ever run, it says so.
+    let nowhere = language.enqueue(&url).run().await;
+    assert!(nowhere.code != Some(0) && nowhere.out.is_empty());
+    assert!(nowhere.err.contains("codex.requests"), "{nowhere:#?}");
+    // Guards that it is mandatory.
+    Scripted::on(&url).await.leave().await;
+    let returned = language.enqueue(&url).run().await;
+    assert!(
+        returned.code != Some(0) && returned.out.is_empty(),
+        "{returned:#?}"
+    );
+
     let pool = Pool::on(&url, 1, &[]).await;
     let done = language.enqueue(&url).run().await.ended(0);
     let turn = pool.events.ended(done.out.trim()).await;
     assert_eq!(turn.stop_reason(), "end_turn");
     pool.stop().await;
-
-    // Where no worker has ever run, it says so.
-    let nowhere = language.enqueue(&Broker::vhost()).run().await;
-    assert!(nowhere.code != Some(0) && nowhere.out.is_empty());
-    assert!(nowhere.err.contains("codex.requests"), "{nowhere:#?}");
 }
 
 /// With the engine that tells a text in pieces.
@@ -79,23 +86,27 @@ pub async fn ctrl_c_cancels_the_turn(language: Language) {
 }
 
 /// Everything from the cut to the turn's end comes while the producer has no
-/// connection, and stands still.
+/// connection, and stands still. What comes in between is in no record of the
+/// worker's: it waits in the producer's queue, or is gone.
 pub async fn a_connection_lost_in_mid_turn(language: Language) {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
     let proxy = Proxy::before(&url).await;
-    let called = language.producer("a", &[SCRIPT], &proxy.url).start();
+    let script = "t1\nsay before\nwait go\nsay between\nwait on\nsay after";
+    let called = language.producer("a", &[script], &proxy.url).start();
     called.printed("before").await;
     let id = turn_id(&called).await;
     called.signal(Signal::STOP);
     proxy.cut();
     pool.release("go");
+    pool.events.said(&id, "between").await;
+    pool.release("on");
     pool.events.ended(&id).await;
     // Sent again before that, it would be a duplicate of a turn that still runs.
     pool.idle().await;
     called.signal(Signal::CONT);
     let done = called.done().await.ended(0);
-    assert_eq!(done.out, "before\nafter\n");
+    assert_eq!(done.out, "before\nbetween\nafter\n");
     assert!(done.err.contains("lost the broker"), "{done:#?}");
     // It was sent again, and so its end was told again.
     pool.events.ended_again(&id, 1).await;
@@ -120,25 +131,33 @@ pub async fn a_worker_killed_in_mid_turn(language: Language) {
 
 pub async fn a_refusal(language: Language) {
     let url = Broker::vhost();
-    let mut pool = Pool::on(&url, 1, &[]).await;
-    let done = language
-        .producer("../a", &["t1"], &url)
-        .run()
-        .await
-        .ended(1);
-    assert_eq!(done.out, "");
-    let why = "\nworkspace.rejected: workspace: found \"../a\", allowed is ";
-    assert!(done.err.contains(why), "{done:#?}");
-    assert_eq!(
-        pool.producer.dead_letters(1).await[0].code,
-        "workspace.rejected"
+    let refused = async || {
+        let done = language
+            .producer("../a", &["t1"], &url)
+            .run()
+            .await
+            .ended(1);
+        assert_eq!(done.out, "");
+        done.err
+    };
+    // The broker's own: without a worker there is no exchange.
+    let err = refused().await;
+    assert!(
+        err.contains("\ncan't go on: ") && err.contains("codex.events"),
+        "{err}"
     );
-    pool.stop().await;
+    // Guards that requests are mandatory.
+    Scripted::on(&url).await.leave().await;
+    let err = refused().await;
+    assert!(err.contains("\ncan't go on: "), "{err}");
 
-    // The broker's own refusal: without a worker there is no exchange.
-    let nowhere = language.producer("a", &["t1"], &Broker::vhost());
-    let done = nowhere.run().await.ended(1);
-    assert!(done.err.contains("codex.events"), "{done:#?}");
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let err = refused().await;
+    let why = "\nworkspace.rejected: workspace: found \"../a\", allowed is ";
+    assert!(err.contains(why), "{err}");
+    let letters = pool.producer.dead_letters(1).await;
+    assert_eq!(letters[0].code, "workspace.rejected");
+    pool.stop().await;
 }
 
 /// Told by a worker that does as it is told: what a real one seldom does.

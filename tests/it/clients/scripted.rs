@@ -4,7 +4,7 @@
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -58,6 +58,13 @@ impl Scripted {
             turns,
             deadline: Deadline::of_a_test(),
         }
+    }
+
+    /// Leaves the exchanges, and no queue behind them.
+    pub async fn leave(self) {
+        let options = QueueDeleteOptions::default();
+        let delete = self.channel.queue_delete("codex.turns".into(), options);
+        delete.await.unwrap();
     }
 
     /// Takes the next turn, and publishes these events as its own, in this order.
