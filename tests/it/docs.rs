@@ -16,13 +16,16 @@ use turn_worker::config::{SETTINGS, Settings, settings_markdown};
 use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
 use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
+use turn_worker::tested;
 
 const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
-const ALL: [&str; 7] = [
+const CHANGELOG: &str = "CHANGELOG.md";
+const ALL: [&str; 8] = [
     README,
+    CHANGELOG,
     EVENTS,
     OPERATIONS,
     ARCHITECTURE,
@@ -96,6 +99,27 @@ fn the_examples_are_the_files_that_the_tests_run() {
             assert_holds(README, &program);
         }
     }
+}
+
+/// Whoever raises a version says what has changed, and tests with it.
+#[test]
+fn the_versions_are_told_as_they_are() {
+    let own = env!("CARGO_PKG_VERSION");
+    assert_holds(CHANGELOG, &format!("\n## {own}\n"));
+    let (codex, (a, b), (c, d)) = (
+        tested::CODEX,
+        tested::OLDEST_RABBITMQ,
+        tested::NEWEST_RABBITMQ,
+    );
+    assert_holds(
+        CHANGELOG,
+        &format!("codex {codex}, and with RabbitMQ {a}.{b} to {c}.{d} "),
+    );
+    assert_holds(OPERATIONS, &format!("`codex` CLI (tested: {codex})"));
+    assert_holds(
+        OPERATIONS,
+        &format!("### RabbitMQ versions\n\n{a}.{b} (Debian 12) to {c}.{d}, "),
+    );
 }
 
 #[test]
