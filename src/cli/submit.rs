@@ -19,6 +19,7 @@ Examples:
   turn-worker submit -w acme/website 'Fix the failing test'
   turn-worker submit -w acme/website - < prompt.md
   turn-worker submit -w acme/website 'Explain src/' | jq -r '.text // empty'
+  turn-worker submit -w acme/website --image now.png --output-schema answer.json 'What is wrong?' | jq '.structured // empty'
   id=$(turn-worker submit -w acme/website --no-wait 'Update the dependencies')
 
 Without a terminal, events are printed as JSON lines. Ctrl-C cancels the turn and waits for its end; a second one \

@@ -55,6 +55,18 @@ fn end(stop_reason: &str, text: &str) -> Value {
 }
 
 #[test]
+fn an_answer_by_a_schema_is_shown_as_the_value_that_it_is() {
+    let mut end = end("end_turn", r#"{"a":["x"]}"#);
+    end["structured"] = json!({"a": ["x\u{1b}[2J"]});
+    let shown = shown(
+        Style::default(),
+        &[start(), text("m1", r#"{"a":["x"]}"#), end],
+    );
+    let value = "the answer as JSON:\n{\n  \"a\": [\n    \"x\\u001b[2J\"\n  ]\n}\n";
+    assert!(shown.contains(value), "{shown}");
+}
+
+#[test]
 fn a_turn_reads_from_top_to_bottom() {
     let shown = shown(
         Style::default(),

@@ -53,9 +53,12 @@ fn the_model_is_shown_the_images() {
         let image = ["--image", file.to_str().unwrap()].repeat(2);
         // The second time codex resumes the thread.
         for text in ["Look.", "Again."] {
-            let turn = run(&codex, &image, &format!("{text}\nsay: Seen."));
+            let list = "ls -l /proc/self/fd | grep -c memfd";
+            let turn = run(&codex, &image, &format!("{text}\nrun: {list}\nsay: Seen."));
             turn.assert_end_turn();
             assert_eq!(turn.said(), ["Seen."]);
+            // codex has them open, and its commands don't.
+            assert_eq!(turn.printed(), ["0\n"], "{engine}");
             let images = codex.asked(text, 1).images;
             assert_eq!(images.len(), 2, "{engine}");
             for image in images {
