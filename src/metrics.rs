@@ -34,6 +34,7 @@ struct Inner {
     models: ModelLabels,
     running: RunningTurns,
     backlog: Mutex<Backlog>,
+    codex_version: Mutex<Option<String>>,
 }
 
 /// What the sequencer holds.
@@ -62,6 +63,7 @@ impl Metrics {
                 models,
                 running: RunningTurns::default(),
                 backlog: Mutex::default(),
+                codex_version: Mutex::default(),
             }),
         }
     }
@@ -229,6 +231,12 @@ impl Metrics {
     /// The version that codex tells of itself.
     pub fn set_codex_version(&self, version: &str) {
         self.series().set_build_info(version);
+        *lock(&self.inner.codex_version) = Some(version.to_owned());
+    }
+
+    /// As codex told last.
+    pub fn codex_version(&self) -> Option<String> {
+        lock(&self.inner.codex_version).clone()
     }
 
     /// All series in Prometheus' text format, as they are now.

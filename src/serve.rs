@@ -31,7 +31,7 @@ use parts::{host, idle_servers, tried};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
-const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 8;
+const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 9;
 /// How often in a row the broker may refuse an event before it is given up.
 /// It refuses when one reader's full queue refuses, and must not stop all turns.
 const NACK_LIMIT: u32 = 10;

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+mod backlog;
+
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,8 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::request::TurnId;
+
+pub use backlog::{BacklogTold, LineTold, MAX_LINES, WaitTold};
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;
@@ -80,7 +84,34 @@ pub enum Status {
         version: String,
         slots: u32,
         running: Vec<Running>,
+        /// For the operator, too.
+        about: About,
     },
+    /// For the operator alone: sequencers don't listen to each other.
+    Sequencer {
+        process: String,
+        version: String,
+        /// It has been given turns; else it stands by.
+        active: bool,
+        /// Of the active one.
+        backlog: Option<BacklogTold>,
+    },
+}
+
+/// What a worker tells of itself to whoever wants to know. Older ones tell nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The version of codex, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codex: Option<String>,
+    /// It takes no more turns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+    /// What its host lacks for running turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
 
 /// A turn that a worker is running.
@@ -150,6 +181,7 @@ impl Status {
                 version,
                 slots,
                 running,
+                about,
             } => encode(&HeartbeatWire {
                 v: VERSION,
                 kind: "heartbeat".into(),
@@ -157,6 +189,20 @@ impl Status {
                 version: version.into(),
                 slots: *slots,
                 running: running.into(),
+                about: Cow::Borrowed(about),
+            }),
+            Self::Sequencer {
+                process,
+                version,
+                active,
+                backlog,
+            } => encode(&SequencerWire {
+                v: VERSION,
+                kind: "sequencer".into(),
+                process: process.into(),
+                version: version.into(),
+                active: *active,
+                backlog: backlog.as_ref().map(Cow::Borrowed),
             }),
         }
     }
@@ -186,6 +232,20 @@ impl Status {
                     version: wire.version.into_owned(),
                     slots: wire.slots,
                     running: wire.running.into_owned(),
+                    about: wire.about.into_owned(),
+                }))
+            }
+            Ok("sequencer") => {
+                let wire: SequencerWire<'_> = json(what, body)?;
+                let lines = wire.backlog.iter().flat_map(|backlog| &backlog.top);
+                for line in lines {
+                    check_workspace(what, &line.workspace)?;
+                }
+                Ok(Decoded::Known(Self::Sequencer {
+                    process: wire.process.into_owned(),
+                    version: wire.version.into_owned(),
+                    active: wire.active,
+                    backlog: wire.backlog.map(Cow::into_owned),
                 }))
             }
             Ok(kind) => Ok(unknown_type(kind)),
@@ -259,6 +319,21 @@ struct HeartbeatWire<'a> {
     #[serde(default)]
     slots: u32,
     running: Cow<'a, [Running]>,
+    #[serde(default)]
+    about: Cow<'a, About>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SequencerWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    process: Cow<'a, str>,
+    #[serde(default)]
+    version: Cow<'a, str>,
+    active: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backlog: Option<Cow<'a, BacklogTold>>,
 }
 
 /// Ends a turn, waiting or running, as cancelled. One that has ended is left

@@ -13,6 +13,7 @@ mod run;
 mod say;
 mod schema;
 mod serve;
+mod status;
 mod submit;
 mod turn;
 mod validate;
@@ -49,6 +50,9 @@ enum Command {
     /// Try all that a worker rests on: settings, broker, file system, codex
     #[command(after_long_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Show what the pool is doing: workers, running turns, backlog
+    #[command(after_long_help = status::EXAMPLES)]
+    Status(status::StatusArgs),
     /// List and show requests that were not accepted
     #[command(after_long_help = dead::EXAMPLES)]
     Dead(dead::DeadArgs),
@@ -112,7 +116,9 @@ fn version() -> &'static str {
 fn start(command: Command) -> anyhow::Result<ExitCode> {
     let settings = match &command {
         Command::TryLock { path } => return Ok(check::try_lock(path)),
-        Command::Submit(_) | Command::Cancel(_) | Command::Dead(_) => Settings::for_producer(),
+        Command::Submit(_) | Command::Cancel(_) | Command::Status(_) | Command::Dead(_) => {
+            Settings::for_producer()
+        }
         Command::Validate(args) => {
             let settings = prepared(Settings::for_documents()?, true)?;
             return validate::validate(&settings, args);
@@ -148,6 +154,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
                 logs::init(settings, true)?;
             }
             Ok(runtime.block_on(check::check(settings, args)))
+        }
+        Command::Status(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(status::status(settings, args))
         }
         Command::Dead(args) => {
             let settings = prepared(settings?, true)?;

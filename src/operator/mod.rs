@@ -4,8 +4,10 @@
 
 mod dead;
 mod letter;
+mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::consume::ConsumeError;
@@ -17,6 +19,7 @@ use crate::client::is_missing;
 
 pub use dead::{DeadLetters, MAX_HELD};
 pub use letter::DeadLetter;
+pub use status::{PoolStatus, SequencerStatus, WorkerStatus};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
@@ -34,6 +37,14 @@ pub enum OperatorError {
         "somebody else consumes from queue {queue:?} on {target}, and two at once would change its order; try again when that one is done"
     )]
     InUse { queue: String, target: Arc<Target> },
+    #[error(
+        "nobody told of itself on exchange {exchange:?} of {target} within {limit:?}: no process of the pool runs, none reaches the broker, or they have another prefix or virtual host than TURN_WORKER_PREFIX and the URL name"
+    )]
+    Silent {
+        exchange: String,
+        target: Arc<Target>,
+        limit: Duration,
+    },
     #[error("the broker does not do what it is asked for")]
     Declare(#[source] DeclareError),
     #[error("can't read from the broker")]

@@ -67,6 +67,8 @@ pub struct Actor {
     endings: Arc<Semaphore>,
     /// Apart: these wait for the disk only.
     receipts: Arc<Semaphore>,
+    /// For what operators are told: one at a time.
+    pub(super) telling: Arc<Semaphore>,
 }
 
 impl Actor {
@@ -88,6 +90,7 @@ impl Actor {
             offers: Arc::new(Semaphore::new(AT_ONCE)),
             endings: Arc::new(Semaphore::new(AT_ONCE)),
             receipts: Arc::new(Semaphore::new(AT_ONCE)),
+            telling: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -13,6 +13,7 @@ mod actions;
 mod receipt;
 mod rejection;
 mod session;
+mod telling;
 mod verdict;
 mod watchdog;
 

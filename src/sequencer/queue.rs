@@ -68,7 +68,7 @@ use std::time::{Duration, Instant};
 
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
-pub use counts::Oldest;
+pub use counts::{LineSummary, Oldest, Summary};
 use held::{Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};

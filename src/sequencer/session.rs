@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use tokio::sync::mpsc;
-use tokio::time::{interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actor, Answer};
-use super::queue::{Action, Arrival, Queue, QueuedTurn};
+use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
+use super::telling;
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
@@ -70,7 +71,7 @@ impl Sequencer {
         let mut queue = Queue::new(self.max_waiting, rand_seed());
         let connector = self.connector.named(format!("{id} sequencer"));
         while let Some(link) = connector.connect_with_backoff(&drain).await {
-            let ended = self.session(&link, &mut queue, &drain).await;
+            let ended = self.session(id, &link, &mut queue, &drain).await;
             // Never by cancelling the consumer: its successor would start before
             // the unacked deliveries are back, out of order (G1).
             link.close().await;
@@ -92,6 +93,7 @@ impl Sequencer {
 
     async fn session(
         &self,
+        id: &str,
         link: &Link,
         queue: &mut Queue,
         drain: &CancellationToken,
@@ -119,6 +121,7 @@ impl Sequencer {
             queue,
             held: HashMap::new(),
             next_tag: 0,
+            active: false,
             answers,
             out: Vec::new(),
         };
@@ -130,6 +133,8 @@ impl Sequencer {
         let watchdog = Watchdog::start(link.clone());
         let mut pulse = interval(PULSE);
         let mut depth_pulse = interval(DEPTH_PULSE);
+        let mut telling = interval(HEARTBEAT);
+        telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = session
                 .queue
@@ -150,6 +155,10 @@ impl Sequencer {
                 delivery = turns.next() => session.turn(delivery?),
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
+                _ = telling.tick() => {
+                    let told = telling::told(id, session.active, self.backlog, session.queue);
+                    self.actor.tell(told);
+                }
                 _ = depth_pulse.tick() => {
                     // What it cannot tell it tells in ten seconds; a link that is
                     // gone ends this loop by itself.
@@ -172,6 +181,8 @@ struct Session<'a> {
     /// Unacked deliveries of `codex.turns`, by the tags that the queue knows.
     held: HashMap<u64, Receipt>,
     next_tag: u64,
+    /// It has been given turns: of all sequencers, the broker chose this one.
+    active: bool,
     answers: mpsc::UnboundedSender<Answer>,
     out: Vec<Action>,
 }
@@ -182,6 +193,7 @@ impl Session<'_> {
         let sequencer = self.sequencer;
         sequencer.health.set_sequencer(SequencerState::Active);
         sequencer.metrics.set_sequencer_active(true);
+        self.active = true;
         let tag = self.next_tag;
         self.next_tag += 1;
         let properties = told_by(&delivery.properties);
@@ -250,6 +262,7 @@ impl Session<'_> {
                     .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
                 self.queue.heartbeat(now, running, &mut self.out);
             }
+            Ok(Decoded::Known(Status::Sequencer { .. })) => {}
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
         }

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
-use super::Worker;
-use crate::amqp::messages::Status;
+use super::{Shutdown, Worker};
+use crate::amqp::messages::{About, Status};
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
+use crate::host::Finding;
 use crate::sequencer::queue::HEARTBEAT;
 
 /// How often the durable cancel marks of what runs here are looked for: a
 /// cancel may have come while this process heard nothing.
 const BEATS_PER_LOOK: u64 = 5;
+/// Of what the system says of a host's lack, which has a path in it.
+const MAX_LACK_CHARS: usize = 500;
 
 impl<E: Engine> Worker<E> {
-    pub(super) async fn tell_heartbeats(self: Arc<Self>, end: CancellationToken) {
+    pub(super) async fn tell_heartbeats(self: Arc<Self>, shutdown: Shutdown) {
         let mut ticks = interval(HEARTBEAT);
         // One that could not be told in time tells nothing any more.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -25,7 +27,7 @@ impl<E: Engine> Worker<E> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = end.cancelled() => return,
+                () = shutdown.cut.cancelled() => return,
             }
             beats = beats.wrapping_add(1);
             if beats.is_multiple_of(BEATS_PER_LOOK) {
@@ -39,6 +41,7 @@ impl<E: Engine> Worker<E> {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 slots: u32::try_from(self.slots).unwrap_or(u32::MAX),
                 running: self.running.snapshot(),
+                about: self.about(shutdown.drain.is_cancelled()),
             };
             let body = status.encode();
             let told = self.publisher.publish_confirmed(
@@ -51,6 +54,22 @@ impl<E: Engine> Worker<E> {
             if let Err(error) = told.await {
                 tracing::debug!(error = with_sources(&error), "a heartbeat was not told");
             }
+        }
+    }
+    fn about(&self, draining: bool) -> About {
+        let lacks = self.runner.host.findings();
+        let told = |finding: &Finding| -> String {
+            let whole = format!("{}: {}", finding.lack, finding.why);
+            whole.chars().take(MAX_LACK_CHARS).collect()
+        };
+        About {
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            codex: self.metrics.codex_version(),
+            draining,
+            lacks: lacks.iter().map(told).collect(),
         }
     }
 }

@@ -80,7 +80,7 @@ impl<E: Engine> Worker<E> {
     pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let slots = Arc::new(Semaphore::new(self.slots));
         let turns = TaskTracker::new();
-        let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.cut.clone()));
+        let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.clone()));
         let connector = self.connector.named(format!("{} worker", self.id));
         let mut last_link = None;
         while let Some(link) = connector.connect_with_backoff(&shutdown.drain).await {

@@ -15,6 +15,8 @@ mod dead;
 mod following;
 #[path = "cli/interrupts.rs"]
 mod interrupts;
+#[path = "cli/status.rs"]
+mod status;
 #[path = "cli/submit.rs"]
 mod submit;
 #[path = "cli/terminal.rs"]

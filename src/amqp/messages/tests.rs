@@ -25,7 +25,67 @@ fn heartbeat() -> Status {
             attempt: 2,
             started_at: time(),
         }],
+        about: About {
+            host: "host".into(),
+            codex: Some("0.169.0".into()),
+            draining: true,
+            lacks: vec!["disk: full".into()],
+        },
     }
+}
+
+fn sequencer(lines: usize) -> Status {
+    let oldest = Some(WaitTold {
+        held_ms: 1,
+        enqueued_at: Some(time()),
+    });
+    let line = LineTold {
+        workspace: vec!["w".repeat(64); 4].join("/"),
+        turns: 65_535,
+        running: true,
+        oldest,
+    };
+    Status::Sequencer {
+        process: "host-1".into(),
+        version: "0.1.0".into(),
+        active: true,
+        backlog: Some(BacklogTold {
+            limit: 65_535,
+            turns: 65_535,
+            waiting: 65_534,
+            workspaces: 1,
+            oldest,
+            top: vec![line; lines],
+        }),
+    }
+}
+
+/// What an older version tells, and one that only stands by.
+#[test]
+fn what_is_not_told_is_not_needed() {
+    let old = br#"{"v":1,"type":"heartbeat","worker":"w","running":[]}"#;
+    let Decoded::Known(Status::Heartbeat { about, .. }) = Status::decode(old).unwrap() else {
+        panic!("a heartbeat of this version is known");
+    };
+    assert_eq!(about, About::default());
+    let standby = br#"{"v":1,"type":"sequencer","process":"p","active":false}"#;
+    let Decoded::Known(told) = Status::decode(standby).unwrap() else {
+        panic!("a sequencer of this version is known");
+    };
+    assert!(matches!(
+        told,
+        Status::Sequencer {
+            active: false,
+            backlog: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn g10_what_a_sequencer_tells_is_small() {
+    let bytes = sequencer(MAX_LINES).encode().len();
+    assert!(bytes < 48 << 10, "{bytes}");
 }
 
 #[test]
@@ -47,7 +107,7 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
 
 #[test]
 fn status_comes_back() {
-    for status in [done(), heartbeat()] {
+    for status in [done(), heartbeat(), sequencer(2)] {
         assert_eq!(
             Status::decode(&status.encode()).unwrap(),
             Decoded::Known(status)
@@ -208,6 +268,7 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
         version: "0.1.0".into(),
         slots: 1000,
         running: vec![running; 1000],
+        about: About::default(),
     };
     let body = heartbeat.encode();
     assert_eq!(Status::decode(&body).unwrap(), Decoded::Known(heartbeat));
@@ -238,6 +299,10 @@ fn messages() -> impl Strategy<Value = Vec<u8>> {
         "version",
         "slots",
         "running",
+        "about",
+        "process",
+        "active",
+        "backlog",
         "repeat",
         "enqueued_at",
         "request",
@@ -246,6 +311,7 @@ fn messages() -> impl Strategy<Value = Vec<u8>> {
         "offer",
         "done",
         "heartbeat",
+        "sequencer",
         "cancel",
         "t",
         "a/b",

@@ -15,6 +15,7 @@ const SHORTEST: usize = 8;
 pub enum Look {
     Plain,
     Dim,
+    Good,
     Odd,
     Bad,
 }
@@ -46,6 +47,7 @@ impl Look {
         match self {
             Self::Plain => text.to_owned(),
             Self::Dim => style.dim(text),
+            Self::Good => style.green(text),
             Self::Odd => style.yellow(text),
             Self::Bad => style.red(text),
         }

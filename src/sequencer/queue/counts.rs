@@ -1,10 +1,11 @@
 //! What metrics and `status` want to know of the queue.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::held::Held;
+use super::held::{Held, Line};
 use super::{Queue, REPEAT};
 
 /// The oldest turn that waits.
@@ -14,6 +15,28 @@ pub struct Oldest {
     pub received: Instant,
     /// By the producer, if that told.
     pub enqueued_at: Option<Timestamp>,
+}
+
+/// All that is held, in short.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub turns: usize,
+    /// Those that are not known to run.
+    pub waiting: usize,
+    pub workspaces: usize,
+    pub oldest: Option<Oldest>,
+    /// The longest lines, these first.
+    pub top: Vec<LineSummary>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct LineSummary {
+    pub workspace: Arc<str>,
+    pub turns: usize,
+    /// One of them is known to run.
+    pub running: bool,
+    /// The oldest that waits.
+    pub oldest: Option<Oldest>,
 }
 
 impl Queue {
@@ -35,11 +58,62 @@ impl Queue {
     /// The oldest turn that is not known to run. Looks past those that do, of
     /// which there are no more than the pool has slots.
     pub fn oldest_waiting(&self, now: Instant) -> Option<Oldest> {
-        let runs = |held: &Held| held.seen.is_some_and(|seen| now < seen + REPEAT.first);
-        let held = self.turns.values().find(|held| !runs(held))?;
-        Some(Oldest {
+        let held = self.turns.values().find(|held| !runs(held, now))?;
+        Some(Oldest::of(held))
+    }
+
+    /// With the `top` longest lines. Looks at every turn once.
+    pub fn summary(&self, now: Instant, top: usize) -> Summary {
+        let waiting = self.turns.values().filter(|held| !runs(held, now));
+        let mut lines: Vec<(&Arc<str>, &Line)> = self.lines.iter().collect();
+        let longest_first = |one: &(&Arc<str>, &Line), other: &(&Arc<str>, &Line)| {
+            let length = |line: &Line| line.order.len();
+            length(other.1)
+                .cmp(&length(one.1))
+                .then_with(|| one.0.cmp(other.0))
+        };
+        // Sorting them all would take many times as long.
+        if lines.len() > top && top > 0 {
+            lines.select_nth_unstable_by(top - 1, longest_first);
+        }
+        lines.truncate(top);
+        lines.sort_unstable_by(longest_first);
+        Summary {
+            turns: self.turns(),
+            waiting: waiting.count(),
+            workspaces: self.workspaces(),
+            oldest: self.oldest_waiting(now),
+            top: lines
+                .into_iter()
+                .map(|(workspace, line)| self.line_summary(now, workspace, line))
+                .collect(),
+        }
+    }
+
+    fn line_summary(&self, now: Instant, workspace: &Arc<str>, line: &Line) -> LineSummary {
+        let turns = || {
+            let tickets = line.order.iter();
+            tickets.filter_map(|ticket| self.turns.get(ticket))
+        };
+        // One at a time may run, mostly the head: it is found at once.
+        LineSummary {
+            workspace: Arc::clone(workspace),
+            turns: line.order.len(),
+            running: turns().take(2).any(|held| runs(held, now)),
+            oldest: turns().find(|held| !runs(held, now)).map(Oldest::of),
+        }
+    }
+}
+
+impl Oldest {
+    fn of(held: &Held) -> Self {
+        Self {
             received: held.received,
             enqueued_at: held.turn.enqueued_at,
-        })
+        }
     }
+}
+
+fn runs(held: &Held, now: Instant) -> bool {
+    held.seen.is_some_and(|seen| now < seen + REPEAT.first)
 }

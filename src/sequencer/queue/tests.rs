@@ -735,3 +735,38 @@ fn g5_a_cancel_goes_before_a_turns_expiry() {
     assert_eq!(bench.at(6), NONE);
     assert_eq!(bench.answer("a/1", ClaimAnswer::Won), [ack(1)]);
 }
+
+#[test]
+fn a_summary_tells_the_longest_lines_and_who_waits_in_them() {
+    let mut b = Bench::new(10);
+    for (tag, name) in ["c/1", "a/1", "b/1", "b/2", "a/2", "b/3", "d/1"]
+        .iter()
+        .enumerate()
+    {
+        b.fresh(tag as u64, name);
+        b.pass(1.0);
+    }
+    b.heartbeat(&["b/1", "c/1"]);
+    let summary = b.queue.summary(b.now, 3);
+    assert_eq!(
+        (summary.turns, summary.waiting, summary.workspaces),
+        (7, 5, 4)
+    );
+    let since = |seconds: u64| Some(b.start + Duration::from_secs(seconds));
+    assert_eq!(summary.oldest.map(|oldest| oldest.received), since(1));
+    let told = |line: &LineSummary| {
+        let oldest = line.oldest.map(|oldest| oldest.received);
+        (line.workspace.to_string(), line.turns, line.running, oldest)
+    };
+    let lines: Vec<_> = summary.top.iter().map(told).collect();
+    assert_eq!(
+        lines,
+        [
+            ("b".to_owned(), 3, true, since(3)),
+            ("a".to_owned(), 2, false, since(1)),
+            ("c".to_owned(), 1, true, None),
+        ]
+    );
+    assert_eq!(b.queue.summary(b.now, 0).top, []);
+    assert_eq!(b.queue.summary(b.now, 100).top.len(), 4);
+}

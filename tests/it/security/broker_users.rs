@@ -350,6 +350,11 @@ async fn everybody_can_do_their_part_with_their_user() {
     let refused = list(&users.producer).await.ended(1);
     refused.says(&["codex.turns.dead", "users set operator NAME"]);
     list(&users.operator).await.ended(0);
+    let status = |url| Call::new(&["status"]).set("AMQP_URL", url).run();
+    let refused = status(&users.producer).await.ended(1);
+    refused.says(&["codex.status", "users set operator NAME"]);
+    let told = status(&users.operator).await.ended(0);
+    assert_eq!(told.events()[0]["workers"].as_array().unwrap().len(), 2);
 
     let submit = Call::new(&["submit", "-w", "a", "t"]).set("AMQP_URL", &users.reader);
     submit

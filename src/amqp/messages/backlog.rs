@@ -1,0 +1,46 @@
+//! What the active sequencer tells of the turns that it holds.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How many workspaces are told of: those with the most turns. With the
+/// longest names that is 40 KB.
+pub const MAX_LINES: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BacklogTold {
+    /// How many turns it may hold.
+    pub limit: u64,
+    pub turns: u64,
+    /// Those of them that nobody is known to run.
+    pub waiting: u64,
+    pub workspaces: u64,
+    /// The oldest that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<WaitTold>,
+    /// The longest lines first.
+    pub top: Vec<LineTold>,
+}
+
+/// The turns of one workspace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LineTold {
+    pub workspace: String,
+    pub turns: u64,
+    /// One of them is known to run.
+    pub running: bool,
+    /// The oldest that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<WaitTold>,
+}
+
+/// For how long a turn waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitTold {
+    /// How long this sequencer has held it, in milliseconds; its predecessor's
+    /// time is not in it.
+    pub held_ms: u64,
+    /// When it was enqueued, as its producer says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enqueued_at: Option<Timestamp>,
+}

@@ -1,0 +1,381 @@
+//! A pool's status as a person reads it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use turn_worker::amqp::messages::WaitTold;
+use turn_worker::operator::{PoolStatus, WorkerStatus};
+
+use crate::cli::render::clean::one_line;
+use crate::cli::render::human::{age, since};
+use crate::cli::render::style::Style;
+use crate::cli::render::table::{Column, Look, Table};
+
+pub fn shown(
+    status: &PoolStatus,
+    top: usize,
+    now: Timestamp,
+    style: Style,
+    width: usize,
+) -> String {
+    let mut out = String::new();
+    for (name, text) in summary(status, now) {
+        let line = one_line(&text, width.saturating_sub(12));
+        out.push_str(&format!("{} {line}\n", style.dim(&format!("{name:<11}"))));
+    }
+    for part in [
+        workers(status, style, width),
+        running(status, top, now, style, width),
+        backlog(status, top, now, style, width),
+    ] {
+        if !part.is_empty() {
+            out.push_str(&format!("\n{part}"));
+        }
+    }
+    out
+}
+
+fn summary(status: &PoolStatus, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut lines = vec![
+        ("workers", in_workers(&status.workers)),
+        ("sequencer", in_sequencers(status)),
+    ];
+    if let Some(backlog) = &status.backlog {
+        let oldest = backlog.oldest.as_ref().map(|wait| {
+            let wait = age(waited(wait, now));
+            format!(", the oldest for {wait}")
+        });
+        let (turns, limit) = (backlog.turns, backlog.limit);
+        let text = format!(
+            "{turns} of {} (at most {limit}); {} wait{}",
+            counted(backlog.workspaces, "workspace"),
+            backlog.waiting,
+            oldest.unwrap_or_default()
+        );
+        lines.push(("turns", text));
+    }
+    if status.turns_not_held > 0 {
+        let text = format!(
+            "{} in the queue that no sequencer holds",
+            status.turns_not_held
+        );
+        lines.push(("beyond", text));
+    }
+    lines.push(("offers", format!("{} untaken", status.offers_untaken)));
+    let how = match status.dead_letters {
+        0 => "",
+        _ => " (turn-worker dead list)",
+    };
+    lines.push(("rejected", format!("{}{how}", status.dead_letters)));
+    if status.not_kept > 0 {
+        lines.push((
+            "left out",
+            format!("{} messages, too many to show", status.not_kept),
+        ));
+    }
+    lines
+}
+
+fn in_workers(workers: &[WorkerStatus]) -> String {
+    if workers.is_empty() {
+        return "none tells of itself: turns wait".to_owned();
+    }
+    let slots: u64 = workers.iter().map(|worker| u64::from(worker.slots)).sum();
+    let busy: usize = workers.iter().map(|worker| worker.busy).sum();
+    let count = |what: fn(&WorkerStatus) -> bool, word: &str| match workers
+        .iter()
+        .filter(|worker| what(worker))
+        .count()
+    {
+        0 => String::new(),
+        count => format!(", {count} {word}"),
+    };
+    let unfit = count(|worker| !worker.about.lacks.is_empty(), "unfit");
+    let draining = count(|worker| worker.about.draining, "draining");
+    format!(
+        "{}, {busy} of {slots} slots busy{unfit}{draining}",
+        workers.len()
+    )
+}
+
+fn in_sequencers(status: &PoolStatus) -> String {
+    let (active, standby): (Vec<_>, Vec<_>) = status
+        .sequencers
+        .iter()
+        .partition(|sequencer| sequencer.active);
+    match (&active[..], standby.len()) {
+        ([], 0) => "none tells of itself: nothing is offered, unless all are of an older version"
+            .to_owned(),
+        ([], standby) => {
+            format!("{standby} on standby; which is active shows at the next turn")
+        }
+        ([active], standby) => format!("{} is active, {standby} on standby", active.name),
+        (several, standby) => {
+            let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
+            format!(
+                "{} take themselves for the active one (a takeover?), {standby} on standby",
+                names.join(" and ")
+            )
+        }
+    }
+}
+
+fn workers(status: &PoolStatus, style: Style, width: usize) -> String {
+    if status.workers.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        Column::Name("WORKER"),
+        Column::Text("VERSION"),
+        Column::Text("CODEX"),
+        Column::Number("BUSY"),
+        Column::Text("STATE"),
+    ]);
+    for worker in &status.workers {
+        let about = &worker.about;
+        let state = match (about.draining, about.lacks.is_empty()) {
+            (true, _) => ("draining", Look::Odd),
+            (false, false) => ("unfit", Look::Bad),
+            (false, true) => ("takes turns", Look::Good),
+        };
+        let codex = match &about.codex {
+            Some(version) => (version.clone(), Look::Plain),
+            None => ("–".to_owned(), Look::Dim),
+        };
+        table.row([
+            (worker.name.clone(), Look::Plain),
+            (worker.version.clone(), Look::Plain),
+            codex,
+            (format!("{}/{}", worker.busy, worker.slots), Look::Plain),
+            (state.0.to_owned(), state.1),
+        ]);
+        if !about.lacks.is_empty() {
+            table.note(&about.lacks.join("; "));
+        }
+    }
+    table.render(style, width)
+}
+
+/// The oldest first.
+fn running(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width: usize) -> String {
+    let of_worker = |worker: &'_ WorkerStatus| worker.running.len();
+    let total: usize = status.workers.iter().map(of_worker).sum();
+    let mut all: Vec<_> = status
+        .workers
+        .iter()
+        .flat_map(|worker| worker.running.iter().map(move |turn| (turn, &worker.name)))
+        .collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    all.sort_by_key(|(turn, _)| turn.started_at);
+    let mut table = Table::new(&[
+        Column::Name("RUNNING TURN"),
+        Column::Name("WORKSPACE"),
+        Column::Text("FOR"),
+        Column::Number("ATTEMPT"),
+        Column::Name("WORKER"),
+    ]);
+    for (turn, worker) in all.into_iter().take(top) {
+        // One that is yet to tell its first event has no attempt.
+        let attempt = match turn.attempt {
+            0 => ("–".to_owned(), Look::Dim),
+            1 => ("1".to_owned(), Look::Plain),
+            more => (more.to_string(), Look::Odd),
+        };
+        table.row([
+            (turn.turn_id.clone(), Look::Plain),
+            (turn.workspace.clone(), Look::Plain),
+            (age(since(turn.started_at, now)), Look::Plain),
+            attempt,
+            (worker.clone(), Look::Plain),
+        ]);
+    }
+    table.render(style, width) + &more(total, top, style)
+}
+
+/// The longest line first.
+fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width: usize) -> String {
+    let Some(backlog) = status.backlog.as_ref().filter(|one| !one.top.is_empty()) else {
+        return String::new();
+    };
+    let mut table = Table::new(&[
+        Column::Name("WORKSPACE"),
+        Column::Number("TURNS"),
+        Column::Text("RUNS"),
+        Column::Text("OLDEST WAITS"),
+    ]);
+    for line in backlog.top.iter().take(top) {
+        let runs = match line.running {
+            true => ("yes".to_owned(), Look::Good),
+            false => ("no".to_owned(), Look::Dim),
+        };
+        let waits = match &line.oldest {
+            Some(wait) => (age(waited(wait, now)), Look::Plain),
+            None => ("–".to_owned(), Look::Dim),
+        };
+        table.row([
+            (line.workspace.clone(), Look::Plain),
+            (line.turns.to_string(), Look::Plain),
+            runs,
+            waits,
+        ]);
+    }
+    let total = usize::try_from(backlog.workspaces).unwrap_or(usize::MAX);
+    table.render(style, width) + &more(total, top, style)
+}
+
+fn more(total: usize, shown: usize, style: Style) -> String {
+    match total.saturating_sub(shown) {
+        0 => String::new(),
+        more => style.dim(&format!("… and {more} more")) + "\n",
+    }
+}
+
+/// By whichever tells of more: the sequencer may have taken over lately, and
+/// the producer's clock may be behind.
+fn waited(wait: &WaitTold, now: Timestamp) -> Duration {
+    let enqueued = wait.enqueued_at.map(|then| since(then, now));
+    let held = Duration::from_millis(wait.held_ms);
+    enqueued.unwrap_or_default().max(held)
+}
+
+fn counted(number: u64, one: &str) -> String {
+    let many = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{many}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use turn_worker::amqp::messages::{About, BacklogTold, LineTold, Running};
+    use turn_worker::operator::SequencerStatus;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn turn(id: &str, started_at: i64) -> Running {
+        Running {
+            workspace: "acme/website".to_owned(),
+            turn_id: id.to_owned(),
+            attempt: u32::from(started_at > 0),
+            started_at: at(started_at),
+        }
+    }
+
+    fn pool() -> PoolStatus {
+        let wait = |held_ms, enqueued| {
+            Some(WaitTold {
+                held_ms,
+                enqueued_at: Some(at(enqueued)),
+            })
+        };
+        let line = |workspace: &str, turns, oldest| LineTold {
+            workspace: workspace.to_owned(),
+            turns,
+            running: oldest != wait(7_000, 10_000),
+            oldest,
+        };
+        let worker = |name: &str, about, running: Vec<Running>| WorkerStatus {
+            name: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            slots: 4,
+            busy: running.len(),
+            about,
+            running,
+        };
+        let unfit = About {
+            codex: Some("0.169.0".to_owned()),
+            lacks: vec!["disk: /srv/\u{1b}[2Jw: full".to_owned()],
+            ..About::default()
+        };
+        let sequencer = |name: &str, active| SequencerStatus {
+            name: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            active,
+        };
+        PoolStatus {
+            workers: vec![
+                worker("alpha-1", unfit, vec![turn("t2", 9_000)]),
+                worker(
+                    "beta\u{1b}]0;x\u{7}-2",
+                    About::default(),
+                    vec![turn("t1", 0)],
+                ),
+            ],
+            sequencers: vec![sequencer("alpha-1", false), sequencer("beta-2", true)],
+            backlog: Some(BacklogTold {
+                limit: 10_000,
+                turns: 42,
+                waiting: 40,
+                workspaces: 5,
+                oldest: wait(1_000, 9_000),
+                top: vec![
+                    line("acme/website", 30, wait(1_000, 9_000)),
+                    line("b", 12, wait(7_000, 10_000)),
+                ],
+            }),
+            turns_not_held: 7,
+            offers_untaken: 3,
+            dead_letters: 1,
+            not_kept: 0,
+        }
+    }
+
+    #[test]
+    fn g8_a_pool_reads_well_and_moves_no_cursor() {
+        let told = shown(&pool(), 2, at(10_000), Style::default(), 80);
+        assert_eq!(
+            told,
+            "\
+workers     2, 2 of 8 slots busy, 1 unfit
+sequencer   beta-2 is active, 1 on standby
+turns       42 of 5 workspaces (at most 10000); 40 wait, the oldest for 16 min
+beyond      7 in the queue that no sequencer holds
+offers      3 untaken
+rejected    1 (turn-worker dead list)
+
+WORKER   VERSION  CODEX    BUSY  STATE
+alpha-1  0.1.0    0.169.0   1/4  unfit
+  disk: /srv/w: full
+beta-2   0.1.0    –         1/4  takes turns
+
+RUNNING TURN  WORKSPACE     FOR         ATTEMPT  WORKER
+t1            acme/website  2 h 46 min        –  beta-2
+t2            acme/website  16 min            1  alpha-1
+
+WORKSPACE     TURNS  RUNS  OLDEST WAITS
+acme/website     30  yes   16 min
+b                12  no    7 s
+… and 3 more
+"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_what_that_means() {
+        let nobody = PoolStatus::default();
+        let told = shown(&nobody, 2, at(0), Style::default(), 80);
+        assert!(told.contains("workers     none tells of itself"), "{told}");
+        assert!(
+            told.contains("sequencer   none tells of itself: nothing is offered"),
+            "{told}"
+        );
+        let mut pool = pool();
+        pool.sequencers[1].active = false;
+        let told = shown(&pool, 2, at(0), Style::default(), 80);
+        assert!(
+            told.contains("2 on standby; which is active shows"),
+            "{told}"
+        );
+        for sequencer in &mut pool.sequencers {
+            sequencer.active = true;
+        }
+        let told = shown(&pool, 2, at(0), Style::default(), 120);
+        assert!(
+            told.contains("alpha-1 and beta-2 take themselves for"),
+            "{told}"
+        );
+    }
+}

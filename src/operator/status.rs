@@ -1,0 +1,275 @@
+//! What a pool tells of itself, heard on the status exchange for as long as it
+//! takes that everybody has told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Operator, OperatorError};
+use crate::amqp::consume::Consumer;
+use crate::amqp::link::Link;
+use crate::amqp::messages::{About, BacklogTold, Decoded, Running, Status};
+use crate::amqp::topology::Fanout;
+use crate::sequencer::queue::LISTEN;
+
+/// Status messages on their way to us.
+const PREFETCH: u16 = 100;
+/// Kept of what is heard, whoever says it: more is only counted.
+const MAX_PROCESSES: usize = 500;
+const MAX_RUNNING: usize = 20_000;
+/// Of a name that a process gives itself.
+const MAX_NAME_CHARS: usize = 200;
+
+/// A pool as it told of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PoolStatus {
+    pub workers: Vec<WorkerStatus>,
+    pub sequencers: Vec<SequencerStatus>,
+    /// Of the active sequencer; nothing where none has told of being it.
+    pub backlog: Option<BacklogTold>,
+    /// Turns that no sequencer holds: more than it may hold, or nobody is there.
+    pub turns_not_held: u64,
+    /// Offers that lie there for want of a free slot.
+    pub offers_untaken: u64,
+    pub dead_letters: u64,
+    /// Messages that were not kept, as there were too many.
+    pub not_kept: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkerStatus {
+    pub name: String,
+    pub version: String,
+    pub slots: u32,
+    pub busy: usize,
+    #[serde(flatten)]
+    pub about: About,
+    pub running: Vec<Running>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SequencerStatus {
+    pub name: String,
+    pub version: String,
+    /// It has been given turns; else it stands by.
+    pub active: bool,
+}
+
+/// What was heard so far, the newest of each process.
+#[derive(Debug, Default)]
+struct Heard {
+    workers: BTreeMap<String, WorkerStatus>,
+    sequencers: BTreeMap<String, (SequencerStatus, Option<BacklogTold>)>,
+    running: usize,
+    not_kept: u64,
+}
+
+impl Operator {
+    /// Listens for a little longer than a heartbeat takes, and for up to `limit`
+    /// where no worker or no sequencer has told of itself by then.
+    pub async fn status(&self, limit: Duration) -> Result<PoolStatus, OperatorError> {
+        let link = self.connector.connect().await?;
+        let status = self.hear(&link, limit).await;
+        link.close().await;
+        status
+    }
+
+    async fn hear(&self, link: &Link, limit: Duration) -> Result<PoolStatus, OperatorError> {
+        let topology = &self.topology;
+        let queue = topology.declare_exclusive(link, Fanout::Status).await;
+        let queue = queue.map_err(|error| OperatorError::of_declare(link, error))?;
+        let opened = Consumer::open(link, &queue, PREFETCH).await;
+        let mut consumer = opened.map_err(|error| OperatorError::of_consume(link, error))?;
+        let begun = Instant::now();
+        let until = begun + limit;
+        let mut heard = Heard::default();
+        loop {
+            let next = if heard.both() { begun + LISTEN } else { until };
+            let Ok(delivery) = timeout_at(next.min(until), consumer.next()).await else {
+                break;
+            };
+            let delivery = delivery.map_err(OperatorError::Consume)?;
+            // What is no status to this version says nothing to it.
+            if let Ok(Decoded::Known(status)) = Status::decode(&delivery.body) {
+                heard.take(status);
+            }
+            let _ = delivery.ack().await;
+        }
+        if heard.workers.is_empty() && heard.sequencers.is_empty() {
+            return Err(OperatorError::Silent {
+                exchange: topology.status.clone(),
+                target: Arc::clone(link.target()),
+                limit,
+            });
+        }
+        let depth = async |queue: &str| {
+            let depth = topology.depth(link, queue).await;
+            let depth = depth.map_err(|error| OperatorError::of_declare(link, error))?;
+            Ok::<_, OperatorError>(depth.ready)
+        };
+        Ok(PoolStatus {
+            turns_not_held: depth(&topology.turns).await?,
+            offers_untaken: depth(&topology.work).await?,
+            dead_letters: depth(&topology.dead).await?,
+            ..heard.into_status()
+        })
+    }
+}
+
+impl Heard {
+    fn both(&self) -> bool {
+        !self.workers.is_empty() && !self.sequencers.is_empty()
+    }
+
+    fn take(&mut self, status: Status) {
+        match status {
+            Status::Done { .. } => {}
+            Status::Heartbeat {
+                worker,
+                version,
+                slots,
+                running,
+                about,
+            } => {
+                let worker = bounded(&worker);
+                let before = self.workers.get(&worker);
+                let others = self.running - before.map_or(0, |before| before.running.len());
+                let known = before.is_some() || self.workers.len() < MAX_PROCESSES;
+                if !known || others + running.len() > MAX_RUNNING {
+                    self.not_kept += 1;
+                    return;
+                }
+                self.running = others + running.len();
+                let told = WorkerStatus {
+                    name: worker.clone(),
+                    version: bounded(&version),
+                    slots,
+                    busy: running.len(),
+                    about: bounded_about(about),
+                    running,
+                };
+                self.workers.insert(worker, told);
+            }
+            Status::Sequencer {
+                process,
+                version,
+                active,
+                backlog,
+            } => {
+                let process = bounded(&process);
+                let known = self.sequencers.contains_key(&process);
+                if !known && self.sequencers.len() >= MAX_PROCESSES {
+                    self.not_kept += 1;
+                    return;
+                }
+                let told = SequencerStatus {
+                    name: process.clone(),
+                    version: bounded(&version),
+                    active,
+                };
+                // Of several that take themselves for it one is right; which, is not known.
+                self.sequencers.insert(process, (told, backlog));
+            }
+        }
+    }
+
+    fn into_status(self) -> PoolStatus {
+        let mut status = PoolStatus {
+            workers: self.workers.into_values().collect(),
+            not_kept: self.not_kept,
+            ..PoolStatus::default()
+        };
+        for (sequencer, backlog) in self.sequencers.into_values() {
+            if sequencer.active && status.backlog.is_none() {
+                status.backlog = backlog;
+            }
+            status.sequencers.push(sequencer);
+        }
+        for worker in &mut status.workers {
+            worker.running.sort_by_key(|running| running.started_at);
+        }
+        status
+    }
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().take(MAX_NAME_CHARS).collect()
+}
+
+fn bounded_about(about: About) -> About {
+    About {
+        host: bounded(&about.host),
+        codex: about.codex.as_deref().map(bounded),
+        draining: about.draining,
+        lacks: about
+            .lacks
+            .iter()
+            .take(8)
+            .map(|lack| lack.chars().take(1_000).collect())
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    fn heartbeat(worker: &str, running: usize) -> Status {
+        let turn = Running {
+            workspace: "a".to_owned(),
+            turn_id: "t".to_owned(),
+            attempt: 1,
+            started_at: Timestamp::UNIX_EPOCH,
+        };
+        Status::Heartbeat {
+            worker: worker.to_owned(),
+            version: "0.1.0".to_owned(),
+            slots: 4,
+            running: vec![turn; running],
+            about: About::default(),
+        }
+    }
+
+    #[test]
+    fn g10_whoever_tells_whatever_little_is_kept() {
+        let mut heard = Heard::default();
+        for number in 0..2 * MAX_PROCESSES {
+            heard.take(heartbeat(&format!("{number}-{}", "w".repeat(10_000)), 100));
+            heard.take(Status::Sequencer {
+                process: format!("{number}"),
+                version: "v".repeat(10_000),
+                active: false,
+                backlog: None,
+            });
+        }
+        // The same one again takes no more.
+        for _ in 0..10 {
+            heard.take(heartbeat("0-", 1));
+        }
+        let status = heard.into_status();
+        let running: usize = status
+            .workers
+            .iter()
+            .map(|worker| worker.running.len())
+            .sum();
+        assert!(running <= MAX_RUNNING && status.workers.len() <= MAX_PROCESSES);
+        assert_eq!(status.sequencers.len(), MAX_PROCESSES);
+        assert!(status.not_kept >= 1_000, "{}", status.not_kept);
+        let names = status.workers.iter().map(|worker| worker.name.len());
+        assert!(names.max().unwrap() <= MAX_NAME_CHARS);
+    }
+
+    #[test]
+    fn the_newest_word_of_a_worker_counts() {
+        let mut heard = Heard::default();
+        heard.take(heartbeat("w", 3));
+        heard.take(heartbeat("w", 1));
+        assert!(!heard.both());
+        let status = heard.into_status();
+        assert_eq!((status.workers.len(), status.workers[0].busy), (1, 1));
+    }
+}

@@ -1,0 +1,70 @@
+//! Tells operators what the sequencer holds, unasked. Nobody has to be let to
+//! ask, so nobody can ask too often, or name a queue of somebody else's for the
+//! answer; only who may listen to the status exchange hears it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::actions::Actor;
+use super::queue::{LineSummary, Oldest, Queue};
+use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, Status, WaitTold};
+use crate::amqp::publish::json_properties;
+use crate::error::with_sources;
+
+/// What there is to tell.
+pub(super) fn told(process: &str, active: bool, limit: u16, queue: &Queue) -> Status {
+    Status::Sequencer {
+        process: process.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        active,
+        backlog: active.then(|| backlog(Instant::now(), limit, queue)),
+    }
+}
+
+fn backlog(now: Instant, limit: u16, queue: &Queue) -> BacklogTold {
+    let summary = queue.summary(now, MAX_LINES);
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let wait = |oldest: Oldest| WaitTold {
+        held_ms: u64::try_from(now.duration_since(oldest.received).as_millis()).unwrap_or(u64::MAX),
+        enqueued_at: oldest.enqueued_at,
+    };
+    let line = |line: LineSummary| LineTold {
+        workspace: line.workspace.to_string(),
+        turns: count(line.turns),
+        running: line.running,
+        oldest: line.oldest.map(wait),
+    };
+    BacklogTold {
+        limit: limit.into(),
+        turns: count(summary.turns),
+        waiting: count(summary.waiting),
+        workspaces: count(summary.workspaces),
+        oldest: summary.oldest.map(wait),
+        top: summary.top.into_iter().map(line).collect(),
+    }
+}
+
+impl Actor {
+    /// Off the loop; left out while there is no broker, or the last one is
+    /// still on its way.
+    pub(super) fn tell(&self, status: Status) {
+        if !self.publisher.is_connected() {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.telling).try_acquire_owned() else {
+            return;
+        };
+        let actor = self.clone();
+        tokio::spawn(async move {
+            let (exchange, body) = (&actor.topology.status, status.encode());
+            let told =
+                actor
+                    .publisher
+                    .publish_confirmed(exchange, "", json_properties(), &body, false);
+            if let Err(error) = told.await {
+                tracing::debug!(error = with_sources(&error), "the backlog was not told");
+            }
+            drop(place);
+        });
+    }
+}
