@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::amqp::connect::{Connector, State, backoff};
 use crate::amqp::declare_error::DeclareError;
+use crate::amqp::event_log::{LogAlarm, LogKeeper, LogNews};
 use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
 use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
-use crate::config::Settings;
+use crate::config::{EventLog, Settings};
 use crate::error::with_sources;
 use crate::host::Host;
 use crate::http::{self, BindError, Health};
@@ -142,7 +143,9 @@ async fn run(
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id);
-    if !declare(&connector, &topology, &shutdown.drain).await? {
+    let mut news = LogNews::default();
+    let log = settings.event_log.map(|log| (log, &mut news));
+    if !declare(&connector, &topology, log, &shutdown.drain).await? {
         return Ok(());
     }
 
@@ -159,7 +162,18 @@ async fn run(
         exchange: topology.events.clone(),
         metrics: Arc::new(EventMetrics(metrics.clone())),
         nack_limit: Some(NACK_LIMIT),
+        alarm: LogAlarm::default(),
     };
+    if let Some(log) = settings.event_log {
+        let keeper = LogKeeper {
+            topology: topology.clone(),
+            log,
+            publisher: publisher.clone(),
+            alarm: outbox.alarm.clone(),
+            told: news,
+        };
+        tokio::spawn(keeper.run(shutdown.end.clone()));
+    }
     let limits = settings.request_limits(vec![
         settings.workspace_root.clone(),
         root.path().to_owned(),
@@ -245,11 +259,18 @@ async fn run(
 async fn declare(
     connector: &Connector,
     topology: &Topology,
+    mut log: Option<(EventLog, &mut LogNews)>,
     drain: &CancellationToken,
 ) -> Result<bool, DeclareError> {
     let mut delays = backoff();
     while let Some(link) = connector.connect_with_backoff(drain).await {
         let declared = topology.declare(&link).await;
+        // In time for the first event. Without it, turns run all the same.
+        if declared.is_ok()
+            && let Some((log, news)) = &mut log
+        {
+            news.tell(&topology.keep_log(&link, log).await);
+        }
         link.close().await;
         match declared {
             Ok(()) => return Ok(true),

@@ -68,6 +68,11 @@ impl Delivery {
         self.receipt.ack().await
     }
 
+    /// Tells it of this message and of all that its channel delivered before.
+    pub async fn ack_with_all_before(self) -> Result<(), SettleError> {
+        settle(self.receipt.acker.ack(BasicAckOptions { multiple: true })).await
+    }
+
     /// Gives the message back to the queue, for whoever consumes next.
     pub async fn give_back(self) -> Result<(), SettleError> {
         let options = BasicNackOptions {
@@ -120,7 +125,19 @@ impl Consumer {
     /// `prefetch`: how many deliveries are out unacked at most. Never 0, which
     /// a quorum queue does not take for "all".
     pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, ConsumeError> {
-        Self::open_with(link, queue, prefetch, BasicConsumeOptions::default()).await
+        let options = BasicConsumeOptions::default();
+        Self::open_with(link, queue, prefetch, options, FieldTable::default()).await
+    }
+
+    /// The same, with what a stream wants to know: where to begin.
+    pub async fn with_arguments(
+        link: &Link,
+        queue: &str,
+        prefetch: u16,
+        arguments: FieldTable,
+    ) -> Result<Self, ConsumeError> {
+        let options = BasicConsumeOptions::default();
+        Self::open_with(link, queue, prefetch, options, arguments).await
     }
 
     async fn open_with(
@@ -128,6 +145,7 @@ impl Consumer {
         queue: &str,
         prefetch: u16,
         options: BasicConsumeOptions,
+        arguments: FieldTable,
     ) -> Result<Self, ConsumeError> {
         let name = ShortString::try_new(queue).map_err(|_| ConsumeError::NameTooLong {
             queue: queue.to_owned(),
@@ -136,8 +154,7 @@ impl Consumer {
             let channel = link.channel().await?;
             let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions::default());
             link.bounded("setting the prefetch", qos).await?;
-            let consume =
-                channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
+            let consume = channel.basic_consume(name, ShortString::default(), options, arguments);
             let inner = link.bounded("starting to consume", consume).await?;
             Ok((channel, inner))
         };
@@ -235,7 +252,8 @@ impl ConsumerHold {
             exclusive: true,
             ..BasicConsumeOptions::default()
         };
-        let consumer = Consumer::open_with(&link, queue, prefetch, options).await?;
+        let consumer =
+            Consumer::open_with(&link, queue, prefetch, options, FieldTable::default()).await?;
         Ok(Self { consumer, link })
     }
 

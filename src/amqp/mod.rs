@@ -12,6 +12,7 @@ pub mod connect;
 pub mod consume;
 pub mod dead_letter;
 pub mod declare_error;
+pub mod event_log;
 pub mod link;
 pub mod messages;
 pub mod outbox;

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::queue::Queue;
 use self::session::{End, Session};
 use super::connect::backoff;
+use super::event_log::LogAlarm;
 use super::pool::PublisherLink;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
@@ -45,6 +46,8 @@ pub struct OutboxSettings {
     /// may be an ending; but then a single full queue of a reader (with
     /// `reject-publish`) holds up all turns.
     pub nack_limit: Option<u32>,
+    /// Rung where events are not confirmed, if there is a log that may be why.
+    pub alarm: LogAlarm,
 }
 
 /// The events of a turn on their way to the broker.
@@ -157,8 +160,13 @@ async fn publish(
                         logged = Some(reason);
                     }
                 }
+                End::Unconfirmed => {
+                    tracing::warn!("events are not confirmed in time, publishing them again");
+                    settings.alarm.ring();
+                }
                 End::Nacked => {
                     nacks += 1;
+                    settings.alarm.ring();
                     settings.metrics.nacked();
                     tracing::warn!(
                         nacks,

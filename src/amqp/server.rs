@@ -20,6 +20,9 @@ const START_HEAD: &[u8] = &[0, 10, 0, 10, 0, 9];
 /// A broker's `connection.start` has some 500 bytes.
 const MAX_FRAME_BYTES: usize = 64 << 10;
 
+/// The first RabbitMQ that can leave out of a stream what a reader does not want.
+pub const FILTERS_SINCE: (u32, u32) = (3, 13);
+
 /// As the broker presents itself, before anybody has logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -49,6 +52,11 @@ impl Server {
             product: text("product")?,
             version: text("version")?,
         })
+    }
+
+    /// Whether a reader of a stream can ask for a part of it.
+    pub fn filters_streams(&self) -> bool {
+        (self.number()).is_none_or(|number| number >= FILTERS_SINCE)
     }
 
     /// Major and minor number.

@@ -29,6 +29,8 @@ pub struct Topology {
     pub dead: String,
     /// Topic exchange of the replies.
     pub events: String,
+    /// Stream of all events, where one is kept.
+    pub log: String,
     /// Fanout exchange of cancels.
     pub control: String,
     /// Fanout exchange among workers.
@@ -60,6 +62,7 @@ impl Topology {
             work: format!("{prefix}.turns.work"),
             dead: format!("{prefix}.turns.dead"),
             events: format!("{prefix}.events"),
+            log: format!("{prefix}.events.log"),
             control: format!("{prefix}.control"),
             status: format!("{prefix}.status"),
             dead_letter_limit,
@@ -166,6 +169,36 @@ impl Topology {
         link.bounded("closing a channel", channel.close(200, "OK".into()))
             .await?;
         Ok(queue)
+    }
+
+    pub(super) async fn declare_log(
+        &self,
+        link: &Link,
+        arguments: FieldTable,
+    ) -> Result<(), DeclareError> {
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare
+            .queue(&self.log, QueueDeclareOptions::durable(), arguments)
+            .await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn bind_log(&self, link: &Link) -> Result<(), DeclareError> {
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare.bind(&self.log, &self.events, "#").await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
     }
 
     /// How many offers lie in the work queue, untaken.

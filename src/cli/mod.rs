@@ -15,6 +15,7 @@ mod schema;
 mod serve;
 mod status;
 mod submit;
+mod tail;
 mod turn;
 mod validate;
 
@@ -41,6 +42,9 @@ enum Command {
     /// Send a turn to the workers and follow it to its end
     #[command(after_long_help = with_statuses(submit::EXAMPLES))]
     Submit(submit::SubmitArgs),
+    /// Print a turn from the event log, and follow it to its end
+    #[command(after_long_help = with_statuses(tail::EXAMPLES))]
+    Tail(tail::TailArgs),
     /// End a turn, waiting or running
     #[command(after_long_help = cancel::EXAMPLES)]
     Cancel(cancel::CancelArgs),
@@ -116,9 +120,11 @@ fn version() -> &'static str {
 fn start(command: Command) -> anyhow::Result<ExitCode> {
     let settings = match &command {
         Command::TryLock { path } => return Ok(check::try_lock(path)),
-        Command::Submit(_) | Command::Cancel(_) | Command::Status(_) | Command::Dead(_) => {
-            Settings::for_producer()
-        }
+        Command::Submit(_)
+        | Command::Tail(_)
+        | Command::Cancel(_)
+        | Command::Status(_)
+        | Command::Dead(_) => Settings::for_producer(),
         Command::Validate(args) => {
             let settings = prepared(Settings::for_documents()?, true)?;
             return validate::validate(&settings, args);
@@ -144,6 +150,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Submit(args) => {
             let settings = prepared(settings?, true)?;
             runtime.block_on(submit::submit(settings, args))
+        }
+        Command::Tail(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(tail::tail(settings, args))
         }
         Command::Cancel(args) => {
             let settings = prepared(settings?, true)?;

@@ -7,6 +7,7 @@
 mod follow;
 mod message;
 mod order;
+mod tail;
 mod turn;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::error::with_sources;
 pub use follow::{Follow, Update};
 pub use message::TurnMessage;
 pub use order::{Arrival, Order};
+pub use tail::{Tail, TailUpdate};
 pub use turn::{NewTurn, Submission};
 
 /// How long a broker that takes nothing (memory or disk alarm) is waited for.
@@ -41,6 +43,10 @@ pub enum ClientError {
         "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"
     )]
     NoTopology { target: Arc<Target>, detail: String },
+    #[error(
+        "there is no event log on {target} (queue {queue:?}): a worker with TURN_WORKER_EVENT_LOG=on keeps one, from then on; or mend TURN_WORKER_PREFIX or the URL's virtual host"
+    )]
+    NoLog { target: Arc<Target>, queue: String },
     #[error("can't listen to the turn's events")]
     Listen(#[source] DeclareError),
     #[error("can't listen to the turn's events")]

@@ -66,6 +66,8 @@ pub struct Settings {
     pub max_line_bytes: usize,
     pub backlog: usize,
     pub max_waiting: usize,
+    /// `None`: none is kept.
+    pub event_log: Option<EventLog>,
     pub dead_letter_limit: u32,
     pub shutdown_grace: Duration,
     pub http_addr: SocketAddr,
@@ -306,6 +308,13 @@ words! {
         Text = "text",
         Json = "json",
     }
+}
+
+/// How much the event log keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventLog {
+    pub max_age: Duration,
+    pub max_bytes: u64,
 }
 
 /// What this process does; at least one of both.

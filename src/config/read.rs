@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
-    Broker, ClientFiles, CodexHome, EngineKind, EventSet, LogFormat, Roles, RunAs, Sandbox,
-    Settings, TlsFiles, broker, value,
+    Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, LogFormat, Roles, RunAs,
+    Sandbox, Settings, TlsFiles, broker, value,
 };
 use crate::request::is_model_name;
 
@@ -128,6 +128,13 @@ impl Reader {
         let max_line_bytes = self.size(&table::MAX_LINE_BYTES, raw.max_line_bytes);
         let backlog = self.count(&table::BACKLOG, raw.backlog);
         let max_waiting = self.count(&table::MAX_WAITING, raw.max_waiting);
+        let keeps_log = self.value(&table::EVENT_LOG, raw.event_log, |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        });
+        let max_age = self.duration(&table::EVENT_LOG_MAX_AGE, raw.event_log_max_age);
+        let max_bytes = self.size(&table::EVENT_LOG_MAX_BYTES, raw.event_log_max_bytes);
         let dead_letter_limit = self.count(&table::DEAD_LETTER_LIMIT, raw.dead_letter_limit);
         let shutdown_grace = self.duration(&table::SHUTDOWN_GRACE, raw.shutdown_grace);
         let http_addr = self.value(&table::HTTP_ADDR, raw.http_addr, |text| text.parse().ok());
@@ -164,6 +171,7 @@ impl Reader {
             max_line_bytes: max_line_bytes?,
             backlog: backlog?,
             max_waiting: max_waiting?,
+            event_log: event_log(keeps_log?, max_age?, max_bytes?),
             dead_letter_limit: dead_letter_limit?,
             shutdown_grace: shutdown_grace?,
             http_addr: http_addr?,
@@ -303,6 +311,10 @@ impl Setting {
             Preset::Told(_) => None,
         }
     }
+}
+
+fn event_log(keeps: bool, max_age: Duration, max_bytes: u64) -> Option<EventLog> {
+    keeps.then_some(EventLog { max_age, max_bytes })
 }
 
 fn within<T: PartialOrd>(value: T, min: T, max: T) -> Option<T> {

@@ -186,6 +186,15 @@ settings! {
     max_waiting MAX_WAITING {
         Preset::Value("1000"), Count(1, 65_535),
         "how many of them may be of one workspace; more are rejected with workspace.backlog_full" }
+    event_log EVENT_LOG {
+        Preset::Value("off"), OneOf(&["off", "on"]),
+        "keeps all events at the broker, prompts' answers among them, for readers who come late (turn-worker tail)" }
+    event_log_max_age EVENT_LOG_MAX_AGE {
+        Preset::Value("7d"), Duration("1h", "3650d"),
+        "how long the event log keeps them; a stream is cut by whole segments, so a quiet one keeps some longer" }
+    event_log_max_bytes EVENT_LOG_MAX_BYTES {
+        Preset::Value("10GiB"), Size("16MiB", "65536GiB"),
+        "how large the event log may grow on each broker that holds it; the oldest go first" }
     dead_letter_limit DEAD_LETTER_LIMIT {
         Preset::Value("10000"), Count(1, 10_000_000),
         "how many rejected requests are kept; the oldest go first" }

@@ -71,6 +71,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.max_line_bytes, 16 * 1024 * 1024);
     assert_eq!(settings.backlog, 10_000);
     assert_eq!(settings.max_waiting, 1000);
+    assert_eq!(settings.event_log, None);
     assert_eq!(settings.dead_letter_limit, 10_000);
     assert_eq!(settings.shutdown_grace, Duration::from_secs(600));
     assert_eq!(settings.http_addr, "127.0.0.1:9464".parse().unwrap());

@@ -19,5 +19,6 @@ mod interrupts;
 mod status;
 #[path = "cli/submit.rs"]
 mod submit;
+mod tail;
 #[path = "cli/terminal.rs"]
 mod terminal;

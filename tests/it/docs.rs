@@ -294,6 +294,7 @@ fn the_objects_on_the_broker_are_the_documented_ones() {
     let mut names = vec![
         topology.requests,
         topology.events,
+        topology.log,
         topology.control,
         topology.turns,
         topology.work,

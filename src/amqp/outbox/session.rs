@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::OutboxSettings;
 use super::queue::Queue;
+use crate::amqp::event_log::{FILTER_VALUE, text};
 use crate::amqp::pool::Lease;
 use crate::amqp::publish::{CONFIRM_LIMIT, PublishError, json_properties, short, trace_headers};
 use crate::error::with_sources;
@@ -23,6 +24,8 @@ pub(super) enum End {
     Drained,
     /// The channel or its connection is not usable any more.
     Lost(String),
+    /// The broker lives, and did not confirm in time.
+    Unconfirmed,
     /// The broker refused the oldest event.
     Nacked,
     /// The broker takes no message of this size. With several events in
@@ -128,7 +131,12 @@ impl<'a> Session<'a> {
                     // The broker asked for it; a new channel would not help.
                     self.lease.link.unblocked().await;
                 }
-                Err(_) => return Err(stuck("no publish went out")),
+                Err(_) => {
+                    return Err(End::Lost(format!(
+                        "no publish went out within {} s",
+                        CONFIRM_LIMIT.as_secs()
+                    )));
+                }
             }
         }
     }
@@ -148,7 +156,7 @@ impl<'a> Session<'a> {
             reason = self.lease.link.closed() => return Err(End::Lost(reason)),
             () = sleep_until(deadline) => {
                 if !self.lease.link.is_blocked() {
-                    return Err(stuck("no confirm came"));
+                    return Err(End::Unconfirmed);
                 }
                 self.lease.link.unblocked().await;
                 self.last_answer = Instant::now();
@@ -189,10 +197,6 @@ impl Session<'_> {
     }
 }
 
-fn stuck(what: &str) -> End {
-    End::Lost(format!("{what} within {} s", CONFIRM_LIMIT.as_secs()))
-}
-
 fn ended(error: lapin::Error) -> End {
     if let ErrorKind::ProtocolError(refusal) = error.kind()
         && refusal.get_id() == 406
@@ -205,6 +209,7 @@ fn ended(error: lapin::Error) -> End {
 
 fn properties(event: &SealedEvent) -> Result<BasicProperties, PublishError> {
     let mut headers = FieldTable::default();
+    headers.insert(FILTER_VALUE.into(), text(&event.turn_id));
     if let Some(trace) = &event.trace {
         trace_headers(&mut headers, trace);
     }

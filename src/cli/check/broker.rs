@@ -1,10 +1,11 @@
 //! Whether the broker is there, is one that fits, and lets a worker do its work.
 
 use turn_worker::amqp::declare_error::DeclareError;
+use turn_worker::amqp::event_log::LogState;
 use turn_worker::amqp::link::Link;
-use turn_worker::amqp::server::Server;
+use turn_worker::amqp::server::{FILTERS_SINCE, Server};
 use turn_worker::amqp::topology::{Fanout, Topology};
-use turn_worker::config::Settings;
+use turn_worker::config::{EventLog, Settings};
 use turn_worker::error::with_sources;
 use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
 
@@ -23,12 +24,53 @@ pub async fn check(settings: &Settings, report: &mut Report) {
         }
     };
     let target = link.target();
-    match Server::ask(target).await {
-        Some(server) => version(&server, &target.to_string(), report),
+    let server = Server::ask(target).await;
+    match &server {
+        Some(server) => version(server, &target.to_string(), report),
         None => report.ok("broker", &format!("{target}, of which no version is known")),
     }
-    topology(settings, &link, report).await;
+    let fits = topology(settings, &link, report).await;
+    if let Some(log) = settings.event_log.filter(|_| fits) {
+        event_log(settings, &log, &link, server, report).await;
+    }
     link.close().await;
+}
+
+async fn event_log(
+    settings: &Settings,
+    log: &EventLog,
+    link: &Link,
+    server: Option<Server>,
+    report: &mut Report,
+) {
+    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    let queue = &topology.log;
+    match topology.keep_log(link, log).await {
+        LogState::Kept => {
+            let slow = server.is_some_and(|server| !server.filters_streams());
+            let release = FILTERS_SINCE;
+            let note = match slow {
+                true => format!(
+                    "; readers read all of it to find a turn, as the broker can't leave out others before {}.{}",
+                    release.0, release.1
+                ),
+                false => String::new(),
+            };
+            report.ok("event log", &format!("queue {queue} keeps all events{note}"));
+        }
+        LogState::Refused(error) => {
+            let remedy = match error {
+                DeclareError::Forbidden { .. } => format!("; {REMEDY} --event-log"),
+                _ => String::new(),
+            };
+            report.fail("event log", &format!("{}{remedy}", with_sources(&error)));
+        }
+        LogState::Broken(why) => report.fail(
+            "event log",
+            &format!("{why}, so it is unbound, and turns go on without it; look at that queue, or delete it so that it is made anew"),
+        ),
+        LogState::Unknown(why) => report.warn("event log", &why),
+    }
 }
 
 fn version(server: &Server, target: &str, report: &mut Report) {
@@ -55,7 +97,8 @@ fn version(server: &Server, target: &str, report: &mut Report) {
     }
 }
 
-async fn topology(settings: &Settings, link: &Link, report: &mut Report) {
+/// Whether the rest can be tried.
+async fn topology(settings: &Settings, link: &Link, report: &mut Report) -> bool {
     let prefix = &settings.prefix;
     let topology = Topology::new(prefix, settings.dead_letter_limit);
     match topology.declare(link).await {
@@ -68,7 +111,7 @@ async fn topology(settings: &Settings, link: &Link, report: &mut Report) {
             if let DeclareError::Forbidden { .. } = error {
                 report.fail("rights", REMEDY);
             }
-            return;
+            return false;
         }
     }
     match rights(&topology, link).await {
@@ -78,6 +121,7 @@ async fn topology(settings: &Settings, link: &Link, report: &mut Report) {
         ),
         Err(error) => report.fail("rights", &format!("{error}; {REMEDY}")),
     }
+    true
 }
 
 /// What workers and sequencers do besides declaring.

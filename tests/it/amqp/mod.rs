@@ -14,6 +14,7 @@ use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 use turn_worker::amqp::connect::Connector;
+use turn_worker::amqp::event_log::LogAlarm;
 use turn_worker::amqp::link::Link;
 use turn_worker::amqp::outbox::{Outbox, OutboxMetrics, OutboxSettings};
 use turn_worker::amqp::pool::PublisherLink;
@@ -181,6 +182,7 @@ fn publishing(url: &str, nack_limit: Option<u32>) -> Publishing {
         exchange: "codex.events".into(),
         metrics: Arc::clone(&counts) as Arc<dyn OutboxMetrics>,
         nack_limit,
+        alarm: LogAlarm::default(),
     };
     let outbox = Outbox::start(publisher.clone(), settings, &cut);
     Publishing {

@@ -274,7 +274,7 @@ async fn what_is_wrong_is_named_with_what_is_allowed() {
 #[tokio::test]
 async fn each_command_has_help_with_examples() {
     for command in [
-        "serve", "submit", "cancel", "run", "check", "status", "dead",
+        "serve", "submit", "tail", "cancel", "run", "check", "status", "dead",
     ] {
         let done = Call::new(&["help", command]).run().await.ended(0);
         assert!(

@@ -7,6 +7,7 @@
 mod broken_broker;
 mod cancels;
 mod crashes;
+mod event_log;
 mod events;
 mod expiry;
 mod images;

@@ -23,6 +23,9 @@ pub struct Users {
     pub worker: String,
     pub producer: String,
     pub reader: String,
+    /// A worker that may keep the event log, and a reader that may read it.
+    pub keeper: String,
+    pub late: String,
     pub operator: String,
     /// A producer that hears only of turns that begin with its name.
     pub own: String,
@@ -78,6 +81,8 @@ impl Users {
         let worker = make("worker", "worker", &[]);
         let producer = make("producer", "producer", &[]);
         let reader = make("reader", "reader", &[]);
+        let keeper = make("worker", "keeper", &["--event-log"]);
+        let late = make("reader", "late", &["--event-log"]);
         let operator = make("operator", "operator", &[]);
         // A permission on the events' exchange needs that exchange.
         declare(&worker).await;
@@ -86,6 +91,8 @@ impl Users {
             worker,
             producer,
             reader,
+            keeper,
+            late,
             operator,
             own,
             own_name: format!("own-{vhost}"),

@@ -2,9 +2,15 @@
 //! decided in `ops/rabbitmq/users`; each pattern there is guarded here.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use turn_worker::amqp::declare_error::DeclareError;
+use turn_worker::amqp::event_log::LogState;
+use turn_worker::amqp::topology::Topology;
+use turn_worker::config::EventLog;
 
 use super::broker_acts::{Act, assert_only};
-use super::broker_rights::{Users, as_user, vhost};
+use super::broker_rights::{Users, as_user, link, vhost};
 use crate::cli::call::Call;
 use crate::clients::program::Language;
 use crate::support::broker::Broker;
@@ -30,6 +36,21 @@ const NOT_FOR_CLIENTS: &[Act<'static>] = &[
     },
     Act::Delete {
         queue: "codex.turns.dead",
+    },
+    Act::Delete {
+        queue: "codex.events.log",
+    },
+    Act::Declare {
+        queue: "codex.events.log",
+    },
+    Act::Bind {
+        queue: "codex.events.log",
+        exchange: "codex.events",
+        key: "#",
+    },
+    Act::Publish {
+        exchange: "",
+        key: "codex.events.log",
     },
     Act::Bind {
         queue: "",
@@ -363,6 +384,41 @@ async fn everybody_can_do_their_part_with_their_user() {
         .ended(1)
         .says_at_last(&["codex.requests", "ACCESS_REFUSED"]);
     pool.stop().await;
+}
+
+/// Guards what `--event-log` gives, and that nobody has it without.
+#[tokio::test]
+async fn g8_the_event_log_is_kept_and_read_by_those_who_may_and_no_others() {
+    let users = Users::get().await;
+    let log = EventLog {
+        max_age: Duration::from_secs(3600),
+        max_bytes: 16 << 20,
+    };
+    let keep = async |url: &str| {
+        Topology::new("codex", 10_000)
+            .keep_log(&link(url).await, &log)
+            .await
+    };
+    let refused = keep(&users.worker).await;
+    assert!(
+        matches!(refused, LogState::Refused(DeclareError::Forbidden { .. })),
+        "{refused:?}"
+    );
+    let kept = keep(&users.keeper).await;
+    assert!(matches!(kept, LogState::Kept), "{kept:?}");
+    let tail = async |url: &str| {
+        let call = Call::new(&["tail", "t1"]).set("AMQP_URL", url);
+        call.run().await.ended(1)
+    };
+    tail(&users.late)
+        .await
+        .says_at_last(&["the event log has nothing of turn t1"]);
+    for url in [&users.reader, &users.producer, &users.worker, &users.keeper] {
+        tail(url)
+            .await
+            .says_at_last(&["codex.events.log", "ACCESS_REFUSED"]);
+    }
+    assert_only(&users.late, NOT_FOR_CLIENTS, &[]).await;
 }
 
 /// Guards `Topology::missing_rights`.
