@@ -17,6 +17,10 @@ use crate::error::with_sources;
 const PREFETCH: u16 = 200;
 /// Before a cancel that nobody heard is sent again.
 const CANCEL_PAUSE: Duration = Duration::from_secs(5);
+/// After a lost connection, until the request is sent once more as long as
+/// nothing is heard of the turn; twice as long each time, up to the last.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(5 * 60);
 
 /// What a follower is told.
 #[derive(Debug)]
@@ -27,7 +31,8 @@ pub enum Update {
         reason: String,
     },
     /// Listening again. Events may have been missed, never the end: the
-    /// request was sent again, and a turn that has ended tells its end again.
+    /// request was sent again, and is until something is heard of the turn. One
+    /// that has ended tells its end again.
     Restored,
     CancelSent,
     /// It is sent again and again until somebody does.
@@ -43,6 +48,7 @@ pub struct Follow {
     order: Order,
     reading: Option<Reading>,
     cancelling: Cancelling,
+    unsure: Option<Unsure>,
     delays: ExponentialBackoff,
     reason: Option<String>,
 }
@@ -53,12 +59,28 @@ struct Reading {
     consumer: Consumer,
 }
 
+/// On a connection that is not the first, before anything was heard on it: the
+/// turn's end may have been told to nobody, and a request that came while the
+/// sequencer had not yet heard of that end was dropped as one sent twice.
+#[derive(Debug, Clone, Copy)]
+struct Unsure {
+    again: Instant,
+    pause: Duration,
+}
+
 /// How far a cancel is, on the current connection.
 #[derive(Debug, Clone, Copy)]
 enum Cancelling {
     No,
     Unheard { again: Instant },
     Sent,
+}
+
+impl Unsure {
+    fn after(pause: Duration) -> Self {
+        let again = Instant::now() + pause;
+        Self { again, pause }
+    }
 }
 
 impl Follow {
@@ -77,6 +99,7 @@ impl Follow {
             order: Order::default(),
             reading: Some(reading),
             cancelling: Cancelling::No,
+            unsure: None,
             delays: backoff(),
             reason: None,
         })
@@ -117,10 +140,17 @@ impl Follow {
                 Cancelling::Sent => std::future::pending().await,
             }
         };
+        let unsure = async {
+            match self.unsure {
+                Some(Unsure { again, .. }) => sleep_until(again).await,
+                None => std::future::pending().await,
+            }
+        };
         let delivery = tokio::select! {
             biased;
             () = wanted => return self.send_cancel(reading).await,
             delivery = reading.consumer.next() => delivery,
+            () = unsure => return self.ask_again(reading).await,
         };
         match delivery {
             Ok(delivery) => {
@@ -129,6 +159,8 @@ impl Follow {
                 let _ = delivery.ack().await;
                 self.reading = Some(reading);
                 let message = message.filter(|m| m.turn_id == self.submission.turn_id)?;
+                // What comes after it comes here, too.
+                self.unsure = None;
                 let arrival = self.order.place(message.attempt, message.seq)?;
                 Some(Update::Event(Box::new(message), arrival))
             }
@@ -161,6 +193,17 @@ impl Follow {
         }
     }
 
+    async fn ask_again(&mut self, reading: Reading) -> Option<Update> {
+        let pause = self.unsure.map_or(ASK_AGAIN, |unsure| unsure.pause * 2);
+        self.unsure = Some(Unsure::after(pause.min(ASK_AGAIN_AT_MOST)));
+        let request = self.client.publish_request(&reading.link, &self.submission);
+        if let Err(error) = request.await {
+            return self.lost(with_sources(&error));
+        }
+        self.reading = Some(reading);
+        None
+    }
+
     fn lost(&mut self, reason: String) -> Option<Update> {
         self.reading = None;
         let told = self.reason.as_ref() == Some(&reason);
@@ -183,6 +226,7 @@ impl Follow {
             Ok(reading) => {
                 self.reading = Some(reading);
                 self.cancelling = Cancelling::No;
+                self.unsure = Some(Unsure::after(ASK_AGAIN));
                 self.delays = backoff();
                 self.reason = None;
                 Some(Update::Restored)

@@ -2,9 +2,13 @@
 
 use rustix::process::Signal;
 
+use serde_json::json;
+
 use super::submit::producer;
+use crate::clients::scripted::Scripted;
 use crate::support::broker::Broker;
 use crate::support::pool::Pool;
+use crate::support::proxy::Proxy;
 
 const SCRIPT: &str = "t1\nsay before\nwait go\nsay after";
 
@@ -61,6 +65,31 @@ async fn an_end_that_was_missed_is_told_all_the_same() {
     assert_eq!(events.last().unwrap()["text"], "after");
     settled(&url, &pool).await;
     pool.stop().await;
+}
+
+/// Guards `Follow::ask_again`: the end was told to nobody, and the request that was sent again came before
+/// the sequencer had heard of that end, so that it was dropped as one sent twice.
+#[tokio::test]
+async fn an_end_that_was_missed_is_asked_for_until_it_is_told() {
+    let url = Broker::vhost();
+    let mut worker = Scripted::on(&url).await;
+    let proxy = Proxy::before(&url).await;
+    let called = producer(&proxy.url, &["submit", "-w", "a", "hi"]).start();
+    let time = "2026-01-02T03:04:05.000Z";
+    let start =
+        json!({"attempt": 1, "seq": 0, "time": time, "type": "message_start", "workspace": "a"});
+    worker.tell(std::slice::from_ref(&start)).await;
+    called.printed("message_start").await;
+    proxy.cut();
+    called.said("again").await;
+    // Twice dropped; the third time it is known to have ended.
+    worker.tell(&[]).await;
+    worker.tell(&[]).await;
+    let end = json!({"attempt": 1, "seq": 1, "time": time, "type": "message_end",
+        "stop_reason": "end_turn", "text": "done", "duration_ms": 1});
+    worker.tell(&[end]).await;
+    let events = called.done().await.ended(0).events();
+    assert_eq!(events.last().unwrap()["text"], "done");
 }
 
 /// Guards that a follower knows a new attempt from the old one's events.

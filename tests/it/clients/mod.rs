@@ -8,7 +8,7 @@
 
 mod behaviour;
 pub mod program;
-mod scripted;
+pub mod scripted;
 
 macro_rules! tests_in {
     ($module:ident, $language:ident) => {
