@@ -62,7 +62,7 @@ names! {
         EndTurn = "end_turn" => no("nothing"),
         /// It failed, or was not accepted: the `error` event before it says why.
         Error = "error" => as_told("see the error's code"),
-        /// It was cancelled.
+        /// It was cancelled; by another turn, if `superseded_by` names one.
         Cancelled = "cancelled" => no("nothing; send it again if you still want it"),
         /// It ran longer than its limit, or codex was silent for longer than the idle limit: the `error` event
         /// before it says which.
@@ -79,6 +79,9 @@ names! {
         WorkspaceRejected = "workspace.rejected" => no("use another name"),
         /// The workspace has `MAX_WAITING` turns in line.
         BacklogFull = "workspace.backlog_full" => yes("send fewer, or later"),
+        /// The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; nothing
+        /// of it was run.
+        Busy = "workspace.busy" => yes("send it again later, or let it wait"),
         /// codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for
         /// one where it does).
         StartFailed = "codex.start_failed" => as_told("operator: the message says what was in the way; try `turn-worker check`"),
@@ -293,6 +296,9 @@ pub enum EventBody {
         /// codex's own, of the conversation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thread_id: Option<String>,
+        /// The turn that interrupted this one, if that is why it was cancelled.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        superseded_by: Option<String>,
         /// Of the last attempt.
         duration_ms: u64,
         /// The request's own.
@@ -556,6 +562,7 @@ mod tests {
                 text: Some(long.clone()),
                 structured: Some(serde_json::json!({"answer": long})),
                 thread_id: Some("t".into()),
+                superseded_by: None,
                 duration_ms: 7,
                 metadata: None,
                 usage: Some(Usage::default()),

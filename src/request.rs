@@ -22,7 +22,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use choice::ThreadChoice;
+pub use choice::{OnBusy, ThreadChoice};
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use image::{Image, ImagePath, MediaType};
@@ -68,6 +68,7 @@ pub struct TurnRequest {
     pub max_attempts: Option<u32>,
     /// Whole seconds, at least one: later than that it is not to be started.
     pub start_within: Option<Duration>,
+    pub on_busy: OnBusy,
     pub thread: ThreadChoice,
     pub metadata: Option<Map<String, Value>>,
     /// What the answer is to look like.

@@ -130,6 +130,9 @@ pub enum Control {
     Cancel {
         turn_id: String,
         workspace: Option<String>,
+        /// For which turn, where a sequencer asks the workers; who is older
+        /// than this field takes it for a plain cancel.
+        superseded_by: Option<String>,
     },
 }
 
@@ -257,10 +260,15 @@ impl Status {
 impl Control {
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Cancel { turn_id, workspace } => encode(&CancelWire {
+            Self::Cancel {
+                turn_id,
+                workspace,
+                superseded_by,
+            } => encode(&CancelWire {
                 action: "cancel".into(),
                 turn_id: turn_id.into(),
                 workspace: workspace.as_deref().map(Cow::Borrowed),
+                superseded_by: superseded_by.as_deref().map(Cow::Borrowed),
             }),
         }
     }
@@ -279,9 +287,13 @@ impl Control {
         }
         let wire: CancelWire<'_> = json(what, body)?;
         check_turn_id(what, &wire.turn_id)?;
+        if let Some(id) = &wire.superseded_by {
+            check(what, "superseded_by", id, TURN_ID_RULE, is_turn_id)?;
+        }
         Ok(Decoded::Known(Self::Cancel {
             turn_id: wire.turn_id.into_owned(),
             workspace: wire.workspace.map(Cow::into_owned),
+            superseded_by: wire.superseded_by.map(Cow::into_owned),
         }))
     }
 }
@@ -348,6 +360,10 @@ struct CancelWire<'a> {
     /// In any workspace, where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workspace: Option<Cow<'a, str>>,
+    /// Among workers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    superseded_by: Option<Cow<'a, str>>,
 }
 
 impl JsonSchema for Control {
@@ -438,8 +454,10 @@ fn shown(text: &str) -> &str {
     &text[..end]
 }
 
+const TURN_ID_RULE: &str = "[A-Za-z0-9._-]{1,128}";
+
 fn check_turn_id(what: &'static str, id: &str) -> Result<(), DecodeError> {
-    check(what, "turn_id", id, "[A-Za-z0-9._-]{1,128}", is_turn_id)
+    check(what, "turn_id", id, TURN_ID_RULE, is_turn_id)
 }
 
 fn check_workspace(what: &'static str, id: &str) -> Result<(), DecodeError> {

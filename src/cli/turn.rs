@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
-use turn_worker::request::{MediaType, ThreadChoice};
+use turn_worker::request::{MediaType, OnBusy, ThreadChoice};
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
@@ -51,6 +51,14 @@ pub struct QueueingArgs {
     /// How long the turn may wait for its start, such as 30s; later it ends as turn.expired without being run
     #[arg(long, value_name = "D", value_parser = timeout)]
     start_within: Option<Duration>,
+    /// If the workspace has turns that have not ended: enqueue behind them, reject (workspace.busy), or interrupt them
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "enqueue",
+        hide_default_value = true
+    )]
+    on_busy: OnBusy,
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -78,6 +86,7 @@ impl TurnArgs {
             images: self.images()?,
             output_schema: self.output_schema()?,
             start_within: queueing.start_within,
+            on_busy: queueing.on_busy,
             thread: if self.new_thread {
                 ThreadChoice::New
             } else {

@@ -142,6 +142,7 @@ impl Client {
         let cancel = Control::Cancel {
             turn_id: turn_id.to_owned(),
             workspace: workspace.map(str::to_owned),
+            superseded_by: None,
         };
         let exchange = &self.topology.control;
         let properties = named(turn_id);

@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::request::{Limits, MediaType, Properties, Rejection, ThreadChoice, TurnRequest, encode};
+use crate::request::{
+    Limits, MediaType, OnBusy, Properties, Rejection, ThreadChoice, TurnRequest, encode,
+};
 use crate::trace::TraceContext;
 
 /// What goes into a request.
@@ -24,6 +26,7 @@ pub struct NewTurn {
     pub timeout: Option<Duration>,
     /// In whole seconds, rounded up.
     pub start_within: Option<Duration>,
+    pub on_busy: OnBusy,
     pub thread: ThreadChoice,
     /// PNG, JPEG, GIF or WebP; sent along with the prompt.
     pub images: Vec<Vec<u8>>,
@@ -44,6 +47,8 @@ struct Request<'a> {
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_within_s: Option<u64>,
+    #[serde(skip_serializing_if = "OnBusy::is_default")]
+    on_busy: OnBusy,
     #[serde(skip_serializing_if = "ThreadChoice::is_default")]
     thread: ThreadChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +88,7 @@ impl NewTurn {
             model: self.model,
             timeout_s: self.timeout.map(whole_seconds),
             start_within_s: self.start_within.map(whole_seconds),
+            on_busy: self.on_busy,
             thread: self.thread,
             output_schema: self.output_schema.as_deref(),
         };
@@ -153,6 +159,9 @@ mod tests {
         let turn = NewTurn {
             model: Some("gpt-5.5".to_owned()),
             timeout: Some(Duration::from_millis(1500)),
+            start_within: Some(Duration::from_secs(30)),
+            on_busy: OnBusy::Interrupt,
+            thread: ThreadChoice::New,
             images: vec![b"GIF89a...".to_vec()],
             output_schema: serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap(),
             ..turn("a/b", "hi")
@@ -165,6 +174,9 @@ mod tests {
         assert_eq!(read.prompt, "hi");
         assert_eq!(read.model.as_deref(), Some("gpt-5.5"));
         assert_eq!(read.timeout, Some(Duration::from_secs(2)));
+        assert_eq!(read.start_within, Some(Duration::from_secs(30)));
+        assert_eq!(read.on_busy, OnBusy::Interrupt);
+        assert_eq!(read.thread, ThreadChoice::New);
         let [Image::Base64 { media_type, data }] = &read.images[..] else {
             panic!("{:?}", read.images);
         };

@@ -341,6 +341,7 @@ fn the_list_of_kinds_is_the_events_own() {
             text: None,
             structured: None,
             thread_id: None,
+            superseded_by: None,
             duration_ms: 0,
             metadata: None,
             usage: None,

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Image, Limits, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+    Image, Limits, OnBusy, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
 #[derive(Serialize)]
@@ -24,6 +24,8 @@ struct Canonical<'a> {
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_within_s: Option<u64>,
+    #[serde(skip_serializing_if = "OnBusy::is_default")]
+    on_busy: OnBusy,
     #[serde(skip_serializing_if = "ThreadChoice::is_default")]
     thread: ThreadChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +90,7 @@ impl<'a> Canonical<'a> {
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
             start_within_s: request.start_within.map(|t| t.as_secs()),
+            on_busy: request.on_busy,
             thread: request.thread,
             metadata: request.metadata.as_ref(),
             output_schema: request.output_schema.as_ref().map(OutputSchema::raw),

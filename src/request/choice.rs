@@ -46,6 +46,18 @@ macro_rules! choices {
 }
 
 choices! {
+    /// What becomes of a turn whose workspace has turns that have not ended.
+    OnBusy {
+        /// It waits for its place.
+        Enqueue = "enqueue",
+        /// It ends as `workspace.busy` without being run.
+        Reject = "reject",
+        /// The turns ahead of it end as cancelled, and it runs.
+        Interrupt = "interrupt",
+    }
+}
+
+choices! {
     /// Which conversation a turn goes on with.
     ThreadChoice {
         /// Where the workspace's last turn ended.

@@ -14,7 +14,7 @@ use super::json::MAX_VALUES;
 use super::parse::{MAX_METADATA_DEPTH, MAX_OUTPUT_SCHEMA_DEPTH, SERDE_JSON_PRIVATE};
 use super::{
     Image, MAX_IMAGES, MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS, MediaType,
-    ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+    OnBusy, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
 use crate::trace::{TRACEPARENT, TRACESTATE};
@@ -134,6 +134,13 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": u64::MAX,
+            }),
+        ),
+        (
+            "on_busy",
+            json!({
+                "description": "What becomes of the turn where a turn ahead of it in its workspace has not ended: it waits for its place, as it does by default, ends with workspace.busy without being run, or interrupts all ahead of it.",
+                "enum": choices(OnBusy::ALL.iter().map(|choice| choice.as_str())),
             }),
         ),
         (

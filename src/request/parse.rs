@@ -83,6 +83,7 @@ impl TurnRequest {
         let timeout = reader.at_least_one("timeout_s", seconds);
         let start_within = reader.at_least_one("start_within_s", seconds);
         let max_attempts = reader.at_least_one("max_attempts", "a whole number, at least 1");
+        let on_busy = reader.choice("on_busy");
         let thread = reader.choice("thread");
         let metadata = reader.metadata();
         let output_schema = reader.output_schema();
@@ -100,6 +101,7 @@ impl TurnRequest {
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
                     start_within: start_within.map(Duration::from_secs),
+                    on_busy,
                     thread,
                     metadata,
                     output_schema,

@@ -120,6 +120,8 @@ fn each_rule_names_its_field() {
         ("start_within_s", json!(0), "start_within_s"),
         ("start_within_s", json!(0.5), "start_within_s"),
         ("start_within_s", json!("30"), "start_within_s"),
+        ("on_busy", json!("steer"), "on_busy"),
+        ("on_busy", json!(["reject"]), "on_busy"),
         ("thread", json!("fresh"), "thread"),
         ("thread", json!("New"), "thread"),
         ("thread", json!(true), "thread"),
@@ -656,6 +658,7 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("workspace", json!("/srv/ws/acme/website")),
         with("enqueued_at", json!("2026-01-01T00:00:00Z")),
         with("priority", json!(1)),
+        with("on_busy", json!("enqueue")),
         with("thread", json!("continue")),
         with("thread", json!(null)),
     ];
@@ -669,6 +672,8 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("timeout_s", json!(1)),
         with("max_attempts", json!(1)),
         with("start_within_s", json!(1)),
+        with("on_busy", json!("reject")),
+        with("on_busy", json!("interrupt")),
         with("thread", json!("new")),
         with("metadata", json!({})),
         with("output_schema", json!({})),
@@ -777,16 +782,17 @@ mod properties {
             or_any(any::<u64>().prop_map(Value::from).boxed()),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
             or_any(any::<u64>().prop_map(Value::from).boxed()),
+            or_any(text("enqueue|reject|interrupt")),
             or_any(text("continue|new")),
             prop_oneof![map(), json_value()],
             prop_oneof![map(), json_value()],
             or_any((-377_705_023_201i64..253_402_207_200, 0..1_000_000_000).prop_map(|(s, ns)|
                 json!(Timestamp::new(s, ns).unwrap().to_string())).boxed()),
         )
-            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, start_within_s, thread, metadata, output_schema, enqueued_at)| {
+            .prop_map(|(turn_id, workspace, messages, model, timeout_s, max_attempts, start_within_s, on_busy, thread, metadata, output_schema, enqueued_at)| {
                 json!({"turn_id": turn_id, "workspace": workspace, "messages": messages, "model": model,
                        "timeout_s": timeout_s, "max_attempts": max_attempts,
-                       "start_within_s": start_within_s, "thread": thread, "metadata": metadata,
+                       "start_within_s": start_within_s, "on_busy": on_busy, "thread": thread, "metadata": metadata,
                        "output_schema": output_schema, "enqueued_at": enqueued_at})
             })
     }

@@ -123,9 +123,12 @@ impl Actor {
                 let _place = actor.place_for_ending().await;
                 tell(Answer::Claim(ticket, actor.decide(&turn, verdict).await));
             })),
-            Action::RepeatCancel { turn } => drop(tokio::spawn(async move {
+            Action::RepeatCancel {
+                turn,
+                superseded_by,
+            } => drop(tokio::spawn(async move {
                 let _place = actor.offers.acquire().await;
-                actor.repeat_cancel(&turn).await;
+                actor.repeat_cancel(&turn, superseded_by.as_deref()).await;
             })),
             Action::Receive { ticket, turn } => drop(tokio::spawn(async move {
                 let _place = actor.receipts.acquire().await;
@@ -168,10 +171,11 @@ impl Actor {
         Ok(())
     }
 
-    async fn repeat_cancel(&self, turn: &QueuedTurn) {
+    async fn repeat_cancel(&self, turn: &QueuedTurn, superseded_by: Option<&str>) {
         let cancel = Control::Cancel {
             turn_id: turn.turn_id.to_string(),
             workspace: Some(turn.workspace.to_string()),
+            superseded_by: superseded_by.map(str::to_owned),
         };
         let control = &self.topology.control;
         let published: Result<(), PublishError> = self

@@ -47,6 +47,17 @@
 //!   counts from this queue's own delivery. When the time is over the claim is asked for,
 //!   wherever the turn is: in line, in the work queue, or with a worker, which makes
 //!   the other claim. Where that came first, the turn is never asked about again.
+//! - *`on_busy: reject`* asks whether any turn ahead in line has not ended, and that
+//!   only the records tell: one whose last ack or `done` was lost stands in line and
+//!   has ended. Ended is for ever, and nothing ever joins a line ahead of anybody. So
+//!   a turn that was once let in is let in by every later sequencer, too, and needs
+//!   no record of that.
+//! - *`on_busy: interrupt`* supersedes whatever stands ahead in line, at its arrival,
+//!   each by a claim, or by a mark where it runs. A later sequencer does it again, and
+//!   so finishes what was begun. It holds as long as the interrupting turn has no
+//!   claim itself, which the shell looks at each time: one that has ended and is
+//!   published again stands behind turns that are none of its business. Where the
+//!   interrupting turn is superseded itself, the next one behind it takes its place.
 //! - *`max_waiting`* counts the turns held for a workspace: with the head, running
 //!   or not; without those whose claim was asked for on arrival. A turn beyond it
 //!   is never rejected outright, since it may have run before this sequencer knew
@@ -54,6 +65,7 @@
 
 mod backoff;
 mod cancels;
+mod claiming;
 mod counts;
 mod held;
 mod messages;
@@ -74,6 +86,7 @@ pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
 
 use crate::fault;
+use crate::request::OnBusy;
 
 /// How often a worker tells what it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -184,8 +197,15 @@ impl Queue {
         let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
         let line = self.lines.entry(Arc::clone(&turn.workspace)).or_default();
         held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
-        held.one_too_many = !held.cancelled && line.counted >= self.max_waiting;
-        held.counted = !held.cancelled && !held.one_too_many;
+        if !held.cancelled {
+            match turn.on_busy {
+                OnBusy::Enqueue => held.one_too_many = line.counted >= self.max_waiting,
+                OnBusy::Reject => held.must_not_wait = !line.order.is_empty(),
+                // It makes room itself.
+                OnBusy::Interrupt => {}
+            }
+        }
+        held.counted = !(held.cancelled || held.one_too_many || held.must_not_wait);
 
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -196,11 +216,15 @@ impl Queue {
             .entry(Arc::clone(&turn.turn_id))
             .or_default()
             .insert(ticket);
+        let cancelled = held.cancelled;
         if held.deadline.is_some() {
             let turn = Arc::clone(&held.turn);
             out.push(Action::Receive { ticket, turn });
         }
         self.turns.insert(ticket, held);
+        if turn.on_busy == OnBusy::Interrupt && !cancelled {
+            self.interrupt(ticket, now, out);
+        }
         self.attend(ticket, now, out);
         Arrival::New
     }
@@ -242,9 +266,10 @@ impl Queue {
             held.seen = Some(now);
             held.waits = 0;
             held.not_before = now + wait;
-            if held.cancelled {
+            if held.cancelled || held.superseded_by.is_some() {
                 out.push(Action::RepeatCancel {
                     turn: Arc::clone(&held.turn),
+                    superseded_by: held.superseded_by.clone(),
                 });
             }
             self.attend(ticket, now, out);
@@ -287,67 +312,6 @@ impl Queue {
                 self.attend(ticket, now, out);
             }
         }
-    }
-
-    /// The answer to [`Action::Claim`]. One that comes after the turn's `done` is ignored.
-    pub fn claim_answered(
-        &mut self,
-        now: Instant,
-        ticket: Ticket,
-        answer: ClaimAnswer,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(held) = self.turns.get_mut(&ticket) else {
-            return;
-        };
-        let Some(verdict) = held.asked.take() else {
-            return;
-        };
-        match answer {
-            ClaimAnswer::Won | ClaimAnswer::AlreadyEnded => {
-                self.end(ticket, now, out);
-                return;
-            }
-            ClaimAnswer::AlreadyRun => {
-                held.claim_failures = 0;
-                // One that was cancelled while a limit was looked into still needs its mark.
-                held.marked |= verdict == Verdict::Cancelled;
-                // Limits no longer apply to it; it takes a place all the same.
-                held.one_too_many = false;
-                held.deadline = None;
-                if !std::mem::replace(&mut held.counted, true)
-                    && let Some(line) = self.lines.get_mut(&held.turn.workspace)
-                {
-                    line.counted += 1;
-                }
-            }
-            ClaimAnswer::Failed => {
-                let wait = self.jitter.wait(CLAIM_FAILED, held.claim_failures);
-                held.claim_not_before = now + wait;
-                held.claim_failures = held.claim_failures.saturating_add(1);
-            }
-        }
-        self.attend(ticket, now, out);
-    }
-
-    /// The answer to [`Action::Receive`]: a sequencer first received the turn
-    /// so long ago, maybe another one.
-    pub fn was_received(
-        &mut self,
-        now: Instant,
-        ticket: Ticket,
-        ago: Duration,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(held) = self.turns.get_mut(&ticket) else {
-            return;
-        };
-        let (Some(limit), Some(deadline)) = (held.turn.start_within, held.deadline) else {
-            return;
-        };
-        let due = now + limit.saturating_sub(ago).min(NEVER);
-        held.deadline = Some(deadline.min(due));
-        self.attend(ticket, now, out);
     }
 
     /// The broker has confirmed the offer.
@@ -441,6 +405,7 @@ impl Queue {
             return;
         };
         line.order.remove(&ticket);
+        line.interrupts.remove(&ticket);
         line.by_id.remove(turn_id);
         line.counted -= usize::from(held.counted);
         match line.head() {
@@ -454,16 +419,17 @@ impl Queue {
     /// The one place that decides what a turn needs now: to be claimed, to be
     /// offered, or to be looked at again at a certain time.
     fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        let wanted = self.wanted(ticket, now);
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
         let line = self.lines.get(&held.turn.workspace);
         let is_head = line.and_then(Line::head) == Some(ticket) || fault::is_on("sabotage.order");
-        let wake = match (&held.asked, held.wanted(now)) {
+        let wake = match (&held.asked, wanted) {
             (Some(_), _) => None,
             (None, Some(_)) if held.claim_not_before > now => Some(held.claim_not_before),
             (None, Some(verdict)) => {
-                held.asked = Some(verdict);
+                held.asked = Some(verdict.clone());
                 out.push(Action::Claim {
                     ticket,
                     turn: Arc::clone(&held.turn),

@@ -207,6 +207,7 @@ impl Session<'_> {
                     turn_id: request.turn_id.shared(),
                     fingerprint: request.fingerprint().into(),
                     start_within: request.start_within,
+                    on_busy: request.on_busy,
                     enqueued_at: request.enqueued_at,
                     request: Arc::from(request.to_canonical_json().into_bytes()),
                 };
@@ -271,7 +272,14 @@ impl Session<'_> {
 
     async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
         match Control::decode(&delivery.body) {
-            Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) => {
+            // Another sequencer's word to the workers: who interrupts whom is in the records.
+            Ok(Decoded::Known(Control::Cancel {
+                superseded_by: Some(_),
+                ..
+            })) => {}
+            Ok(Decoded::Known(Control::Cancel {
+                turn_id, workspace, ..
+            })) => {
                 let roots = &self.sequencer.limits.roots;
                 match workspace
                     .map(|name| WorkspaceId::parse(&name, roots))

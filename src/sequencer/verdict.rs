@@ -1,5 +1,5 @@
-//! Ends turns that don't run: cancelled while they waited, one too many, or
-//! not started in time.
+//! Ends turns that don't run: cancelled or interrupted while they waited, one
+//! too many, not to wait at all, or not started in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
 use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::trace::TraceContext;
-use crate::turn::{NotStarted, simple_ending};
-use crate::workspace::{Claim, ClaimOutcome, Root, Verdict, WorkspaceError};
+use crate::turn::{NotStarted, cancelled_ending, simple_ending};
+use crate::workspace::{
+    CancelMark, Claim, ClaimOutcome, Root, StateError, Verdict, Workspace, WorkspaceError,
+};
 
 /// What the records say, once the verdict was tried.
 enum Decided {
@@ -27,6 +29,10 @@ enum Decided {
         now: Option<Decision>,
     },
     Runs,
+    /// All that the turn would have had to wait for has ended.
+    AllEnded,
+    /// What was to supersede the turn has been decided itself.
+    Spent,
 }
 
 /// How the turn ends.
@@ -61,17 +67,19 @@ impl Actor {
                 return ClaimAnswer::Failed;
             }
         };
-        let Decided::Ended {
-            events,
-            refused,
-            now,
-        } = decided
-        else {
-            tracing::debug!(
-                turn_id = &*turn.turn_id,
-                "the turn is not ended here: a worker has it"
-            );
-            return ClaimAnswer::AlreadyRun;
+        let (events, refused, now) = match decided {
+            Decided::Ended {
+                events,
+                refused,
+                now,
+            } => (events, refused, now),
+            Decided::Runs => {
+                let turn_id = &*turn.turn_id;
+                tracing::debug!(turn_id, "the turn is not ended here: a worker has it");
+                return ClaimAnswer::AlreadyRun;
+            }
+            Decided::AllEnded => return ClaimAnswer::AllEnded,
+            Decided::Spent => return ClaimAnswer::Spent,
         };
         fault::at("sequencer.claimed");
         if let Some(Decision { stop_reason, error }) = &now {
@@ -131,19 +139,37 @@ fn claim(
     let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
         return Ok(Decided::Runs);
     };
+    let mut mark = CancelMark::default();
     let (stop_reason, error) = match &wanted {
         Wanted::Cancelled => {
             // First, for the next attempt of a turn that turns out to run.
-            claims.mark_cancelled(&turn.turn_id)?;
+            mark = claims.mark_cancelled(&turn.turn_id, None)?;
             fault::at("sequencer.marked");
             (StopReason::Cancelled, None)
+        }
+        Wanted::Superseded { by } => {
+            if claims.find(by)?.is_some() {
+                return Ok(Decided::Spent);
+            }
+            mark = claims.mark_cancelled(&turn.turn_id, Some(by))?;
+            fault::at("sequencer.superseded");
+            (StopReason::Cancelled, None)
+        }
+        Wanted::Busy { ahead } => {
+            if all_have_ended(&workspace, ahead)? {
+                return Ok(Decided::AllEnded);
+            }
+            (StopReason::Error, Some(busy(&turn.workspace)))
         }
         Wanted::BacklogFull => (StopReason::Error, Some(backlog_full(&turn.workspace))),
         Wanted::Expired => (StopReason::Error, Some(expired(turn.start_within))),
     };
     // What the request itself asked for is no operator's concern.
     let refused = error.clone().filter(|_| wanted == Wanted::BacklogFull);
-    let ending = simple_ending(&request, stop_reason, error.clone());
+    let ending = match stop_reason {
+        StopReason::Cancelled => cancelled_ending(&request, mark.superseded_by),
+        _ => simple_ending(&request, stop_reason, error.clone()),
+    };
     let verdict = match &refused {
         None => Verdict::Unrun {
             ending: ending.clone(),
@@ -178,6 +204,15 @@ fn claim(
     })
 }
 
+fn all_have_ended(workspace: &Workspace, turns: &[Arc<str>]) -> Result<bool, StateError> {
+    for turn_id in turns {
+        if !workspace.has_ended(turn_id)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn is_refusal(verdict: &Verdict, code: ErrorCode) -> bool {
     matches!(verdict, Verdict::Rejected { code: because, .. } if *because == code)
 }
@@ -187,6 +222,17 @@ fn backlog_full(workspace: &str) -> TurnError {
         code: ErrorCode::BacklogFull,
         message: format!(
             "workspace `{workspace}` has as many waiting turns as one workspace may have"
+        ),
+        reason: Reason::Unknown,
+        retryable: true,
+    }
+}
+
+fn busy(workspace: &str) -> TurnError {
+    TurnError {
+        code: ErrorCode::Busy,
+        message: format!(
+            "workspace `{workspace}` has a turn that has not ended, and this one was not to wait"
         ),
         reason: Reason::Unknown,
         retryable: true,
@@ -208,6 +254,7 @@ fn expired(limit: Option<Duration>) -> TurnError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::OnBusy;
 
     fn turn(workspace: &str) -> QueuedTurn {
         let request = format!(
@@ -218,6 +265,7 @@ mod tests {
             turn_id: "t".into(),
             fingerprint: 0,
             start_within: Some(Duration::from_secs(7)),
+            on_busy: OnBusy::Enqueue,
             request: request.into_bytes().into(),
             enqueued_at: None,
         }
@@ -229,11 +277,93 @@ mod tests {
         let root = Root::open(dir.path()).unwrap();
         root.workspace("a").unwrap();
         for wanted in [Wanted::Cancelled, Wanted::BacklogFull, Wanted::Expired] {
-            let decided = claim(&root, &turn("a/inside"), wanted, "me".into()).unwrap();
+            let decided = claim(&root, &turn("a/inside"), wanted.clone(), "me".into()).unwrap();
             assert!(matches!(decided, Decided::Runs), "{wanted:?}");
-            let decided = claim(&root, &turn("b"), wanted, "me".into()).unwrap();
+            let decided = claim(&root, &turn("b"), wanted.clone(), "me".into()).unwrap();
             assert!(!matches!(decided, Decided::Runs), "{wanted:?}");
         }
+    }
+
+    fn run_claim() -> Claim {
+        Claim {
+            verdict: Verdict::Run,
+            fingerprint: 0,
+            made_at: Timestamp::now(),
+            by: "w".into(),
+        }
+    }
+
+    #[test]
+    fn g5_who_is_busy_is_decided_by_the_records_of_those_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let workspace = root.workspace("a").unwrap();
+        let decide = |ahead: &[&str]| {
+            let ahead = ahead.iter().map(|id| Arc::from(*id)).collect();
+            claim(&root, &turn("a"), Wanted::Busy { ahead }, "me".into()).unwrap()
+        };
+        let unrun = Claim {
+            verdict: Verdict::Unrun { ending: Vec::new() },
+            ..run_claim()
+        };
+        workspace.claims().claim("unrun", &unrun).unwrap();
+        workspace.claims().claim("runs", &run_claim()).unwrap();
+        assert!(matches!(decide(&["unrun"]), Decided::AllEnded));
+        assert!(workspace.claims().find("t").unwrap().is_none());
+        for ahead in ["runs", "waits"] {
+            let decided = decide(&["unrun", ahead]);
+            let Decided::Ended { refused: None, .. } = decided else {
+                panic!("{ahead}: it is let in, or buried");
+            };
+        }
+        // For good, whoever has ended since.
+        workspace.claims().claim("waits", &unrun).unwrap();
+        let decided = decide(&["runs"]);
+        assert!(matches!(decided, Decided::Ended { now: None, .. }));
+        // One that runs was let in.
+        let claims = root.workspace("b").unwrap().claims().clone();
+        claims.claim("t", &run_claim()).unwrap();
+        let ahead = vec!["waits".into()];
+        let decided = claim(&root, &turn("b"), Wanted::Busy { ahead }, "me".into());
+        assert!(matches!(decided.unwrap(), Decided::Runs));
+    }
+
+    #[test]
+    fn g5_a_turn_is_superseded_durably_and_only_by_one_that_is_not_decided() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let claims = root.workspace("a").unwrap().claims().clone();
+        let supersede = |by: &str| {
+            let by = by.into();
+            claim(&root, &turn("a"), Wanted::Superseded { by }, "me".into()).unwrap()
+        };
+        let unrun = Claim {
+            verdict: Verdict::Unrun { ending: Vec::new() },
+            ..run_claim()
+        };
+        claims.claim("ran", &run_claim()).unwrap();
+        claims.claim("cancelled", &unrun).unwrap();
+        for by in ["ran", "cancelled"] {
+            assert!(matches!(supersede(by), Decided::Spent), "{by}");
+            assert_eq!(claims.cancel_mark("t").unwrap(), None, "{by}");
+        }
+        let Decided::Ended { events, .. } = supersede("u") else {
+            panic!("it goes on");
+        };
+        assert!(events[1].json.contains(r#""superseded_by":"u""#));
+        // Whoever comes later says the same.
+        let Decided::Ended { events: again, .. } = supersede("v") else {
+            panic!("it goes on");
+        };
+        assert_eq!(again, events);
+        // One that runs has the mark, for its next attempt.
+        let claims = root.workspace("b").unwrap().claims().clone();
+        claims.claim("t", &run_claim()).unwrap();
+        let by = "u".into();
+        let decided = claim(&root, &turn("b"), Wanted::Superseded { by }, "me".into());
+        assert!(matches!(decided.unwrap(), Decided::Runs));
+        let mark = claims.cancel_mark("t").unwrap().unwrap();
+        assert_eq!(mark.superseded_by.as_deref(), Some("u"));
     }
 
     #[test]
@@ -249,7 +379,7 @@ mod tests {
                 let stop_reason = now.map(|now| now.stop_reason);
                 (events, refused.map(|error| error.code), stop_reason)
             }
-            Decided::Runs => panic!("it runs"),
+            _ => panic!("it runs"),
         };
         let full = Some(ErrorCode::BacklogFull);
         let (events, refused, now) = decide(Wanted::BacklogFull);
@@ -285,13 +415,7 @@ mod tests {
         };
         assert_eq!(again, events);
         let claims = root.workspace("b").unwrap().claims().clone();
-        let run = Claim {
-            verdict: Verdict::Run,
-            fingerprint: 0,
-            made_at: Timestamp::now(),
-            by: "w".into(),
-        };
-        assert_eq!(claims.claim("t", &run).unwrap(), ClaimOutcome::Won);
+        assert_eq!(claims.claim("t", &run_claim()).unwrap(), ClaimOutcome::Won);
         let decided = claim(&root, &turn("b"), Wanted::Expired, "me".into()).unwrap();
         assert!(matches!(decided, Decided::Runs));
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::attempt::Attempt;
-use super::ending::{Ending, failure, simple_ending};
+use super::ending::{Ending, cancelled_ending, failure, simple_ending};
 use super::hold::Hold;
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
@@ -12,7 +12,8 @@ use crate::event::{ErrorCode, SealedEvent, StopReason};
 use crate::fault;
 use crate::request::TurnRequest;
 use crate::workspace::{
-    Claim, ClaimOutcome, Claims, StateError, TurnHistory, Verdict, Workspace, WorkspaceError,
+    CancelMark, Claim, ClaimOutcome, Claims, StateError, TurnHistory, Verdict, Workspace,
+    WorkspaceError,
 };
 
 /// What the records say of a turn.
@@ -109,18 +110,22 @@ impl<E: Engine> Runner<E> {
         if stop.wanted() == Some(Stop::Shutdown) {
             return Ok(Some(Outcome::Returned));
         }
-        let cancelled = stop.wanted() == Some(Stop::Cancel)
-            || block_in_place(|| workspace.claims().is_cancelled(request.turn_id.as_str()))?;
+        // The durable mark first: other attempts have it, too.
+        let mark = block_in_place(|| workspace.claims().cancel_mark(request.turn_id.as_str()))?;
+        let cancelled = mark.or_else(|| {
+            let superseded_by = stop.superseded_by();
+            (stop.wanted() == Some(Stop::Cancel)).then_some(CancelMark { superseded_by })
+        });
         let unusable = workspace.unusable();
-        if history.is_none() && !cancelled && unusable.is_some() {
+        if history.is_none() && cancelled.is_none() && unusable.is_some() {
             return Ok(None);
         }
         if history.is_none() {
-            let verdict = if cancelled {
-                let ending = simple_ending(request, StopReason::Cancelled, None);
-                Verdict::Unrun { ending }
-            } else {
-                Verdict::Run
+            let verdict = match &cancelled {
+                Some(mark) => Verdict::Unrun {
+                    ending: cancelled_ending(request, mark.superseded_by.clone()),
+                },
+                None => Verdict::Run,
             };
             let (claim, won) = block_in_place(|| self.claim(workspace.claims(), request, verdict))?;
             fault::at("turn.claimed");
@@ -133,8 +138,9 @@ impl<E: Engine> Runner<E> {
         let attempt = Attempt::new(self, request, workspace, &history);
         let max_attempts = request.effective_max_attempts(self.max_attempts);
         let charged = history.charged();
-        let outcome = if cancelled {
-            let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before());
+        let outcome = if let Some(mark) = cancelled {
+            let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before())
+                .superseded_by(mark.superseded_by);
             attempt
                 .end_unrun(&mut hold.journal, ending, sink, stop)
                 .await

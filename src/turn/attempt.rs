@@ -172,7 +172,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 let spent = block_in_place(|| {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
-                let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers);
+                let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
+                    .superseded_by(stop.superseded_by());
                 match self.request.output_schema {
                     Some(_) => ending.structured(),
                     None => ending,

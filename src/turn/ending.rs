@@ -28,6 +28,8 @@ pub(super) struct Ending {
     pub trailing: Vec<EventBody>,
     pub stop_reason: StopReason,
     pub error: Option<TurnError>,
+    /// The turn for which it was cancelled.
+    pub superseded_by: Option<String>,
     pub text: Option<String>,
     /// What the text is, where it was to be JSON.
     pub structured: Option<Value>,
@@ -44,6 +46,7 @@ impl Ending {
             trailing: Vec::new(),
             stop_reason,
             error,
+            superseded_by: None,
             text: None,
             structured: None,
             thread_id: None,
@@ -78,6 +81,7 @@ impl Ending {
             trailing,
             stop_reason,
             error,
+            superseded_by: None,
             text: finished.last_text,
             structured: None,
             thread_id: finished.thread_id,
@@ -102,6 +106,12 @@ impl Ending {
         self
     }
 
+    /// For which turn it was cancelled, if it was.
+    pub fn superseded_by(mut self, turn_id: Option<String>) -> Self {
+        self.superseded_by = turn_id.filter(|_| self.stop_reason == StopReason::Cancelled);
+        self
+    }
+
     /// The last events, in their order.
     pub fn bodies(
         &self,
@@ -114,6 +124,7 @@ impl Ending {
             text: self.text.clone(),
             structured: self.structured.clone(),
             thread_id: self.thread_id.clone(),
+            superseded_by: self.superseded_by.clone(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             metadata,
             usage: self.spent.usage,
@@ -151,6 +162,16 @@ pub fn simple_ending(
     error: Option<TurnError>,
 ) -> Vec<SealedEvent> {
     let ending = Ending::not_run(stop_reason, error, Spent::default());
+    unrun_request(request, ending)
+}
+
+/// The same, of a turn that was cancelled; for another one, if one is named.
+pub fn cancelled_ending(request: &TurnRequest, superseded_by: Option<String>) -> Vec<SealedEvent> {
+    let ending = Ending::not_run(StopReason::Cancelled, None, Spent::default());
+    unrun_request(request, ending.superseded_by(superseded_by))
+}
+
+fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
     let start = message_start(request);
     let metadata = request.metadata.clone();
     let sealer = Sealer::new(request.turn_id.as_str(), 0).traced(request.trace.as_ref());

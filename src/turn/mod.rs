@@ -28,7 +28,7 @@ mod usage;
 
 use std::time::Duration;
 
-pub use ending::{rejected_ending, simple_ending};
+pub use ending::{cancelled_ending, rejected_ending, simple_ending};
 pub use sink::{EventSink, Immediate};
 pub use stop::{Stop, StopHandle};
 

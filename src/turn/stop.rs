@@ -24,23 +24,39 @@ pub enum Stop {
 /// The outside's wish that a turn stop; the first one counts.
 #[derive(Debug, Clone)]
 pub struct StopHandle {
-    stop: watch::Sender<Option<Stop>>,
+    wish: watch::Sender<Option<Wish>>,
     /// Apart, since a turn that is being cancelled may have to be left all the same.
     shutdown: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+struct Wish {
+    why: Stop,
+    /// Of a cancel: for which turn.
+    superseded_by: Option<String>,
 }
 
 impl StopHandle {
     pub fn new() -> Self {
         Self {
-            stop: watch::Sender::new(None),
+            wish: watch::Sender::new(None),
             shutdown: CancellationToken::new(),
         }
     }
 
     pub fn stop(&self, why: Stop) {
-        self.stop.send_if_modified(|stop| {
-            let first = stop.is_none();
-            stop.get_or_insert(why);
+        self.want(why, None);
+    }
+
+    /// Its workspace is wanted for another turn, if one is named.
+    pub fn cancel(&self, superseded_by: Option<String>) {
+        self.want(Stop::Cancel, superseded_by);
+    }
+
+    fn want(&self, why: Stop, superseded_by: Option<String>) {
+        self.wish.send_if_modified(|wish| {
+            let first = wish.is_none();
+            wish.get_or_insert(Wish { why, superseded_by });
             first
         });
         if why == Stop::Shutdown {
@@ -49,7 +65,12 @@ impl StopHandle {
     }
 
     pub fn wanted(&self) -> Option<Stop> {
-        *self.stop.borrow()
+        self.wish.borrow().as_ref().map(|wish| wish.why)
+    }
+
+    /// The turn for which it was cancelled.
+    pub fn superseded_by(&self) -> Option<String> {
+        self.wish.borrow().as_ref()?.superseded_by.clone()
     }
 
     /// Completes when the worker can't wait for the turn, also where it was
@@ -59,10 +80,10 @@ impl StopHandle {
     }
 
     pub async fn stopped(&self) -> Stop {
-        let mut receiver = self.stop.subscribe();
+        let mut receiver = self.wish.subscribe();
         loop {
-            if let Some(stop) = *receiver.borrow_and_update() {
-                return stop;
+            if let Some(wish) = &*receiver.borrow_and_update() {
+                return wish.why;
             }
             // This handle is itself a sender, so the channel can't be closed.
             let _ = receiver.changed().await;

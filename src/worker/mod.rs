@@ -226,9 +226,11 @@ impl<E: Engine> Worker<E> {
     async fn listen_to_control(self: Arc<Self>, mut control: Consumer) {
         while let Ok(delivery) = control.next().await {
             match Control::decode(&delivery.body) {
-                Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) => {
-                    self.cancel(&turn_id, workspace.as_deref());
-                }
+                Ok(Decoded::Known(Control::Cancel {
+                    turn_id,
+                    workspace,
+                    superseded_by,
+                })) => self.cancel(&turn_id, workspace.as_deref(), superseded_by.as_deref()),
                 Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),
                 Err(error) => {
                     tracing::warn!(error = with_sources(&error), "ignored a control message");
@@ -240,7 +242,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn cancel(&self, turn_id: &str, workspace: Option<&str>) {
+    fn cancel(&self, turn_id: &str, workspace: Option<&str>, superseded_by: Option<&str>) {
         // Both spellings of a workspace are one; another one than ours is none of ours.
         let spelt = workspace.map(|name| WorkspaceId::parse(name, &self.limits.roots));
         let workspace = match &spelt {
@@ -251,9 +253,9 @@ impl<E: Engine> Worker<E> {
                 return;
             }
         };
-        for workspace in self.running.cancel(turn_id, workspace) {
-            tracing::info!(turn_id, %workspace, "cancelling");
-            self.mark_cancelled(&workspace, turn_id);
+        for workspace in self.running.cancel(turn_id, workspace, superseded_by) {
+            tracing::info!(turn_id, %workspace, superseded_by, "cancelling");
+            self.mark_cancelled(&workspace, turn_id, superseded_by);
         }
     }
 
@@ -262,11 +264,14 @@ impl<E: Engine> Worker<E> {
         for turn in self.running.snapshot() {
             let marked = tokio::task::block_in_place(|| {
                 let workspace = self.runner.root.workspace(&turn.workspace)?;
-                Ok::<_, crate::turn::NotStarted>(workspace.claims().is_cancelled(&turn.turn_id)?)
+                Ok::<_, crate::turn::NotStarted>(workspace.claims().cancel_mark(&turn.turn_id)?)
             });
             match marked {
-                Ok(true) => drop(self.running.cancel(&turn.turn_id, Some(&turn.workspace))),
-                Ok(false) => {}
+                Ok(Some(mark)) => {
+                    let (workspace, by) = (Some(&*turn.workspace), mark.superseded_by.as_deref());
+                    drop(self.running.cancel(&turn.turn_id, workspace, by));
+                }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(
                         error = with_sources(&error),
@@ -278,10 +283,10 @@ impl<E: Engine> Worker<E> {
     }
 
     /// For the next attempt to see, should this one be cut off before its end.
-    fn mark_cancelled(&self, workspace: &WorkspaceId, turn_id: &str) {
+    fn mark_cancelled(&self, workspace: &WorkspaceId, turn_id: &str, superseded_by: Option<&str>) {
         let marked = tokio::task::block_in_place(|| {
             let workspace = self.runner.root.workspace(workspace.as_str())?;
-            workspace.claims().mark_cancelled(turn_id)?;
+            workspace.claims().mark_cancelled(turn_id, superseded_by)?;
             Ok::<_, crate::turn::NotStarted>(())
         });
         if let Err(error) = marked {

@@ -51,16 +51,21 @@ impl RunningTurns {
         })
     }
 
-    /// Stops every turn of that id, in that workspace if one is named; tells
-    /// in which workspaces.
-    pub fn cancel(&self, turn_id: &str, workspace: Option<&str>) -> Vec<WorkspaceId> {
+    /// Stops every turn of that id, in that workspace if one is named; for
+    /// another turn, if one is named. Tells in which workspaces.
+    pub fn cancel(
+        &self,
+        turn_id: &str,
+        workspace: Option<&str>,
+        superseded_by: Option<&str>,
+    ) -> Vec<WorkspaceId> {
         let turns = self.lock();
         let meant = turns.iter().filter(|((in_workspace, id), _)| {
             id.as_str() == turn_id && workspace.is_none_or(|name| name == in_workspace.as_str())
         });
         meant
             .map(|((workspace, _), taken)| {
-                taken.stop.stop(Stop::Cancel);
+                taken.stop.cancel(superseded_by.map(str::to_owned));
                 workspace.clone()
             })
             .collect()

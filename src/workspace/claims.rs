@@ -71,6 +71,13 @@ impl Verdict {
     }
 }
 
+/// That somebody wants the turn to end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelMark {
+    /// The turn that takes its place, if that is why.
+    pub superseded_by: Option<String>,
+}
+
 /// When a sequencer first received a turn for which that matters.
 #[derive(Serialize, Deserialize)]
 struct Received {
@@ -124,14 +131,32 @@ impl Claims {
         Ok(claim)
     }
 
-    /// Marks the turn as cancelled, for every later attempt to see.
-    pub fn mark_cancelled(&self, turn_id: &str) -> Result<(), StateError> {
-        self.dir.make_file(&cancel_name(turn_id)?)?;
-        Ok(self.dir.sync()?)
+    /// Marks the turn as cancelled, for every later attempt to see; by another
+    /// turn, if one is named. The first mark counts, and is what it returns.
+    pub fn mark_cancelled(
+        &self,
+        turn_id: &str,
+        superseded_by: Option<&str>,
+    ) -> Result<CancelMark, StateError> {
+        let name = cancel_name(turn_id)?;
+        match superseded_by.map(str::to_owned) {
+            // Empty, as all marks once were: to whoever only looks for it, a mark is a mark.
+            None => {
+                self.dir.make_file(&name)?;
+                self.dir.sync()?;
+            }
+            superseded_by => {
+                let mark = line::encode(&CancelMark { superseded_by });
+                self.dir.create_exclusive(&name, &mark)?;
+            }
+        }
+        Ok(self.cancel_mark(turn_id)?.unwrap_or_default())
     }
 
-    pub fn is_cancelled(&self, turn_id: &str) -> Result<bool, StateError> {
-        Ok(self.dir.stat(&cancel_name(turn_id)?)?.is_some())
+    pub fn cancel_mark(&self, turn_id: &str) -> Result<Option<CancelMark>, StateError> {
+        let bytes = self.dir.read(&cancel_name(turn_id)?, MAX_BYTES)?;
+        // Cancelled it is, whatever can't be read of it.
+        Ok(bytes.map(|bytes| line::decode(&bytes).unwrap_or_default()))
     }
 
     /// When the turn was first received: now, unless that is kept already.
@@ -269,9 +294,27 @@ mod tests {
         claims.claim("t", &run_claim()).unwrap();
         assert_eq!(syncs::take(), 2, "lost: file and folder");
         for _ in 0..2 {
-            claims.mark_cancelled("t").unwrap();
+            claims.mark_cancelled("t", None).unwrap();
             assert_eq!(syncs::take(), 1, "cancelled: the folder");
         }
+    }
+
+    #[test]
+    fn g5_the_first_cancel_mark_counts_and_tells_by_whom() {
+        let (tmp, claims) = store();
+        let by = |turn_id| claims.cancel_mark(turn_id).unwrap().unwrap().superseded_by;
+        claims.mark_cancelled("t", Some("u")).unwrap();
+        syncs::take();
+        claims.mark_cancelled("t", Some("v")).unwrap();
+        assert_eq!(syncs::take(), 2, "found: file and folder");
+        claims.mark_cancelled("t", None).unwrap();
+        assert_eq!(by("t").as_deref(), Some("u"));
+        claims.mark_cancelled("plain", None).unwrap();
+        claims.mark_cancelled("plain", Some("u")).unwrap();
+        assert_eq!(by("plain"), None);
+        // A newer worker's, or damaged: it is cancelled all the same.
+        std::fs::write(tmp.path().join("odd.cancel"), "odd").unwrap();
+        assert_eq!(by("odd"), None);
     }
 
     #[test]
@@ -299,20 +342,20 @@ mod tests {
         assert_eq!(names.len(), 3 * ids.len());
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(claims.find(id).unwrap(), None, "{id}");
-            assert!(!claims.is_cancelled(id).unwrap(), "{id}");
+            assert_eq!(claims.cancel_mark(id).unwrap(), None, "{id}");
             let claim = Claim {
                 fingerprint: n as u32,
                 ..run_claim()
             };
             assert_eq!(claims.claim(id, &claim).unwrap(), ClaimOutcome::Won);
-            claims.mark_cancelled(id).unwrap();
-            claims.mark_cancelled(id).unwrap();
+            claims.mark_cancelled(id, None).unwrap();
+            claims.mark_cancelled(id, None).unwrap();
             let at = Timestamp::from_second(n as i64).unwrap();
             assert_eq!(claims.received(id, at).unwrap(), at, "{id}");
         }
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(claims.find(id).unwrap().unwrap().fingerprint, n as u32);
-            assert!(claims.is_cancelled(id).unwrap());
+            assert!(claims.cancel_mark(id).unwrap().is_some());
             let at = Timestamp::from_second(n as i64).unwrap();
             assert_eq!(claims.received(id, time()).unwrap(), at, "the first counts");
         }
@@ -327,8 +370,9 @@ mod tests {
                 Err(StateError::TurnId { .. })
             ));
             assert!(claims.find(id).is_err());
-            assert!(claims.mark_cancelled(id).is_err());
-            assert!(claims.is_cancelled(id).is_err());
+            assert!(claims.mark_cancelled(id, None).is_err());
+            assert!(claims.mark_cancelled(id, Some("x")).is_err());
+            assert!(claims.cancel_mark(id).is_err());
             assert!(claims.received(id, time()).is_err());
         }
     }

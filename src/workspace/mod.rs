@@ -55,7 +55,7 @@ use uuid::Uuid;
 use crate::request::ImagePath;
 
 pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
-pub use claims::{Claim, ClaimOutcome, Claims, Verdict};
+pub use claims::{CancelMark, Claim, ClaimOutcome, Claims, Verdict};
 pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use image::ImageError;
@@ -199,6 +199,15 @@ impl Workspace {
     /// A turn's records as far as they are written, without the lock.
     pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
         journal::history(&self.state, id::turn_id(turn_id)?, None)
+    }
+
+    /// Whether the turn has ended, as its records tell. For ever, if it has.
+    pub fn has_ended(&self, turn_id: &str) -> Result<bool, StateError> {
+        Ok(match self.claims.find(turn_id)? {
+            None => false,
+            Some(claim) if claim.verdict.ending().is_some() => true,
+            Some(_) => self.history(turn_id)?.finished.is_some(),
+        })
     }
 
     /// What the session file says; see [`resolve_session`].

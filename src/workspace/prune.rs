@@ -121,12 +121,12 @@ mod tests {
     fn g4_rejections_push_out_the_oldest_rejections_only() {
         let (tmp, claims) = store();
         claims.claim("ran", &run_claim()).unwrap();
-        claims.mark_cancelled("ran").unwrap();
+        claims.mark_cancelled("ran", None).unwrap();
         for n in 0..6 {
             let at = time() + (1 + n).minutes();
             claims.claim(&format!("r{n}"), &rejected(at)).unwrap();
         }
-        claims.mark_cancelled("r5").unwrap();
+        claims.mark_cancelled("r5", None).unwrap();
         std::fs::write(tmp.path().join("odd.claim"), "unreadable").unwrap();
         assert_eq!(claims.prune_to(2).unwrap(), 4);
         for n in 0..4 {
@@ -135,7 +135,7 @@ mod tests {
         for kept in ["r4", "r5", "ran"] {
             assert!(claims.find(kept).unwrap().is_some(), "{kept}");
         }
-        assert!(claims.is_cancelled("ran").unwrap());
+        assert!(claims.cancel_mark("ran").unwrap().is_some());
         assert!(claims.find("odd").is_err());
         assert_eq!(claims.prune_to(2).unwrap(), 0);
     }
@@ -144,8 +144,8 @@ mod tests {
     fn a_cancel_mark_goes_with_its_verdict() {
         let (tmp, claims) = store();
         claims.claim("r", &rejected(time())).unwrap();
-        claims.mark_cancelled("r").unwrap();
-        claims.mark_cancelled("unseen").unwrap();
+        claims.mark_cancelled("r", None).unwrap();
+        claims.mark_cancelled("unseen", None).unwrap();
         assert_eq!(claims.prune_to(0).unwrap(), 2);
         let left: Vec<_> = std::fs::read_dir(tmp.path())
             .unwrap()

@@ -176,6 +176,7 @@ impl Worker {
             text: finished.last_text,
             structured: None,
             thread_id: finished.thread_id,
+            superseded_by: None,
             duration_ms: u64::try_from(began.elapsed().as_millis())?,
             metadata: None,
             usage: finished.reported_total,

@@ -120,6 +120,7 @@ fn control_reads_as_the_contract_shows_it() {
     let plain = Control::Cancel {
         turn_id: "t-01".into(),
         workspace: None,
+        superseded_by: None,
     };
     let body = br#"{"action":"cancel","turn_id":"t-01"}"#;
     assert_eq!(plain.encode(), body);
@@ -132,8 +133,21 @@ fn control_reads_as_the_contract_shows_it() {
         Decoded::Known(Control::Cancel {
             turn_id: "t-01".into(),
             workspace: Some("/srv/w/acme".into()),
+            superseded_by: None,
         })
     );
+
+    // Among workers; who doesn't know the field takes it for a plain cancel.
+    let superseded = Control::Cancel {
+        turn_id: "t-01".into(),
+        workspace: Some("acme".into()),
+        superseded_by: Some("t-02".into()),
+    };
+    let body = br#"{"action":"cancel","turn_id":"t-01","workspace":"acme","superseded_by":"t-02"}"#;
+    assert_eq!(superseded.encode(), body);
+    assert_eq!(Control::decode(body).unwrap(), Decoded::Known(superseded));
+    let odd = br#"{"action":"cancel","turn_id":"t-01","superseded_by":"../t"}"#;
+    assert!(Control::decode(odd).is_err());
 }
 
 #[test]

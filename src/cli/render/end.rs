@@ -26,6 +26,11 @@ pub fn error(style: Style, error: &TurnError) -> String {
     format!("{what}\n  {why}\n")
 }
 
+/// The turn for which this one was cancelled.
+pub fn superseded(style: Style, by: &str) -> String {
+    style.dim(&format!("turn {} takes its place", clean(by))) + "\n"
+}
+
 /// Outcome, duration, tokens.
 pub fn line(
     style: Style,

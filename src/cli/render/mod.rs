@@ -149,6 +149,7 @@ impl Screen {
                 stop_reason,
                 text,
                 structured,
+                superseded_by,
                 duration_ms,
                 usage,
                 ..
@@ -163,6 +164,10 @@ impl Screen {
                 if let Some(value) = structured {
                     self.begin(Block::Line);
                     self.out.push_str(&end::structured(self.style, value));
+                }
+                if let Some(by) = superseded_by {
+                    self.begin(Block::Line);
+                    self.out.push_str(&end::superseded(self.style, by));
                 }
                 self.begin(Block::Line);
                 let line = end::line(self.style, *stop_reason, *duration_ms, usage.as_ref());

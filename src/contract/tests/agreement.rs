@@ -153,6 +153,7 @@ fn changes(parts: Vec<Value>) -> impl Strategy<Value = Vec<Change>> {
         "metadata",
         "output_schema",
         "start_within_s",
+        "on_busy",
         "thread",
         "source",
         "path",

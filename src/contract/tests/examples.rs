@@ -12,7 +12,9 @@ use crate::client::{Order, TurnMessage};
 use crate::codex::tool::ToolKind;
 use crate::config::Settings;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
-use crate::request::{Limits, OutputSchema, Properties, Rejection, ThreadChoice, TurnRequest};
+use crate::request::{
+    Limits, OnBusy, OutputSchema, Properties, Rejection, ThreadChoice, TurnRequest,
+};
 
 /// Of the package.
 pub fn path(name: &str) -> PathBuf {
@@ -116,6 +118,7 @@ pub fn understood(request: &TurnRequest) -> Value {
         timeout,
         max_attempts,
         start_within,
+        on_busy,
         thread,
         metadata,
         output_schema,
@@ -131,6 +134,7 @@ pub fn understood(request: &TurnRequest) -> Value {
         "timeout_s": timeout.map(|limit| limit.as_secs()),
         "max_attempts": max_attempts,
         "start_within_s": start_within.map(|limit| limit.as_secs()),
+        "on_busy": (*on_busy != OnBusy::default()).then_some(on_busy),
         "thread": (*thread != ThreadChoice::default()).then_some(thread),
         "metadata": metadata,
         "output_schema": output_schema.as_ref().map(OutputSchema::raw),

@@ -50,8 +50,9 @@ fn version_1s_events_are_read_as_ever() {
 fn version_1s_cancels_are_understood_as_ever() {
     for cancel in controls() {
         let value = cancel.value().unwrap();
-        let Ok(Decoded::Known(Control::Cancel { turn_id, workspace })) =
-            Control::decode(&cancel.body)
+        let Ok(Decoded::Known(Control::Cancel {
+            turn_id, workspace, ..
+        })) = Control::decode(&cancel.body)
         else {
             panic!("{} is no cancel any more", cancel.name);
         };

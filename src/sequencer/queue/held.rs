@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::request::OnBusy;
+
 /// A turn as it came out of `codex.turns`, already validated.
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueuedTurn {
@@ -19,6 +21,8 @@ pub struct QueuedTurn {
     /// It must have been started by then, counted from when a sequencer first
     /// received it.
     pub start_within: Option<Duration>,
+    /// What becomes of it, or of those ahead of it, where it is not the first.
+    pub on_busy: OnBusy,
     /// As the producer says, for the age of the oldest waiting turn.
     pub enqueued_at: Option<Timestamp>,
 }
@@ -32,7 +36,7 @@ pub struct QueuedTurn {
 pub struct Ticket(pub(super) u64);
 
 /// How a turn ends that does not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Somebody cancelled it.
     Cancelled,
@@ -40,6 +44,11 @@ pub enum Verdict {
     BacklogFull,
     /// It was not started in time.
     Expired,
+    /// It was not to wait, and one of these turns ahead of it has not ended.
+    /// They are few; if all of them have, others may be asked about.
+    Busy { ahead: Vec<Arc<str>> },
+    /// That turn behind it interrupts it.
+    Superseded { by: Arc<str> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +75,14 @@ pub(super) struct Held {
     pub claim_not_before: Instant,
     /// A cancel is out for it: heartbeats that name it repeat the cancel.
     pub cancelled: bool,
-    /// The records have the cancel, and that the turn has been started.
+    /// The records have a cancel, and that the turn has been started.
     pub marked: bool,
+    /// The cancel that they have is for this turn: heartbeats repeat it, too.
+    pub superseded_by: Option<Arc<str>>,
+    /// It must not wait, and it is not known whether it would have to.
+    pub must_not_wait: bool,
+    /// The records have its end, though its `done` has not been heard.
+    pub has_ended: bool,
     /// It came when its line was full.
     pub one_too_many: bool,
     /// By when it must have been started; none for a turn that has been.
@@ -104,6 +119,9 @@ impl Held {
             claim_not_before: now,
             cancelled: false,
             marked: false,
+            superseded_by: None,
+            must_not_wait: false,
+            has_ended: false,
             one_too_many: false,
             deadline,
             counted: true,
@@ -117,19 +135,6 @@ impl Held {
             timer: None,
         }
     }
-
-    /// The claim that has to be asked for before the turn may go on.
-    pub fn wanted(&self, now: Instant) -> Option<Verdict> {
-        if self.cancelled && !self.marked {
-            Some(Verdict::Cancelled)
-        } else if self.one_too_many {
-            Some(Verdict::BacklogFull)
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
-            Some(Verdict::Expired)
-        } else {
-            None
-        }
-    }
 }
 
 /// The turns of one workspace.
@@ -140,6 +145,9 @@ pub(super) struct Line {
     pub by_id: HashMap<Arc<str>, Ticket>,
     /// How many of them count against `max_waiting`.
     pub counted: usize,
+    /// Those that interrupt the turns ahead of them, unless they are known to
+    /// have been decided themselves.
+    pub interrupts: BTreeSet<Ticket>,
 }
 
 impl Line {

@@ -21,8 +21,10 @@ pub enum Action {
         repeat: bool,
     },
     /// Settle the turn's fate, off the loop, and tell [`claim_answered`].
-    /// For [`Verdict::Cancelled`] the durable cancel mark is written first, also
-    /// where the turn turns out to have been run: its next attempt looks at it.
+    /// For [`Verdict::Cancelled`] and [`Verdict::Superseded`] the durable cancel
+    /// mark is written first, also where the turn turns out to have been run: its
+    /// next attempt looks at it. But a turn that has a claim of its own supersedes
+    /// nobody: then the answer is [`ClaimAnswer::Spent`].
     ///
     /// [`claim_answered`]: super::Queue::claim_answered
     Claim {
@@ -31,7 +33,11 @@ pub enum Action {
         verdict: Verdict,
     },
     /// Publish the cancel once more: a worker tells that it still runs the turn.
-    RepeatCancel { turn: Arc<QueuedTurn> },
+    /// Or for the first time, where another turn interrupts it.
+    RepeatCancel {
+        turn: Arc<QueuedTurn>,
+        superseded_by: Option<Arc<str>>,
+    },
     /// Keep, off the loop, when the turn was first received, unless that is
     /// kept already, and tell [`was_received`] how long ago it was. Nothing is
     /// told where that fails.
@@ -65,6 +71,11 @@ pub enum ClaimAnswer {
     /// The turn has been started: it stays in line. (Where its run has also
     /// ended, a worker will answer its next offer from the journal.)
     AlreadyRun,
+    /// The turns that [`Verdict::Busy`] names have all ended, so nothing is claimed.
+    AllEnded,
+    /// The turn that was to supersede this one has been decided itself, so
+    /// nothing is claimed or marked.
+    Spent,
     /// It could not be written, read, or published; or no mark could be.
     Failed,
 }

@@ -5,6 +5,8 @@ mod world;
 
 use proptest::prelude::*;
 
+use crate::request::OnBusy;
+
 use world::World;
 
 const WORKSPACES: [&str; 3] = ["a", "b", "c"];
@@ -21,11 +23,20 @@ type Name = (usize, usize);
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     start_within: Option<u64>,
+    on_busy: OnBusy,
 }
 
 fn kinds() -> impl Strategy<Value = Vec<Kind>> {
     let start_within = prop_oneof![2 => Just(None), 1 => (1..60u64).prop_map(Some)];
-    let kind = start_within.prop_map(|start_within| Kind { start_within });
+    let on_busy = prop_oneof![
+        3 => Just(OnBusy::Enqueue),
+        2 => Just(OnBusy::Reject),
+        2 => Just(OnBusy::Interrupt)
+    ];
+    let kind = (start_within, on_busy).prop_map(|(start_within, on_busy)| Kind {
+        start_within,
+        on_busy,
+    });
     prop::collection::vec(kind, TURNS)
 }
 
@@ -33,19 +44,48 @@ fn kinds() -> impl Strategy<Value = Vec<Kind>> {
 enum Step {
     Publish(Name),
     Deliver(usize),
-    Confirm { which: usize, taken: bool },
-    Claim { which: usize, how: ClaimRun },
-    Receive { which: usize, kept: bool },
-    HearStatus { many: usize, lost: bool },
+    Confirm {
+        which: usize,
+        taken: bool,
+    },
+    Claim {
+        which: usize,
+        how: ClaimRun,
+    },
+    Receive {
+        which: usize,
+        kept: bool,
+    },
+    /// Workers hear what sequencers want stopped.
+    HearControl {
+        many: usize,
+        lost: bool,
+    },
+    HearStatus {
+        many: usize,
+        lost: bool,
+    },
     FlushAcks(usize),
     Take(usize),
-    Finish { worker: usize, which: usize },
+    Finish {
+        worker: usize,
+        which: usize,
+    },
     Die(usize),
     LoseOffer(usize),
-    Cancel { turn: Name, with_workspace: bool },
-    Pass { seconds: u64, beats_lost: bool },
+    Cancel {
+        turn: Name,
+        with_workspace: bool,
+    },
+    Pass {
+        seconds: u64,
+        beats_lost: bool,
+    },
     TellDepth,
-    Takeover { how: Takeover, published: bool },
+    Takeover {
+        how: Takeover,
+        published: bool,
+    },
     ZombiePasses(u64),
 }
 
@@ -89,6 +129,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => (0..9usize, claim).prop_map(|(which, how)| Step::Claim { which, how }),
         10 => (0..9usize, usually()).prop_map(|(which, kept)| Step::Receive { which, kept }),
         16 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearStatus { many, lost }),
+        8 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearControl { many, lost }),
         10 => (1..9usize).prop_map(Step::FlushAcks),
         24 => (0..WORKERS).prop_map(Step::Take),
         20 => (0..WORKERS, 0..SLOTS).prop_map(|(worker, which)| Step::Finish { worker, which }),

@@ -13,6 +13,8 @@ enum Out {
     Repeat(String),
     Claim(String, Verdict),
     CancelAgain(String),
+    /// A turn, and the one that interrupts it.
+    Interrupt(String, String),
     Receive(String),
 }
 
@@ -52,6 +54,7 @@ fn turn(name: &str, fingerprint: u64) -> QueuedTurn {
         turn_id: turn_id.into(),
         fingerprint,
         start_within: None,
+        on_busy: OnBusy::Enqueue,
         request: Arc::from(name.as_bytes()),
         enqueued_at: None,
     }
@@ -100,7 +103,14 @@ impl Bench {
                     self.tickets.insert(name(&turn), ticket);
                     Out::Claim(name(&turn), verdict)
                 }
-                Action::RepeatCancel { turn } => Out::CancelAgain(name(&turn)),
+                Action::RepeatCancel {
+                    turn,
+                    superseded_by: None,
+                } => Out::CancelAgain(name(&turn)),
+                Action::RepeatCancel {
+                    turn,
+                    superseded_by: Some(by),
+                } => Out::Interrupt(name(&turn), by.to_string()),
                 Action::Receive { ticket, turn } => {
                     self.tickets.insert(name(&turn), ticket);
                     Out::Receive(name(&turn))
@@ -769,4 +779,110 @@ fn a_summary_tells_the_longest_lines_and_who_waits_in_them() {
     );
     assert_eq!(b.queue.summary(b.now, 0).top, []);
     assert_eq!(b.queue.summary(b.now, 100).top.len(), 4);
+}
+
+fn busy(name: &str, ahead: &[&str]) -> Out {
+    let ahead = ahead.iter().map(|id| Arc::from(*id)).collect();
+    claim(name, Verdict::Busy { ahead })
+}
+fn superseded(name: &str, by: &str) -> Out {
+    claim(name, Verdict::Superseded { by: by.into() })
+}
+
+impl Bench {
+    fn on_busy(&mut self, tag: u64, redelivered: bool, name: &str, on_busy: OnBusy) -> Vec<Out> {
+        let turn = QueuedTurn {
+            on_busy,
+            ..turn(name, 0)
+        };
+        self.deliver_as(tag, redelivered, turn).1
+    }
+    fn reject(&mut self, tag: u64, name: &str) -> Vec<Out> {
+        self.on_busy(tag, false, name, OnBusy::Reject)
+    }
+    fn interrupt(&mut self, tag: u64, name: &str) -> Vec<Out> {
+        self.on_busy(tag, false, name, OnBusy::Interrupt)
+    }
+}
+
+#[test]
+fn a_turn_that_is_not_to_wait_runs_at_once_or_is_decided_by_the_records() {
+    let mut bench = Bench::new(1);
+    assert_eq!(bench.reject(1, "a/1"), [offer("a/1")]);
+    // Its limit is another than the line's.
+    assert_eq!(bench.reject(2, "a/2"), [busy("a/2", &["1"])]);
+    assert_eq!(bench.answer("a/2", ClaimAnswer::Won), [ack(2)]);
+    // The first has ended, and nothing was heard of that.
+    assert_eq!(bench.reject(3, "a/3"), [busy("a/3", &["1"])]);
+    assert_eq!(bench.answer("a/3", ClaimAnswer::AllEnded), NONE);
+    assert_eq!(bench.reject(4, "a/4"), [busy("a/4", &["3"])]);
+    assert_eq!(bench.done("a/1"), [ack(1), offer("a/3")]);
+    assert_eq!(bench.answer("a/4", ClaimAnswer::Failed), NONE);
+    // Before it could be told to be busy, it is not so any more.
+    assert_eq!(bench.done("a/3"), [ack(3), offer("a/4")]);
+}
+
+#[test]
+fn many_turns_ahead_are_asked_about_the_nearest_first() {
+    let mut bench = Bench::new(100);
+    for n in 0..20u64 {
+        bench.fresh(n, &format!("a/{n}"));
+    }
+    let ids: Vec<String> = (0..20).rev().map(|n| n.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    assert_eq!(bench.reject(20, "a/20"), [busy("a/20", &ids[..16])]);
+    let more = bench.answer("a/20", ClaimAnswer::AllEnded);
+    assert_eq!(more, [busy("a/20", &ids[16..])]);
+    assert_eq!(bench.answer("a/20", ClaimAnswer::AllEnded), NONE);
+}
+
+#[test]
+fn a_turn_that_interrupts_ends_all_ahead_of_it_and_none_behind() {
+    let mut bench = Bench::new(2);
+    assert_eq!(bench.fresh(1, "a/1"), [offer("a/1")]);
+    assert_eq!(bench.fresh(2, "a/2"), NONE);
+    // However full its line is.
+    let both = [superseded("a/1", "3"), superseded("a/2", "3")];
+    assert_eq!(bench.interrupt(3, "a/3"), both);
+    assert_eq!(bench.fresh(4, "a/4"), [claim("a/4", BacklogFull)]);
+    assert_eq!(bench.answer("a/4", ClaimAnswer::AlreadyRun), NONE);
+    assert_eq!(bench.answer("a/2", ClaimAnswer::Won), [ack(2)]);
+    let told = || [Out::Interrupt("a/1".into(), "3".into())];
+    assert_eq!(bench.answer("a/1", ClaimAnswer::AlreadyRun), told());
+    assert_eq!(bench.heartbeat(&["a/1"]), told());
+    // Published again, it does nothing.
+    assert_eq!(bench.interrupt(5, "a/3"), [ack(5)]);
+    assert_eq!(bench.done("a/1"), [ack(1), offer("a/3")]);
+    assert_eq!(bench.done("a/3"), [ack(3), offer("a/4")]);
+}
+
+#[test]
+fn g5_a_turn_that_has_been_decided_interrupts_nobody() {
+    let mut bench = Bench::new(10);
+    bench.fresh(1, "a/1");
+    bench.fresh(2, "a/2");
+    bench.interrupt(3, "a/3");
+    bench.interrupt(4, "a/4");
+    // Superseded itself, it leaves those ahead to the next one.
+    assert_eq!(bench.answer("a/3", ClaimAnswer::Won), [ack(3)]);
+    let next = bench.answer("a/1", ClaimAnswer::Spent);
+    assert_eq!(next, [superseded("a/1", "4")]);
+    // That one has ended long ago and was published again.
+    assert_eq!(bench.answer("a/1", ClaimAnswer::Spent), NONE);
+    assert_eq!(bench.answer("a/2", ClaimAnswer::Spent), NONE);
+    assert_eq!(bench.confirm("a/1"), NONE);
+    assert_eq!(bench.heartbeat(&["a/1"]), NONE);
+}
+
+#[test]
+fn g5_a_cancel_that_meets_an_interrupt_is_not_lost_with_it() {
+    let mut bench = Bench::new(10);
+    bench.fresh(1, "a/1");
+    assert_eq!(bench.interrupt(2, "a/2"), [superseded("a/1", "2")]);
+    assert_eq!(bench.cancel("1", None), NONE);
+    let next = bench.answer("a/1", ClaimAnswer::Spent);
+    assert_eq!(next, [claim("a/1", Cancelled)]);
+    // One that is cancelled before it comes ends no other turn.
+    bench.cancel("3", None);
+    assert_eq!(bench.interrupt(3, "a/3"), [claim("a/3", Cancelled)]);
 }

@@ -187,6 +187,7 @@ fn ending(turn: &str, attempt: u32, stop_reason: StopReason) -> SealedEvent {
         text: None,
         structured: None,
         thread_id: None,
+        superseded_by: None,
         duration_ms: 1,
         metadata: None,
         usage: None,

@@ -27,6 +27,8 @@ enum Work {
     CancelAlone,
     /// A turn that waits for longer than it wants to.
     Expiry,
+    /// A turn that interrupts those ahead of it.
+    Interrupt,
     /// A turn too many for its workspace.
     Full,
     /// A request that can't be read.
@@ -51,6 +53,9 @@ const DEATHS: &[Death] = &[
     death("sequencer.receipt_kept=return(kill)", Work::Expiry, 0),
     death("sequencer.claimed=return(kill)", Work::Expiry, 0),
     death("sequencer.told=return(kill)", Work::Expiry, 0),
+    death("sequencer.superseded=return(kill)", Work::Interrupt, 0),
+    death("sequencer.claimed=return(kill)", Work::Interrupt, 0),
+    death("sequencer.told=return(kill)", Work::Interrupt, 0),
     // It is refused first, since it may have run; so it may be kept twice.
     death("sequencer.claimed=return(kill)", Work::Full, 1),
     death("sequencer.buried=return(kill)", Work::Full, 2),
@@ -96,6 +101,12 @@ impl Death {
                 pool.started("t1", 1).await;
                 pool.cancel("t2").await;
             }
+            Work::Interrupt => {
+                pool.started("t1", 1).await;
+                let mut request = turn("odd", "a", &[]);
+                request["on_busy"] = json!("interrupt");
+                pool.enqueue(&[request]).await;
+            }
             Work::Full => pool.enqueue(&[turn("odd", "a", &[])]).await,
             Work::Invalid => {
                 let body = json!({"turn_id": "odd", "workspace": "a"});
@@ -111,6 +122,9 @@ impl Death {
     }
 
     async fn is_mended(&self, mut pool: Pool) {
+        if self.at == Work::Interrupt {
+            return self.is_interrupted(pool).await;
+        }
         let t2_ends = match self.at {
             Work::Cancel | Work::CancelAlone => Some("cancelled"),
             Work::Expiry => Some("error"),
@@ -139,6 +153,24 @@ impl Death {
             vec!["t1", "t3"]
         };
         assert_eq!(turns, wanted, "each once, in order");
+        pool.idle().await;
+        pool.ready_in("codex.turns.dead", self.letters).await;
+        pool.stop().await;
+    }
+
+    async fn is_interrupted(&self, mut pool: Pool) {
+        for (id, attempt) in [("t1", 1), ("t2", 0), ("t3", 0)] {
+            let ended = pool.events.ended(id).await;
+            assert_eq!(
+                (ended.stop_reason(), ended.attempt()),
+                ("cancelled", attempt)
+            );
+            assert_eq!(ended.end().unwrap()["superseded_by"], "odd");
+        }
+        let odd = pool.events.ended("odd").await;
+        assert_eq!((odd.stop_reason(), odd.attempt()), ("end_turn", 1));
+        let turns: Vec<_> = pool.runs().all.into_iter().map(|run| run.turn).collect();
+        assert_eq!(turns, ["t1", "odd"], "each once, in order");
         pool.idle().await;
         pool.ready_in("codex.turns.dead", self.letters).await;
         pool.stop().await;

@@ -150,7 +150,7 @@ async fn cancelled_a_turn_stays_cancelled_when_its_worker_dies() {
     pool.cancel("t1").await;
     let claims = Root::open(&pool.root()).unwrap();
     let claims = claims.workspace("a").unwrap();
-    let marked = async || claims.claims().is_cancelled("t1").unwrap().then_some(());
+    let marked = async || claims.claims().cancel_mark("t1").unwrap().map(drop);
     pool.deadline.until("the cancel is marked", marked).await;
     pool.process(number).kill();
     let t1 = pool.events.ended("t1").await;

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broken_broker;
+mod busy;
 mod cancels;
 mod crashes;
 mod event_log;

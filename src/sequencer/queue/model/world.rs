@@ -13,7 +13,7 @@ struct Message {
     redelivered: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Ended {
     ByRun,
     By(Verdict),
@@ -25,8 +25,11 @@ struct Record {
     place: Option<u64>,
     has_run: bool,
     ended: Option<Ended>,
-    mark: bool,
+    /// Cancelled, maybe for another turn.
+    mark: Option<Option<Name>>,
     cancelled: bool,
+    /// It was not to wait, and had not to.
+    let_in: bool,
     /// By any sequencer.
     first_delivered: Option<Instant>,
     /// As it is kept on disk.
@@ -69,6 +72,7 @@ pub struct World {
     /// Times of receipt that are to be kept.
     receipts: Vec<(Ticket, Name)>,
     status: VecDeque<Status>,
+    control: VecDeque<Name>,
 
     work: VecDeque<Name>,
     workers: Vec<Vec<Name>>,
@@ -103,6 +107,7 @@ impl World {
             claims: Vec::new(),
             receipts: Vec::new(),
             status: VecDeque::new(),
+            control: VecDeque::new(),
             work: VecDeque::new(),
             workers: vec![Vec::new(); WORKERS],
             records: HashMap::new(),
@@ -120,6 +125,15 @@ impl World {
 
     fn start_within(&self, turn: Name) -> Option<Duration> {
         self.kinds[turn.1].start_within.map(Duration::from_secs)
+    }
+
+    fn on_busy(&self, turn: Name) -> OnBusy {
+        self.kinds[turn.1].on_busy
+    }
+
+    fn comes_before(&self, turn: Name, other: Name) -> bool {
+        let place = |turn: Name| self.records[&turn].place.unwrap();
+        turn.0 == other.0 && place(turn) < place(other)
     }
 
     fn has_ended(&self, turn: Name) -> bool {
@@ -164,12 +178,16 @@ impl World {
                     let turn = name_of(&turn);
                     let twice = self.claims.iter().any(|(other, ..)| *other == ticket);
                     assert!(!twice, "{turn:?} claimed twice at once");
+                    if let Verdict::Busy { .. } | Verdict::Superseded { .. } = verdict {
+                        self.undecided.insert(turn);
+                    }
                     if verdict == Verdict::BacklogFull && self.undecided.insert(turn) {
                         // Its own delivery is not yet in the line.
                         let held = self.lines[turn.0].len();
                         assert!(held >= self.max_waiting, "rejected with {held} in line");
                     }
                     if verdict == Verdict::Expired {
+                        assert!(!self.started.contains(&turn), "asked again about {turn:?}");
                         self.undecided.insert(turn);
                     }
                     if verdict == Verdict::Cancelled {
@@ -178,8 +196,19 @@ impl World {
                     }
                     self.claims.push((ticket, turn, verdict));
                 }
-                Action::RepeatCancel { turn } => {
-                    assert!(self.records[&name_of(&turn)].cancelled);
+                Action::RepeatCancel {
+                    turn,
+                    superseded_by,
+                } => {
+                    let turn = name_of(&turn);
+                    match superseded_by.map(|by| (turn.0, by.parse().unwrap())) {
+                        None => assert!(self.records[&turn].cancelled),
+                        Some(by) => {
+                            assert!(self.records[&turn].mark.is_some(), "{turn:?}: not durable");
+                            assert!(self.comes_before(turn, by));
+                        }
+                    }
+                    self.control.push_back(turn);
                 }
                 Action::Receive { ticket, turn } => self.receipts.push((ticket, name_of(&turn))),
             }
@@ -229,6 +258,7 @@ impl World {
             turn_id: turn.1.to_string().into(),
             fingerprint: 0,
             start_within: self.start_within(turn),
+            on_busy: self.on_busy(turn),
             request: Arc::from([]),
             enqueued_at: None,
         };
@@ -241,13 +271,17 @@ impl World {
         self.record(turn).first_delivered.get_or_insert(now);
         let due = self.start_within(turn).map(|limit| now + limit);
         match arrival {
-            Arrival::New => self.lines[turn.0].push(InLine {
-                turn,
-                redelivered: message.redelivered,
-                at: self.now,
-                tags: vec![tag],
-                due,
-            }),
+            Arrival::New => {
+                // If it was, that was before it was published again.
+                self.started.remove(&turn);
+                self.lines[turn.0].push(InLine {
+                    turn,
+                    redelivered: message.redelivered,
+                    at: self.now,
+                    tags: vec![tag],
+                    due,
+                });
+            }
             Arrival::Redelivered { .. } => {
                 let held = self.lines[turn.0].iter_mut().find(|l| l.turn == turn);
                 held.unwrap().tags.push(tag);
@@ -271,21 +305,51 @@ impl World {
 
     /// The claim as the file system and the broker see it, asked for by a
     /// sequencer whose clock tells `at`.
-    fn claim(&mut self, turn: Name, verdict: Verdict, at: Instant) -> ClaimAnswer {
-        if verdict == Verdict::Expired {
-            let first = self.records[&turn].first_delivered.unwrap();
-            let limit = self.start_within(turn).unwrap();
-            assert!(at >= first + limit, "{turn:?} expired before its time");
+    fn claim(&mut self, turn: Name, verdict: &Verdict, at: Instant) -> ClaimAnswer {
+        let mut by = None;
+        match verdict {
+            Verdict::Cancelled | Verdict::BacklogFull => {}
+            Verdict::Expired => {
+                let first = self.records[&turn].first_delivered.unwrap();
+                let limit = self.start_within(turn).unwrap();
+                assert!(at >= first + limit, "{turn:?} expired before its time");
+            }
+            Verdict::Busy { ahead } => {
+                assert_eq!(self.on_busy(turn), OnBusy::Reject);
+                let mut ahead = ahead.iter().map(|id| (turn.0, id.parse().unwrap()));
+                if ahead.all(|ahead| self.has_ended(ahead)) {
+                    return ClaimAnswer::AllEnded;
+                }
+            }
+            Verdict::Superseded { by: id } => {
+                let name = (turn.0, id.parse().unwrap());
+                if self.has_ended(name) || self.record(name).has_run {
+                    return ClaimAnswer::Spent;
+                }
+                assert_eq!(self.on_busy(name), OnBusy::Interrupt);
+                assert!(
+                    self.comes_before(turn, name),
+                    "{turn:?} came after {name:?}, which interrupts it"
+                );
+                by = Some(name);
+            }
         }
+        let is_free = self.is_its_turn(turn);
         let record = self.record(turn);
+        if let Verdict::Cancelled | Verdict::Superseded { .. } = verdict {
+            record.mark.get_or_insert(by);
+        }
         if record.ended.is_some() {
             return ClaimAnswer::AlreadyEnded;
         }
-        record.mark |= verdict == Verdict::Cancelled;
         if record.has_run {
             return ClaimAnswer::AlreadyRun;
         }
-        record.ended = Some(Ended::By(verdict));
+        if let Verdict::Busy { .. } = verdict {
+            assert!(!is_free, "{turn:?} had not to wait");
+            assert!(!record.let_in, "{turn:?} was let in, and then was not");
+        }
+        record.ended = Some(Ended::By(verdict.clone()));
         ClaimAnswer::Won
     }
 
@@ -300,7 +364,9 @@ impl World {
         let now = self.now;
         let first = *self.record(turn).received.get_or_insert(now);
         let due = self.start_within(turn).map(|limit| first + limit);
-        if let Some(in_line) = self.lines[turn.0].iter_mut().find(|l| l.turn == turn) {
+        let is_held = self.queue.turns.contains_key(&ticket);
+        let in_line = self.lines[turn.0].iter_mut().find(|l| l.turn == turn);
+        if let Some(in_line) = in_line.filter(|_| is_held) {
             in_line.due = in_line.due.min(due);
         }
         self.with_queue(|queue, now, out| queue.was_received(now, ticket, now - first, out));
@@ -315,22 +381,48 @@ impl World {
         let answer = match how {
             ClaimRun::FailedBefore => ClaimAnswer::Failed,
             ClaimRun::FailedAfter => {
-                self.claim(turn, verdict, now);
+                self.claim(turn, &verdict, now);
                 ClaimAnswer::Failed
             }
-            ClaimRun::Answered => self.claim(turn, verdict, now),
-            ClaimRun::SaysRun => match self.claim(turn, verdict, now) {
+            ClaimRun::Answered => self.claim(turn, &verdict, now),
+            ClaimRun::SaysRun => match self.claim(turn, &verdict, now) {
                 ClaimAnswer::AlreadyEnded if self.records[&turn].has_run => ClaimAnswer::AlreadyRun,
                 answer => answer,
             },
         };
         // A turn that had ended and was published again may have a claim of its own by now.
         let asked_again = self.claims.iter().any(|(_, other, _)| *other == turn);
-        if answer == ClaimAnswer::AlreadyRun && !asked_again {
+        // The answer may be about one that has left the line since.
+        let held = self.queue.turns.contains_key(&ticket);
+        if answer == ClaimAnswer::AlreadyRun && held && !asked_again {
             self.undecided.remove(&turn);
             self.started.insert(turn);
         }
+        if let ClaimAnswer::AllEnded | ClaimAnswer::Spent = answer
+            && held
+            && !asked_again
+        {
+            self.undecided.remove(&turn);
+        }
+        let told = self.control.len();
         self.with_queue(|queue, now, out| queue.claim_answered(now, ticket, answer, out));
+        if let (Verdict::Superseded { .. }, ClaimAnswer::AlreadyRun, true) = (verdict, answer, held)
+        {
+            let told = self.control.range(told..).any(|other| *other == turn);
+            assert!(told, "who runs {turn:?} is not told to stop");
+        }
+    }
+
+    /// Whoever runs the turn stops it.
+    fn hear_control(&mut self, lost: bool) {
+        let Some(turn) = self.control.pop_front().filter(|_| !lost) else {
+            return;
+        };
+        for worker in 0..WORKERS {
+            if let Some(which) = self.workers[worker].iter().position(|other| *other == turn) {
+                self.finish(worker, which);
+            }
+        }
     }
 
     fn hear(&mut self, status: Status) {
@@ -378,7 +470,7 @@ impl World {
         );
         let record = self.record(turn);
         record.has_run = true;
-        if record.mark {
+        if record.mark.is_some() {
             record.ended = Some(Ended::ByRun);
             self.status.push_back(Status::Done(turn));
         } else {
@@ -430,7 +522,7 @@ impl World {
         }
         for (_, turn, verdict) in std::mem::take(&mut self.claims) {
             if published {
-                self.claim(turn, verdict, self.now);
+                self.claim(turn, &verdict, self.now);
             }
         }
         for (_, turn) in std::mem::take(&mut self.receipts) {
@@ -489,7 +581,7 @@ impl World {
                     turn,
                     verdict,
                 } => {
-                    let answer = self.claim(name_of(&turn), verdict, self.now + time);
+                    let answer = self.claim(name_of(&turn), &verdict, self.now + time);
                     zombie.claim_answered(self.now + time, ticket, answer, &mut todo);
                 }
                 Action::Ack { .. } | Action::RepeatCancel { .. } | Action::Receive { .. } => {}
@@ -514,6 +606,9 @@ impl World {
             Step::Confirm { which, taken } => self.confirm(which, taken),
             Step::Claim { which, how } => self.run_claim(which, how),
             Step::Receive { which, kept } => self.receive(which, kept),
+            Step::HearControl { many, lost } => {
+                (0..many).for_each(|_| self.hear_control(lost));
+            }
             Step::HearStatus { many, lost } => {
                 for _ in 0..many {
                     if let Some(status) = self.status.pop_front().filter(|_| !lost) {
@@ -549,8 +644,43 @@ impl World {
         self.check();
     }
 
+    /// What the requests ask for where a workspace is busy.
+    fn check_busy(&mut self) {
+        let held: Vec<Name> = self.lines.iter().flatten().map(|line| line.turn).collect();
+        for turn in held {
+            let record = &self.records[&turn];
+            if self.on_busy(turn) == OnBusy::Reject
+                && !self.undecided.contains(&turn)
+                && !record.has_run
+                && record.ended.is_none()
+            {
+                assert!(self.is_its_turn(turn), "{turn:?} waits, and was not to");
+                self.record(turn).let_in = true;
+            }
+        }
+        for line in &self.lines {
+            for (place, by) in line.iter().enumerate() {
+                let record = &self.records[&by.turn];
+                let decided = record.has_run || record.cancelled || record.ended.is_some();
+                if self.on_busy(by.turn) != OnBusy::Interrupt || decided {
+                    continue;
+                }
+                for turn in line[..place].iter().map(|ahead| ahead.turn) {
+                    assert!(
+                        self.has_ended(turn)
+                            || self.undecided.contains(&turn)
+                            || self.records[&turn].mark.is_some(),
+                        "{turn:?} goes on, though {:?} interrupts it",
+                        by.turn
+                    );
+                }
+            }
+        }
+    }
+
     /// No head waits without a reason of its own (G2), and the numbers agree.
-    fn check(&self) {
+    fn check(&mut self) {
+        self.check_busy();
         let held: usize = self.lines.iter().map(Vec::len).sum();
         assert_eq!(self.queue.turns(), held);
         let busy = self.lines.iter().filter(|line| !line.is_empty()).count();
@@ -603,6 +733,9 @@ impl World {
             while !self.receipts.is_empty() {
                 self.receive(0, true);
             }
+            while !self.control.is_empty() {
+                self.hear_control(false);
+            }
             while !self.offers.is_empty() {
                 self.confirm(0, true);
             }
@@ -634,6 +767,10 @@ impl World {
             );
             if let Some(Ended::By(Verdict::Cancelled)) = record.ended {
                 assert!(record.cancelled);
+            }
+            if let Some(Ended::By(Verdict::Superseded { by })) = &record.ended {
+                let by = &self.records[&(turn.0, by.parse().unwrap())];
+                assert!(by.place.is_some() && by.ended.is_some());
             }
             if let Some(Ended::By(_)) = record.ended {
                 assert!(!record.has_run, "{turn:?} ran and was told it did not");

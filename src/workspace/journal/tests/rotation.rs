@@ -17,7 +17,7 @@ fn run(workspace: &Workspace, from: u64, to: u64) {
         let turn = format!("t{n}");
         let mut journal = open(workspace);
         workspace.claims().claim(&turn, &run_claim()).unwrap();
-        workspace.claims().mark_cancelled(&turn).unwrap();
+        workspace.claims().mark_cancelled(&turn, None).unwrap();
         journal.started(&started(&turn, 1)).unwrap();
         journal.finished(&finished(&turn, 1, n)).unwrap();
     }
@@ -27,7 +27,7 @@ fn is_known(workspace: &Workspace, n: u64) -> bool {
     let turn = format!("t{n}");
     let ran = workspace.history(&turn).unwrap().finished.is_some();
     let claimed = workspace.claims().find(&turn).unwrap().is_some();
-    let marked = workspace.claims().is_cancelled(&turn).unwrap();
+    let marked = workspace.claims().cancel_mark(&turn).unwrap().is_some();
     assert_eq!((claimed, marked), (ran, ran), "{turn}");
     // Looks without making it forget.
     let journal = lock(workspace).open_journal().unwrap();

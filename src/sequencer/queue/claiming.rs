@@ -1,0 +1,181 @@
+//! What is asked of the records before a turn may go on, and what their answers
+//! change.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::held::{Held, Line, Ticket, Verdict};
+use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue};
+
+/// Of how many turns ahead one look into the records tells, at most. Mostly the
+/// first has not ended, and that is all that has to be known.
+const AHEAD_AT_ONCE: usize = 16;
+
+impl Queue {
+    /// The claim that has to be asked for before the turn may go on.
+    pub(super) fn wanted(&mut self, ticket: Ticket, now: Instant) -> Option<Verdict> {
+        let held = self.turns.get(&ticket)?;
+        if held.cancelled && !held.marked {
+            return Some(Verdict::Cancelled);
+        }
+        if held.one_too_many {
+            return Some(Verdict::BacklogFull);
+        }
+        if held.must_not_wait {
+            let ahead = self.not_known_to_have_ended(ticket);
+            if !ahead.is_empty() {
+                return Some(Verdict::Busy { ahead });
+            }
+            self.let_in(ticket);
+        }
+        let held = self.turns.get(&ticket)?;
+        if !held.marked
+            && let Some(by) = self.superseder(held, ticket)
+        {
+            return Some(Verdict::Superseded { by });
+        }
+        let expired = held.deadline.is_some_and(|deadline| deadline <= now);
+        expired.then_some(Verdict::Expired)
+    }
+
+    /// The nearest ones ahead of a turn that are not known to have ended.
+    fn not_known_to_have_ended(&self, ticket: Ticket) -> Vec<Arc<str>> {
+        self.ahead(ticket)
+            .rev()
+            .filter_map(|ahead| self.turns.get(&ahead))
+            .filter(|held| !held.has_ended)
+            .take(AHEAD_AT_ONCE)
+            .map(|held| Arc::clone(&held.turn.turn_id))
+            .collect()
+    }
+
+    fn ahead(&self, ticket: Ticket) -> impl DoubleEndedIterator<Item = Ticket> {
+        let line = self.turns.get(&ticket).map(|held| &held.turn.workspace);
+        let line = line.and_then(|workspace| self.lines.get(workspace));
+        line.into_iter()
+            .flat_map(move |line| line.order.range(..ticket).copied())
+    }
+
+    /// The first one behind a turn that interrupts it.
+    fn superseder(&self, held: &Held, ticket: Ticket) -> Option<Arc<str>> {
+        let line: &Line = self.lines.get(&held.turn.workspace)?;
+        let behind = (Bound::Excluded(ticket), Bound::Unbounded);
+        let by = line.interrupts.range(behind).next()?;
+        Some(Arc::clone(&self.turns.get(by)?.turn.turn_id))
+    }
+
+    /// Limits do not apply to it any longer; it takes a place.
+    fn let_in(&mut self, ticket: Ticket) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        held.one_too_many = false;
+        held.must_not_wait = false;
+        if !std::mem::replace(&mut held.counted, true)
+            && let Some(line) = self.lines.get_mut(&held.turn.workspace)
+        {
+            line.counted += 1;
+        }
+    }
+
+    /// A turn has come that interrupts all ahead of it.
+    pub(super) fn interrupt(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        let workspace = self.turns.get(&ticket).map(|held| &held.turn.workspace);
+        let line = workspace.and_then(|workspace| self.lines.get_mut(workspace));
+        if let Some(line) = line {
+            line.interrupts.insert(ticket);
+        }
+        let ahead: Vec<Ticket> = self.ahead(ticket).collect();
+        for ahead in ahead {
+            self.attend(ahead, now, out);
+        }
+    }
+
+    /// The answer to [`Action::Claim`]. One that comes after the turn's `done` is ignored.
+    pub fn claim_answered(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        answer: ClaimAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let Some(verdict) = held.asked.take() else {
+            return;
+        };
+        if answer == ClaimAnswer::Failed {
+            let wait = self.jitter.wait(CLAIM_FAILED, held.claim_failures);
+            held.claim_not_before = now + wait;
+            held.claim_failures = held.claim_failures.saturating_add(1);
+        } else {
+            held.claim_failures = 0;
+        }
+        match (answer, verdict) {
+            (ClaimAnswer::Won | ClaimAnswer::AlreadyEnded, _) => {
+                self.end(ticket, now, out);
+                return;
+            }
+            (ClaimAnswer::AlreadyRun, verdict) => {
+                held.deadline = None;
+                // One that was cancelled while a limit was looked into still needs its mark.
+                match verdict {
+                    Verdict::Cancelled => held.marked = true,
+                    Verdict::Superseded { by } => {
+                        held.marked = true;
+                        held.superseded_by = Some(Arc::clone(&by));
+                        // Nobody else has told whoever runs it.
+                        out.push(Action::RepeatCancel {
+                            turn: Arc::clone(&held.turn),
+                            superseded_by: Some(by),
+                        });
+                    }
+                    Verdict::BacklogFull | Verdict::Expired | Verdict::Busy { .. } => {}
+                }
+                self.let_in(ticket);
+            }
+            (ClaimAnswer::AllEnded, Verdict::Busy { ahead }) => {
+                let workspace = Arc::clone(&held.turn.workspace);
+                for turn_id in ahead {
+                    let ahead = self.find(&workspace, &turn_id);
+                    if let Some(held) = ahead.and_then(|ahead| self.turns.get_mut(&ahead)) {
+                        held.has_ended = true;
+                    }
+                }
+            }
+            (ClaimAnswer::Spent, Verdict::Superseded { by }) => {
+                let workspace = Arc::clone(&held.turn.workspace);
+                let by = self.find(&workspace, &by);
+                let line = self.lines.get_mut(&workspace);
+                if let (Some(by), Some(line)) = (by, line) {
+                    line.interrupts.remove(&by);
+                }
+            }
+            // Nothing else is answered so: it is asked again, later.
+            (ClaimAnswer::Failed | ClaimAnswer::AllEnded | ClaimAnswer::Spent, _) => {}
+        }
+        self.attend(ticket, now, out);
+    }
+
+    /// The answer to [`Action::Receive`]: a sequencer first received the turn
+    /// so long ago, maybe another one.
+    pub fn was_received(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        ago: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let (Some(limit), Some(deadline)) = (held.turn.start_within, held.deadline) else {
+            return;
+        };
+        let due = now + limit.saturating_sub(ago).min(NEVER);
+        held.deadline = Some(deadline.min(due));
+        self.attend(ticket, now, out);
+    }
+}
