@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
+use super::golden::Turn;
 use super::program::{Language, turn_id};
 use super::scripted::Scripted;
 use crate::docs;
@@ -215,4 +216,42 @@ pub async fn the_rules_of_reading(language: Language) {
     let timeout = json!({"attempt": 1, "seq": 0, "type": "message_end", "stop_reason": "timeout", "duration_ms": 1});
     scripted.tell(&[timeout]).await;
     called.done().await.ended(124);
+}
+
+/// The contract's own examples: those that come to their end follow each
+/// other, as the prompts of one call; each of the others ends its call.
+pub async fn the_contracts_turns(language: Language) {
+    let url = Broker::vhost();
+    let mut scripted = Scripted::on(&url).await;
+    let (ending, others): (Vec<_>, Vec<_>) = Turn::all()
+        .into_iter()
+        .partition(|turn| turn.stop_reason() == "end_turn");
+    let mut calls: Vec<Vec<Turn>> = others.into_iter().map(|turn| vec![turn]).collect();
+    assert!(!ending.is_empty() && !calls.is_empty());
+    calls.push(ending);
+    for turns in &calls {
+        let prompts: Vec<_> = turns.iter().map(|turn| turn.name.as_str()).collect();
+        let called = language.producer("a", &prompts, &url).start();
+        for turn in turns {
+            scripted.tell(&turn.told).await;
+        }
+        let status = match turns[0].stop_reason() {
+            "end_turn" => 0,
+            "timeout" => 124,
+            "cancelled" => 130,
+            _ => 1,
+        };
+        let done = called.done().await.ended(status);
+        let shown: String = turns.iter().map(Turn::shown).collect();
+        assert_eq!(done.out, shown, "{prompts:?} {done:#?}");
+        let restarts: usize = turns.iter().map(Turn::restarts).sum();
+        assert_eq!(
+            done.err.matches("\nattempt ").count(),
+            restarts,
+            "{done:#?}"
+        );
+        for error in turns.iter().filter_map(Turn::error) {
+            assert!(done.err.contains(&format!("\n{error}\n")), "{done:#?}");
+        }
+    }
 }

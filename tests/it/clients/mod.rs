@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod behaviour;
+mod golden;
 pub mod program;
 pub mod scripted;
 
@@ -49,6 +50,11 @@ macro_rules! tests_in {
             #[tokio::test]
             async fn g5_each_event_counts_once_and_a_new_attempt_starts_over() {
                 behaviour::the_rules_of_reading($language).await;
+            }
+
+            #[tokio::test]
+            async fn the_contracts_turns_are_shown_as_they_are_to_be_read() {
+                behaviour::the_contracts_turns($language).await;
             }
         }
     };
