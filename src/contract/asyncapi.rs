@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{VERSION, schema};
 use crate::amqp::dead_letter::{CODE_HEADER, MESSAGE_HEADER};
+use crate::amqp::event_log::FILTER_VALUE;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
@@ -86,8 +87,15 @@ fn channels(topology: &Topology, types: &[String]) -> Value {
             "address": "{turn_id}",
             "description": "What happens to the turns. Bind a queue of your own before you publish the request.",
             "parameters": { "turn_id": { "description": "The routing key: the turn's id, `*` for all." } },
-            "messages": events,
+            "messages": events.clone(),
             "bindings": exchange(&topology.events, "topic"),
+        },
+        "eventLog": {
+            "address": topology.log,
+            "description": "All events, kept for those who come late, where the operator wants that: a stream, read with \
+                            acks, a prefetch and the argument `x-stream-offset`; `x-stream-filter` asks for one turn.",
+            "messages": events,
+            "bindings": queue(&topology.log),
         },
         "control": {
             "address": "any",
@@ -99,13 +107,7 @@ fn channels(topology: &Topology, types: &[String]) -> Value {
             "address": topology.dead,
             "description": "Requests that were not accepted, for operators.",
             "messages": { "rejected": message("rejected") },
-            "bindings": {
-                "amqp": {
-                    "is": "queue",
-                    "queue": { "name": topology.dead, "durable": true, "exclusive": false, "autoDelete": false },
-                    "bindingVersion": BINDING_VERSION,
-                },
-            },
+            "bindings": queue(&topology.dead),
         },
     })
 }
@@ -165,17 +167,36 @@ fn exchange(name: &str, kind: &str) -> Value {
     })
 }
 
+fn queue(name: &str) -> Value {
+    json!({
+        "amqp": {
+            "is": "queue",
+            "queue": { "name": name, "durable": true, "exclusive": false, "autoDelete": false },
+            "bindingVersion": BINDING_VERSION,
+        },
+    })
+}
+
 fn event_message(name: &str, schemas: &Map<String, Value>) -> Value {
     json!({
         "name": name,
         "title": name,
         "description": schemas[name]["description"],
         "contentType": "application/json",
-        "headers": trace_headers(),
+        "headers": event_headers(),
         "correlationId": { "location": "$message.payload#/turn_id" },
         "payload": { "$ref": format!("#/components/schemas/{name}") },
         "bindings": { "amqp": { "messageType": name, "bindingVersion": BINDING_VERSION } },
     })
+}
+
+fn event_headers() -> Value {
+    let mut headers = trace_headers();
+    headers["properties"][FILTER_VALUE] = json!({
+        "description": "The turn's id, for readers of the event log.",
+        "type": "string",
+    });
+    headers
 }
 
 /// Those of the request come back on its events.
