@@ -22,10 +22,12 @@ impl Call {
 
     /// Of another program.
     pub fn of(program: &str, arguments: &[&str]) -> Self {
+        // Who runs the tests in the background has Ctrl-C ignored, and with them all that they start.
+        let mut command = Command::new("env");
         // Dies with the test, also where that is killed.
-        let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", program])
+            .arg("--default-signal=INT,QUIT,HUP")
+            .args(["setpriv", "--pdeathsig", "KILL", program])
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -69,6 +69,7 @@ fn run(host: &Host, prompt: &str) -> Call {
     Call::new(&["run", "--workspace", "a", prompt])
         .set("WORKSPACE_ROOT", &path("workspaces"))
         .set("CODEX_BIN", stand_in().to_str().unwrap())
+        .set("CODEX_ENGINE", "exec")
         .set("CODEX_ENV", "PATH,HOME,STAND_IN_DIR")
         .env("HOME", &path("home"))
         .env("STAND_IN_DIR", &path("stand-in"))
