@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use nix::sys::signal::{self, SigHandler};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -248,6 +249,20 @@ fn file_args(flags: &[String], files: &[OwnedFd]) -> Vec<String> {
     flags.iter().zip(files).map(arg).collect()
 }
 
+/// A worker that was started in the background of a shell, or by nohup, ignores
+/// SIGINT, and what it starts would, too: codex could not be interrupted.
+fn heed_signals() {
+    for signal in signal::Signal::iterator() {
+        #[expect(
+            unsafe_code,
+            reason = "neither std nor rustix changes what a signal does"
+        )]
+        // SAFETY: it makes one system call, and no handler of ours is lost: it is
+        // called between fork and exec. For two signals it fails, which nobody can ignore.
+        let _ = unsafe { signal::signal(signal, SigHandler::SigDfl) };
+    }
+}
+
 /// With an error, in words, which step it was on the way to codex, if it was
 /// one of ours.
 fn spawn(
@@ -281,6 +296,7 @@ fn spawn(
     // SAFETY: all of it is async-signal-safe, and this process has one thread.
     unsafe {
         command.pre_exec(move || {
+            heed_signals();
             for file in &files {
                 // Of these, unlike all others, codex has the descriptor.
                 rustix::io::fcntl_setfd(file, FdFlags::empty())?;

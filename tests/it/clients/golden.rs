@@ -82,10 +82,11 @@ impl Turn {
                     }
                     open = true;
                 }
-                "message_end" if event["text"].is_string() => {
-                    if last.is_none_or(|(_, joined)| joined != text) {
-                        messages.push((None, text.to_owned()));
-                    }
+                "message_end"
+                    if event["text"].is_string()
+                        && last.is_none_or(|(_, joined)| joined != text) =>
+                {
+                    messages.push((None, text.to_owned()));
                 }
                 _ => {}
             }

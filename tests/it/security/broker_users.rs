@@ -407,12 +407,13 @@ async fn g8_the_event_log_is_kept_and_read_by_those_who_may_and_no_others() {
     let kept = keep(&users.keeper).await;
     assert!(matches!(kept, LogState::Kept), "{kept:?}");
     let tail = async |url: &str| {
-        let call = Call::new(&["tail", "t1"]).set("AMQP_URL", url);
+        // Of an id that no other test has on this vhost.
+        let call = Call::new(&["tail", "nobodys"]).set("AMQP_URL", url);
         call.run().await.ended(1)
     };
     tail(&users.late)
         .await
-        .says_at_last(&["the event log has nothing of turn t1"]);
+        .says_at_last(&["the event log has nothing of turn nobodys"]);
     for url in [&users.reader, &users.producer, &users.worker, &users.keeper] {
         tail(url)
             .await
