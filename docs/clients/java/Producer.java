@@ -23,7 +23,10 @@ import java.util.concurrent.TimeoutException;
 /**
  * Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
  *
- * <pre>AMQP_URL=amqp://… java -cp … Producer WORKSPACE PROMPT [PROMPT…]</pre>
+ * <pre>AMQP_URL=amqp://… java -cp … Producer WORKSPACE PROMPT [PROMPT…]
+ * AMQP_URL=amqp://… java -cp … Producer --tail TURN_ID</pre>
+ *
+ * The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
  *
  * Ctrl-C cancels the turn, and leaves after a minute in which its end did not come. Exit status: 0 if every turn came to
  * its end, 124 if one ran out of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
@@ -258,13 +261,54 @@ public class Producer {
         return reader.stopReason;
     }
 
+    /** Prints a turn from the event log. Returns how it ended, over as many connections as that takes. */
+    static String tail(String url, String turnId) throws Exception {
+        ConnectionFactory factory = new ConnectionFactory();
+        factory.setUri(url);
+        factory.setAutomaticRecoveryEnabled(false);
+        Reader reader = new Reader();
+        Object offset = "first";
+        while (true) {
+            try (Connection connection = factory.newConnection()) {
+                Channel channel = connection.createChannel();
+                channel.basicQos(100); // a stream has no consumer without
+                BlockingQueue<Delivery> deliveries = new LinkedBlockingQueue<>();
+                channel.basicConsume(
+                        "codex.events.log",
+                        false,
+                        Map.of("x-stream-offset", offset, "x-stream-filter", turnId),
+                        (tag, delivery) -> deliveries.add(delivery),
+                        tag -> connection.abort()); // the log was deleted
+                while (reader.stopReason == null && !interrupted) {
+                    Delivery delivery = deliveries.poll(200, TimeUnit.MILLISECONDS);
+                    if (delivery == null && !channel.isOpen()) throw new IOException("the channel is closed");
+                    if (delivery == null) continue;
+                    offset = (Long) delivery.getProperties().getHeaders().get("x-stream-offset") + 1;
+                    JsonObject event =
+                            GSON.fromJson(new String(delivery.getBody(), StandardCharsets.UTF_8), JsonObject.class);
+                    // The filter lets others through, too.
+                    if (event.has("turn_id") && event.get("turn_id").getAsString().equals(turnId)) reader.take(event);
+                    channel.basicAck(delivery.getEnvelope().getDeliveryTag(), false);
+                }
+                return reader.stopReason == null ? "cancelled" : reader.stopReason;
+            } catch (IOException | ShutdownSignalException error) {
+                if (reader.stopReason != null) return reader.stopReason;
+                if (isRefusal(error) || offset.equals("first")) throw error;
+                say("lost the broker: " + error);
+                Thread.sleep(RECONNECT_PAUSE_MS);
+            }
+        }
+    }
+
     static int run(String[] arguments) {
         if (arguments.length < 2) {
-            say("usage: Producer WORKSPACE PROMPT [PROMPT…]");
+            say("usage: Producer WORKSPACE PROMPT [PROMPT…]\n       Producer --tail TURN_ID");
             return 2;
         }
+        String url = System.getenv().getOrDefault("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f");
         try {
-            Broker broker = new Broker(System.getenv().getOrDefault("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"));
+            if (arguments[0].equals("--tail")) return EXIT_STATUS.getOrDefault(tail(url, arguments[1]), 1);
+            Broker broker = new Broker(url);
             String stopReason = "";
             for (String prompt : Arrays.asList(arguments).subList(1, arguments.length)) {
                 stopReason = runTurn(broker, arguments[0], prompt);

@@ -2,6 +2,9 @@
 """Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 
     AMQP_URL=amqp://… python3 producer.py WORKSPACE PROMPT [PROMPT…]
+    AMQP_URL=amqp://… python3 producer.py --tail TURN_ID
+
+The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 
 Ctrl-C cancels the turn; a second one leaves at once.  Exit status: 0 if every turn came to its end, 124 if one ran out
 of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
@@ -176,6 +179,34 @@ def run_turn(broker, workspace, prompt):
             say("connected again")
 
 
+def tail(url, turn_id):
+    """Prints a turn from the event log.  Returns how it ended, over as many connections as that takes."""
+    reader = Reader()
+    offset = "first"
+    while True:
+        try:
+            with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+                channel = connection.channel()
+                channel.basic_qos(prefetch_count=100)  # a stream has no consumer without
+                arguments = {"x-stream-offset": offset, "x-stream-filter": turn_id}
+                for method, properties, body in channel.consume("codex.events.log", arguments=arguments):
+                    offset = properties.headers["x-stream-offset"] + 1
+                    event = json.loads(body)
+                    # The filter lets others through, too.
+                    stop_reason = reader.take(event) if event.get("turn_id") == turn_id else None
+                    channel.basic_ack(method.delivery_tag)
+                    if stop_reason:
+                        return stop_reason
+                raise AMQPConnectionError("the broker has ended the consumer")
+        except REFUSALS:
+            raise
+        except AMQPError as error:
+            if offset == "first":
+                raise
+            say(f"lost the broker: {error!r}")
+            time.sleep(RECONNECT_PAUSE_S)
+
+
 def interrupt(_signal, _frame):
     global interrupted
     interrupted = True
@@ -184,12 +215,15 @@ def interrupt(_signal, _frame):
 
 def main():
     if len(sys.argv) < 3:
-        say("usage: producer.py WORKSPACE PROMPT [PROMPT…]")
+        say("usage: producer.py WORKSPACE PROMPT [PROMPT…]\n       producer.py --tail TURN_ID")
         return 2
     workspace, *prompts = sys.argv[1:]
-    signal.signal(signal.SIGINT, interrupt)
+    url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
     try:
-        broker = Broker(os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"))
+        if workspace == "--tail":
+            return EXIT_STATUS.get(tail(url, prompts[0]), 1)
+        signal.signal(signal.SIGINT, interrupt)
+        broker = Broker(url)
         stop_reason = "cancelled"
         for prompt in prompts:
             stop_reason = run_turn(broker, workspace, prompt)

@@ -1,6 +1,9 @@
 // Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 //
 //     AMQP_URL=amqp://… node build/producer.js WORKSPACE PROMPT [PROMPT…]
+//     AMQP_URL=amqp://… node build/producer.js --tail TURN_ID
+//
+// The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 //
 // Ctrl-C cancels the turn; a second one leaves at once.  Exit status: 0 if every turn came to its end, 124 if one ran
 // out of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
@@ -230,17 +233,57 @@ async function runTurn(broker: Broker, workspace: string, prompt: string): Promi
   }
 }
 
+/** Prints a turn from the event log.  Returns how it ended, over as many connections as that takes. */
+async function tail(url: string, turnId: string): Promise<string> {
+  const reader = new Reader();
+  let offset: number | undefined;
+  let refusal: Refused | undefined;
+  for (;;) {
+    try {
+      const connection = await amqp.connect(url);
+      connection.on("error", () => {}); // the channel closes, too, and that is where it is noticed
+      const channel = await connection.createChannel();
+      channel.on("error", (error) => {
+        refusal = new Refused(error.message);
+      });
+      await channel.prefetch(100); // a stream has no consumer without
+      const stopReason = await new Promise<string>((resolve, reject) => {
+        channel.once("close", () => reject(new Error("the channel is closed")));
+        const take = (message: ConsumeMessage | null) => {
+          if (message === null) return reject(new Error("the broker has ended the consumer"));
+          offset = Number(message.properties.headers?.["x-stream-offset"]) + 1;
+          const event: TurnEvent = JSON.parse(message.content.toString());
+          // The filter lets others through, too.
+          const stopReason = event.turn_id === turnId ? reader.take(event) : undefined;
+          channel.ack(message);
+          if (stopReason) resolve(stopReason);
+        };
+        const options = { arguments: { "x-stream-offset": offset ?? "first", "x-stream-filter": turnId } };
+        channel.consume("codex.events.log", take, options).catch(reject);
+      });
+      await connection.close();
+      return stopReason;
+    } catch (error) {
+      if (refusal ?? offset === undefined) throw refusal ?? error;
+      say(`lost the broker: ${(error as Error).message}`);
+      await sleep(RECONNECT_PAUSE_MS);
+    }
+  }
+}
+
 async function main(): Promise<number> {
   const [workspace, ...prompts] = process.argv.slice(2);
-  if (workspace === undefined || prompts.length === 0) {
-    say("usage: producer.js WORKSPACE PROMPT [PROMPT…]");
+  if (workspace === undefined || prompts[0] === undefined) {
+    say("usage: producer.js WORKSPACE PROMPT [PROMPT…]\n       producer.js --tail TURN_ID");
     return 2;
   }
-  process.once("SIGINT", () => {
-    interrupted = true;
-  });
+  const url = process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f";
   try {
-    const broker = new Broker(process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f");
+    if (workspace === "--tail") return EXIT_STATUS[await tail(url, prompts[0])] ?? 1;
+    process.once("SIGINT", () => {
+      interrupted = true;
+    });
+    const broker = new Broker(url);
     await broker.connect();
     let stopReason = "cancelled";
     for (const prompt of prompts) {

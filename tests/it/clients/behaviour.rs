@@ -8,7 +8,7 @@ use super::program::{Language, turn_id};
 use super::scripted::Scripted;
 use crate::docs;
 use crate::support::broker::Broker;
-use crate::support::pool::Pool;
+use crate::support::pool::{Pool, turn};
 use crate::support::proxy::Proxy;
 
 const SCRIPT: &str = "t1\nsay before\nwait go\nsay after";
@@ -127,6 +127,31 @@ pub async fn a_worker_killed_in_mid_turn(language: Language) {
     let done = called.done().await.ended(0);
     assert_eq!(done.out, "before\nbefore\nafter\n");
     assert!(done.err.contains("\nattempt 2: "), "{done:#?}");
+    pool.stop().await;
+}
+
+pub async fn who_comes_late(language: Language) {
+    let url = Broker::vhost();
+    // There is no log.
+    let nowhere = language.tail("t1", &url).run().await.ended(1);
+    assert!(nowhere.err.contains("codex.events.log"), "{nowhere:#?}");
+    let mut pool = Pool::on(&url, 1, &[("EVENT_LOG", "on")]).await;
+    pool.enqueue(&[
+        turn("other", "b", &["say nothing"]),
+        turn("t1", "a", &["say before", "wait go", "say after"]),
+    ])
+    .await;
+    pool.events.said("t1", "before").await;
+    let proxy = Proxy::before(&url).await;
+    let called = language.tail("t1", &proxy.url).start();
+    called.printed("before").await;
+    // It goes on where it was, and tells nothing twice.
+    proxy.cut();
+    called.said("lost the broker").await;
+    pool.release("go");
+    let done = called.done().await.ended(0);
+    assert_eq!(done.out, "before\nafter\n");
+    assert!(done.err.contains("\nend_turn, tokens: "), "{done:#?}");
     pool.stop().await;
 }
 

@@ -43,6 +43,11 @@ macro_rules! tests_in {
             }
 
             #[tokio::test]
+            async fn who_comes_late_reads_the_turn_from_the_log_and_follows_it() {
+                behaviour::who_comes_late($language).await;
+            }
+
+            #[tokio::test]
             async fn a_refusal_is_shown_with_its_code_and_message() {
                 behaviour::a_refusal($language).await;
             }

@@ -49,6 +49,10 @@ impl Language {
         self.call("enqueue", &[], url)
     }
 
+    pub fn tail(self, turn_id: &str, url: &str) -> Call {
+        self.call("producer", &["--tail", turn_id], url)
+    }
+
     pub fn producer(self, workspace: &str, prompts: &[&str], url: &str) -> Call {
         let arguments = [&[workspace], prompts].concat();
         self.call("producer", &arguments, url)

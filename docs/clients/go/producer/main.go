@@ -1,6 +1,9 @@
 // Producer sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 //
 //	AMQP_URL=amqp://… producer WORKSPACE PROMPT [PROMPT…]
+//	AMQP_URL=amqp://… producer --tail TURN_ID
+//
+// The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 //
 // Ctrl-C cancels the turn; a second one leaves at once.  Exit status: 0 if every turn came to its end, 124 if one ran
 // out of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
@@ -298,11 +301,60 @@ func runTurn(interrupted context.Context, b *broker, workspace, prompt string) (
 	return r.stopReason, nil
 }
 
-func run(interrupted context.Context, workspace string, prompts []string) (string, error) {
-	url := os.Getenv("AMQP_URL")
-	if url == "" {
-		url = "amqp://guest:guest@127.0.0.1:5672/%2f"
+// Prints a turn from the event log.  Returns how it ended, over as many connections as that takes.
+func tail(url, turnID string) (string, error) {
+	r := newReader()
+	var offset any = "first"
+	for {
+		err := readLog(url, turnID, r, &offset)
+		if r.stopReason != "" {
+			return r.stopReason, nil
+		}
+		if isRefusal(err) || offset == "first" {
+			return "", err
+		}
+		say("lost the broker: %v", err)
+		time.Sleep(reconnectPause)
 	}
+}
+
+func readLog(url, turnID string, r *reader, offset *any) error {
+	connection, err := amqp.Dial(url)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	channel, err := connection.Channel()
+	if err != nil {
+		return err
+	}
+	if err = channel.Qos(100, 0, false); err != nil { // a stream has no consumer without
+		return err
+	}
+	arguments := amqp.Table{"x-stream-offset": *offset, "x-stream-filter": turnID}
+	deliveries, err := channel.Consume("codex.events.log", "", false, false, false, false, arguments)
+	if err != nil {
+		return err
+	}
+	for delivery := range deliveries {
+		if number, is := delivery.Headers["x-stream-offset"].(int64); is {
+			*offset = number + 1
+		}
+		var e event
+		if err := json.Unmarshal(delivery.Body, &e); err != nil {
+			return err
+		}
+		if e.TurnID == turnID { // the filter lets others through, too
+			r.take(e)
+		}
+		if err := delivery.Ack(false); err != nil || r.stopReason != "" {
+			return err
+		}
+	}
+	return errors.New("the broker has ended the consumer")
+}
+
+func run(interrupted context.Context, url, workspace string, prompts []string) (string, error) {
 	b, err := newBroker(url)
 	if err != nil {
 		return "", err
@@ -320,15 +372,25 @@ func run(interrupted context.Context, workspace string, prompts []string) (strin
 
 func main() {
 	if len(os.Args) < 3 {
-		say("usage: producer WORKSPACE PROMPT [PROMPT…]")
+		say("usage: producer WORKSPACE PROMPT [PROMPT…]\n       producer --tail TURN_ID")
 		os.Exit(2)
 	}
-	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	go func() {
-		<-interrupted.Done()
-		stop() // a second one ends the program
-	}()
-	stopReason, err := run(interrupted, os.Args[1], os.Args[2:])
+	url := os.Getenv("AMQP_URL")
+	if url == "" {
+		url = "amqp://guest:guest@127.0.0.1:5672/%2f"
+	}
+	var stopReason string
+	var err error
+	if os.Args[1] == "--tail" {
+		stopReason, err = tail(url, os.Args[2])
+	} else {
+		interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		go func() {
+			<-interrupted.Done()
+			stop() // a second one ends the program
+		}()
+		stopReason, err = run(interrupted, url, os.Args[1], os.Args[2:])
+	}
 	if err != nil {
 		say("can't go on: %v", err)
 		os.Exit(1)
