@@ -125,6 +125,8 @@ names! {
         Policy = "policy" => no("change the prompt"),
         /// Unknown model, wrong settings, codex not found.
         Config = "config" => no("operator: mend it"),
+        /// A file in the workspace keeps codex from starting; the message names it.
+        Workspace = "workspace" => no("repair or remove the file"),
         /// Nothing in the words tells.
         Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }

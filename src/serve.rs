@@ -28,7 +28,7 @@ use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, connector, engine, homes, process_id, root, runner};
-use parts::{host, idle_servers, tried};
+use parts::{host, idle_servers, tried, warn_of_trust};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
@@ -75,6 +75,7 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     let codex = engine.as_ref().map(AnyEngine::codex);
     let root = root(&settings, codex)?;
     if let Some(codex) = codex {
+        warn_of_trust(&settings, &root, codex);
         tried(codex, &metrics).await?;
     }
     let host = host(&root, codex, &metrics);

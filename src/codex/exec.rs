@@ -26,10 +26,10 @@ const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
 pub struct Exec(pub Codex);
 
 impl Exec {
-    fn args(&self, model: Option<&str>, resume: Option<&str>) -> Vec<String> {
+    fn args(&self, common: &[String], model: Option<&str>, resume: Option<&str>) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
         args.extend(sandbox_args(self.0.sandbox));
-        args.extend(self.0.extra_args.iter().map(String::as_str));
+        args.extend(common.iter().map(String::as_str));
         // One word, so that no value can be taken for a flag.
         let model = model.map(|model| format!("--model={model}"));
         args.extend(model.as_deref());
@@ -56,8 +56,9 @@ impl Engine for Exec {
         _: Option<Server>,
     ) -> Result<ExecRun, SpawnError> {
         let stdin = in_memory("prompt", ask.prompt.as_bytes())?;
-        let args = self.args(input.model, input.resume);
-        Ok(ExecRun(self.0.start(args, input, stdin, files(&ask)?)?))
+        let mut setup = self.0.setup(&input);
+        setup.args = self.args(&setup.args, input.model, input.resume);
+        Ok(ExecRun(self.0.start(setup, input, stdin, files(&ask)?)?))
     }
 }
 
@@ -124,6 +125,7 @@ fn in_memory(name: &str, content: &[u8]) -> Result<OwnedFd, SpawnError> {
 mod tests {
     use super::*;
     use crate::codex::program::{Launch, Program};
+    use crate::codex::workspace_config::WorkspaceConfig;
 
     fn exec() -> Exec {
         Exec(Codex {
@@ -135,7 +137,9 @@ mod tests {
                 limits: Default::default(),
             },
             sandbox: Sandbox::Bypass,
-            extra_args: vec!["--disable".into(), "plugins".into()],
+            extra_args: Vec::new(),
+            workspace_config: WorkspaceConfig::Ignored,
+            hidden_env: Vec::new(),
             max_line_bytes: 1024,
         })
     }
@@ -143,8 +147,11 @@ mod tests {
     #[test]
     fn argv_is_the_one_that_the_cli_takes() {
         let thread = "01a201f5-61c9-7403-9850-cc317d92e3b1";
+        let common = ["--disable".to_owned(), "plugins".to_owned()];
         assert_eq!(
-            exec().args(Some("gpt-5.5"), Some(thread)).join(" "),
+            exec()
+                .args(&common, Some("gpt-5.5"), Some(thread))
+                .join(" "),
             format!(
                 "exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \
                  --disable plugins --model=gpt-5.5 resume {thread} -"
@@ -152,16 +159,15 @@ mod tests {
         );
         let mut fresh = exec();
         fresh.0.sandbox = Sandbox::ReadOnly;
-        fresh.0.extra_args.clear();
         assert_eq!(
-            fresh.args(None, None).join(" "),
+            fresh.args(&[], None, None).join(" "),
             "exec --json --skip-git-repo-check --sandbox read-only -"
         );
     }
 
     #[test]
     fn g8_no_model_name_is_taken_for_a_flag() {
-        let args = exec().args(Some("--config=x"), None);
+        let args = exec().args(&[], Some("--config=x"), None);
         assert!(args.contains(&"--model=--config=x".to_owned()));
     }
 }

@@ -25,6 +25,9 @@ struct Row(&'static [&'static str], Reason, bool);
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
+    // First: the path in it may hold any word.
+    Row(&["project config file"], Workspace, false),
+
     // Another process holds the thread for as long as its turn takes.
     Row(&["already has an active writer"], Unknown, true),
     Row(&["too many open files", "resource temporarily unavailable", "cannot allocate memory", "no space left on device"], Unknown, true),
@@ -43,7 +46,7 @@ const TABLE: &[Row] = &[
 
     Row(&["at capacity", "high demand", "overloaded", "server_error", "internal server error", "bad gateway", "service unavailable", "gateway timeout", "status 5"], Overloaded, true),
 
-    Row(&["status 404", "model_not_found", "model does not exist", "does not exist or you do not have access", "model is not supported", "unknown model", "error loading config", "required mcp servers", "model provider `", "codex home", "codex_home", "for more information, try '--help'"], Config, false),
+    Row(&["status 404", "model_not_found", "model does not exist", "does not exist or you do not have access", "model is not supported", "unknown model", "error loading config", "failed to load configuration", "required mcp servers", "model provider `", "codex home", "codex_home", "for more information, try '--help'"], Config, false),
 
     Row(&["input_too_large", "exceeds the maximum length", "no prompt provided", "failed to read prompt", "invalid_prompt", "invalid prompt", "invalid_request", "invalid value", "status 400"], InvalidPrompt, false),
 
@@ -198,6 +201,8 @@ mod tests {
         ("stream disconnected before completion: idle timeout waiting for SSE", Network, true),
         ("stream disconnected before completion: rate limit reached", RateLimited, true),
         ("Connection failed: error sending request", Network, true),
+        ("failed to load configuration: Failed to read project config file /root/quota/w/.codex/config.toml: path `/root/quota/w/.codex/config.toml` is not a file", Workspace, false),
+        ("failed to load configuration: /h/config.toml:1:9: invalid type: integer `3`, expected a string", Config, false),
         ("", Unknown, false),
         ("mock failure for something new", Unknown, false),
         ("{\"error\":", Unknown, false),
@@ -220,6 +225,7 @@ mod tests {
     #[rustfmt::skip]
     const AT_START: &[(&str, Reason, bool)] = &[
         ("Error loading config.toml:\n/h/config.toml:1:9: extra `=`, expected nothing", Config, false),
+        ("Error loading config.toml: Failed to read project config file /w/.codex/config.toml: invalid utf-8 sequence of 1 bytes from index 0", Workspace, false),
         ("Error: Model provider `nope` not found", Config, false),
         ("Error finding codex home: CODEX_HOME points to \"/nonexistent\", but that path does not exist", Config, false),
         ("error: unexpected argument '--nonsense' found\n\nUsage: codex exec [OPTIONS] [PROMPT]\n\nFor more information, try '--help'.", Config, false),

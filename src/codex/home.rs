@@ -11,6 +11,7 @@ use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::workspace::{HomePlace, Owner};
 
@@ -52,6 +53,14 @@ impl Home {
 }
 
 impl Homes {
+    /// The one that all workspaces have, as far as can be told.
+    pub fn shared(&self) -> Option<&Path> {
+        match self {
+            Self::Shared { known, .. } => known.as_deref(),
+            Self::PerWorkspace { .. } => None,
+        }
+    }
+
     /// The CODEX_HOME of a workspace that would have its own at `place`;
     /// made if missing. The workspace's lock must be held.
     pub fn of(&self, place: &HomePlace) -> io::Result<Home> {
@@ -63,7 +72,14 @@ impl Homes {
             Self::PerWorkspace { template, owner } => {
                 match statat(place.above(), place.name(), AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => make(place, template.as_deref(), *owner)?,
-                    found => drop(found?),
+                    Err(errno) => return Err(errno.into()),
+                    // Of a worker that did not seal homes yet.
+                    Ok(found) if found.st_uid != geteuid().as_raw() => {
+                        let name = CString::new(place.name())?;
+                        let home = open(place.above(), &name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                        seal(&home, *owner)?;
+                    }
+                    Ok(_) => {}
                 }
                 Ok(Home {
                     own: Some(place.path()),
@@ -89,8 +105,16 @@ fn make(place: &HomePlace, template: Option<&Path>, owner: Option<Owner>) -> io:
         // Its own path is the operator's business.
         copy(&File::open(template)?, &folder, owner, MAX_DEPTH)?;
     }
-    give(&folder, owner)?;
+    seal(&folder, owner)?;
     Ok(renameat(place.above(), &new, place.above(), place.name())?)
+}
+
+/// Of homes whose agents are the worker's own user, there is nothing to seal.
+fn seal(home: &File, owner: Option<Owner>) -> io::Result<()> {
+    if let Some(agents) = owner {
+        super::seal::seal(home, agents)?;
+    }
+    Ok(())
 }
 
 fn make_folder(above: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
@@ -113,7 +137,7 @@ fn give(made: &File, owner: Option<Owner>) -> io::Result<()> {
     }
 }
 
-fn names(folder: &File) -> io::Result<Vec<CString>> {
+pub(super) fn names(folder: &File) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_owned();
@@ -178,6 +202,9 @@ mod tests {
         fs::create_dir_all(template.join("rules")).unwrap();
         fs::write(template.join("config.toml"), "a = 1").unwrap();
         fs::write(template.join("rules/x"), "x").unwrap();
+        fs::create_dir(template.join("sessions")).unwrap();
+        fs::write(template.join("sessions/x"), "x").unwrap();
+        fs::set_permissions(template.join("sessions/x"), Permissions::from_mode(0o600)).unwrap();
         symlink("/etc", template.join("link")).unwrap();
         template
     }
@@ -217,13 +244,27 @@ mod tests {
         ] {
             let place = HomePlace::in_folder(dir.path(), name);
             homes(template, owner).of(&place).unwrap();
-            for (path, mode) in [("", 0o700), ("rules", 0o700), ("rules/x", 0o644)] {
+            let sealed = owner.is_some();
+            for (path, mode, sealed_mode) in [
+                ("", 0o700, 0o1770),
+                ("rules", 0o700, 0o750),
+                ("rules/x", 0o644, 0o640),
+                ("sessions", 0o700, 0o700),
+                ("sessions/x", 0o600, 0o600),
+            ] {
                 let Ok(found) = dir.path().join(name).join(path).metadata() else {
                     continue;
                 };
-                assert_eq!(found.mode() & 0o777, mode, "{name}/{path}");
+                let expected = if sealed { sealed_mode } else { mode };
+                assert_eq!(found.mode() & 0o7777, expected, "{name}/{path}");
                 if let Some(owner) = owner {
-                    assert_eq!((found.uid(), found.gid()), (owner.uid, owner.gid));
+                    let is_agents = path.starts_with("sessions");
+                    let uid = if is_agents {
+                        owner.uid
+                    } else {
+                        geteuid().as_raw()
+                    };
+                    assert_eq!((found.uid(), found.gid()), (uid, owner.gid), "{path}");
                 }
             }
         }

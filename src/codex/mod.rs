@@ -10,6 +10,7 @@
 
 pub mod app_server;
 pub mod binary;
+pub mod config_file;
 pub mod engine;
 pub mod engines;
 pub mod exec;
@@ -17,13 +18,16 @@ pub mod failure;
 pub mod home;
 pub mod identity;
 pub mod lines;
+pub mod obstacle;
 pub mod process;
 pub mod program;
 pub mod protocol;
 pub mod rollout;
+pub mod seal;
 pub mod stderr;
 pub mod tool;
 pub mod translate;
+pub mod workspace_config;
 
 #[cfg(test)]
 mod transcripts;

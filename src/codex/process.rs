@@ -1,6 +1,7 @@
 //! One process of codex under its guard, whatever it is to do.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::Exit;
 use super::engine::{End, TurnInput};
 use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
+use super::workspace_config::{self, WorkspaceConfig, command_variable, without_git_status};
 use crate::config::Sandbox;
 use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
@@ -31,28 +33,59 @@ pub struct Codex {
     pub sandbox: Sandbox,
     /// The operator's own arguments.
     pub extra_args: Vec<String>,
+    pub workspace_config: WorkspaceConfig,
+    /// Variables of [`Launch::env`] that the agent's commands see empty.
+    pub hidden_env: Vec<String>,
     pub max_line_bytes: usize,
 }
 
+/// What codex is started with in one workspace.
+#[derive(Debug)]
+pub(super) struct Setup {
+    /// For either engine: the operator's, then ours, which outrank them.
+    pub args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
 impl Codex {
-    pub(super) fn start(
-        &self,
-        args: Vec<String>,
-        input: TurnInput<'_>,
-        stdin: OwnedFd,
-        files: Vec<FileArg>,
-    ) -> Result<Process, SpawnError> {
+    pub(super) fn setup(&self, input: &TurnInput<'_>) -> Setup {
         let mut env = self.launch.env.clone();
         if let Some(home) = input.home.own() {
             env.retain(|(name, _)| name != "CODEX_HOME");
             env.push(("CODEX_HOME".to_owned(), home.to_string_lossy().into_owned()));
         }
+        let mut args = self.extra_args.clone();
+        // Where codex finds itself, should the directory have been moved.
+        let opened = format!("/proc/self/fd/{}", input.dir.as_raw_fd());
+        let moved_to = std::fs::read_link(opened).ok();
+        let paths: Vec<&Path> = [input.dir_path]
+            .into_iter()
+            .chain(moved_to.as_deref())
+            .collect();
+        args.extend(workspace_config::trust(self.workspace_config, &paths));
+        if self.workspace_config == WorkspaceConfig::Ignored {
+            args.extend(without_git_status(&mut env).into_iter().flatten());
+        }
+        let is_set = |name: &&String| env.iter().any(|(set, _)| set == *name);
+        for name in self.hidden_env.iter().filter(is_set) {
+            args.extend(command_variable(name, ""));
+        }
+        Setup { args, env }
+    }
+
+    pub(super) fn start(
+        &self,
+        setup: Setup,
+        input: TurnInput<'_>,
+        stdin: OwnedFd,
+        files: Vec<FileArg>,
+    ) -> Result<Process, SpawnError> {
         let bell = input.bell.map(|bell| bell.try_clone_to_owned());
         let bell = bell.transpose().map_err(SpawnError::Pipes)?;
         let (guard, pipes) = self.launch.guards.start(GuardSpec {
             program: self.program.path(),
-            args,
-            env,
+            args: setup.args,
+            env: setup.env,
             dir: input.dir,
             tag: Some(input.dir_path.to_string_lossy().into_owned()),
             user: self.launch.user.clone(),

@@ -52,6 +52,9 @@ pub struct Settings {
     pub codex_args: Vec<String>,
     /// Names of variables; none of the worker's own is among them.
     pub codex_env: Vec<String>,
+    /// Of these, what the agent's commands see empty.
+    pub codex_hidden_env: Vec<String>,
+    pub codex_trust_workspaces: bool,
     /// `None`: the worker's own user.
     pub codex_run_as: Option<RunAs>,
     /// `None`: what the worker itself may have; so for open files.

@@ -111,6 +111,13 @@ impl Reader {
             shell_words::split(text).ok()
         });
         let codex_env = self.value(&table::CODEX_ENV, raw.codex_env, variables);
+        let codex_hidden_env =
+            self.value(&table::CODEX_HIDDEN_ENV, raw.codex_hidden_env, variables);
+        let codex_trust_workspaces = self.value(
+            &table::CODEX_TRUST_WORKSPACES,
+            raw.codex_trust_workspaces,
+            |text| text.parse().ok(),
+        );
         let codex_run_as = self.optional(&table::CODEX_RUN_AS, raw.codex_run_as, run_as);
         let codex_max_processes =
             self.optional_count(&table::CODEX_MAX_PROCESSES, raw.codex_max_processes);
@@ -159,6 +166,8 @@ impl Reader {
             codex_sandbox: codex_sandbox?,
             codex_args: codex_args?,
             codex_env: codex_env?,
+            codex_hidden_env: codex_hidden_env?,
+            codex_trust_workspaces: codex_trust_workspaces?,
             codex_run_as: codex_run_as?,
             codex_max_processes: codex_max_processes?,
             codex_max_open_files: codex_max_open_files?,

@@ -149,6 +149,13 @@ settings! {
         Preset::Value("PATH,HOME,LANG,LC_ALL,TZ,TMPDIR,CODEX_API_KEY,SSL_CERT_FILE"),
         Allowed::Told("names of variables, with commas between them, none beginning with TURN_WORKER_"),
         "the variables that codex gets; all others are withheld" }
+    codex_hidden_env CODEX_HIDDEN_ENV {
+        Preset::Value("CODEX_API_KEY"),
+        Allowed::Told("names of variables, with commas between them, or a single blank for none"),
+        "which of these only codex itself gets: the agent's commands see them empty" }
+    codex_trust_workspaces CODEX_TRUST_WORKSPACES {
+        Preset::Value("false"), OneOf(&["true", "false"]),
+        "whether codex believes a workspace's own .codex folder; with true, anyone who can write there chooses programs that run outside the sandbox and can read the API key" }
     codex_run_as CODEX_RUN_AS {
         Preset::Told("the worker's own user"),
         Allowed::Told("the name of a user, or uid:gid, and not root"),

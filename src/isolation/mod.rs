@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 pub use account::{Account, AccountError};
 
-use crate::config::Settings;
+use crate::config::{CodexHome, Settings};
 use crate::guard::confine::{User, as_user};
 use crate::workspace::Root;
 
@@ -38,8 +38,9 @@ pub fn enforce(
     settings: &Settings,
     user: Option<&User>,
     root: &Root,
+    home: Option<&Path>,
 ) -> Result<(), IsolationError> {
-    for finding in findings(settings, user, root) {
+    for finding in findings(settings, user, root, home) {
         match finding {
             Broken(what) => return Err(IsolationError(what)),
             Doubtful(what) => tracing::warn!("{what}"),
@@ -48,14 +49,20 @@ pub fn enforce(
     Ok(())
 }
 
-/// `user`: whom the settings name for the agents, looked up.
-pub fn findings(settings: &Settings, user: Option<&User>, root: &Root) -> Vec<Finding> {
+/// `user`: whom the settings name for the agents, looked up. `home`: the
+/// CODEX_HOME that all of them share, where it is known.
+pub fn findings(
+    settings: &Settings,
+    user: Option<&User>,
+    root: &Root,
+    home: Option<&Path>,
+) -> Vec<Finding> {
     let Some(user) = user else {
         return of_one_user(settings);
     };
     let mut findings = may_switch(user);
     if !findings.iter().any(|finding| matches!(finding, Broken(_))) {
-        findings.extend(match as_user(user, || reach(settings, user, root)) {
+        findings.extend(match as_user(user, || reach(settings, user, root, home)) {
             Ok(reached) => reached,
             Err(error) => vec![Broken(format!("can't become {user}: {error}"))],
         });
@@ -139,7 +146,7 @@ fn may_switch(user: &User) -> Vec<Finding> {
 }
 
 /// As the user: what it can reach and must not, and the other way round.
-fn reach(settings: &Settings, user: &User, root: &Root) -> Vec<Finding> {
+fn reach(settings: &Settings, user: &User, root: &Root, home: Option<&Path>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let dir = root.path();
     if let Err(error) = access(dir, Access::EXEC_OK) {
@@ -181,7 +188,23 @@ fn reach(settings: &Settings, user: &User, root: &Root) -> Vec<Finding> {
             });
         }
     }
+    findings.extend(home.and_then(|home| loose_home(settings, user, home)));
     findings
+}
+
+/// A home that a worker can't keep agents from reconfiguring, see
+/// [`crate::codex::seal`].
+fn loose_home(settings: &Settings, user: &User, home: &Path) -> Option<Finding> {
+    let is_sealed = matches!(settings.codex_home, CodexHome::Shared(_));
+    let mut folders = home.ancestors().skip(usize::from(is_sealed));
+    let loose = folders.find(|folder| replaces(user, folder))?;
+    Some(Doubtful(format!(
+        "{user} may change {}, and so {}, which decides where the prompts and keys of all turns go; name a folder \
+         in TURN_WORKER_CODEX_HOME above which only root may change anything: the worker protects what configures \
+         codex in there",
+        loose.display(),
+        home.join("config.toml").display()
+    )))
 }
 
 /// For the calling thread's user.

@@ -1,18 +1,23 @@
 //! What a process is made of, by its settings.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use crate::amqp::connect::Connector;
 use crate::codex::app_server::{AppServer, IdleServers};
 use crate::codex::binary::BinaryError;
+use crate::codex::config_file::ConfigFile;
 use crate::codex::engines::AnyEngine;
 use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
 use crate::codex::process::Codex;
 use crate::codex::program::{Launch, Program, ProgramError};
+use crate::codex::seal;
+use crate::codex::workspace_config::WorkspaceConfig;
 use crate::config::{CodexHome, EngineKind, Settings};
+use crate::error::with_sources;
 use crate::guard::Guards;
-use crate::guard::confine::{Limits, User};
+use crate::guard::confine::Limits;
 use crate::host::{self, Host, Part};
 use crate::isolation::{self, Account, AccountError};
 use crate::metrics::Metrics;
@@ -61,6 +66,11 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
         launch,
         sandbox: settings.codex_sandbox,
         extra_args: settings.codex_args.clone(),
+        workspace_config: match settings.codex_trust_workspaces {
+            true => WorkspaceConfig::Trusted,
+            false => WorkspaceConfig::Ignored,
+        },
+        hidden_env: settings.codex_hidden_env.clone(),
         max_line_bytes: settings.max_line_bytes,
     };
     Ok(match settings.codex_engine {
@@ -96,16 +106,52 @@ pub fn root(settings: &Settings, codex: Option<&Codex>) -> Result<Root, ServeErr
         return Ok(root);
     };
     let user = codex.launch.user.as_ref();
-    isolation::enforce(settings, user, &root)?;
-    let owner = |user: &User| Owner {
+    let agents = user.map(|user| Owner {
         uid: user.uid,
         gid: user.gid,
-    };
-    let root = root.with_agents_of(user.map(owner));
+    });
+    if let (CodexHome::Shared(home), Some(agents)) = (&settings.codex_home, agents) {
+        seal_home(home, agents);
+    }
+    let homes = homes(settings, &root, &codex.launch.env);
+    isolation::enforce(settings, user, &root, homes.shared())?;
+    let root = root.with_agents_of(agents);
     Ok(match settings.codex_home {
         CodexHome::PerWorkspace => root.with_own_homes(),
         CodexHome::Default | CodexHome::Shared(_) => root,
     })
+}
+
+/// Only a home that was named for these agents: the default one is that of an
+/// account, which a person may use, too.
+fn seal_home(home: &Path, agents: Owner) {
+    let sealed = File::open(home).and_then(|home| seal::seal(&home, agents));
+    let home = home.display();
+    match sealed {
+        Ok(false) => {}
+        Ok(true) => tracing::info!(
+            %home,
+            "took what configures codex there out of the agents' reach: it belongs to the worker's user now"
+        ),
+        Err(error) => tracing::warn!(
+            %home,
+            error = with_sources(&error),
+            "can't take what configures codex there out of the agents' reach: \
+             an agent could change where all turns' prompts and keys go"
+        ),
+    }
+}
+
+/// Of entries that only another codex obeys, see [`ConfigFile::advice`].
+pub(super) fn warn_of_trust(settings: &Settings, root: &Root, codex: &Codex) {
+    let homes = homes(settings, root, &codex.launch.env);
+    let read = homes.shared().map(ConfigFile::read);
+    // Without a file that can be read, codex itself says what is wrong.
+    if let Some(Ok(Some(file))) = read
+        && let Some(advice) = file.advice(root.path())
+    {
+        tracing::warn!("{advice}");
+    }
 }
 
 /// What is looked at of the host; only who runs turns needs codex.

@@ -21,9 +21,9 @@ use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::thread_lost;
 use crate::codex::home::Home;
-use crate::codex::stderr;
+use crate::codex::{obstacle, stderr};
 use crate::error::with_sources;
-use crate::event::{ErrorCode, EventBody, NoticeCode, Sealer, StopReason};
+use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, Sealer, StopReason, TurnError};
 use crate::fault;
 use crate::guard::SpawnError;
 use crate::host::Part;
@@ -108,6 +108,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
             bell: bell.as_ref().map(File::as_fd),
         };
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
+        if let Some(message) = block_in_place(|| obstacle::find(self.workspace.dir())) {
+            let error = TurnError {
+                reason: Reason::Workspace,
+                ..failure(ErrorCode::StartFailed, message, false)
+            };
+            return Ok(self.not_run(error, meter, journal, out, sink, stop).await);
+        }
         let ran = loop {
             let generation = engine.generation();
             let read = block_in_place(|| images::read(&self.request.images, self.workspace));
@@ -115,9 +122,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 Ok(images) => images,
                 Err(NoImages::Unusable(message)) => {
                     let error = failure(ErrorCode::ImageUnusable, message, false);
-                    let spent = meter.finish(None, None);
-                    let ending = Ending::not_run(StopReason::Error, Some(error), spent);
-                    return Ok(self.record(journal, ending, out, sink, stop).await);
+                    return Ok(self.not_run(error, meter, journal, out, sink, stop).await);
                 }
                 Err(NoImages::NotRead(error)) => {
                     self.give_back(journal);
@@ -192,6 +197,20 @@ impl<'a, E: Engine> Attempt<'a, E> {
             }
         };
         Ok(self.record(journal, ending, out, sink, stop).await)
+    }
+
+    /// Ends the started turn: codex can't be started for it.
+    async fn not_run<S: EventSink>(
+        &self,
+        error: TurnError,
+        meter: Meter,
+        journal: &mut LockedJournal,
+        out: Emitter<'_, S>,
+        sink: &S,
+        stop: &StopHandle,
+    ) -> Outcome {
+        let ending = Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None));
+        self.record(journal, ending, out, sink, stop).await
     }
 
     /// Looks up what the turn goes on from, and records that it has started.

@@ -6,6 +6,7 @@
 mod cuts;
 mod engines;
 mod failures;
+mod hostile;
 mod media;
 mod pool;
 mod prompts;

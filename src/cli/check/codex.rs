@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::Access;
+use turn_worker::codex::config_file::ConfigFile;
 use turn_worker::codex::home::Homes;
 use turn_worker::codex::process::Codex;
 use turn_worker::codex::program::ProgramError;
@@ -95,7 +96,47 @@ fn home(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
             home
         }
     };
+    match ConfigFile::read(&home) {
+        Ok(file) => {
+            trust(settings, root, file.as_ref(), report);
+            keys(file.as_ref(), codex, report);
+        }
+        Err(error) => {
+            let detail = format!("can't read {}: {error}", home.join("config.toml").display());
+            report.warn(what, &detail);
+        }
+    }
     login(&home, has(API_KEY), report);
+}
+
+fn trust(settings: &Settings, root: &Root, file: Option<&ConfigFile>, report: &mut Report) {
+    let what = "workspace trust";
+    if settings.codex_trust_workspaces {
+        let detail = "trusted (TURN_WORKER_CODEX_TRUST_WORKSPACES): anyone who can write into a workspace's .codex \
+                      folder chooses programs that run outside the sandbox and can read the API key";
+        report.warn(what, detail);
+    }
+    match file.and_then(|file| file.advice(root.path())) {
+        Some(advice) => report.warn(what, &advice),
+        None if settings.codex_trust_workspaces => {}
+        None => report.ok(what, "none: what workspaces configure is ignored"),
+    }
+}
+
+/// A provider's key that commands can see.
+fn keys(file: Option<&ConfigFile>, codex: &Codex, report: &mut Report) {
+    let Some(file) = file else { return };
+    for name in file.key_variables() {
+        let is_set = codex.launch.env.iter().any(|(set, _)| set == name);
+        if is_set && !codex.hidden_env.iter().any(|hidden| hidden == name) {
+            let detail = format!(
+                "{name}, from which {} takes a provider's key, is in the environment of the agent's commands: \
+                 add it to TURN_WORKER_CODEX_HIDDEN_ENV",
+                file.path().display()
+            );
+            report.warn("login", &detail);
+        }
+    }
 }
 
 /// codex makes its default home itself, and no other.

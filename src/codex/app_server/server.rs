@@ -52,13 +52,14 @@ impl Server {
         let (theirs, ours) = stdin().map_err(SpawnError::Pipes)?;
         let kept = |_| input.lock.try_clone_to_owned();
         let lock = input.bell.map(kept).transpose();
-        let mut args = vec!["app-server".to_owned(), "--stdio".to_owned()];
-        args.extend(codex.extra_args.iter().cloned());
+        let mut setup = codex.setup(&input);
+        let command = ["app-server", "--stdio"].map(str::to_owned);
+        setup.args.splice(..0, command);
         let mut conversation = Conversation::new();
         conversation.load(load);
         Ok(Self {
             lock: lock.map_err(SpawnError::Pipes)?,
-            process: codex.start(args, input, theirs, Vec::new())?,
+            process: codex.start(setup, input, theirs, Vec::new())?,
             conversation,
             stdin: Some(ours),
             unsent: VecDeque::new(),

@@ -66,7 +66,8 @@ async fn a_good_set_up_passes_everything() {
                 "rights",
                 "settings",
                 "topology",
-                "workspace root"
+                "workspace root",
+                "workspace trust"
             ]
         );
         for (what, (status, detail)) in &lines {
@@ -89,8 +90,57 @@ async fn a_good_set_up_passes_everything() {
         text.out.lines().next().unwrap().starts_with("ok "),
         "{text:?}"
     );
-    assert!(text.out.contains("\nall 14 passed"), "{text:?}");
+    assert!(text.out.contains("\nall 15 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn trusted_workspaces_and_visible_keys_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let codex = dir.path().join("home/.codex");
+    std::fs::create_dir_all(&codex).unwrap();
+    std::fs::create_dir_all(dir.path().join("workspaces")).unwrap();
+    let root = dir.path().join("workspaces").canonicalize().unwrap();
+    let config = format!(
+        "[projects.\"{}/acme\"]\ntrust_level = \"trusted\"\n[model_providers.a]\nenv_key = \"A_KEY\"\n",
+        root.display()
+    );
+    std::fs::write(codex.join("config.toml"), config).unwrap();
+    let url = Broker::vhost();
+    let check = || {
+        check(dir.path(), &url, &["--json"])
+            .set("CODEX_ENV", "PATH,HOME,A_KEY")
+            .env("A_KEY", "k")
+    };
+    let warned = lines(&check().run().await.ended(0));
+    let (status, detail) = &warned["workspace trust"];
+    assert_eq!(status, "warn");
+    for part in ["config.toml trusts 1 of", "/workspaces/acme", "delete"] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    assert!(
+        warned["login"].1.contains("A_KEY, from which"),
+        "{warned:?}"
+    );
+    assert!(warned["login"].1.contains("TURN_WORKER_CODEX_HIDDEN_ENV"));
+
+    let hidden = check()
+        .set("CODEX_HIDDEN_ENV", "A_KEY")
+        .set("CODEX_TRUST_WORKSPACES", "true");
+    let warned = lines(&hidden.run().await.ended(0));
+    assert!(!warned["login"].1.contains("A_KEY"), "{warned:?}");
+    assert!(
+        warned["workspace trust"].1.contains("outside the sandbox"),
+        "{warned:?}"
+    );
+
+    std::fs::remove_file(codex.join("config.toml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", codex.join("config.toml")).unwrap();
+    let warned = lines(&check().run().await.ended(0));
+    assert!(
+        warned["codex home"].1.contains("it is not a file"),
+        "{warned:?}"
+    );
 }
 
 #[tokio::test]

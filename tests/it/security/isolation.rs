@@ -213,6 +213,29 @@ fn g8_a_file_with_the_brokers_password_that_agents_can_read_is_told() {
     assert_eq!(found(&host), (Some(0), false));
 }
 
+/// Guards `loose_home`.
+#[test]
+fn g8_a_codex_home_that_agents_can_replace_is_warned_of() {
+    if !is_root("a CODEX_HOME that agents of another user can replace") {
+        return;
+    }
+    let part = "decides where the prompts and keys of all turns go";
+    let host = Host::new().run_as(AGENT);
+    let home = host.path().join("codex/home");
+    fs::create_dir_all(&home).unwrap();
+    chown(&home, Some(AGENT), Some(AGENT)).unwrap();
+    // One that no setting names is not sealed.
+    let host = host
+        .set("CODEX_ENV", "PATH,CODEX_HOME")
+        .env("CODEX_HOME", &home);
+    assert_check(&host, "isolation", "warn", part);
+    let host = host.set("CODEX_HOME", &home);
+    assert_check(&host, "isolation", "ok", "apart from the worker");
+    chown(home.parent().unwrap(), Some(AGENT), None).unwrap();
+    assert_check(&host, "isolation", "warn", part);
+    assert_check(&host, "isolation", "warn", "/codex/home/config.toml");
+}
+
 /// Guards src/cli/check/{isolation,codex}.rs.
 #[test]
 fn check_tells_what_agents_of_another_user_lack() {

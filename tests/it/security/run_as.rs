@@ -335,9 +335,9 @@ fn g8_a_named_user_has_its_own_home_and_name_and_not_the_workers() {
     assert_eq!(turn.printed()[0], "none\n");
 }
 
-/// Guards `Homes::of` and `make` (src/codex/home.rs).
+/// Guards `Homes::of` and `make` (src/codex/home.rs), and `seal` (src/codex/seal.rs).
 #[test]
-fn g8_each_workspaces_own_home_is_the_agents_and_its_template_is_not() {
+fn g8_each_workspaces_own_home_is_the_agents_but_for_its_configuration() {
     if !is_root("homes of agents of another user") {
         return;
     }
@@ -349,8 +349,8 @@ fn g8_each_workspaces_own_home_is_the_agents_and_its_template_is_not() {
     set_mode(&template.join("auth.json"), 0o600);
     fs::write(template.join("rules/one"), "a rule").unwrap();
     let prompt = format!(
-        "t\nrun cd $CODEX_HOME && pwd -P && cat auth.json rules/one && touch mine rules/mine\n\
-         run ls $CODEX_HOME/..\nrun touch $CODEX_HOME/../x\nrun mv $CODEX_HOME $CODEX_HOME-x\nrun cat {}",
+        "t\nrun cd $CODEX_HOME && pwd -P && cat auth.json rules/one && touch mine\n\
+         run touch $CODEX_HOME/rules/mine\nrun ls $CODEX_HOME/..\nrun touch $CODEX_HOME/../x\nrun mv $CODEX_HOME $CODEX_HOME-x\nrun cat {}",
         template.join("auth.json").display()
     );
     for _twice in 0..2 {
@@ -360,8 +360,9 @@ fn g8_each_workspaces_own_home_is_the_agents_and_its_template_is_not() {
         let expected = format!("{}\na logina rule", home.display());
         assert_eq!(turn.printed()[0], expected, "{turn:#?}");
         let failed = turn.events.iter().filter(|event| event["is_error"] == true);
-        assert_eq!(failed.count(), 4, "{turn:#?}");
-        assert_eq!(fs::metadata(&home).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(failed.count(), 5, "{turn:#?}");
+        assert_eq!(mode_of(&home), 0o1770);
+        assert_eq!(ids(&home.join("config.toml")), (0, AGENT));
         assert_eq!(ids(&home.join("auth.json")), (AGENT, AGENT));
     }
 }
@@ -401,12 +402,12 @@ fn g8_no_home_is_made_where_an_agent_could_swap_it() {
     assert_eq!(fs::read_dir(&homes).unwrap().count(), 0);
     set_mode(&homes, 0o711);
     host.run("a", "t").assert_end_turn();
-    // A workspace that is gone leaves its home, which is an agent's.
+    // A workspace that is gone leaves its home, which agents may write to.
     fs::remove_dir_all(host.workspace("a")).unwrap();
     fs::remove_dir_all(host.workspace(".turn-worker/workspaces/a")).unwrap();
     refused("a/below", "another user's folder");
     assert_eq!(mode_of(&homes), 0o711);
-    assert_eq!(ids(&homes.join("a")), (AGENT, AGENT));
+    assert_eq!(ids(&homes.join("a")), (0, AGENT));
 }
 
 fn mode_of(path: &Path) -> u32 {
