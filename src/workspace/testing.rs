@@ -39,7 +39,7 @@ pub fn workspace() -> (TempDir, Workspace) {
 /// Other tests of this process start children, which hold copies of every
 /// lock from their fork to their exec: so a free lock may take a moment.
 pub fn lock(workspace: &Workspace) -> WorkspaceLock {
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_secs(600);
     loop {
         if let Some(lock) = workspace.try_lock().unwrap() {
             return lock;

@@ -85,7 +85,7 @@ impl Run<'_> {
 
     /// Once all processes have ended. The broker counts with some delay.
     pub async fn messages_left(&self) -> anyhow::Result<Vec<String>> {
-        let deadline = Instant::now() + LIMIT / 2;
+        let deadline = Instant::now() + LIMIT;
         loop {
             let depths = self.striker.broker.depths(&self.order.vhost).await?;
             let left: Vec<String> = depths

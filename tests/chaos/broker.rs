@@ -13,8 +13,9 @@ use tokio::time::{sleep, timeout};
 
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
 /// Far above what a node needs on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(180);
-const CTL_LIMIT: Duration = Duration::from_secs(60);
+/// That it hangs; far above what either takes on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(600);
+const CTL_LIMIT: Duration = START_LIMIT;
 
 pub struct Broker {
     nodes: Vec<Node>,

@@ -24,7 +24,7 @@ use crate::strike::{Striker, Struck};
 /// Without any end for so long, while turns are to end, they never will.
 const STALLED: Duration = Duration::from_secs(120);
 /// What takes moments in a pool that is well.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = STALLED;
 pub const LOOK: Duration = Duration::from_millis(100);
 const PROGRESS: Duration = Duration::from_secs(20);
 

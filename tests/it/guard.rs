@@ -14,7 +14,6 @@ mod warm;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
 use tempfile::TempDir;
@@ -26,9 +25,8 @@ use turn_worker::guard::confine::Limits;
 use turn_worker::guard::{Closed, Guard, GuardSpec, Guards};
 
 use crate::support::host::until;
+use crate::support::limit::LIMIT;
 use crate::support::processes;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn guards() -> Guards {
     Guards::new(env!("CARGO_BIN_EXE_turn-worker").into())

@@ -31,10 +31,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::engine;
+use super::limit::{GROWING, LIMIT};
 use super::processes::{self, of_workspace};
-
-/// Far above what any test takes, also on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// What `probe` finds, as soon as it finds something.
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
@@ -268,6 +266,21 @@ impl Host {
 
     pub fn run(&self, workspace: &str, prompt: &str) -> Turn {
         self.start(workspace, prompt).ended()
+    }
+
+    /// A turn that runs out of time once it is under way.
+    pub fn run_out_of_time(&self, prompt: &str, is_under_way: impl Fn(&Turn) -> bool) -> Turn {
+        let turns = GROWING.iter().map(|seconds| {
+            let mut command = self.command("a");
+            command.env("TURN_WORKER_TURN_TIMEOUT", format!("{seconds}s"));
+            self.start_command(command, "a", prompt).ended()
+        });
+        let mut under_way = turns.filter(is_under_way);
+        let turn = under_way
+            .next()
+            .unwrap_or_else(|| panic!("no time was enough: {prompt}"));
+        assert_eq!(turn.stop_reason(), "timeout", "{turn:#?}");
+        turn
     }
 }
 

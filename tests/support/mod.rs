@@ -3,6 +3,7 @@ pub mod conversation;
 pub mod engine;
 pub mod faults;
 pub mod host;
+pub mod limit;
 #[allow(
     unused_imports,
     reason = "the example needs more of it than the tests do"

@@ -24,7 +24,7 @@ fn status(url: &str, arguments: &[&str]) -> Call {
 /// Until the pool tells of itself what `is_so` wants.
 async fn told(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let probe = async || {
-        let done = status(url, &["--timeout", "30s"]).run().await.ended(0);
+        let done = status(url, &["--timeout", "10m"]).run().await.ended(0);
         let told = done.events().remove(0);
         is_so(&told).then_some(told)
     };
@@ -126,7 +126,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
         assert_eq!(busy[name], count, "{name}");
     }
 
-    let call = status(&url, &["-n", "1", "--timeout", "30s"]).start_on_terminal();
+    let call = status(&url, &["-n", "1", "--timeout", "10m"]).start_on_terminal();
     let screen = call.done().await.ended(0).out.replace("\r\n", "\n");
     for part in [
         "workers     2, 2 of 2 slots busy\n",
@@ -214,7 +214,7 @@ async fn g8_g10_what_is_forged_on_the_status_exchange_harms_nobody() {
     ];
     let link = link(&url).await;
     let channel = link.confirm_channel().await.unwrap();
-    let call = status(&url, &["--timeout", "30s"]).start_on_terminal();
+    let call = status(&url, &["--timeout", "10m"]).start_on_terminal();
     let forging = async {
         loop {
             for body in &bodies {

@@ -103,7 +103,7 @@ async fn a_guard_that_was_killed_while_it_waited_is_not_used() {
 /// first one's limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn g8_a_guard_that_its_agent_changed_is_not_used_again() {
-    for change in ["prlimit --nofile=100:100 --pid", "renice -n 5 -p"] {
+    for change in ["prlimit --nofile=100:100 --pid", "renice -n 19 -p"] {
         let guards = guards();
         let change = format!("{change} $PPID >/dev/null && echo $PPID");
         let mut first = Script::start_under(&guards, &change);
@@ -118,7 +118,7 @@ async fn g8_a_guard_that_its_agent_changed_is_not_used_again() {
 async fn g8_a_guard_that_was_changed_while_it_waited_is_not_used() {
     for change in [
         "prlimit --nofile=100:100 --pid",
-        "renice -n 5 -p",
+        "renice -n 19 -p",
         "chrt --idle -p 0",
         "ionice -c 3 -p",
     ] {

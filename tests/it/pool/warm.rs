@@ -6,6 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::broker::Broker;
 use crate::support::host::until;
+use crate::support::limit::GROWING;
 use crate::support::pool::{Pool, Run, turn};
 use crate::support::processes::{lives, parent};
 
@@ -28,6 +29,21 @@ async fn ran(pool: &mut Pool, id: &str, workspace: &str, script: &[&str], how: &
     pool.enqueue(&[turn(id, workspace, script)]).await;
     assert_eq!(pool.events.ended(id).await.stop_reason(), how, "{id}");
     pool.started(id, 1).await
+}
+
+/// The run of a turn that ends when its time is up.
+async fn ran_out_of_time(pool: &mut Pool, id: &str, workspace: &str, script: &[&str]) -> Run {
+    for seconds in GROWING {
+        let id = format!("{id}-{seconds}");
+        let mut late = turn(&id, workspace, script);
+        late["timeout_s"] = seconds.into();
+        pool.enqueue(&[late]).await;
+        assert_eq!(pool.events.ended(&id).await.stop_reason(), "timeout");
+        if let Some(run) = pool.runs().of_turn(&id).next() {
+            return run.clone();
+        }
+    }
+    panic!("no time was enough for {id}");
 }
 
 fn kill(pid: i32) {
@@ -72,16 +88,19 @@ async fn g7_a_conversation_goes_on_on_its_server() {
 /// Guards that only what ended well, alone and as it was asked for is used again.
 #[tokio::test]
 async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
-    let mut pool = pool(1, &[("TURN_IDLE_TIMEOUT", "2s")]).await;
+    let mut pool = pool(1, &[]).await;
     let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
     for (id, script, how) in [
         ("failed", &["fail it is overloaded"][..], "error"),
-        ("idle", &["hang"], "timeout"),
+        ("late", &["hang"], "timeout"),
         ("died", &["die"], "error"),
         ("left", &["daemon left", "say hi"], "end_turn"),
         ("good", &["say hi"], "end_turn"),
     ] {
-        let run = ran(&mut pool, id, "a", script, how).await;
+        let run = match how {
+            "timeout" => ran_out_of_time(&mut pool, id, "a", script).await,
+            _ => ran(&mut pool, id, "a", script, how).await,
+        };
         assert_eq!(run.pid == last, id == "failed", "{id}");
         last = run.pid;
     }

@@ -260,8 +260,8 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
     });
     assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
     let in_command = |event: &CliEvent| matches!(event, CliEvent::ItemStarted(_));
-    let cut = turn(&mut server, "say: Wait.\nrun: sleep 100", |event| {
-        in_command(event) && format!("{event:?}").contains("sleep 100")
+    let cut = turn(&mut server, "say: Wait.\nrun: sleep 100000", |event| {
+        in_command(event) && format!("{event:?}").contains("sleep 100000")
     });
     let total = cut.finished.reported_total.unwrap();
     let answer = total.since(spent).unwrap();

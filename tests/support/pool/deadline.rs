@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Far above what any test takes, also on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::support::limit::LIMIT;
 
 /// Between two looks at something outside that can't tell of itself.
 const PAUSE: Duration = Duration::from_millis(15);
