@@ -7,6 +7,10 @@ TOOLS=$ROOT/.tools # what ops/setup puts there; ignored by git
 # shellcheck disable=SC2034  # for those who source this
 CODEX=$TOOLS/bin/codex
 
+# Seconds after which something that is waited for hangs: far above what it takes on a busy machine.
+# shellcheck disable=SC2034
+HANGS_AFTER=600
+
 # shellcheck disable=SC2034
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
   BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' RESET=$'\e[0m'
@@ -21,6 +25,41 @@ fail() { printf '%s✗%s %s\n' "$RED" "$RESET" "$*" >&2; }
 die() {
   fail "$*"
   exit 1
+}
+
+# not_checked WHAT: reports something that cannot be checked on this machine; ops/test repeats it beside its result.
+not_checked() {
+  fail "NOT CHECKED: $*"
+  [[ -z ${NOT_CHECKED_LIST:-} ]] || say "$*" >>"$NOT_CHECKED_LIST"
+}
+
+# private_home: gives everything that this script starts a HOME in .tools/, so that nothing reads or writes the caller's.
+# What a machine has configured there for npm, pip and git stays in effect; cargo keeps its own folder, and rustup too.
+private_home() {
+  local own=${HOME:-} config
+  [[ $own != "$TOOLS/home" ]] || return 0
+  mkdir -p "$TOOLS/home"
+  export HOME=$TOOLS/home
+  config=${XDG_CONFIG_HOME:-$own/.config}
+  unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME
+  [[ $own ]] || return 0
+  export CARGO_HOME=${CARGO_HOME:-$own/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$own/.rustup}
+  keep_config npm_config_userconfig "${NPM_CONFIG_USERCONFIG:-$own/.npmrc}"
+  keep_config PIP_CONFIG_FILE "$config/pip/pip.conf" "$own/.pip/pip.conf"
+  keep_config GIT_CONFIG_GLOBAL "$own/.gitconfig" "$config/git/config"
+}
+
+# keep_config VARIABLE FILE…: sets it to the first of the files that exists, unless it is set.
+keep_config() {
+  local variable=$1 file
+  [[ -z ${!variable:-} ]] || return 0
+  shift
+  for file; do
+    if [[ -e $file ]]; then
+      export "$variable=$file"
+      return
+    fi
+  done
 }
 
 has() { command -v "$1" >/dev/null; }
