@@ -42,6 +42,7 @@ private_home() {
   export HOME=$TOOLS/home
   config=${XDG_CONFIG_HOME:-$own/.config}
   unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME
+  export PYTHONDONTWRITEBYTECODE=1 # a Python may be installed in HOME
   [[ $own ]] || return 0
   export CARGO_HOME=${CARGO_HOME:-$own/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$own/.rustup}
   keep_config npm_config_userconfig "${NPM_CONFIG_USERCONFIG:-$own/.npmrc}"
@@ -60,6 +61,13 @@ keep_config() {
       return
     fi
   done
+}
+
+# pip ARGUMENTS…: of the interpreter itself, since pyenv's script in its place changes its own folder after an installation.
+pip() {
+  local python
+  python=$(python3 -c 'import sys; print(sys.executable)') &&
+    timeout "$HANGS_AFTER" "$python" -m pip --quiet --disable-pip-version-check "$@"
 }
 
 has() { command -v "$1" >/dev/null; }
