@@ -99,11 +99,14 @@ async fn a_guard_that_was_killed_while_it_waited_is_not_used() {
     assert_eq!(guard_of_a_turn(&guards).await, second);
 }
 
+/// To another nice value, whatever that of the tests is.
+const RENICE: &str = "renice -n $(( $(nice) == 19 ? 18 : 19 )) -p";
+
 /// Guards the look at a guard before it is used: the next turn would have the
 /// first one's limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn g8_a_guard_that_its_agent_changed_is_not_used_again() {
-    for change in ["prlimit --nofile=100:100 --pid", "renice -n 19 -p"] {
+    for change in ["prlimit --nofile=100:100 --pid", RENICE] {
         let guards = guards();
         let change = format!("{change} $PPID >/dev/null && echo $PPID");
         let mut first = Script::start_under(&guards, &change);
@@ -118,7 +121,7 @@ async fn g8_a_guard_that_its_agent_changed_is_not_used_again() {
 async fn g8_a_guard_that_was_changed_while_it_waited_is_not_used() {
     for change in [
         "prlimit --nofile=100:100 --pid",
-        "renice -n 19 -p",
+        RENICE,
         "chrt --idle -p 0",
         "ionice -c 3 -p",
     ] {
