@@ -4,8 +4,8 @@
 
 #![allow(dead_code, reason = "not every test binary needs all of it")]
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Seek, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio, id};
@@ -14,10 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
+
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
 
-/// Vhosts that the shared node is started with; each costs its start some 20 ms, and more are made when they are out.
-const PREPARED_VHOSTS: usize = 160;
+/// Vhosts are made so many at a time, since each call of `rabbitmqctl` starts an Erlang of its own: the first with the
+/// shared node, and the next whenever a test takes the first of those before.
+const VHOSTS: usize = 64;
 
 /// A node of its own folder and port.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Broker {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(|| {
             let mut broker = Self::new("shared");
-            let vhosts = PREPARED_VHOSTS.to_string();
+            let vhosts = VHOSTS.to_string();
             broker.launch(&["--temporary", "--vhosts", &vhosts]);
             broker
         })
@@ -52,12 +55,32 @@ impl Broker {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let shared = Self::shared();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("t{number}");
-        if number >= PREPARED_VHOSTS {
-            shared.ctl(&["add_vhost", &name]);
-            shared.ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]);
+        if number.is_multiple_of(VHOSTS) {
+            thread::spawn(move || shared.made_vhosts(number / VHOSTS + 1));
         }
-        format!("amqp://guest:guest@127.0.0.1:{}/{name}", shared.port)
+        shared.made_vhosts(number / VHOSTS);
+        format!("amqp://guest:guest@127.0.0.1:{}/t{number}", shared.port)
+    }
+
+    /// Until those vhosts are there.
+    fn made_vhosts(&self, batch: usize) {
+        static MADE: [OnceLock<()>; 32] = [const { OnceLock::new() }; 32];
+        if batch == 0 {
+            return;
+        }
+        MADE[batch].get_or_init(|| {
+            let names = (batch * VHOSTS..(batch + 1) * VHOSTS).map(|number| format!("t{number}"));
+            let (vhosts, permissions): (Vec<_>, Vec<_>) = names
+                .map(|name| {
+                    let all = ".*";
+                    let permission = json!({"user": "guest", "vhost": name,
+                        "configure": all, "write": all, "read": all});
+                    (json!({"name": name}), permission)
+                })
+                .unzip();
+            let definitions = json!({"vhosts": vhosts, "permissions": permissions});
+            self.ctl_with(&["import_definitions"], &definitions.to_string());
+        });
     }
 
     /// A running node for one test alone, which may stop, kill and start it.
@@ -152,11 +175,16 @@ impl Broker {
 
     /// Runs `rabbitmqctl` and returns what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.ctl_with(arguments, "")
+    }
+
+    fn ctl_with(&self, arguments: &[&str], stdin: &str) -> String {
         let [node, first @ ..] = self.ctl_command();
         let output = Command::new(node)
             .args(first)
             .arg("--quiet")
             .args(arguments)
+            .stdin(with_content(stdin))
             .output()
             .unwrap_or_else(|error| panic!("{NODE}: {error}"));
         assert!(
@@ -199,6 +227,16 @@ impl Broker {
         self.port = port;
         self.running = Some(Running { script, stdin });
     }
+}
+
+/// A file to read from that has this in it.
+fn with_content(text: &str) -> File {
+    let file = tempfile::tempfile().and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file)
+    });
+    file.unwrap_or_else(|error| panic!("a temporary file: {error}"))
 }
 
 impl Drop for Broker {

@@ -15,12 +15,15 @@ use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use turn_worker::amqp::topology::Topology;
 use turn_worker::contract::Document;
 
 use super::{Deadline, Producer};
 use crate::support::engine;
+
+/// For one connection; then another is tried.
+pub(super) const TRY: Duration = Duration::from_secs(60);
 
 /// Durable, so that no event is lost to this reader when the broker restarts.
 const QUEUE: &str = "test.events";
@@ -65,7 +68,7 @@ impl Events {
     pub(super) async fn collect(url: &str, deadline: Deadline) -> Self {
         let shared = Arc::new(Shared::default());
         let (url, reading) = (url.to_owned(), Arc::clone(&shared));
-        let binding = async || bound(&url).await.ok();
+        let binding = async || bound(&url).await;
         let bound = deadline.until("the events queue is bound", binding).await;
         let reader = tokio::spawn(async move {
             let mut bound_ = Some(bound);
@@ -74,7 +77,7 @@ impl Events {
                     let _ = read(&channel, &reading).await;
                 }
                 sleep(Duration::from_millis(100)).await;
-                bound_ = self::bound(&url).await.ok();
+                bound_ = self::bound(&url).await;
             }
         });
         Self {
@@ -168,7 +171,7 @@ impl Events {
 
     /// Once more, after the exchange was deleted, and with it what was bound.
     pub async fn bind_again(&self, url: &str) {
-        let binding = async || bound(url).await.ok();
+        let binding = async || bound(url).await;
         let deadline = self.deadline;
         drop(
             deadline
@@ -233,7 +236,12 @@ impl Drop for Events {
 /// What [`Producer::mark`] publishes.
 pub(super) const MARKER: &str = "marker";
 
-async fn bound(url: &str) -> lapin::Result<(Connection, Channel)> {
+/// Nothing if that fails. The client may wait for ever for an answer that went with its connection.
+async fn bound(url: &str) -> Option<(Connection, Channel)> {
+    timeout(TRY, try_bound(url)).await.ok()?.ok()
+}
+
+async fn try_bound(url: &str) -> lapin::Result<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     // As the workers declare it: whoever comes first.

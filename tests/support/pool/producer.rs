@@ -9,8 +9,10 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::Deadline;
+use super::events::TRY;
 
 pub struct Producer {
     url: String,
@@ -174,16 +176,20 @@ impl Producer {
 
     async fn channel(&mut self) -> Option<Channel> {
         if self.open.is_none() {
-            let properties = ConnectionProperties::default();
-            let connection = Connection::connect(&self.url, properties).await.ok()?;
-            let channel = connection.create_channel().await.ok()?;
-            let options = ConfirmSelectOptions::default();
-            channel.confirm_select(options).await.ok()?;
-            self.open = Some((connection, channel));
+            let opened = timeout(TRY, opened(&self.url)).await;
+            self.open = Some(opened.ok()?.ok()?);
         }
         let (_, channel) = self.open.as_ref()?;
         Some(channel.clone())
     }
+}
+
+async fn opened(url: &str) -> lapin::Result<(Connection, Channel)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let options = ConfirmSelectOptions::default();
+    channel.confirm_select(options).await?;
+    Ok((connection, channel))
 }
 
 pub fn persistent() -> BasicProperties {
