@@ -70,6 +70,15 @@ pip() {
     timeout "$HANGS_AFTER" "$python" -m pip --quiet --disable-pip-version-check "$@"
 }
 
+# native_codex FOLDER: the binary of the npm package that is installed there.  The package's own script would leave codex
+# running when it is killed; workers run the binary.
+native_codex() {
+  local native
+  native=$(find "$1/node_modules/@openai" -path '*/vendor/*/bin/codex' -type f -perm -u+x -print -quit)
+  [[ -n $native ]] || die "the npm package in $1 has no native binary for $(uname -sm)"
+  echo "$native"
+}
+
 has() { command -v "$1" >/dev/null; }
 
 # The comment at the top of a script is its manual.
