@@ -234,8 +234,6 @@ pub struct PlanItem {
 pub enum EventBody {
     /// Always first.
     MessageStart {
-        /// Empty for a rejected request that named none that can be.
-        workspace: String,
         /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Map<String, Value>>,
@@ -343,6 +341,10 @@ impl EventBody {
 pub struct TurnEvent {
     #[schemars(with = "TurnId")]
     pub turn_id: String,
+    /// The id of the turn's workspace; readers drop events of any other. Empty if a rejected request's workspace is
+    /// missing or invalid. Workers older than this field set it on `message_start` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// How often the turn was started. 0: it never was.
     pub attempt: u32,
     /// 0, 1, 2 … within an attempt, without a gap.
@@ -430,15 +432,18 @@ impl SealedEvent {
 #[derive(Debug)]
 pub struct Sealer {
     turn_id: Arc<str>,
+    workspace: Arc<str>,
     attempt: u32,
     next_seq: u64,
     trace: Option<Arc<TraceContext>>,
 }
 
 impl Sealer {
-    pub fn new(turn_id: &str, attempt: u32) -> Self {
+    /// `workspace`: its id, or empty if the request's is missing or invalid.
+    pub fn new(turn_id: &str, workspace: &str, attempt: u32) -> Self {
         Self {
             turn_id: turn_id.into(),
+            workspace: workspace.into(),
             attempt,
             next_seq: 0,
             trace: None,
@@ -458,6 +463,7 @@ impl Sealer {
     pub fn seal(&mut self, body: EventBody, time: Timestamp) -> SealedEvent {
         let event = TurnEvent {
             turn_id: self.turn_id.to_string(),
+            workspace: Some(self.workspace.to_string()),
             attempt: self.attempt,
             seq: self.next_seq,
             time,
@@ -491,7 +497,7 @@ mod tests {
 
     #[test]
     fn g6_seals_events_with_seq_from_zero_without_a_gap() {
-        let mut sealer = Sealer::new("t-01", 2);
+        let mut sealer = Sealer::new("t-01", "a/b", 2);
         let time = Timestamp::from_millisecond(1_700_000_000_007).unwrap();
         for seq in 0..3 {
             let event = sealer.seal(
@@ -508,7 +514,7 @@ mod tests {
 
     #[test]
     fn event_reads_as_the_contract_shows_it() {
-        let mut sealer = Sealer::new("t-01", 1);
+        let mut sealer = Sealer::new("t-01", "a/b", 1);
         let time = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
         let event = sealer.seal(
             EventBody::Error {
@@ -523,7 +529,7 @@ mod tests {
         );
         assert_eq!(
             &*event.json,
-            r#"{"turn_id":"t-01","attempt":1,"seq":0,"time":"2023-11-14T22:13:20.000Z","type":"error","error":{"code":"turn.failed","message":"no","reason":"rate_limited","retryable":true}}"#
+            r#"{"turn_id":"t-01","workspace":"a/b","attempt":1,"seq":0,"time":"2023-11-14T22:13:20.000Z","type":"error","error":{"code":"turn.failed","message":"no","reason":"rate_limited","retryable":true}}"#
         );
         let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
         assert_eq!(back.body.kind(), "error");
@@ -537,7 +543,7 @@ mod tests {
             name: "mcp_tool_call".into(),
             input: serde_json::json!({"$serde_json::private::RawValue": "[1]"}),
         };
-        let event = Sealer::new("t-01", 1).seal(body.clone(), Timestamp::UNIX_EPOCH);
+        let event = Sealer::new("t-01", "a/b", 1).seal(body.clone(), Timestamp::UNIX_EPOCH);
         let back: TurnEvent = serde_json::from_str(&event.json).unwrap();
         assert_eq!(back.body, body);
     }
@@ -570,7 +576,7 @@ mod tests {
                 usage: Some(Usage::default()),
             },
         ];
-        let mut sealer = Sealer::new("t-01", 1);
+        let mut sealer = Sealer::new("t-01", "a/b", 1);
         let time = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
         let [result, error, end] = bodies.map(|body| {
             let event = sealer.seal(body, time);
@@ -595,7 +601,7 @@ mod tests {
             Some("a=1"),
         )
         .map(Arc::new);
-        let mut sealer = Sealer::new("t-01", 1).traced(trace.as_ref());
+        let mut sealer = Sealer::new("t-01", "a/b", 1).traced(trace.as_ref());
         let body = EventBody::TextDelta {
             item_id: "item_0".into(),
             text: "x".repeat(1000),

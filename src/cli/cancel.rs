@@ -4,10 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use turn_worker::config::Settings;
-use turn_worker::request::TurnId;
 
-use super::exit::Usage;
 use super::submit::client;
+use super::turn::check_names;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -30,18 +29,7 @@ pub struct CancelArgs {
 
 pub async fn cancel(settings: Settings, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let CancelArgs { turn_id, workspace } = args;
-    let wrong = |what: &str, found: &str, rule: String| {
-        Usage(format!("{what} is {found:?}, allowed is {rule}"))
-    };
-    if let Err(rule) = turn_id.parse::<TurnId>() {
-        return Err(wrong("the turn's id", &turn_id, rule.to_string()).into());
-    }
-    if let Some(workspace) = &workspace
-        && !workspace.starts_with('/')
-        && let Err(rule) = workspace.parse::<turn_worker::request::WorkspaceId>()
-    {
-        return Err(wrong("the workspace", workspace, rule.to_string()).into());
-    }
+    check_names(&turn_id, workspace.as_deref())?;
     client(&settings)
         .cancel(&turn_id, workspace.as_deref())
         .await?;

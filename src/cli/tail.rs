@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use turn_worker::client::{Tail, TailUpdate};
+use turn_worker::client::{Origin, Tail, TailUpdate};
 use turn_worker::config::{Settings, parse_duration};
-use turn_worker::request::TurnId;
 
-use super::exit::{self, Usage};
+use super::exit;
 use super::print::Printer;
 use super::say::say;
 use super::submit::client;
+use super::turn::check_names;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +34,9 @@ pub struct TailArgs {
     /// Wait for a turn of which the log has nothing yet
     #[arg(long)]
     wait: bool,
+    /// The turn's workspace; by default that of the first event found under the turn's id
+    #[arg(long, short, value_name = "W")]
+    workspace: Option<String>,
     /// JSON lines, one an event, also on a terminal
     #[arg(long)]
     json: bool,
@@ -56,14 +59,13 @@ fn since(text: &str) -> Result<Since, String> {
 
 pub async fn tail(settings: Settings, args: TailArgs) -> anyhow::Result<ExitCode> {
     let id = &args.turn_id;
-    if let Err(rule) = id.parse::<TurnId>() {
-        return Err(Usage(format!("the turn's id is {id:?}, allowed is {rule}")).into());
-    }
+    check_names(id, args.workspace.as_deref())?;
     let since = args.since.0.map(|ago| {
         let now = SystemTime::now();
         now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
     });
-    let mut tail = Tail::open(client(&settings), id.clone(), since).await?;
+    let origin = Origin::new(args.workspace.clone());
+    let mut tail = Tail::open(client(&settings), id.clone(), origin, since).await?;
     let status = to_the_end(&mut tail, &args).await?;
     tail.close().await;
     Ok(ExitCode::from(status))

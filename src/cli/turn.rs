@@ -9,11 +9,28 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
-use turn_worker::request::{MediaType, OnBusy, ThreadChoice};
+use turn_worker::request::{MediaType, OnBusy, ThreadChoice, TurnId, WorkspaceId};
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
 use super::say::say;
+
+/// For commands that name a turn and maybe its workspace. Whether a path is a
+/// workspace's, only a worker knows.
+pub fn check_names(turn_id: &str, workspace: Option<&str>) -> Result<(), Usage> {
+    let wrong = |what: &str, found: &str, rule: String| {
+        Usage(format!("{what} is {found:?}, allowed is {rule}"))
+    };
+    if let Err(rule) = turn_id.parse::<TurnId>() {
+        return Err(wrong("the turn's id", turn_id, rule.to_string()));
+    }
+    if let Some(workspace) = workspace.filter(|workspace| !workspace.starts_with('/'))
+        && let Err(rule) = workspace.parse::<WorkspaceId>()
+    {
+        return Err(wrong("the workspace", workspace, rule.to_string()));
+    }
+    Ok(())
+}
 
 #[derive(Debug, Args)]
 pub struct TurnArgs {

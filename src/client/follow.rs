@@ -6,7 +6,7 @@ use backon::ExponentialBackoff;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Client, ClientError, Order, Submission, TurnMessage, is_missing};
+use super::{Arrival, Client, ClientError, Order, Origin, Submission, TurnMessage, is_missing};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Consumer;
 use crate::amqp::declare_error::DeclareError;
@@ -45,6 +45,7 @@ pub struct Follow {
     client: Client,
     submission: Submission,
     cancel: CancellationToken,
+    origin: Origin,
     order: Order,
     reading: Option<Reading>,
     cancelling: Cancelling,
@@ -94,6 +95,7 @@ impl Follow {
         let reading = client.read(&submission.turn_id).await?;
         Ok(Self {
             client,
+            origin: Origin::new(Some(submission.workspace.clone())),
             submission,
             cancel,
             order: Order::default(),
@@ -159,6 +161,9 @@ impl Follow {
                 let _ = delivery.ack().await;
                 self.reading = Some(reading);
                 let message = message.filter(|m| m.turn_id == self.submission.turn_id)?;
+                if !self.origin.admits(message.workspace.as_deref()) {
+                    return None;
+                }
                 // What comes after it comes here, too.
                 self.unsure = None;
                 let arrival = self.order.place(message.attempt, message.seq)?;

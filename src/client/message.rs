@@ -8,6 +8,8 @@ use crate::event::EventBody;
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnMessage {
     pub turn_id: String,
+    /// `None` from a worker older than the field, but for `message_start`.
+    pub workspace: Option<String>,
     pub attempt: u32,
     pub seq: u64,
     pub kind: String,
@@ -23,6 +25,8 @@ impl TurnMessage {
         #[derive(Deserialize)]
         struct Envelope {
             turn_id: String,
+            #[serde(default)]
+            workspace: Option<String>,
             attempt: u32,
             seq: u64,
             #[serde(rename = "type")]
@@ -30,6 +34,7 @@ impl TurnMessage {
         }
         let Envelope {
             turn_id,
+            workspace,
             attempt,
             seq,
             kind,
@@ -37,6 +42,7 @@ impl TurnMessage {
         let text = std::str::from_utf8(json).ok()?;
         Some(Self {
             turn_id,
+            workspace,
             attempt,
             seq,
             kind,

@@ -7,6 +7,7 @@
 mod follow;
 mod message;
 mod order;
+mod origin;
 mod tail;
 mod turn;
 
@@ -29,6 +30,7 @@ use crate::error::with_sources;
 pub use follow::{Follow, Update};
 pub use message::TurnMessage;
 pub use order::{Arrival, Order};
+pub use origin::Origin;
 pub use tail::{Tail, TailUpdate};
 pub use turn::{NewTurn, Submission};
 

@@ -11,7 +11,7 @@ use backon::ExponentialBackoff;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Arrival, Client, ClientError, Order, TurnMessage, is_missing};
+use super::{Arrival, Client, ClientError, Order, Origin, TurnMessage, is_missing};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::{ConsumeError, Consumer, Delivery};
 use crate::amqp::event_log::{FILTER_VALUE, text};
@@ -56,6 +56,7 @@ pub struct Tail {
     client: Client,
     turn_id: String,
     since: Option<SystemTime>,
+    origin: Origin,
     order: Order,
     reading: Option<Reading>,
     /// The first message that was not read.
@@ -82,12 +83,14 @@ impl Tail {
     pub async fn open(
         client: Client,
         turn_id: String,
+        origin: Origin,
         since: Option<SystemTime>,
     ) -> Result<Self, ClientError> {
         let mut tail = Self {
             client,
             turn_id,
             since,
+            origin,
             order: Order::default(),
             reading: None,
             next: None,
@@ -159,6 +162,9 @@ impl Tail {
             self.next = Some(offset + 1);
         }
         let message = message.filter(|message| message.turn_id == self.turn_id)?;
+        if !self.origin.admits(message.workspace.as_deref()) {
+            return None;
+        }
         let arrival = self.order.place(message.attempt, message.seq)?;
         Some(TailUpdate::Event(Box::new(message), arrival))
     }

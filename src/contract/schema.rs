@@ -10,6 +10,9 @@ use crate::contract::VERSION;
 use crate::event::TurnEvent;
 use crate::request::TurnRequest;
 
+/// Older workers name the workspace on this type of event only.
+const NAMES_ITS_WORKSPACE: &str = "message_start";
+
 pub(super) fn request() -> Value {
     of::<TurnRequest>("request")
 }
@@ -35,6 +38,11 @@ pub(super) fn event() -> Value {
             .unwrap_or_default();
         types.push(json!({ "$ref": format!("#/$defs/{name}") }));
         schema["$defs"][name] = with_common(variant.clone(), &common);
+        if name == NAMES_ITS_WORKSPACE
+            && let Some(required) = schema["$defs"][name]["required"].as_array_mut()
+        {
+            required.push("workspace".into());
+        }
     }
     if let Some(schema) = schema.as_object_mut() {
         schema.retain(|_, value| !value.is_null());

@@ -301,10 +301,7 @@ fn the_oldest_waiting_turn_has_an_age() {
 #[test]
 fn the_list_of_kinds_is_the_events_own() {
     let bodies = [
-        EventBody::MessageStart {
-            workspace: String::new(),
-            metadata: None,
-        },
+        EventBody::MessageStart { metadata: None },
         EventBody::ThinkingDelta {
             item_id: String::new(),
             text: String::new(),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::emit::Emitter;
-use super::ending::{Ending, failure, message_start};
+use super::ending::{Ending, failure, message_start, sealer};
 use super::hold::Hold;
 use super::images::{self, NoImages};
 use super::process::{self, Ran};
@@ -23,7 +23,7 @@ use crate::codex::failure::thread_lost;
 use crate::codex::home::Home;
 use crate::codex::{obstacle, stderr};
 use crate::error::with_sources;
-use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, Sealer, StopReason, TurnError};
+use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnError};
 use crate::fault;
 use crate::guard::SpawnError;
 use crate::host::Part;
@@ -322,8 +322,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     fn emitter<'s, S: EventSink>(&self, sink: &'s S) -> Emitter<'s, S> {
-        let sealer = Sealer::new(self.request.turn_id.as_str(), self.number)
-            .traced(self.request.trace.as_ref());
+        let sealer = sealer(self.request, self.number);
         Emitter::new(sealer, self.runner.events, sink)
     }
 

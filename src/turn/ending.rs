@@ -12,11 +12,16 @@ use crate::codex::translate::{Finished, Verdict};
 use crate::event::{
     ErrorCode, EventBody, NoticeCode, Reason, SealedEvent, Sealer, StopReason, TurnError,
 };
-use crate::request::{Rejection, TurnId, TurnRequest};
+use crate::request::{Rejection, TurnId, TurnRequest, WorkspaceId};
+
+/// Numbers the events of one attempt at the turn.
+pub(super) fn sealer(request: &TurnRequest, attempt: u32) -> Sealer {
+    let (turn_id, workspace) = (request.turn_id.as_str(), request.workspace.as_str());
+    Sealer::new(turn_id, workspace, attempt).traced(request.trace.as_ref())
+}
 
 pub(super) fn message_start(request: &TurnRequest) -> EventBody {
     EventBody::MessageStart {
-        workspace: request.workspace.as_str().to_owned(),
         metadata: request.metadata.clone(),
     }
 }
@@ -174,21 +179,21 @@ pub fn cancelled_ending(request: &TurnRequest, superseded_by: Option<String>) ->
 fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
     let start = message_start(request);
     let metadata = request.metadata.clone();
-    let sealer = Sealer::new(request.turn_id.as_str(), 0).traced(request.trace.as_ref());
+    let sealer = sealer(request, 0);
     unrun(sealer, start, ending, metadata)
 }
 
 /// All events of a request that can't be accepted. Its workspace may be
-/// unknown; then it stands there empty.
+/// unknown, and is empty then.
 pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEvent> {
     let workspace = rejection.workspace.as_ref();
+    let workspace = workspace.map_or("", WorkspaceId::as_str);
     let start = EventBody::MessageStart {
-        workspace: workspace.map_or_else(String::new, |id| id.as_str().to_owned()),
         metadata: rejection.metadata.clone(),
     };
     let error = failure(rejection.code, rejection.to_string(), false);
     let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
-    let sealer = Sealer::new(turn_id.as_str(), 0).traced(rejection.trace.as_ref());
+    let sealer = Sealer::new(turn_id.as_str(), workspace, 0).traced(rejection.trace.as_ref());
     unrun(sealer, start, ending, rejection.metadata.clone())
 }
 

@@ -138,16 +138,11 @@ impl Worker {
         let began = Instant::now();
         let mut out = Events {
             channel: &self.publisher,
-            sealer: Sealer::new(request.turn_id.as_str(), 1),
+            sealer: Sealer::new(request.turn_id.as_str(), request.workspace.as_str(), 1),
             unconfirmed: VecDeque::new(),
         };
-        let workspace = request.workspace.as_str().to_owned();
         let metadata = request.metadata;
-        out.publish(EventBody::MessageStart {
-            workspace,
-            metadata,
-        })
-        .await?;
+        out.publish(EventBody::MessageStart { metadata }).await?;
 
         let mut codex = Command::new(&self.codex)
             .args(["exec", "--json", "--skip-git-repo-check", "-"])

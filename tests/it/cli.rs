@@ -18,7 +18,7 @@ mod interrupts;
 #[path = "cli/status.rs"]
 mod status;
 #[path = "cli/submit.rs"]
-mod submit;
+pub mod submit;
 mod tail;
 #[path = "cli/terminal.rs"]
 mod terminal;

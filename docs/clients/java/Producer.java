@@ -24,7 +24,7 @@ import java.util.concurrent.TimeoutException;
  * Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
  *
  * <pre>AMQP_URL=amqp://… java -cp … Producer WORKSPACE PROMPT [PROMPT…]
- * AMQP_URL=amqp://… java -cp … Producer --tail TURN_ID</pre>
+ * AMQP_URL=amqp://… java -cp … Producer --tail TURN_ID [WORKSPACE]</pre>
  *
  * The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
  *
@@ -157,6 +157,8 @@ public class Producer {
 
     /** Shows the events of one turn, each once. */
     static class Reader {
+        private final String turnId;
+        private String workspace;
         private String stopReason; // once it has ended
         private int attempt = 0;
         private int seq = -1;
@@ -164,7 +166,23 @@ public class Producer {
         private String text = ""; // of the message that came last
         private boolean lineIsOpen;
 
+        Reader(String turnId, String workspace) {
+            this.turnId = turnId;
+            // Without one, that of the first event is read; also with a path, which only a worker can tell the id of.
+            this.workspace = workspace == null || workspace.startsWith("/") ? null : workspace;
+        }
+
+        /** Any producer can send a turn under our id, for a workspace of its own. */
+        private boolean isOurs(JsonObject event) {
+            if (!event.has("turn_id") || !event.get("turn_id").getAsString().equals(turnId)) return false;
+            String itsWorkspace = event.has("workspace") ? event.get("workspace").getAsString() : "";
+            if (itsWorkspace.isEmpty()) return true; // an older worker's event, or a rejection that could not tell it
+            if (workspace == null) workspace = itsWorkspace;
+            return itsWorkspace.equals(workspace);
+        }
+
         void take(JsonObject event) {
+            if (!isOurs(event)) return;
             int itsAttempt = event.get("attempt").getAsInt();
             int itsSeq = event.get("seq").getAsInt();
             if (itsAttempt < attempt || itsAttempt == attempt && itsSeq <= seq) return; // told before
@@ -234,7 +252,7 @@ public class Producer {
             Delivery delivery = broker.next();
             if (delivery == null) continue;
             JsonObject event = GSON.fromJson(new String(delivery.getBody(), StandardCharsets.UTF_8), JsonObject.class);
-            if (event.get("turn_id").getAsString().equals(turnId)) reader.take(event);
+            reader.take(event);
             broker.ack(delivery);
         }
     }
@@ -246,7 +264,7 @@ public class Producer {
                 "turn_id", turnId,
                 "workspace", workspace,
                 "messages", List.of(Map.of("role", "user", "content", prompt)));
-        Reader reader = new Reader();
+        Reader reader = new Reader(turnId, workspace);
         say("turn " + turnId);
         while (reader.stopReason == null) {
             try {
@@ -262,11 +280,11 @@ public class Producer {
     }
 
     /** Prints a turn from the event log. Returns how it ended, over as many connections as that takes. */
-    static String tail(String url, String turnId) throws Exception {
+    static String tail(String url, String turnId, String workspace) throws Exception {
         ConnectionFactory factory = new ConnectionFactory();
         factory.setUri(url);
         factory.setAutomaticRecoveryEnabled(false);
-        Reader reader = new Reader();
+        Reader reader = new Reader(turnId, workspace);
         Object offset = "first";
         while (true) {
             try (Connection connection = factory.newConnection()) {
@@ -286,8 +304,7 @@ public class Producer {
                     offset = (Long) delivery.getProperties().getHeaders().get("x-stream-offset") + 1;
                     JsonObject event =
                             GSON.fromJson(new String(delivery.getBody(), StandardCharsets.UTF_8), JsonObject.class);
-                    // The filter lets others through, too.
-                    if (event.has("turn_id") && event.get("turn_id").getAsString().equals(turnId)) reader.take(event);
+                    reader.take(event); // the filter lets others through, too
                     channel.basicAck(delivery.getEnvelope().getDeliveryTag(), false);
                 }
                 return reader.stopReason == null ? "cancelled" : reader.stopReason;
@@ -302,12 +319,15 @@ public class Producer {
 
     static int run(String[] arguments) {
         if (arguments.length < 2) {
-            say("usage: Producer WORKSPACE PROMPT [PROMPT…]\n       Producer --tail TURN_ID");
+            say("usage: Producer WORKSPACE PROMPT [PROMPT…]\n       Producer --tail TURN_ID [WORKSPACE]");
             return 2;
         }
         String url = System.getenv().getOrDefault("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f");
         try {
-            if (arguments[0].equals("--tail")) return EXIT_STATUS.getOrDefault(tail(url, arguments[1]), 1);
+            if (arguments[0].equals("--tail")) {
+                String workspace = arguments.length > 2 ? arguments[2] : null;
+                return EXIT_STATUS.getOrDefault(tail(url, arguments[1], workspace), 1);
+            }
             Broker broker = new Broker(url);
             String stopReason = "";
             for (String prompt : Arrays.asList(arguments).subList(1, arguments.length)) {

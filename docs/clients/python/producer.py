@@ -2,7 +2,7 @@
 """Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 
     AMQP_URL=amqp://… python3 producer.py WORKSPACE PROMPT [PROMPT…]
-    AMQP_URL=amqp://… python3 producer.py --tail TURN_ID
+    AMQP_URL=amqp://… python3 producer.py --tail TURN_ID [WORKSPACE]
 
 The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 
@@ -88,7 +88,10 @@ class Broker:
 class Reader:
     """Shows the events of one turn, each once."""
 
-    def __init__(self):
+    def __init__(self, turn_id, workspace=None):
+        self.turn_id = turn_id
+        # Without one, that of the first event is read; also with a path, which only a worker can tell the id of.
+        self.workspace = None if workspace is None or workspace.startswith("/") else workspace
         self.stop_reason = None
         self.newest = (0, -1)
         self.item_id = None
@@ -97,6 +100,8 @@ class Reader:
 
     def take(self, event):
         """Returns how the turn ended, once it has."""
+        if event.get("turn_id") != self.turn_id or not self.is_ours(event.get("workspace")):
+            return self.stop_reason
         place = (event["attempt"], event["seq"])
         if place <= self.newest:
             return self.stop_reason  # told before
@@ -120,6 +125,13 @@ class Reader:
             say(f"{event['stop_reason']}, tokens: {json.dumps(event.get('usage'))}")
             self.stop_reason = event["stop_reason"]
         return self.stop_reason
+
+    def is_ours(self, workspace):
+        """Any producer can send a turn under our id, for a workspace of its own."""
+        if not workspace:
+            return True  # an older worker's event, or a rejection that could not tell it
+        self.workspace = self.workspace or workspace
+        return workspace == self.workspace
 
     def begin_message(self, item_id):
         self.end_line()
@@ -150,8 +162,7 @@ def follow(broker, request, reader):
             next_cancel = time.monotonic() + CANCEL_PAUSE_S
         if body is None:
             continue
-        event = json.loads(body)
-        stop_reason = reader.take(event) if event["turn_id"] == turn_id else None
+        stop_reason = reader.take(json.loads(body))
         channel.basic_ack(method.delivery_tag)
         if stop_reason:
             channel.cancel()
@@ -166,7 +177,7 @@ def run_turn(broker, workspace, prompt):
         "workspace": workspace,
         "messages": [{"role": "user", "content": prompt}],
     }
-    reader = Reader()
+    reader = Reader(request["turn_id"], workspace)
     say(f"turn {request['turn_id']}")
     while True:
         try:
@@ -179,9 +190,9 @@ def run_turn(broker, workspace, prompt):
             say("connected again")
 
 
-def tail(url, turn_id):
+def tail(url, turn_id, workspace=None):
     """Prints a turn from the event log.  Returns how it ended, over as many connections as that takes."""
-    reader = Reader()
+    reader = Reader(turn_id, workspace)
     offset = "first"
     while True:
         try:
@@ -191,9 +202,7 @@ def tail(url, turn_id):
                 arguments = {"x-stream-offset": offset, "x-stream-filter": turn_id}
                 for method, properties, body in channel.consume("codex.events.log", arguments=arguments):
                     offset = properties.headers["x-stream-offset"] + 1
-                    event = json.loads(body)
-                    # The filter lets others through, too.
-                    stop_reason = reader.take(event) if event.get("turn_id") == turn_id else None
+                    stop_reason = reader.take(json.loads(body))  # the filter lets others through, too
                     channel.basic_ack(method.delivery_tag)
                     if stop_reason:
                         return stop_reason
@@ -215,13 +224,13 @@ def interrupt(_signal, _frame):
 
 def main():
     if len(sys.argv) < 3:
-        say("usage: producer.py WORKSPACE PROMPT [PROMPT…]\n       producer.py --tail TURN_ID")
+        say("usage: producer.py WORKSPACE PROMPT [PROMPT…]\n       producer.py --tail TURN_ID [WORKSPACE]")
         return 2
     workspace, *prompts = sys.argv[1:]
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
     try:
         if workspace == "--tail":
-            return EXIT_STATUS.get(tail(url, prompts[0]), 1)
+            return EXIT_STATUS.get(tail(url, *prompts[:2]), 1)
         signal.signal(signal.SIGINT, interrupt)
         broker = Broker(url)
         stop_reason = "cancelled"

@@ -1,7 +1,7 @@
 // Sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 //
 //     AMQP_URL=amqp://… node build/producer.js WORKSPACE PROMPT [PROMPT…]
-//     AMQP_URL=amqp://… node build/producer.js --tail TURN_ID
+//     AMQP_URL=amqp://… node build/producer.js --tail TURN_ID [WORKSPACE]
 //
 // The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 //
@@ -25,6 +25,7 @@ interface TurnRequest {
 /** As far as it is shown here: see docs/EVENTS.md for the others and their fields. */
 interface TurnEvent {
   turn_id: string;
+  workspace?: string;
   attempt: number;
   seq: number;
   type: string;
@@ -128,9 +129,19 @@ class Reader {
   private itemId?: string;
   private text = ""; // of the message that came last
   private lineIsOpen = false;
+  private workspace?: string;
+
+  constructor(
+    private readonly turnId: string,
+    workspace?: string,
+  ) {
+    // Without one, that of the first event is read; also with a path, which only a worker can tell the id of.
+    if (!workspace?.startsWith("/")) this.workspace = workspace;
+  }
 
   /** Returns how the turn ended, once it has. */
   take(event: TurnEvent): string | undefined {
+    if (event.turn_id !== this.turnId || !this.isOurs(event.workspace)) return this.stopReason;
     if (event.attempt < this.attempt || (event.attempt === this.attempt && event.seq <= this.seq)) {
       return this.stopReason; // told before
     }
@@ -157,6 +168,13 @@ class Reader {
       this.stopReason = event.stop_reason;
     }
     return this.stopReason;
+  }
+
+  /** Any producer can send a turn under our id, for a workspace of its own. */
+  private isOurs(workspace: string | undefined): boolean {
+    if (!workspace) return true; // an older worker's event, or a rejection that could not tell it
+    this.workspace ??= workspace;
+    return workspace === this.workspace;
   }
 
   private beginMessage(itemId: string | undefined): void {
@@ -198,8 +216,7 @@ async function follow(broker: Broker, request: TurnRequest, reader: Reader): Pro
       }, 200);
       const take = (message: ConsumeMessage | null) => {
         if (message === null) return reject(new Error("the broker has ended the consumer"));
-        const event: TurnEvent = JSON.parse(message.content.toString());
-        const stopReason = event.turn_id === turnId ? reader.take(event) : undefined;
+        const stopReason = reader.take(JSON.parse(message.content.toString()));
         channel.ack(message);
         if (stopReason) resolve(stopReason);
       };
@@ -219,7 +236,7 @@ async function runTurn(broker: Broker, workspace: string, prompt: string): Promi
     workspace,
     messages: [{ role: "user", content: prompt }],
   };
-  const reader = new Reader();
+  const reader = new Reader(request.turn_id, workspace);
   say(`turn ${request.turn_id}`);
   for (;;) {
     try {
@@ -234,8 +251,8 @@ async function runTurn(broker: Broker, workspace: string, prompt: string): Promi
 }
 
 /** Prints a turn from the event log.  Returns how it ended, over as many connections as that takes. */
-async function tail(url: string, turnId: string): Promise<string> {
-  const reader = new Reader();
+async function tail(url: string, turnId: string, workspace?: string): Promise<string> {
+  const reader = new Reader(turnId, workspace);
   let offset: number | undefined;
   let refusal: Refused | undefined;
   for (;;) {
@@ -252,9 +269,7 @@ async function tail(url: string, turnId: string): Promise<string> {
         const take = (message: ConsumeMessage | null) => {
           if (message === null) return reject(new Error("the broker has ended the consumer"));
           offset = Number(message.properties.headers?.["x-stream-offset"]) + 1;
-          const event: TurnEvent = JSON.parse(message.content.toString());
-          // The filter lets others through, too.
-          const stopReason = event.turn_id === turnId ? reader.take(event) : undefined;
+          const stopReason = reader.take(JSON.parse(message.content.toString())); // the filter lets others through, too
           channel.ack(message);
           if (stopReason) resolve(stopReason);
         };
@@ -274,12 +289,12 @@ async function tail(url: string, turnId: string): Promise<string> {
 async function main(): Promise<number> {
   const [workspace, ...prompts] = process.argv.slice(2);
   if (workspace === undefined || prompts[0] === undefined) {
-    say("usage: producer.js WORKSPACE PROMPT [PROMPT…]\n       producer.js --tail TURN_ID");
+    say("usage: producer.js WORKSPACE PROMPT [PROMPT…]\n       producer.js --tail TURN_ID [WORKSPACE]");
     return 2;
   }
   const url = process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f";
   try {
-    if (workspace === "--tail") return EXIT_STATUS[await tail(url, prompts[0])] ?? 1;
+    if (workspace === "--tail") return EXIT_STATUS[await tail(url, prompts[0], prompts[1])] ?? 1;
     process.once("SIGINT", () => {
       interrupted = true;
     });

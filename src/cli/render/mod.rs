@@ -100,8 +100,8 @@ impl Screen {
 
     fn body(&mut self, message: &TurnMessage, body: &EventBody, width: usize) {
         match body {
-            EventBody::MessageStart { workspace, .. } => {
-                self.workspace.clone_from(workspace);
+            EventBody::MessageStart { .. } => {
+                self.workspace = message.workspace.clone().unwrap_or_default();
                 self.head(message);
             }
             EventBody::ThinkingDelta { item_id, text } => {

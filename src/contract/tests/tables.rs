@@ -69,12 +69,14 @@ fn event_types() -> String {
     table
 }
 
+/// The fields of every event.
+const COMMON: [&str; 6] = ["turn_id", "workspace", "attempt", "seq", "time", "type"];
+
 /// Those of its own, the optional ones with a question mark.
 fn fields(schema: &Value) -> String {
     let required = schema["required"].as_array().unwrap();
     let own = schema["properties"].as_object().unwrap().keys();
-    let own =
-        own.filter(|name| !["turn_id", "attempt", "seq", "time", "type"].contains(&name.as_str()));
+    let own = own.filter(|name| !COMMON.contains(&name.as_str()));
     let marked = own.map(|name| {
         let optional = !required.iter().any(|field| field == name);
         format!("`{name}`{}", if optional { "?" } else { "" })

@@ -119,7 +119,7 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         lock: null.as_fd(),
         bell: None,
     };
-    let mut out = Emitter::new(Sealer::new("t", 1), EventSet::Full, sink);
+    let mut out = Emitter::new(Sealer::new("t", "a", 1), EventSet::Full, sink);
     let limits = Limits {
         wall: Duration::from_secs(3600),
         idle: Duration::from_secs(600),

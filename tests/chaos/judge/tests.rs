@@ -192,7 +192,7 @@ fn ending(turn: &str, attempt: u32, stop_reason: StopReason) -> SealedEvent {
         metadata: None,
         usage: None,
     };
-    Sealer::new(turn, attempt).seal(body, Timestamp::UNIX_EPOCH)
+    Sealer::new(turn, "a", attempt).seal(body, Timestamp::UNIX_EPOCH)
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn topology() -> Topology {
 }
 
 fn events(turn: &str) -> impl Iterator<Item = SealedEvent> + use<> {
-    let mut sealer = Sealer::new(turn, 1);
+    let mut sealer = Sealer::new(turn, "a", 1);
     std::iter::repeat_with(move || {
         let text = EventBody::TextDelta {
             item_id: "item_0".into(),

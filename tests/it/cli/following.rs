@@ -20,6 +20,36 @@ async fn settled(url: &str, pool: &Pool) {
     assert_eq!(pool.runs().of_turn("t1").count(), 1);
 }
 
+/// Guards `Origin`: an event under the turn's id may be of another turn.
+#[tokio::test]
+async fn g5_a_forged_answer_is_not_followed() {
+    let url = Broker::vhost();
+    let mut scripted = Scripted::on(&url).await;
+    let start = |workspace: &str, attempt: u32| json!({"attempt": attempt, "seq": 0, "type": "message_start", "workspace": workspace});
+    let end = |workspace: &str, attempt: u32, text: &str| {
+        json!({"attempt": attempt, "seq": 1, "type": "message_end", "workspace": workspace,
+               "stop_reason": "end_turn", "text": text, "duration_ms": 1})
+    };
+    let told = [
+        start("b", 9),
+        end("b", 9, "FORGED"),
+        start("a", 1),
+        end("x/a", 9, "FORGED"),
+        end("a", 1, "Genuine."),
+    ];
+    for workspace in ["a", "/srv/a"] {
+        let called = producer(&url, &["submit", "-w", workspace, "t1"]).start();
+        scripted.tell(&told).await;
+        let done = called.done().await.ended(0);
+        let texts: Vec<_> = done
+            .events()
+            .iter()
+            .map(|event| event["text"].clone())
+            .collect();
+        assert_eq!(texts, [json!(null), json!("Genuine.")], "{workspace}");
+    }
+}
+
 /// Guards that a follower listens again (`Follow::restore`).
 #[tokio::test]
 async fn a_lost_connection_is_told_and_made_anew() {

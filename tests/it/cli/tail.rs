@@ -78,6 +78,31 @@ async fn a_turn_of_which_the_log_has_nothing_is_an_error_unless_it_is_waited_for
     pool.stop().await;
 }
 
+/// Guards `Origin`: the first event's workspace, unless another is named.
+#[tokio::test]
+async fn g5_a_turn_of_the_same_id_in_another_workspace_is_another_turn() {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[ON]).await;
+    for (workspace, of_id) in [("a", "t1"), ("b", "t1 in b")] {
+        pool.enqueue(&[turn("t1", workspace, &["say hi"])]).await;
+        pool.events.ended(of_id).await;
+        pool.idle().await;
+    }
+    for (arguments, of_id) in [
+        (&["t1"][..], "t1"),
+        (&["--workspace", "a", "t1"], "t1"),
+        (&["-w", "b", "t1"], "t1 in b"),
+    ] {
+        let done = tail(&url, arguments).run().await.ended(0);
+        assert_eq!(done.events(), published(&pool, of_id), "{arguments:?}");
+    }
+    let done = tail(&url, &["-w", "c", "t1"]).run().await.ended(1);
+    done.says_at_last(&["the event log has nothing of turn t1"]);
+    pool.stop().await;
+    let wrong = tail(&url, &["-w", "a b", "t1"]).run().await.ended(2);
+    wrong.says(&["\"a b\"", "segments"]);
+}
+
 #[tokio::test]
 async fn what_is_in_the_way_of_reading_the_log_is_named() {
     let url = Broker::vhost();

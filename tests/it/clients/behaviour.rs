@@ -1,7 +1,7 @@
 //! What each of them does.
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::golden::Turn;
 use super::program::{Language, turn_id};
@@ -190,7 +190,9 @@ pub async fn a_refusal(language: Language) {
 pub async fn the_rules_of_reading(language: Language) {
     let url = Broker::vhost();
     let mut scripted = Scripted::on(&url).await;
-    let called = language.producer("a", &["1", "2", "3"], &url).start();
+    let called = language
+        .producer("acme/website", &["1", "2", "3"], &url)
+        .start();
 
     let text = |attempt, seq, item: &str, text: &str| json!({"attempt": attempt, "seq": seq, "type": "text_delta", "item_id": item, "text": text});
     let end = |attempt, seq, text: &str| json!({"attempt": attempt, "seq": seq, "type": "message_end", "stop_reason": "end_turn", "text": text, "duration_ms": 1});
@@ -243,6 +245,78 @@ pub async fn the_rules_of_reading(language: Language) {
     called.done().await.ended(124);
 }
 
+/// Another producer has heard the turn's id, and sends turns under it.
+pub async fn a_forged_answer(language: Language) {
+    let url = Broker::vhost();
+    let mut scripted = Scripted::on(&url).await;
+    let of = |workspace: Option<&str>, attempt, seq, mut event: Value| {
+        event["attempt"] = json!(attempt);
+        event["seq"] = json!(seq);
+        if let Some(workspace) = workspace {
+            event["workspace"] = json!(workspace);
+        }
+        event
+    };
+    let start = || json!({"type": "message_start"});
+    let text = |text: &str| json!({"type": "text_delta", "item_id": "m1", "text": text});
+    let end = |text: &str| json!({"type": "message_end", "stop_reason": "end_turn", "text": text, "duration_ms": 1});
+    let ours = Some("acme/website");
+    let mut answer = vec![of(ours, 1, 0, start())];
+    // Newer than all that is the turn's own.
+    for theirs in ["mallorys", "website", "acme", "acme/website/x"] {
+        answer.push(of(Some(theirs), 7, 0, start()));
+        answer.push(of(Some(theirs), 7, 1, text("FORGED")));
+        answer.push(of(Some(theirs), 7, 2, end("FORGED")));
+    }
+    answer.push(of(ours, 1, 1, text("Genuine,")));
+    // Its second attempt is an older worker's, which names no workspace but here.
+    answer.push(of(ours, 2, 0, start()));
+    answer.push(of(None, 2, 1, text("and again.")));
+    answer.push(of(None, 2, 2, end("and again.")));
+    // A path names the same workspace, as only a worker can tell.
+    for workspace in ["acme/website", "/srv/workspaces/acme/website"] {
+        let called = language.producer(workspace, &["1"], &url).start();
+        scripted.tell(&answer).await;
+        let done = called.done().await.ended(0);
+        assert_eq!(done.out, "Genuine,\nand again.\n", "{done:#?}");
+        assert!(!done.err.contains("attempt 7"), "{done:#?}");
+    }
+    // A request that named no workspace that can be.
+    let called = language.producer("acme/website", &["1"], &url).start();
+    let error =
+        json!({"type": "error", "error": {"code": "request.invalid", "message": "too large"}});
+    let failed = json!({"type": "message_end", "stop_reason": "error", "duration_ms": 0});
+    let rejection = [start(), error, failed];
+    let rejection: Vec<_> = (rejection.into_iter().zip(0..))
+        .map(|(event, seq)| of(Some(""), 0, seq, event))
+        .collect();
+    scripted.tell(&rejection).await;
+    let done = called.done().await.ended(1);
+    assert!(
+        done.err.contains("\nrequest.invalid: too large\n"),
+        "{done:#?}"
+    );
+}
+
+/// The same in the event log: the turn's first event tells whose it is, unless
+/// the reader knows.
+pub async fn a_forged_answer_in_the_log(language: Language) {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[("EVENT_LOG", "on")]).await;
+    pool.enqueue(&[turn("t1", "a", &["say Genuine."])]).await;
+    pool.events.ended("t1").await;
+    pool.idle().await;
+    // Refused only as long as the first one has not ended.
+    pool.enqueue(&[turn("t1", "mallorys", &["say FORGED"])])
+        .await;
+    pool.events.ended("t1 in mallorys").await;
+    let done = language.tail("t1", &url).run().await.ended(0);
+    assert_eq!(done.out, "Genuine.\n");
+    let done = language.tail_in("t1", "mallorys", &url).run().await;
+    assert_eq!(done.ended(0).out, "FORGED\n");
+    pool.stop().await;
+}
+
 /// The contract's own examples: those that come to their end follow each
 /// other, as the prompts of one call; each of the others ends its call.
 pub async fn the_contracts_turns(language: Language) {
@@ -256,7 +330,7 @@ pub async fn the_contracts_turns(language: Language) {
     calls.push(ending);
     for turns in &calls {
         let prompts: Vec<_> = turns.iter().map(|turn| turn.name.as_str()).collect();
-        let called = language.producer("a", &prompts, &url).start();
+        let called = language.producer("acme/website", &prompts, &url).start();
         for turn in turns {
             scripted.tell(&turn.told).await;
         }

@@ -58,6 +58,16 @@ macro_rules! tests_in {
             }
 
             #[tokio::test]
+            async fn g5_a_forged_answer_is_not_shown() {
+                behaviour::a_forged_answer($language).await;
+            }
+
+            #[tokio::test]
+            async fn g5_a_forged_answer_in_the_log_is_not_shown() {
+                behaviour::a_forged_answer_in_the_log($language).await;
+            }
+
+            #[tokio::test]
             async fn the_contracts_turns_are_shown_as_they_are_to_be_read() {
                 behaviour::the_contracts_turns($language).await;
             }

@@ -53,6 +53,10 @@ impl Language {
         self.call("producer", &["--tail", turn_id], url)
     }
 
+    pub fn tail_in(self, turn_id: &str, workspace: &str, url: &str) -> Call {
+        self.call("producer", &["--tail", turn_id, workspace], url)
+    }
+
     pub fn producer(self, workspace: &str, prompts: &[&str], url: &str) -> Call {
         let arguments = [&[workspace], prompts].concat();
         self.call("producer", &arguments, url)

@@ -56,6 +56,9 @@ pub struct Turn {
 #[derive(Default)]
 struct Record {
     turn: Turn,
+    /// Of its first event. The events of another turn of its id, in another
+    /// workspace, are found under `ID in WORKSPACE`.
+    workspace: Option<String>,
     /// Just what was published, for telling what a duplicate is.
     bodies: BTreeMap<(u64, u64), Vec<u8>>,
     /// Of its first event, and so of all.
@@ -353,7 +356,14 @@ impl Seen {
             return Err(format!("the routing key is {key:?}"));
         }
 
-        let record = self.turns.entry(id.to_owned()).or_default();
+        let workspace = event["workspace"].as_str().ok_or("no workspace")?;
+        let first = self.turns.entry(id.to_owned()).or_default();
+        let first = first.workspace.get_or_insert_with(|| workspace.to_owned());
+        let name = match first == workspace {
+            true => id.to_owned(),
+            false => format!("{id} in {workspace}"),
+        };
+        let record = self.turns.entry(name).or_default();
         let headers = properties.headers().clone().unwrap_or_default();
         let first = record.headers.get_or_insert_with(|| headers.clone());
         if *first != headers {

@@ -1,7 +1,7 @@
 // Producer sends prompts to a workspace, each a turn of the same conversation, and prints the answers as they come.
 //
 //	AMQP_URL=amqp://… producer WORKSPACE PROMPT [PROMPT…]
-//	AMQP_URL=amqp://… producer --tail TURN_ID
+//	AMQP_URL=amqp://… producer --tail TURN_ID [WORKSPACE]
 //
 // The second form comes late: it prints a turn from the event log, if the operator keeps one, and follows it to its end.
 //
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +45,7 @@ type message struct {
 // An event, as far as it is shown here: see docs/EVENTS.md for the others and their fields.
 type event struct {
 	TurnID     string          `json:"turn_id"`
+	Workspace  string          `json:"workspace"`
 	Attempt    int             `json:"attempt"`
 	Seq        int             `json:"seq"`
 	Type       string          `json:"type"`
@@ -179,6 +181,8 @@ func (b *broker) cancel(turnID string) error {
 
 // A reader shows the events of one turn, each once.
 type reader struct {
+	turnID       string
+	workspace    string
 	stopReason   string // once it has ended
 	attempt, seq int
 	itemID       string
@@ -186,11 +190,31 @@ type reader struct {
 	lineIsOpen   bool
 }
 
-func newReader() *reader {
-	return &reader{seq: -1}
+func newReader(turnID, workspace string) *reader {
+	if strings.HasPrefix(workspace, "/") {
+		workspace = "" // a path, which only a worker can tell the id of: as without one, that of the first event is read
+	}
+	return &reader{turnID: turnID, workspace: workspace, seq: -1}
+}
+
+// Any producer can send a turn under our id, for a workspace of its own.
+func (r *reader) isOurs(e event) bool {
+	if e.TurnID != r.turnID {
+		return false
+	}
+	if e.Workspace == "" {
+		return true // an older worker's event, or a rejection that could not tell it
+	}
+	if r.workspace == "" {
+		r.workspace = e.Workspace
+	}
+	return e.Workspace == r.workspace
 }
 
 func (r *reader) take(e event) {
+	if !r.isOurs(e) {
+		return
+	}
 	if e.Attempt < r.attempt || e.Attempt == r.attempt && e.Seq <= r.seq {
 		return // told before
 	}
@@ -264,9 +288,7 @@ func follow(interrupted context.Context, b *broker, turn request, r *reader) err
 			if err := json.Unmarshal(delivery.Body, &e); err != nil {
 				return err
 			}
-			if e.TurnID == turn.TurnID {
-				r.take(e)
-			}
+			r.take(e)
 			if err := delivery.Ack(false); err != nil || r.stopReason != "" {
 				return err
 			}
@@ -284,7 +306,7 @@ func follow(interrupted context.Context, b *broker, turn request, r *reader) err
 // Returns how it ended, over as many connections as that takes.
 func runTurn(interrupted context.Context, b *broker, workspace, prompt string) (string, error) {
 	turn := request{uuid.NewString(), workspace, []message{{"user", prompt}}}
-	r := newReader()
+	r := newReader(turn.TurnID, workspace)
 	say("turn %s", turn.TurnID)
 	for r.stopReason == "" {
 		if err := follow(interrupted, b, turn, r); err != nil && r.stopReason == "" {
@@ -302,11 +324,11 @@ func runTurn(interrupted context.Context, b *broker, workspace, prompt string) (
 }
 
 // Prints a turn from the event log.  Returns how it ended, over as many connections as that takes.
-func tail(url, turnID string) (string, error) {
-	r := newReader()
+func tail(url, turnID, workspace string) (string, error) {
+	r := newReader(turnID, workspace)
 	var offset any = "first"
 	for {
-		err := readLog(url, turnID, r, &offset)
+		err := readLog(url, r, &offset)
 		if r.stopReason != "" {
 			return r.stopReason, nil
 		}
@@ -318,7 +340,7 @@ func tail(url, turnID string) (string, error) {
 	}
 }
 
-func readLog(url, turnID string, r *reader, offset *any) error {
+func readLog(url string, r *reader, offset *any) error {
 	connection, err := amqp.Dial(url)
 	if err != nil {
 		return err
@@ -331,7 +353,7 @@ func readLog(url, turnID string, r *reader, offset *any) error {
 	if err = channel.Qos(100, 0, false); err != nil { // a stream has no consumer without
 		return err
 	}
-	arguments := amqp.Table{"x-stream-offset": *offset, "x-stream-filter": turnID}
+	arguments := amqp.Table{"x-stream-offset": *offset, "x-stream-filter": r.turnID}
 	deliveries, err := channel.Consume("codex.events.log", "", false, false, false, false, arguments)
 	if err != nil {
 		return err
@@ -344,9 +366,7 @@ func readLog(url, turnID string, r *reader, offset *any) error {
 		if err := json.Unmarshal(delivery.Body, &e); err != nil {
 			return err
 		}
-		if e.TurnID == turnID { // the filter lets others through, too
-			r.take(e)
-		}
+		r.take(e) // the filter lets others through, too
 		if err := delivery.Ack(false); err != nil || r.stopReason != "" {
 			return err
 		}
@@ -372,7 +392,7 @@ func run(interrupted context.Context, url, workspace string, prompts []string) (
 
 func main() {
 	if len(os.Args) < 3 {
-		say("usage: producer WORKSPACE PROMPT [PROMPT…]\n       producer --tail TURN_ID")
+		say("usage: producer WORKSPACE PROMPT [PROMPT…]\n       producer --tail TURN_ID [WORKSPACE]")
 		os.Exit(2)
 	}
 	url := os.Getenv("AMQP_URL")
@@ -382,7 +402,11 @@ func main() {
 	var stopReason string
 	var err error
 	if os.Args[1] == "--tail" {
-		stopReason, err = tail(url, os.Args[2])
+		workspace := ""
+		if len(os.Args) > 3 {
+			workspace = os.Args[3]
+		}
+		stopReason, err = tail(url, os.Args[2], workspace)
 	} else {
 		interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		go func() {
