@@ -58,6 +58,13 @@
 //!   claim itself, which the shell looks at each time: one that has ended and is
 //!   published again stands behind turns that are none of its business. Where the
 //!   interrupting turn is superseded itself, the next one behind it takes its place.
+//! - *A turn id that is live in another workspace.* The events of both turns would share
+//!   a routing key, and any producer can send a turn under an id that it has seen. So
+//!   the first turn to arrive keeps the id until it has ended. Whether it has is decided
+//!   by its records, as with `on_busy: reject`. The second turn is refused by a claim,
+//!   since a predecessor that accepted both may have started it. This is decided before
+//!   any other reason to end the turn, as those publish an ending under the shared key,
+//!   and before the turn interrupts any other.
 //! - *`max_waiting`* counts the turns held for a workspace: with the head, running
 //!   or not; without those whose claim was asked for on arrival. A turn beyond it
 //!   is never rejected outright, since it may have run before this sequencer knew
@@ -86,7 +93,6 @@ pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
 
 use crate::fault;
-use crate::request::OnBusy;
 
 /// How often a worker tells what it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -195,35 +201,26 @@ impl Queue {
         let turn = Arc::new(turn);
         let not_before = if redelivered { now + LISTEN } else { now };
         let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
-        let line = self.lines.entry(Arc::clone(&turn.workspace)).or_default();
         held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
-        if !held.cancelled {
-            match turn.on_busy {
-                OnBusy::Enqueue => held.one_too_many = line.counted >= self.max_waiting,
-                OnBusy::Reject => held.must_not_wait = !line.order.is_empty(),
-                // It makes room itself.
-                OnBusy::Interrupt => {}
-            }
-        }
-        held.counted = !(held.cancelled || held.one_too_many || held.must_not_wait);
+        held.shares_id = self.by_id.contains_key(&turn.turn_id);
+        let shares_id = held.shares_id;
 
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
+        let line = self.lines.entry(Arc::clone(&turn.workspace)).or_default();
         line.order.insert(ticket);
         line.by_id.insert(Arc::clone(&turn.turn_id), ticket);
-        line.counted += usize::from(held.counted);
         self.by_id
             .entry(Arc::clone(&turn.turn_id))
             .or_default()
             .insert(ticket);
-        let cancelled = held.cancelled;
         if held.deadline.is_some() {
             let turn = Arc::clone(&held.turn);
             out.push(Action::Receive { ticket, turn });
         }
         self.turns.insert(ticket, held);
-        if turn.on_busy == OnBusy::Interrupt && !cancelled {
-            self.interrupt(ticket, now, out);
+        if !shares_id {
+            self.take_place(ticket, now, out);
         }
         self.attend(ticket, now, out);
         Arrival::New
@@ -419,7 +416,7 @@ impl Queue {
     /// The one place that decides what a turn needs now: to be claimed, to be
     /// offered, or to be looked at again at a certain time.
     fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
-        let wanted = self.wanted(ticket, now);
+        let wanted = self.wanted(ticket, now, out);
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };

@@ -1,5 +1,6 @@
 //! Ends turns that don't run: cancelled or interrupted while they waited, one
-//! too many, not to wait at all, or not started in time.
+//! too many, not to wait at all, not started in time, or under an id that
+//! another workspace's turn has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ enum Decided {
         refused: Option<TurnError>,
         /// Decided by us, so that nobody has counted it.
         now: Option<Decision>,
+        /// Not to be published: another turn's readers would get it.
+        silent: bool,
     },
     Runs,
     /// All that the turn would have had to wait for has ended.
@@ -67,12 +70,13 @@ impl Actor {
                 return ClaimAnswer::Failed;
             }
         };
-        let (events, refused, now) = match decided {
+        let (events, refused, now, silent) = match decided {
             Decided::Ended {
                 events,
                 refused,
                 now,
-            } => (events, refused, now),
+                silent,
+            } => (events, refused, now, silent),
             Decided::Runs => {
                 let turn_id = &*turn.turn_id;
                 tracing::debug!(turn_id, "the turn is not ended here: a worker has it");
@@ -98,6 +102,13 @@ impl Actor {
                 code = error.as_ref().map(|error| error.code.as_str()),
                 "ended a waiting turn"
             );
+            if silent {
+                tracing::warn!(
+                    turn_id = &*turn.turn_id,
+                    workspace = &*turn.workspace,
+                    "refused a request, unanswered: a turn of another workspace has its id"
+                );
+            }
         }
         if let Some(error) = &refused {
             let refusal = Refusal {
@@ -110,7 +121,7 @@ impl Actor {
                 return ClaimAnswer::Failed;
             }
         }
-        let told = self.publish_events(events).await;
+        let told = silent || self.publish_events(events).await;
         fault::at("sequencer.told");
         match (told, now) {
             (false, _) => ClaimAnswer::Failed,
@@ -126,14 +137,17 @@ fn claim(
     wanted: Wanted,
     by: String,
 ) -> Result<Decided, NotStarted> {
-    let workspace = match root.workspace(&turn.workspace) {
-        Ok(workspace) => workspace,
-        // It has no place for a claim. The worker that is offered the turn
-        // ends it as rejected; tried again here, it would stay in line for ever.
-        Err(WorkspaceError::Rejected { .. }) => return Ok(Decided::Runs),
+    let claims = match root.workspace(&turn.workspace) {
+        Ok(workspace) => workspace.claims().clone(),
+        Err(WorkspaceError::Rejected { .. }) => match &wanted {
+            // The worker's rejection would be published.
+            Wanted::IdTaken { .. } => root.rejected_in(&turn.workspace)?,
+            // It has no place for a claim. The worker that is offered the turn
+            // ends it as rejected; tried again here, it would stay in line for ever.
+            _ => return Ok(Decided::Runs),
+        },
         Err(error) => return Err(error.into()),
     };
-    let claims = workspace.claims();
     let limits = Limits::accepted();
     // What the queue holds is our own canonical form, which parses.
     let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
@@ -156,16 +170,24 @@ fn claim(
             (StopReason::Cancelled, None)
         }
         Wanted::Busy { ahead } => {
-            if all_have_ended(&workspace, ahead)? {
+            if all_have_ended(&root.workspace(&turn.workspace)?, ahead)? {
                 return Ok(Decided::AllEnded);
             }
             (StopReason::Error, Some(busy(&turn.workspace)))
         }
+        Wanted::IdTaken { workspace } => {
+            if has_ended(root, workspace, &turn.turn_id)? {
+                return Ok(Decided::AllEnded);
+            }
+            (StopReason::Error, Some(id_taken(&turn.turn_id)))
+        }
         Wanted::BacklogFull => (StopReason::Error, Some(backlog_full(&turn.workspace))),
         Wanted::Expired => (StopReason::Error, Some(expired(turn.start_within))),
     };
+    let id_taken = matches!(wanted, Wanted::IdTaken { .. });
     // What the request itself asked for is no operator's concern.
-    let refused = error.clone().filter(|_| wanted == Wanted::BacklogFull);
+    let is_refusal = id_taken || wanted == Wanted::BacklogFull;
+    let refused = error.clone().filter(|_| is_refusal);
     let ending = match stop_reason {
         StopReason::Cancelled => cancelled_ending(&request, mark.superseded_by),
         _ => simple_ending(&request, stop_reason, error.clone()),
@@ -190,15 +212,21 @@ fn claim(
             events: ending,
             refused,
             now: Some(Decision { stop_reason, error }),
+            silent: id_taken,
         },
         ClaimOutcome::Lost(other) => match other.verdict.ending() {
-            Some(events) => Decided::Ended {
-                events: events.to_vec(),
+            Some(events) => {
                 // By this sequencer a moment ago, or by one that died: the
                 // request may not have got to the dead queue.
-                refused: refused.filter(|error| is_refusal(&other.verdict, error.code)),
-                now: None,
-            },
+                let refused = refused.filter(|error| refuses(&other.verdict, error.code));
+                Decided::Ended {
+                    events: events.to_vec(),
+                    // An ending from before the other turn came is published as ever.
+                    silent: id_taken && refused.is_some(),
+                    refused,
+                    now: None,
+                }
+            }
             None => Decided::Runs,
         },
     })
@@ -213,7 +241,16 @@ fn all_have_ended(workspace: &Workspace, turns: &[Arc<str>]) -> Result<bool, Sta
     Ok(true)
 }
 
-fn is_refusal(verdict: &Verdict, code: ErrorCode) -> bool {
+/// In a workspace that can't be, no turn's end is known.
+fn has_ended(root: &Root, workspace: &str, turn_id: &str) -> Result<bool, NotStarted> {
+    match root.workspace(workspace) {
+        Ok(workspace) => Ok(workspace.has_ended(turn_id)?),
+        Err(WorkspaceError::Rejected { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn refuses(verdict: &Verdict, code: ErrorCode) -> bool {
     matches!(verdict, Verdict::Rejected { code: because, .. } if *because == code)
 }
 
@@ -225,6 +262,19 @@ fn backlog_full(workspace: &str) -> TurnError {
         ),
         reason: Reason::Unknown,
         retryable: true,
+    }
+}
+
+/// Under a code that older workers know, too: they read the claim.
+fn id_taken(turn_id: &str) -> TurnError {
+    TurnError {
+        code: ErrorCode::RequestInvalid,
+        message: format!(
+            "turn_id: found \"{turn_id}\", which a turn of another workspace has that has not ended, \
+             allowed is an id that no other turn has"
+        ),
+        reason: Reason::Unknown,
+        retryable: false,
     }
 }
 
@@ -312,7 +362,12 @@ mod tests {
         assert!(workspace.claims().find("t").unwrap().is_none());
         for ahead in ["runs", "waits"] {
             let decided = decide(&["unrun", ahead]);
-            let Decided::Ended { refused: None, .. } = decided else {
+            let Decided::Ended {
+                refused: None,
+                silent: false,
+                ..
+            } = decided
+            else {
                 panic!("{ahead}: it is let in, or buried");
             };
         }
@@ -367,6 +422,78 @@ mod tests {
     }
 
     #[test]
+    fn g5_a_turn_id_that_another_workspaces_turn_has_is_refused_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let other = root.workspace("other").unwrap();
+        let refuse = |workspace: &str| {
+            let wanted = Wanted::IdTaken {
+                workspace: "other".into(),
+            };
+            claim(&root, &turn(workspace), wanted, "me".into()).unwrap()
+        };
+        let is_refused = |decided: &Decided, first: bool| {
+            let Decided::Ended {
+                events,
+                refused: Some(error),
+                now,
+                silent: true,
+            } = decided
+            else {
+                return false;
+            };
+            let says_why = events[1].json.contains("a turn of another workspace has");
+            error.code == ErrorCode::RequestInvalid && now.is_some() == first && says_why
+        };
+        // Waiting or running; also where a worker would reject it, and publish that.
+        for workspace in ["waits", "other/inside"] {
+            assert!(is_refused(&refuse(workspace), true), "{workspace}");
+            assert!(is_refused(&refuse(workspace), false), "{workspace}");
+        }
+        other.claims().claim("t", &run_claim()).unwrap();
+        assert!(is_refused(&refuse("runs"), true));
+        // A predecessor let it in, and it may run.
+        let claims = root.workspace("let-in").unwrap().claims().clone();
+        claims.claim("t", &run_claim()).unwrap();
+        assert!(matches!(refuse("let-in"), Decided::Runs));
+        // One that had ended before has an ending of its own.
+        let ended = Claim {
+            verdict: Verdict::Unrun { ending: Vec::new() },
+            ..run_claim()
+        };
+        let claims = root.workspace("ended").unwrap().claims().clone();
+        claims.claim("t", &ended).unwrap();
+        let Decided::Ended {
+            refused: None,
+            now: None,
+            silent: false,
+            ..
+        } = refuse("ended")
+        else {
+            panic!("its own ending is lost");
+        };
+    }
+
+    #[test]
+    fn g5_a_turn_id_is_free_once_the_turn_that_had_it_is_recorded_to_have_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let ended = Claim {
+            verdict: Verdict::Unrun { ending: Vec::new() },
+            ..run_claim()
+        };
+        let other = root.workspace("other").unwrap();
+        other.claims().claim("t", &ended).unwrap();
+        let wanted = Wanted::IdTaken {
+            workspace: "other".into(),
+        };
+        let decided = claim(&root, &turn("a"), wanted, "me".into()).unwrap();
+        assert!(matches!(decided, Decided::AllEnded));
+        let claims = root.workspace("a").unwrap().claims().clone();
+        assert!(claims.find("t").unwrap().is_none());
+    }
+
+    #[test]
     fn g5_a_refusal_tried_again_is_the_same_counted_once_and_still_buried() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
@@ -375,6 +502,7 @@ mod tests {
                 events,
                 refused,
                 now,
+                ..
             } => {
                 let stop_reason = now.map(|now| now.stop_reason);
                 (events, refused.map(|error| error.code), stop_reason)
@@ -398,6 +526,7 @@ mod tests {
             events,
             refused: None,
             now: Some(decision),
+            silent: false,
         } = expire()
         else {
             panic!("it does not expire");
@@ -409,6 +538,7 @@ mod tests {
             events: again,
             refused: None,
             now: None,
+            silent: false,
         } = expire()
         else {
             panic!("it ends otherwise");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::held::{Held, Line, Ticket, Verdict};
 use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue};
+use crate::request::OnBusy;
 
 /// Of how many turns ahead one look into the records tells, at most. Mostly the
 /// first has not ended, and that is all that has to be known.
@@ -14,7 +15,18 @@ const AHEAD_AT_ONCE: usize = 16;
 
 impl Queue {
     /// The claim that has to be asked for before the turn may go on.
-    pub(super) fn wanted(&mut self, ticket: Ticket, now: Instant) -> Option<Verdict> {
+    pub(super) fn wanted(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Option<Verdict> {
+        if self.turns.get(&ticket)?.shares_id {
+            if let Some(workspace) = self.who_has_its_id(ticket) {
+                return Some(Verdict::IdTaken { workspace });
+            }
+            self.take_place(ticket, now, out);
+        }
         let held = self.turns.get(&ticket)?;
         if held.cancelled && !held.marked {
             return Some(Verdict::Cancelled);
@@ -37,6 +49,48 @@ impl Queue {
         }
         let expired = held.deadline.is_some_and(|deadline| deadline <= now);
         expired.then_some(Verdict::Expired)
+    }
+
+    /// The workspace of a turn that had this one's id first, and is not known
+    /// to have ended.
+    fn who_has_its_id(&self, ticket: Ticket) -> Option<Arc<str>> {
+        let turn_id = &self.turns.get(&ticket)?.turn.turn_id;
+        let first = self.by_id.get(turn_id)?.range(..ticket);
+        first
+            .filter_map(|other| self.turns.get(other))
+            .find(|held| !held.has_ended)
+            .map(|held| Arc::clone(&held.turn.workspace))
+    }
+
+    /// The turn has its id to itself: the limits of its line apply now.
+    pub(super) fn take_place(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        let waits = self.ahead(ticket).next().is_some();
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        held.shares_id = false;
+        // What failed was another claim; this one is for the line as it is now.
+        held.claim_not_before = now;
+        held.claim_failures = 0;
+        let Some(line) = self.lines.get(&held.turn.workspace) else {
+            return;
+        };
+        if held.cancelled {
+            return;
+        }
+        let on_busy = held.turn.on_busy;
+        match on_busy {
+            OnBusy::Enqueue => held.one_too_many = line.counted >= self.max_waiting,
+            OnBusy::Reject => held.must_not_wait = waits,
+            // It makes room itself.
+            OnBusy::Interrupt => {}
+        }
+        if !(held.one_too_many || held.must_not_wait) {
+            self.count(ticket);
+        }
+        if on_busy == OnBusy::Interrupt {
+            self.interrupt(ticket, now, out);
+        }
     }
 
     /// The nearest ones ahead of a turn that are not known to have ended.
@@ -72,6 +126,15 @@ impl Queue {
         };
         held.one_too_many = false;
         held.must_not_wait = false;
+        held.shares_id = false;
+        self.count(ticket);
+    }
+
+    /// It takes one of its workspace's `max_waiting` places.
+    fn count(&mut self, ticket: Ticket) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
         if !std::mem::replace(&mut held.counted, true)
             && let Some(line) = self.lines.get_mut(&held.turn.workspace)
         {
@@ -132,7 +195,10 @@ impl Queue {
                             superseded_by: Some(by),
                         });
                     }
-                    Verdict::BacklogFull | Verdict::Expired | Verdict::Busy { .. } => {}
+                    Verdict::BacklogFull
+                    | Verdict::Expired
+                    | Verdict::Busy { .. }
+                    | Verdict::IdTaken { .. } => {}
                 }
                 self.let_in(ticket);
             }
@@ -143,6 +209,13 @@ impl Queue {
                     if let Some(held) = ahead.and_then(|ahead| self.turns.get_mut(&ahead)) {
                         held.has_ended = true;
                     }
+                }
+            }
+            (ClaimAnswer::AllEnded, Verdict::IdTaken { workspace }) => {
+                let turn_id = Arc::clone(&held.turn.turn_id);
+                let other = self.find(&workspace, &turn_id);
+                if let Some(held) = other.and_then(|other| self.turns.get_mut(&other)) {
+                    held.has_ended = true;
                 }
             }
             (ClaimAnswer::Spent, Verdict::Superseded { by }) => {

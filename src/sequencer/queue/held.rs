@@ -49,6 +49,9 @@ pub enum Verdict {
     Busy { ahead: Vec<Arc<str>> },
     /// That turn behind it interrupts it.
     Superseded { by: Arc<str> },
+    /// The turn of the same id in that workspace came first and has not ended.
+    /// If it has, that of another workspace may be asked about.
+    IdTaken { workspace: Arc<str> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +88,9 @@ pub(super) struct Held {
     pub has_ended: bool,
     /// It came when its line was full.
     pub one_too_many: bool,
+    /// A turn of another workspace had its id first, and it is not known whether
+    /// that one has ended.
+    pub shares_id: bool,
     /// By when it must have been started; none for a turn that has been.
     pub deadline: Option<Instant>,
     /// It takes one of its workspace's `max_waiting` places.
@@ -123,8 +129,9 @@ impl Held {
             must_not_wait: false,
             has_ended: false,
             one_too_many: false,
+            shares_id: false,
             deadline,
-            counted: true,
+            counted: false,
             not_before,
             seen: None,
             in_flight: false,

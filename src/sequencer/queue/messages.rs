@@ -24,7 +24,8 @@ pub enum Action {
     /// For [`Verdict::Cancelled`] and [`Verdict::Superseded`] the durable cancel
     /// mark is written first, also where the turn turns out to have been run: its
     /// next attempt looks at it. But a turn that has a claim of its own supersedes
-    /// nobody: then the answer is [`ClaimAnswer::Spent`].
+    /// nobody: then the answer is [`ClaimAnswer::Spent`]. For [`Verdict::IdTaken`]
+    /// nothing is published: the events would reach the other turn's readers.
     ///
     /// [`claim_answered`]: super::Queue::claim_answered
     Claim {
@@ -71,7 +72,7 @@ pub enum ClaimAnswer {
     /// The turn has been started: it stays in line. (Where its run has also
     /// ended, a worker will answer its next offer from the journal.)
     AlreadyRun,
-    /// The turns that [`Verdict::Busy`] names have all ended, so nothing is claimed.
+    /// The turns that [`Verdict::Busy`] or [`Verdict::IdTaken`] names have all ended, so nothing is claimed.
     AllEnded,
     /// The turn that was to supersede this one has been decided itself, so
     /// nothing is claimed or marked.

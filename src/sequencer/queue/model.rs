@@ -16,6 +16,9 @@ const SLOTS: usize = 2;
 /// Different turns of a workspace.
 const TURNS: usize = 7;
 
+/// Turns of a lower number have the same id in all workspaces.
+const SHARED_IDS: usize = 3;
+
 /// A turn's name: workspace and number. The same number occurs in all workspaces.
 type Name = (usize, usize);
 

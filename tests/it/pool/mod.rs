@@ -17,6 +17,7 @@ mod observing;
 mod once;
 mod order;
 mod rejections;
+mod shared_ids;
 mod shutdown;
 mod threads;
 mod traces;

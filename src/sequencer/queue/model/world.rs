@@ -4,7 +4,8 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::super::*;
-use super::{ClaimRun, Kind, Name, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
+use super::{ClaimRun, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
+use crate::request::OnBusy;
 
 #[derive(Debug, Clone, Copy)]
 struct Message {
@@ -151,6 +152,20 @@ impl World {
             .all(|(_, record)| record.ended.is_some())
     }
 
+    /// Turns of other workspaces that the active queue got under the same id
+    /// before this one, and that have not ended.
+    fn have_its_id(&self, turn: Name) -> Vec<Name> {
+        let held = self.lines.iter().flatten();
+        let first_tag = |of: Name| {
+            let held = self.lines[of.0].iter().find(|line| line.turn == of);
+            held.map_or(u64::MAX, |line| line.tags[0])
+        };
+        held.map(|line| line.turn)
+            .filter(|other| share_an_id(turn, *other) && first_tag(*other) < first_tag(turn))
+            .filter(|other| !self.has_ended(*other))
+            .collect()
+    }
+
     // The shell: carries out what the active queue wants.
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
@@ -161,6 +176,11 @@ impl World {
                     assert!(
                         self.is_its_turn(turn),
                         "{turn:?} offered before its turn (G1)"
+                    );
+                    let others = self.have_its_id(turn);
+                    assert!(
+                        others.is_empty() || self.started.contains(&turn) || self.has_ended(turn),
+                        "{turn:?} offered, though {others:?} have its id (G5)"
                     );
                     let twice = self.offers.iter().any(|(other, _)| *other == ticket);
                     assert!(
@@ -178,7 +198,10 @@ impl World {
                     let turn = name_of(&turn);
                     let twice = self.claims.iter().any(|(other, ..)| *other == ticket);
                     assert!(!twice, "{turn:?} claimed twice at once");
-                    if let Verdict::Busy { .. } | Verdict::Superseded { .. } = verdict {
+                    if let Verdict::Busy { .. }
+                    | Verdict::Superseded { .. }
+                    | Verdict::IdTaken { .. } = verdict
+                    {
                         self.undecided.insert(turn);
                     }
                     if verdict == Verdict::BacklogFull && self.undecided.insert(turn) {
@@ -201,7 +224,7 @@ impl World {
                     superseded_by,
                 } => {
                     let turn = name_of(&turn);
-                    match superseded_by.map(|by| (turn.0, by.parse().unwrap())) {
+                    match superseded_by.map(|by| named(turn.0, &by)) {
                         None => assert!(self.records[&turn].cancelled),
                         Some(by) => {
                             assert!(self.records[&turn].mark.is_some(), "{turn:?}: not durable");
@@ -255,7 +278,7 @@ impl World {
         let mut out = Vec::new();
         let queued = QueuedTurn {
             workspace: WORKSPACES[turn.0].into(),
-            turn_id: turn.1.to_string().into(),
+            turn_id: id_of(turn).into(),
             fingerprint: 0,
             start_within: self.start_within(turn),
             on_busy: self.on_busy(turn),
@@ -316,13 +339,13 @@ impl World {
             }
             Verdict::Busy { ahead } => {
                 assert_eq!(self.on_busy(turn), OnBusy::Reject);
-                let mut ahead = ahead.iter().map(|id| (turn.0, id.parse().unwrap()));
+                let mut ahead = ahead.iter().map(|id| named(turn.0, id));
                 if ahead.all(|ahead| self.has_ended(ahead)) {
                     return ClaimAnswer::AllEnded;
                 }
             }
             Verdict::Superseded { by: id } => {
-                let name = (turn.0, id.parse().unwrap());
+                let name = named(turn.0, id);
                 if self.has_ended(name) || self.record(name).has_run {
                     return ClaimAnswer::Spent;
                 }
@@ -332,6 +355,14 @@ impl World {
                     "{turn:?} came after {name:?}, which interrupts it"
                 );
                 by = Some(name);
+            }
+            Verdict::IdTaken { workspace } => {
+                let workspace = WORKSPACES.iter().position(|w| *w == &**workspace);
+                let other = (workspace.unwrap(), turn.1);
+                assert!(share_an_id(turn, other) && self.records[&other].place.is_some());
+                if self.has_ended(other) {
+                    return ClaimAnswer::AllEnded;
+                }
             }
         }
         let is_free = self.is_its_turn(turn);
@@ -428,13 +459,13 @@ impl World {
     fn hear(&mut self, status: Status) {
         match status {
             Status::Done((workspace, turn)) => {
-                let id = turn.to_string();
+                let id = id_of((workspace, turn));
                 self.with_queue(|queue, now, out| queue.done(now, WORKSPACES[workspace], &id, out));
             }
             Status::Beat(turns) => {
                 self.named
                     .extend(turns.iter().map(|turn| (*turn, self.now)));
-                let ids: Vec<String> = turns.iter().map(|turn| turn.1.to_string()).collect();
+                let ids: Vec<String> = turns.iter().map(|turn| id_of(*turn)).collect();
                 let running = turns
                     .iter()
                     .zip(&ids)
@@ -491,11 +522,12 @@ impl World {
 
     fn cancel(&mut self, turn: Name, with_workspace: bool) {
         for workspace in 0..WORKSPACES.len() {
-            if !with_workspace || workspace == turn.0 {
-                self.record((workspace, turn.1)).cancelled = true;
+            let other = (workspace, turn.1);
+            if other == turn || !with_workspace && share_an_id(turn, other) {
+                self.record(other).cancelled = true;
             }
         }
-        let id = turn.1.to_string();
+        let id = id_of(turn);
         let workspace = with_workspace.then_some(WORKSPACES[turn.0]);
         self.with_queue(|queue, now, out| queue.cancel(now, &id, workspace, out));
     }
@@ -662,7 +694,8 @@ impl World {
             for (place, by) in line.iter().enumerate() {
                 let record = &self.records[&by.turn];
                 let decided = record.has_run || record.cancelled || record.ended.is_some();
-                if self.on_busy(by.turn) != OnBusy::Interrupt || decided {
+                let may_be_refused = by.turn.1 < SHARED_IDS && self.undecided.contains(&by.turn);
+                if self.on_busy(by.turn) != OnBusy::Interrupt || decided || may_be_refused {
                     continue;
                 }
                 for turn in line[..place].iter().map(|ahead| ahead.turn) {
@@ -769,7 +802,7 @@ impl World {
                 assert!(record.cancelled);
             }
             if let Some(Ended::By(Verdict::Superseded { by })) = &record.ended {
-                let by = &self.records[&(turn.0, by.parse().unwrap())];
+                let by = &self.records[&named(turn.0, by)];
                 assert!(by.place.is_some() && by.ended.is_some());
             }
             if let Some(Ended::By(_)) = record.ended {
@@ -779,7 +812,24 @@ impl World {
     }
 }
 
+fn id_of(turn: Name) -> String {
+    match turn {
+        (_, number) if number < SHARED_IDS => number.to_string(),
+        (workspace, number) => format!("{}-{number}", WORKSPACES[workspace]),
+    }
+}
+
+fn share_an_id(turn: Name, other: Name) -> bool {
+    turn.0 != other.0 && id_of(turn) == id_of(other)
+}
+
+/// The turn of that id in a workspace.
+fn named(workspace: usize, id: &str) -> Name {
+    let number = id.rsplit('-').next().unwrap_or(id);
+    (workspace, number.parse().unwrap())
+}
+
 fn name_of(turn: &QueuedTurn) -> Name {
     let workspace = WORKSPACES.iter().position(|w| *w == &*turn.workspace);
-    (workspace.unwrap(), turn.turn_id.parse().unwrap())
+    named(workspace.unwrap(), &turn.turn_id)
 }
