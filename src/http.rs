@@ -1,9 +1,13 @@
 //! What a monitor asks: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! Whoever can reach the address can ask, so everything is bounded: the
-//! connections, the size of a request, and how long a connection lives.
+//! Any process that reaches the address can connect, agents among them, and a
+//! liveness probe that gets no answer has the worker killed. So everything is
+//! bounded: the connections, the size of a request, and how long each phase of
+//! a connection takes. And a new connection is always served: if there are too
+//! many, an older one is closed for it, see [`places`].
 
 mod health;
+mod places;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,25 +20,45 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 pub use health::{Health, SequencerState};
 
 use crate::metrics::Metrics;
+use places::{Place, Places};
 
-/// A few monitors and a person; more wait in the kernel.
-const MAX_CONNECTIONS: usize = 32;
+/// What a connection may take.
+#[derive(Debug, Clone, Copy)]
+struct ConnectionBounds {
+    /// Connections whose request has not come yet: so many must be newer than a
+    /// probe's before that one is closed.
+    asking: usize,
+    /// Connections whose answer is not read yet.
+    answered: usize,
+    /// From accepting a connection to the end of its request's head.
+    head: Duration,
+    /// From there to the end of the connection, which serves one request.
+    answer: Duration,
+    /// A silent connection must not hold up the end of the process.
+    shutdown: Duration,
+}
 
-/// From accepting a connection to its end. It serves one request, so this
-/// bounds a client that sends or reads slowly, too.
-const CONNECTION_LIFE: Duration = Duration::from_secs(10);
+const BOUNDS: ConnectionBounds = ConnectionBounds {
+    asking: 128,
+    answered: 32,
+    head: Duration::from_secs(1),
+    answer: Duration::from_secs(10),
+    shutdown: Duration::from_secs(1),
+};
 
-/// A silent connection must not hold up the end of the process.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
+/// Connections that have lost their place and are not closed yet.
+const EVICTED_AT_ONCE: usize = 16;
 
 /// Of a request's head; nothing in here reads a body.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -63,15 +87,26 @@ pub async fn serve(
     health: Health,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = router(metrics, health);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    serve_within(BOUNDS, listener, router(metrics, health), shutdown).await;
+}
+
+async fn serve_within(
+    bounds: ConnectionBounds,
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let places = Places::new(bounds.asking, bounds.answered);
+    // Never waited for long: what is beyond the places is being closed.
+    let most = bounds.asking + bounds.answered + EVICTED_AT_ONCE;
+    let open = Arc::new(Semaphore::new(most));
     let connections = TaskTracker::new();
     tokio::pin!(shutdown);
     loop {
         let accept = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
+            let permit = Arc::clone(&open).acquire_owned().await.ok()?;
+            Some((listener.accept().await, permit))
         };
         let accepted = tokio::select! {
             biased;
@@ -80,11 +115,12 @@ pub async fn serve(
         };
         match accepted {
             None => break,
-            Some((Ok((stream, _)), place)) => {
+            Some((Ok((stream, peer)), permit)) => {
+                let place = places.enter(peer.ip());
                 let router = router.clone();
                 connections.spawn(async move {
-                    answer(stream, router).await;
-                    drop(place);
+                    answer(stream, router, place, bounds).await;
+                    drop(permit);
                 });
             }
             Some((Err(error), _)) => {
@@ -95,19 +131,34 @@ pub async fn serve(
     }
     drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(SHUTDOWN_WAIT, connections.wait()).await;
+    let _ = timeout(bounds.shutdown, connections.wait()).await;
 }
 
 /// One request, then the connection is closed.
-async fn answer(stream: TcpStream, router: Router) {
+async fn answer(stream: TcpStream, router: Router, place: Place, bounds: ConnectionBounds) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        place.answer();
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(CONNECTION_LIFE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics broke"),
-        Err(_) => tracing::debug!("a connection for metrics took too long"),
+        .serve_connection(TokioIo::new(stream), service);
+    let out_of_time = async {
+        if timeout(bounds.head, place.asked()).await.is_ok() {
+            sleep(bounds.answer).await;
+        }
+    };
+    tokio::select! {
+        // The connection last: one that always has something to write leaves no
+        // budget to what is polled after it.
+        biased;
+        () = place.evicted() => tracing::debug!("a connection for metrics made room for a newer one"),
+        () = out_of_time => tracing::debug!("a connection for metrics took too long"),
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "a connection for metrics broke");
+        },
     }
 }
 

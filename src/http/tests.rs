@@ -1,3 +1,4 @@
+use axum::body::{Body, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -14,13 +15,39 @@ struct Server {
     task: JoinHandle<()>,
 }
 
+/// Fewer connections, so that a test needs few, and no limit of time that a
+/// slow machine could meet.
+const FEW: ConnectionBounds = ConnectionBounds {
+    asking: 4,
+    answered: 4,
+    head: Duration::from_secs(120),
+    answer: Duration::from_secs(120),
+    shutdown: Duration::from_secs(120),
+};
+
 async fn server(roles: Roles) -> Server {
+    server_within(BOUNDS, roles).await
+}
+
+async fn server_within(bounds: ConnectionBounds, roles: Roles) -> Server {
+    let metrics = Metrics::new(None);
+    let health = Health::new(roles, Host::new([], metrics.clone()));
+    let router = router(metrics.clone(), health.clone());
+    let served = server_of(bounds, router).await;
+    Server {
+        metrics,
+        health,
+        ..served
+    }
+}
+
+async fn server_of(bounds: ConnectionBounds, router: Router) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let metrics = Metrics::new(None);
-    let health = Health::new(roles, Host::new([], metrics.clone()));
+    let health = Health::new(BOTH, Host::new([], metrics.clone()));
     let (stop, stopped) = oneshot::channel();
-    let serve = serve(listener, metrics.clone(), health.clone(), async {
+    let serve = serve_within(bounds, listener, router, async {
         let _ = stopped.await;
     });
     Server {
@@ -268,23 +295,102 @@ async fn g10_who_sends_slowly_is_cut_off() {
             () = trickle => {}
         }
     };
-    tokio::time::timeout(10 * CONNECTION_LIFE, closed)
-        .await
-        .unwrap();
+    tokio::time::timeout(2 * BOUNDS.head, closed).await.unwrap();
     assert_eq!(answer, b"");
 }
 
-/// The clock is stopped, and goes on when all tasks wait: silent connections
-/// reach their end at once, and make room for the one that asks.
-#[tokio::test(start_paused = true)]
-async fn g10_silent_connections_make_room() {
-    let server = server(BOTH).await;
-    let mut silent = Vec::new();
-    for _ in 0..MAX_CONNECTIONS + 5 {
-        silent.push(TcpStream::connect(server.addr).await.unwrap());
+/// A client that sends the beginning of a request, and waits.
+async fn silent(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\n")
+        .await
+        .unwrap();
+    stream
+}
+
+/// What comes of the rest of its request. A closed connection says nothing, or
+/// refuses what is sent.
+async fn goes_on(mut stream: TcpStream) -> bool {
+    let _ = stream.write_all(b"Host: x\r\n\r\n").await;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    answer.starts_with("HTTP/1.1 200 OK")
+}
+
+/// Not by their time running out: those that are left are served.
+#[tokio::test]
+async fn g10_silent_connections_make_room_the_oldest_first() {
+    let server = server_within(FEW, BOTH).await;
+    let mut connections = Vec::new();
+    for _ in 0..3 * FEW.asking {
+        connections.push(silent(server.addr).await);
+        // Those that came before it are accepted, too.
+        let (status, _) = get(server.addr, "/healthz").await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
     }
-    let answer = tokio::time::timeout(10 * CONNECTION_LIFE, get(server.addr, "/healthz")).await;
-    assert_eq!(answer.unwrap().0, "HTTP/1.1 200 OK");
+    let newest = connections.split_off(connections.len() - (FEW.asking - 1));
+    for closed in connections {
+        assert!(!goes_on(closed).await);
+    }
+    for open in newest {
+        assert!(goes_on(open).await);
+    }
+}
+
+/// An answer that is larger than what the system holds for a client that does
+/// not read it.
+fn large() -> Router {
+    let body = Bytes::from(vec![b'x'; LARGE]);
+    Router::new()
+        .route("/large", axum::routing::get(async move || body.clone()))
+        .route("/healthz", axum::routing::get("ok\n"))
+}
+
+const LARGE: usize = 64 * 1024 * 1024;
+
+#[tokio::test]
+async fn g10_clients_that_read_no_answer_make_room_the_oldest_first() {
+    let server = server_of(FEW, large()).await;
+    let mut deaf = Vec::new();
+    for _ in 0..3 * FEW.answered {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let request = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        // The answer has begun, and its end has no room.
+        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        deaf.push(stream);
+        let (status, _) = get(server.addr, "/healthz").await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+    }
+    let newest = deaf.split_off(deaf.len() - (FEW.answered - 1));
+    for (streams, whole) in [(deaf, false), (newest, true)] {
+        for mut stream in streams {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            assert_eq!(rest.len() > LARGE, whole, "{}", rest.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn g10_no_answer_takes_for_ever() {
+    let endless = async || {
+        let more = || Ok::<_, std::io::Error>(Bytes::from_static(b"more "));
+        Body::from_stream(futures_util::stream::repeat_with(more))
+    };
+    let bounds = ConnectionBounds {
+        answer: Duration::from_millis(100),
+        ..FEW
+    };
+    let router = Router::new().route("/endless", axum::routing::get(endless));
+    let server = server_of(bounds, router).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut nowhere = tokio::io::sink();
+    let closed = tokio::io::copy(&mut stream, &mut nowhere);
+    let _ = timeout(Duration::from_secs(120), closed).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,13 +401,13 @@ async fn a_silent_connection_does_not_hold_up_the_end() {
     server.stop.send(()).unwrap();
     let begun = tokio::time::Instant::now();
     server.task.await.unwrap();
-    assert!(begun.elapsed() < CONNECTION_LIFE / 2);
+    assert!(begun.elapsed() < BOUNDS.answer / 2);
     drop(silent);
 }
 
 #[tokio::test]
 async fn the_end_waits_for_requests_that_have_begun() {
-    let server = server(BOTH).await;
+    let server = server_within(FEW, BOTH).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\n")

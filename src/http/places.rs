@@ -1,0 +1,202 @@
+//! Who may keep a connection open: a new one always, at the cost of an older one.
+//!
+//! A connection that has sent its whole head moves on to be answered, and those
+//! two phases have places of their own. So connections that send nothing take
+//! no place from answers, and clients that do not read their answers take none
+//! from new requests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// The connections of both phases; cheap to clone, all clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    shared: Arc<Mutex<Phases>>,
+}
+
+#[derive(Debug)]
+struct Phases {
+    next_number: u64,
+    asking: Phase,
+    answered: Phase,
+}
+
+/// Connections by the order in which they came.
+#[derive(Debug)]
+struct Phase {
+    most: usize,
+    held: BTreeMap<u64, Guest>,
+}
+
+#[derive(Debug, Clone)]
+struct Guest {
+    peer: IpAddr,
+    evicted: CancellationToken,
+}
+
+/// One connection's place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Places,
+    number: u64,
+    evicted: CancellationToken,
+    asked: CancellationToken,
+}
+
+impl Places {
+    /// How many connections may be in each phase, at least one.
+    pub fn new(asking: usize, answered: usize) -> Self {
+        let phase = |most: usize| Phase {
+            most: most.max(1),
+            held: BTreeMap::new(),
+        };
+        let phases = Phases {
+            next_number: 0,
+            asking: phase(asking),
+            answered: phase(answered),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(phases)),
+        }
+    }
+
+    /// A place for a new connection.
+    pub fn enter(&self, peer: IpAddr) -> Place {
+        let evicted = CancellationToken::new();
+        let guest = Guest {
+            peer,
+            evicted: evicted.clone(),
+        };
+        let mut phases = self.lock();
+        let number = phases.next_number;
+        phases.next_number += 1;
+        phases.asking.admit(number, guest);
+        drop(phases);
+        Place {
+            places: self.clone(),
+            number,
+            evicted,
+            asked: CancellationToken::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phases> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The whole head has come. Called for each request of the connection.
+    pub fn answer(&self) {
+        self.asked.cancel();
+        let mut phases = self.places.lock();
+        if let Some(guest) = phases.asking.held.remove(&self.number) {
+            phases.answered.admit(self.number, guest);
+        }
+    }
+
+    /// Until the whole head has come.
+    pub async fn asked(&self) {
+        self.asked.cancelled().await;
+    }
+
+    /// Until the place is needed for a newer connection.
+    pub async fn evicted(&self) {
+        self.evicted.cancelled().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut phases = self.places.lock();
+        phases.asking.held.remove(&self.number);
+        phases.answered.held.remove(&self.number);
+    }
+}
+
+impl Phase {
+    fn admit(&mut self, number: u64, guest: Guest) {
+        while self.held.len() >= self.most
+            && let Some(oldest) = self.oldest_of_the_most()
+            && let Some(guest) = self.held.remove(&oldest)
+        {
+            guest.evicted.cancel();
+        }
+        self.held.insert(number, guest);
+    }
+
+    /// The oldest connection of the peer that has the most: one that opens many
+    /// competes with itself first.
+    fn oldest_of_the_most(&self) -> Option<u64> {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for guest in self.held.values() {
+            *counts.entry(guest.peer).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        let mut oldest_first = self.held.iter();
+        let (number, _) = oldest_first.find(|(_, guest)| counts.get(&guest.peer) == Some(&most))?;
+        Some(*number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    fn evicted(places: &[Place]) -> Vec<bool> {
+        places
+            .iter()
+            .map(|place| place.evicted.is_cancelled())
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_connection_makes_room_for_a_new_one() {
+        let places = Places::new(2, 2);
+        let entered: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        assert_eq!(evicted(&entered), [true, false, false]);
+    }
+
+    #[test]
+    fn a_connection_that_ends_frees_its_place() {
+        let places = Places::new(2, 1);
+        let kept = places.enter(peer(1));
+        drop(places.enter(peer(1)));
+        let answered = places.enter(peer(1));
+        answered.answer();
+        let last = places.enter(peer(1));
+        assert_eq!(evicted(&[kept, answered, last]), [false; 3]);
+    }
+
+    #[test]
+    fn a_peer_with_many_connections_competes_with_itself() {
+        let places = Places::new(4, 4);
+        let probe = places.enter(peer(1));
+        let many: Vec<_> = (0..5).map(|_| places.enter(peer(2))).collect();
+        assert_eq!(evicted(&many), [true, true, false, false, false]);
+        assert!(!probe.evicted.is_cancelled());
+    }
+
+    #[test]
+    fn the_two_phases_take_no_place_from_each_other() {
+        let places = Places::new(2, 2);
+        let answered: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        answered[1].answer();
+        answered[2].answer();
+        let asking: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        assert_eq!(evicted(&answered), [true, false, false]);
+        assert_eq!(evicted(&asking), [true, false, false]);
+        // A second request on the same connection changes nothing, nor does an evicted one's.
+        answered[1].answer();
+        answered[0].answer();
+        asking[2].answer();
+        assert_eq!(evicted(&answered), [true, true, false]);
+    }
+}
