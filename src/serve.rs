@@ -27,7 +27,7 @@ use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
-pub use parts::{EngineError, connector, engine, homes, process_id, root, runner};
+pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner};
 use parts::{host, idle_servers, tried, warn_of_trust};
 
 /// Channels besides one for each slot: offers, endings of turns that don't

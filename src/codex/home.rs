@@ -53,14 +53,6 @@ impl Home {
 }
 
 impl Homes {
-    /// The one that all workspaces have, as far as can be told.
-    pub fn shared(&self) -> Option<&Path> {
-        match self {
-            Self::Shared { known, .. } => known.as_deref(),
-            Self::PerWorkspace { .. } => None,
-        }
-    }
-
     /// The CODEX_HOME of a workspace that would have its own at `place`;
     /// made if missing. The workspace's lock must be held.
     pub fn of(&self, place: &HomePlace) -> io::Result<Home> {

@@ -2,9 +2,10 @@
 //! their own, who can neither look into the worker nor touch its records.
 
 mod account;
+mod temporary;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::process::geteuid;
@@ -27,6 +28,18 @@ pub enum Finding {
 
 use Finding::{Broken, Doubtful};
 
+/// As what and where the settings have agents run.
+#[derive(Debug)]
+pub struct Agents<'a> {
+    /// `None`: as the worker's own user.
+    pub user: Option<&'a User>,
+    /// The CODEX_HOME of all of them, as far as it is known. `None` if each
+    /// workspace has its own, in the workspace root.
+    pub home: Option<PathBuf>,
+    /// Of their environment.
+    pub tmpdir: Option<&'a str>,
+}
+
 /// Agents would not be kept apart from the worker as the settings want it.
 #[derive(Debug, thiserror::Error)]
 #[error("agents are not isolated: {0}")]
@@ -36,11 +49,10 @@ pub struct IsolationError(String);
 /// doubtful goes to the log.
 pub fn enforce(
     settings: &Settings,
-    user: Option<&User>,
+    agents: &Agents<'_>,
     root: &Root,
-    home: Option<&Path>,
 ) -> Result<(), IsolationError> {
-    for finding in findings(settings, user, root, home) {
+    for finding in findings(settings, agents, root) {
         match finding {
             Broken(what) => return Err(IsolationError(what)),
             Doubtful(what) => tracing::warn!("{what}"),
@@ -49,17 +61,21 @@ pub fn enforce(
     Ok(())
 }
 
-/// `user`: whom the settings name for the agents, looked up. `home`: the
-/// CODEX_HOME that all of them share, where it is known.
-pub fn findings(
+pub fn findings(settings: &Settings, agents: &Agents<'_>, root: &Root) -> Vec<Finding> {
+    let mut findings = match agents.user {
+        Some(user) => of_another_user(settings, user, root, agents.home.as_deref()),
+        None => of_one_user(settings),
+    };
+    findings.extend(temporary::findings(settings, agents, root));
+    findings
+}
+
+fn of_another_user(
     settings: &Settings,
-    user: Option<&User>,
+    user: &User,
     root: &Root,
     home: Option<&Path>,
 ) -> Vec<Finding> {
-    let Some(user) = user else {
-        return of_one_user(settings);
-    };
     let mut findings = may_switch(user);
     if !findings.iter().any(|finding| matches!(finding, Broken(_))) {
         findings.extend(match as_user(user, || reach(settings, user, root, home)) {

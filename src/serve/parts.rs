@@ -19,7 +19,7 @@ use crate::error::with_sources;
 use crate::guard::Guards;
 use crate::guard::confine::Limits;
 use crate::host::{self, Host, Part};
-use crate::isolation::{self, Account, AccountError};
+use crate::isolation::{self, Account, AccountError, Agents};
 use crate::metrics::Metrics;
 use crate::turn::Runner;
 use crate::workspace::{Owner, Root};
@@ -105,17 +105,16 @@ pub fn root(settings: &Settings, codex: Option<&Codex>) -> Result<Root, ServeErr
     let Some(codex) = codex else {
         return Ok(root);
     };
-    let user = codex.launch.user.as_ref();
-    let agents = user.map(|user| Owner {
+    let agents = agents(settings, &codex.launch);
+    let owner = agents.user.map(|user| Owner {
         uid: user.uid,
         gid: user.gid,
     });
-    if let (CodexHome::Shared(home), Some(agents)) = (&settings.codex_home, agents) {
-        seal_home(home, agents);
+    if let (CodexHome::Shared(home), Some(owner)) = (&settings.codex_home, owner) {
+        seal_home(home, owner);
     }
-    let homes = homes(settings, &root, &codex.launch.env);
-    isolation::enforce(settings, user, &root, homes.shared())?;
-    let root = root.with_agents_of(agents);
+    isolation::enforce(settings, &agents, &root)?;
+    let root = root.with_agents_of(owner);
     Ok(match settings.codex_home {
         CodexHome::PerWorkspace => root.with_own_homes(),
         CodexHome::Default | CodexHome::Shared(_) => root,
@@ -144,8 +143,8 @@ fn seal_home(home: &Path, agents: Owner) {
 
 /// Of entries that only another codex obeys, see [`ConfigFile::advice`].
 pub(super) fn warn_of_trust(settings: &Settings, root: &Root, codex: &Codex) {
-    let homes = homes(settings, root, &codex.launch.env);
-    let read = homes.shared().map(ConfigFile::read);
+    let home = shared_home(settings, &codex.launch.env);
+    let read = home.as_deref().map(ConfigFile::read);
     // Without a file that can be read, codex itself says what is wrong.
     if let Some(Ok(Some(file))) = read
         && let Some(advice) = file.advice(root.path())
@@ -189,16 +188,21 @@ pub fn runner(
     }
 }
 
+/// As what and where agents run.
+pub fn agents<'a>(settings: &Settings, launch: &'a Launch) -> Agents<'a> {
+    Agents {
+        user: launch.user.as_ref(),
+        home: shared_home(settings, &launch.env),
+        tmpdir: variable(&launch.env, "TMPDIR"),
+    }
+}
+
 /// Where codex keeps its state, given what it gets of our environment.
 pub fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Homes {
-    let of = |name: &str| {
-        let (_, value) = env.iter().find(|(set, _)| set == name)?;
-        Some(PathBuf::from(value))
-    };
     match &settings.codex_home {
         CodexHome::Default => Homes::Shared {
             set: None,
-            known: of("CODEX_HOME").or_else(|| Some(of("HOME")?.join(".codex"))),
+            known: shared_home(settings, env),
         },
         CodexHome::Shared(home) => Homes::Shared {
             set: Some(home.clone()),
@@ -209,6 +213,21 @@ pub fn homes(settings: &Settings, root: &Root, env: &[(String, String)]) -> Home
             owner: root.owner(),
         },
     }
+}
+
+/// `None` if it is not known, or each workspace has its own.
+fn shared_home(settings: &Settings, env: &[(String, String)]) -> Option<PathBuf> {
+    let of = |name: &str| variable(env, name).map(PathBuf::from);
+    match &settings.codex_home {
+        CodexHome::Default => of("CODEX_HOME").or_else(|| Some(of("HOME")?.join(".codex"))),
+        CodexHome::Shared(home) => Some(home.clone()),
+        CodexHome::PerWorkspace => None,
+    }
+}
+
+fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let (_, value) = env.iter().find(|(set, _)| set == name)?;
+    Some(value)
 }
 
 /// `host-pid-random`: an operator finds the process by it, and no two are alike.

@@ -15,8 +15,8 @@ use super::report::Report;
 const WHAT: &str = "isolation";
 
 pub fn check(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
-    let homes = turn_worker::serve::homes(settings, root, &codex.launch.env);
-    let found = findings(settings, codex.launch.user.as_ref(), root, homes.shared());
+    let agents = turn_worker::serve::agents(settings, &codex.launch);
+    let found = findings(settings, &agents, root);
     for finding in &found {
         match finding {
             Finding::Broken(what) => report.fail(WHAT, what),

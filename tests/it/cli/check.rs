@@ -94,6 +94,28 @@ async fn a_good_set_up_passes_everything() {
     assert!(!text.out.contains('\u{1b}'));
 }
 
+/// Whatever is in it, `workspace-write` opens the agents' folder for temporary files.
+#[tokio::test]
+async fn what_a_sandboxed_command_may_write_to_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("home/.codex")).unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let call = check(&dir, &Broker::vhost(), &["--json"])
+        .set("CODEX_SANDBOX", "workspace-write")
+        .set("CODEX_ENV", "PATH,HOME,CODEX_API_KEY,TMPDIR")
+        .env("TMPDIR", dir.to_str().unwrap());
+    let done = call.run().await.ended(0);
+    let (status, detail) = &lines(&done)["isolation"];
+    assert_eq!(status, "warn");
+    for (what, path) in [
+        ("the workspace root", "workspaces"),
+        ("CODEX_HOME", "home/.codex"),
+    ] {
+        let named = format!("{what} is {}, below /", dir.join(path).display());
+        assert!(detail.contains(&named), "{detail}");
+    }
+}
+
 #[tokio::test]
 async fn trusted_workspaces_and_visible_keys_are_warned_of() {
     let dir = tempfile::tempdir().unwrap();

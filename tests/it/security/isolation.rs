@@ -92,6 +92,33 @@ fn g8_nothing_runs_without_isolation_where_that_is_required() {
     }
 }
 
+/// How often a worker logs that while it starts.
+fn logged_at_start(host: &Host, text: &str) -> usize {
+    let log = host.path().join("log");
+    let mut worker = call(host, &["serve"])
+        .stderr(File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let read = || fs::read_to_string(&log).unwrap();
+    until("it looks for its broker", || {
+        read().contains("broker").then_some(())
+    });
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    read().matches(text).count()
+}
+
+/// Guards `temporary::findings` (src/isolation/temporary.rs).
+#[test]
+fn g8_a_home_that_sandboxed_commands_may_write_to_is_warned_of() {
+    let open = "CODEX_HOME is /var/tmp/none, below /var/tmp:";
+    let host = Host::new().set("CODEX_HOME", "/var/tmp/none");
+    assert_eq!(logged_at_start(&host, open), 0);
+    let host = host.set("CODEX_SANDBOX", "workspace-write");
+    assert_eq!(logged_at_start(&host, open), 1);
+    assert_check(&host, "isolation", "warn", open);
+}
+
 /// Guards the warning in `of_one_user`.
 #[test]
 fn g8_a_worker_that_runs_agents_as_root_warns_once_when_it_starts() {
@@ -99,20 +126,7 @@ fn g8_a_worker_that_runs_agents_as_root_warns_once_when_it_starts() {
         return;
     }
     const LOUD: &str = "AGENTS RUN AS ROOT";
-    let warnings = |host: &Host| {
-        let log = host.path().join("log");
-        let mut worker = call(host, &["serve"])
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let read = || fs::read_to_string(&log).unwrap();
-        until("it looks for its broker", || {
-            read().contains("broker").then_some(())
-        });
-        worker.kill().unwrap();
-        worker.wait().unwrap();
-        read().matches(LOUD).count()
-    };
+    let warnings = |host: &Host| logged_at_start(host, LOUD);
     let host = Host::new();
     assert_eq!(warnings(&host), 1);
     assert_check(&host, "isolation", "warn", LOUD);
