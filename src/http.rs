@@ -4,7 +4,7 @@
 //! liveness probe that gets no answer has the worker killed. So everything is
 //! bounded: the connections, the size of a request, and how long each phase of
 //! a connection takes. And a new connection is always served: if there are too
-//! many, an older one is closed for it, see [`places`].
+//! many, an older one is closed for it (`places.rs`).
 
 mod health;
 mod places;
