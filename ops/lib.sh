@@ -118,11 +118,13 @@ end_process() {
   wait_until "$2" process_gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
 
-# A child that ended but was not waited for counts as gone.
+# A child that ended but was not waited for counts as gone.  One whose first thread alone has ended is a zombie, too, but
+# lives: the 20th field of its stat counts its threads.
 process_gone() {
-  local stat
+  local stat fields
   { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
-  [[ ${stat##*) } == [ZX]* ]]
+  read -ra fields <<<"${stat##*) }"
+  [[ ${fields[0]} == [Xx] || (${fields[0]} == Z && ${fields[17]} -le 1) ]]
 }
 
 # Becomes a command that is asked to end when its parent dies, however that happens.

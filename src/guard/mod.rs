@@ -17,6 +17,7 @@ pub mod confine;
 mod handle;
 pub mod own;
 mod pool;
+pub mod proc;
 mod protocol;
 mod receive;
 mod send;

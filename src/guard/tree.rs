@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -11,47 +11,16 @@ use rustix::process::{
     waitpid,
 };
 
-/// One process as `/proc/<pid>/stat` tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    parent: i32,
-    zombie: bool,
-    /// With the pid, the process's identity: pids are used again.
-    started: u64,
-}
-
-/// The fields after the name, which may itself hold spaces and parentheses.
-fn parse_stat(text: &str) -> Option<Stat> {
-    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    // starttime is field 22; state is field 3, the parent field 4.
-    let started = fields.nth(22 - 5)?.parse().ok()?;
-    Some(Stat {
-        parent,
-        zombie: matches!(state, "Z" | "X"),
-        started,
-    })
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    // A name may be any bytes.
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
-}
+use super::proc::{self, Stat};
 
 /// All processes at about one moment.
 fn look_around() -> io::Result<HashMap<i32, Stat>> {
-    Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| {
-            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            Some((pid, stat(pid)?))
-        })
-        .collect())
+    Ok(proc::all()?.collect())
 }
 
 /// All that descends from `roots`, parents before their children, leaving out
-/// the subtrees of `spare`.
+/// the subtrees of `spare`. No parent is younger than its child: one that seems to
+/// be has got the pid of the real one, which exited while they were looked at.
 fn below(
     all: &HashMap<i32, Stat>,
     roots: impl IntoIterator<Item = i32>,
@@ -66,7 +35,8 @@ fn below(
     let mut found = Vec::new();
     while let Some(parent) = ahead.pop() {
         for &pid in children.get(&parent).into_iter().flatten() {
-            if known.insert(pid) {
+            let is_child = (all.get(&parent)).is_none_or(|of| of.started <= all[&pid].started);
+            if is_child && known.insert(pid) {
                 found.push((pid, all[&pid]));
                 ahead.push(pid);
             }
@@ -80,7 +50,7 @@ fn signal((pid, seen): (i32, Stat), signal: Signal) {
     let Some(raw) = Pid::from_raw(pid) else {
         return;
     };
-    let same = || stat(pid).is_some_and(|now| now.started == seen.started);
+    let same = || proc::stat(pid).is_some_and(|now| now.started == seen.started);
     // A failure means that it is gone, or not ours to kill; the caller looks again.
     let _ = match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(handle) if same() => pidfd_send_signal(handle, signal),
@@ -114,7 +84,7 @@ impl Hunt {
         let mut anybody_new = false;
         for _ in 0..MOST_LOOKS {
             let mut new = false;
-            for &(pid, stat) in found.iter().filter(|(_, stat)| !stat.zombie) {
+            for &(pid, stat) in found.iter().filter(|(_, stat)| stat.alive) {
                 if self.met.insert((pid, stat.started)) {
                     signal((pid, stat), Signal::STOP);
                     new = true;
@@ -126,7 +96,7 @@ impl Hunt {
             anybody_new = true;
             found = look()?;
         }
-        for &process in found.iter().rev().filter(|(_, stat)| !stat.zombie) {
+        for &process in found.iter().rev().filter(|(_, stat)| stat.alive) {
             signal(process, Signal::KILL);
         }
         self.idle_rounds = if anybody_new { 0 } else { self.idle_rounds + 1 };
@@ -149,7 +119,7 @@ pub type Known = HashSet<(i32, u64)>;
 /// For the guard: what lives below this process now.
 pub fn living_below_me() -> io::Result<Known> {
     let below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
-    let living = below.into_iter().filter(|(_, stat)| !stat.zombie);
+    let living = below.into_iter().filter(|(_, stat)| stat.alive);
     Ok(living.map(|(pid, stat)| (pid, stat.started)).collect())
 }
 
@@ -226,12 +196,12 @@ pub fn kill_tagged(name: &str, value: &str) -> u64 {
             let all = look_around()?;
             let tagged = all
                 .iter()
-                .filter(|&(&pid, stat)| pid != me && !stat.zombie && carries(pid, &tag))
+                .filter(|&(&pid, stat)| pid != me && stat.alive && carries(pid, &tag))
                 .map(|(&pid, &stat)| (pid, stat));
             let mut found: Vec<_> = tagged.collect();
             let roots: Vec<i32> = found.iter().map(|&(pid, _)| pid).collect();
             let below = below(&all, roots, &HashSet::from([me]));
-            found.extend(below.into_iter().filter(|(_, stat)| !stat.zombie));
+            found.extend(below.into_iter().filter(|(_, stat)| stat.alive));
             Ok(found)
         });
         match left {
@@ -249,7 +219,7 @@ pub fn kill_tagged(name: &str, value: &str) -> u64 {
 const MAX_ENVIRONMENT: u64 = 8 << 20;
 
 fn carries(pid: i32, tag: &[u8]) -> bool {
-    fs::File::open(format!("/proc/{pid}/environ")).is_ok_and(|environment| holds(environment, tag))
+    proc::environment(pid).is_some_and(|environment| holds(environment, tag))
 }
 
 fn holds(environment: impl Read, tag: &[u8]) -> bool {
@@ -262,20 +232,6 @@ fn holds(environment: impl Read, tag: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_a_stat_line_whose_name_holds_parentheses_and_spaces() {
-        let line = "4711 (a) R (b) S 12 4711 4711 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 987654 2486272 188";
-        assert_eq!(
-            parse_stat(line),
-            Some(Stat {
-                parent: 12,
-                zombie: false,
-                started: 987_654
-            })
-        );
-        assert_eq!(parse_stat("4711 (a"), None);
-    }
 
     /// An agent may give its processes an environment without end.
     #[test]
@@ -324,13 +280,32 @@ mod tests {
         assert!(!found.iter().any(|(pid, _)| *pid == me));
     }
 
+    fn stat(parent: i32) -> Stat {
+        Stat {
+            parent,
+            group: 0,
+            session: 0,
+            alive: true,
+            started: 5,
+        }
+    }
+
+    /// Its pid was its own parent's a moment ago, so a foreign child seems to be below it.
+    #[test]
+    fn g3_the_children_of_a_pids_former_process_are_not_taken_for_its_own() {
+        let reused = Stat {
+            started: 9,
+            ..stat(10)
+        };
+        let all = HashMap::from([(10, stat(1)), (11, reused), (12, stat(11)), (13, stat(10))]);
+        let found = below(&all, [10], &HashSet::new());
+        let mut pids: Vec<i32> = found.into_iter().map(|(pid, _)| pid).collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [11, 13]);
+    }
+
     #[test]
     fn finds_parents_before_their_children_and_spares_whole_subtrees() {
-        let stat = |parent| Stat {
-            parent,
-            zombie: false,
-            started: 0,
-        };
         let all = HashMap::from([
             (10, stat(1)),
             (11, stat(10)),

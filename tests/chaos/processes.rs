@@ -1,41 +1,26 @@
 //! Processes as `/proc` tells of them.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
-struct Stat {
-    name: String,
-    ended: bool,
-    parent: i32,
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // The name, in parentheses, may hold anything.
-    let (name, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace();
-    Some(Stat {
-        name: name.split_once('(')?.1.to_owned(),
-        ended: matches!(fields.next()?, "Z" | "X"),
-        parent: fields.next()?.parse().ok()?,
-    })
-}
+/// One that only waits to be reaped does not.
+pub use turn_worker::guard::proc::lives;
+use turn_worker::guard::proc::{environment, pids, stat};
 
 fn all() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// One that only waits to be reaped does not.
-pub fn lives(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| !stat.ended)
+    pids().into_iter().flatten()
 }
 
 pub fn parent(pid: i32) -> Option<i32> {
     Some(stat(pid)?.parent)
+}
+
+fn name(pid: i32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
 /// What a worker leaves that is killed falls to this process from now on.
@@ -49,9 +34,8 @@ pub fn reap_orphans() {
     const OF_TURNS: [&str; 6] = ["exe", "stand-in-codex", "sh", "sleep", "nohup", "setsid"];
     let us = getpid().as_raw_pid();
     for pid in all() {
-        let is_orphan = stat(pid).is_some_and(|stat| {
-            stat.ended && stat.parent == us && OF_TURNS.contains(&stat.name.as_str())
-        });
+        let is_orphan = stat(pid).is_some_and(|stat| !stat.alive && stat.parent == us)
+            && name(pid).is_some_and(|name| OF_TURNS.contains(&name.as_str()));
         if is_orphan && let Some(pid) = Pid::from_raw(pid) {
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
@@ -100,7 +84,12 @@ fn is_below_us(pid: i32) -> bool {
 
 fn mentions(pid: i32, dir: &Path) -> bool {
     let wanted = format!("{}/", dir.display());
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+    let read = environment(pid).map(|mut file| {
+        let mut environment = Vec::new();
+        file.read_to_end(&mut environment).map(|_| environment)
+    });
+    read.is_some_and(|environment| {
+        let environment = environment.unwrap_or_default();
         let mut set = environment.split(|byte| *byte == 0);
         set.any(|set| {
             let set = String::from_utf8_lossy(set);

@@ -57,10 +57,19 @@ pub fn is_root(what: &str) -> bool {
     root
 }
 
-/// Built as an example along with the tests.
 pub fn stand_in() -> PathBuf {
+    example("stand-in-codex")
+}
+
+/// Leaves processes of awkward kinds behind.
+pub fn awkward() -> PathBuf {
+    example("awkward-process")
+}
+
+/// Built along with the tests.
+fn example(name: &str) -> PathBuf {
     let worker = PathBuf::from(env!("CARGO_BIN_EXE_turn-worker"));
-    let path = worker.with_file_name("examples").join("stand-in-codex");
+    let path = worker.with_file_name("examples").join(name);
     assert!(path.exists(), "no {path:?}: run `cargo build --examples`");
     path
 }
@@ -138,7 +147,8 @@ impl Host {
             .set("CODEX_BIN", codex)
     }
 
-    fn copied(&self, program: &Path) -> PathBuf {
+    /// Where agents of another user can run it.
+    pub fn copied(&self, program: &Path) -> PathBuf {
         let copy = self.path().join(program.file_name().unwrap());
         let copied = Command::new("cp").args([program, &copy]).status();
         assert!(copied.unwrap().success());

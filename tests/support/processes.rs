@@ -7,26 +7,18 @@
 )]
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
+
+use turn_worker::guard::proc;
+pub use turn_worker::guard::proc::lives;
 
 use super::host::until;
 
-/// Parent, process group and session of a process that is there and more
-/// than an exit code that waits to be fetched.
+/// Parent, process group and session of a process that is alive.
 pub fn stat(pid: i32) -> Option<[i32; 3]> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // The name, in parentheses, may hold anything.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    let mut next = || fields.next()?.parse().ok();
-    Some([next()?, next()?, next()?])
-}
-
-pub fn lives(pid: i32) -> bool {
-    stat(pid).is_some()
+    let stat = proc::stat(pid).filter(|stat| stat.alive)?;
+    Some([stat.parent, stat.group, stat.session])
 }
 
 pub fn parent(pid: i32) -> i32 {
@@ -37,9 +29,10 @@ pub fn parent(pid: i32) -> i32 {
 /// All processes of a turn in that workspace that did not shed their environment.
 pub fn of_workspace(dir: &Path) -> Vec<i32> {
     let tag = format!("TURN_WORKER_WORKSPACE={}", dir.display()).into_bytes();
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let pids = proc::pids().unwrap().filter_map(|pid| {
+        let mut environment = Vec::new();
+        let read = proc::environment(pid)?.read_to_end(&mut environment);
+        read.ok()?;
         let tagged = environment.split(|byte| *byte == 0).any(|set| set == tag);
         (tagged && lives(pid)).then_some(pid)
     });

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::engine::is_exec;
-use crate::support::host::{Host, Running, is_root, until, write_program};
+use crate::support::host::{Host, Running, awkward, is_root, until, write_program};
 use crate::support::processes::{lives, of_workspace, parent, stat};
 
 /// Nobody's.
@@ -132,6 +132,33 @@ fn g3_what_guard_and_worker_left_that_were_killed_at_once_is_ended_by_the_next_t
         // Gone, or dead and not yet fetched by whoever has inherited it.
         assert!(seen.is_empty() || seen.starts_with('Z'), "{seen}");
         assert_eq!(stat(messy.daemon), None);
+    }
+}
+
+/// Its environment does not show where that of others does. Guards `proc::folder`.
+#[test]
+fn g3_what_both_left_is_ended_though_its_first_thread_has_exited() {
+    for host in hosts() {
+        let file = host.stand_in_file("of");
+        let leave = format!(
+            "t\nrun {} zombie-leader {} >/dev/null 2>&1 &\nsay ready\nhang",
+            host.copied(&awkward()).display(),
+            file.display()
+        );
+        let mut running = host.start("a", &leave);
+        running.said("ready");
+        let left = host.pid_in("of");
+        let lives = || fs::File::open(file.with_extension("lives")).unwrap();
+        assert!(lives().try_lock().is_err());
+        kill_both(parent(host.runs()[0]), running);
+        until("the lock is free", || host.lock_is_free("a").then_some(()));
+        assert!(lives().try_lock().is_err(), "the test shows nothing");
+        host.run("a", "u\nsay hi").assert_end_turn();
+        assert_eq!(stat(left), None);
+        assert!(
+            lives().try_lock().is_ok(),
+            "it lives on beside the next turn"
+        );
     }
 }
 

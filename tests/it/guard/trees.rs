@@ -1,9 +1,12 @@
 //! Whatever a turn starts, all of it is gone when the turn is over.
 
+use std::fs::File;
+use std::process::Command;
+
 use turn_worker::codex::Exit;
 
 use super::Script;
-use crate::support::host::write_program;
+use crate::support::host::{awkward, write_program};
 use crate::support::processes;
 
 /// Each leaves something behind that lives on; what sheds its environment
@@ -64,6 +67,60 @@ async fn g3_nothing_of_a_turn_is_left_when_its_lock_is_free() {
             }
         }
     }
+}
+
+/// States in which a process is easily overlooked, or withstands a signal. Guards
+/// `proc::stat`, by which a process whose first thread has exited is alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_no_process_is_overlooked_for_the_state_that_it_is_in() {
+    for kind in ["zombie-leader", "vfork", "traced", "undumpable"] {
+        for ending in ENDINGS {
+            eprintln!("{kind}, {ending}");
+            let mut script = Script::start(&format!(
+                "{} {kind} \"$PWD/of\" >/dev/null 2>&1 &
+                 until [ -e of ]; do :; done; cat of > pids; echo ready; read go",
+                awkward().display()
+            ));
+            script.line().await;
+            let [pid] = script.pids()[..] else {
+                panic!("no pid")
+            };
+            assert!(processes::lives(pid), "the test shows nothing");
+            end(&mut script, ending).await;
+            script.unlocked();
+            if ending != "drop" {
+                let leftovers = script.closed().await.leftovers;
+                assert!(leftovers >= 1, "{leftovers}");
+            }
+            // What the system does at a process's very end, whatever /proc says of it.
+            if let Ok(lives) = File::open(script.dir.path().join("of.lives")) {
+                assert!(lives.try_lock().is_ok(), "{kind} lives on, {ending}");
+            }
+        }
+    }
+}
+
+/// Guards `process_gone` in ops/lib.sh.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scripts_know_too_that_such_a_process_lives() {
+    let start = format!(
+        "{} zombie-leader \"$PWD/of\" >/dev/null 2>&1 &
+         until [ -e of ]; do :; done; cat of; read go",
+        awkward().display()
+    );
+    let mut script = Script::start(&start);
+    let pid = script.line().await;
+    let gone = || {
+        let ask = "source ops/lib.sh; process_gone \"$1\"";
+        let mut bash = Command::new("bash");
+        bash.args(["-c", ask, "bash", &pid])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        bash.status().unwrap().success()
+    };
+    assert!(!gone());
+    script.go().await;
+    script.closed().await;
+    assert!(gone());
 }
 
 async fn end(script: &mut Script, ending: &str) {

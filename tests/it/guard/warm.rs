@@ -5,6 +5,7 @@ use std::fs::File;
 use turn_worker::codex::Exit;
 
 use super::Script;
+use crate::support::host::awkward;
 
 /// One that does a turn a line: `turn` answers, anything else is a command.
 const SERVER: &str =
@@ -88,6 +89,26 @@ async fn g3_a_server_does_not_rest_while_something_of_its_turn_lives() {
     assert!(!script.lock_is_free());
     script.stdin = None;
     // The server's own is none of it.
+    assert_eq!(script.closed().await.leftovers, 1);
+    script.worker_lock = None;
+    script.unlocked();
+}
+
+/// Guards `proc::stat`: without it, the process counts as dead, and outlives the turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_server_does_not_rest_while_a_turns_process_lives_without_its_first_thread() {
+    let turn_of = awkward();
+    let mut script = ready(&format!(
+        "echo ready; while read go; do
+           {} zombie-leader \"$PWD/of\" >/dev/null 2>&1 &
+           until [ -e of ]; do :; done; echo done
+         done",
+        turn_of.display()
+    ))
+    .await;
+    turn(&mut script).await;
+    assert!(!script.guard().rest().await);
+    script.stdin = None;
     assert_eq!(script.closed().await.leftovers, 1);
     script.worker_lock = None;
     script.unlocked();

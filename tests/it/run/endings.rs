@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::host::{Host, Turn, write_program};
+use crate::support::host::{Host, Turn, awkward, write_program};
 use crate::support::processes::lives;
 
 #[test]
@@ -102,6 +102,23 @@ fn codex_that_is_not_there_is_told_before_any_turn_begins() {
     assert_eq!((turn.code, turn.events.len()), (Some(1), 0));
     assert!(turn.log.contains("TURN_WORKER_CODEX_BIN"), "{}", turn.log);
     assert!(turn.log.contains("/nonexistent/codex"), "{}", turn.log);
+}
+
+/// Its first thread has exited, so that it shows as a zombie. Guards `proc::stat`.
+#[test]
+fn g3_g5_a_turn_ends_that_leaves_a_process_without_its_first_thread() {
+    for (rest, outcome) in [("say hi", "end_turn"), ("hang", "timeout")] {
+        let host = Host::new().set("TURN_TIMEOUT", "10s");
+        let (program, file) = (awkward(), host.stand_in_file("of"));
+        let (program, of) = (program.display(), file.display());
+        let leave = format!(
+            "run {program} zombie-leader {of} >/dev/null 2>&1 & until [ -e {of} ]; do :; done"
+        );
+        let turn = host.run("a", &format!("t\n{leave}\n{rest}"));
+        assert_eq!(turn.stop_reason(), outcome);
+        let lives = fs::File::open(file.with_extension("lives")).unwrap();
+        assert!(lives.try_lock().is_ok(), "it outlives its turn");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use turn_worker::guard::proc;
 
 /// The commands that run, by their shells.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
@@ -91,7 +92,7 @@ fn in_own_session(command: &mut Command) -> &mut Command {
 pub fn alive(file: &Path) -> &'static str {
     match fs::read_to_string(file) {
         Err(_) => "none",
-        Ok(pid) if Path::new("/proc").join(pid.trim()).exists() => "alive",
+        Ok(pid) if pid.trim().parse().is_ok_and(proc::lives) => "alive",
         Ok(_) => "gone",
     }
 }
@@ -115,10 +116,7 @@ pub fn kill_worker() {
 
 /// The parent, if its first argument is that.
 fn parent(pid: i32, argument: &str) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
+    let parent = proc::stat(pid)?.parent;
     let command = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
     let first = command.split(|byte| *byte == 0).nth(1)?;
     (first == argument.as_bytes()).then_some(parent)

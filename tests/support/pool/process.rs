@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+pub use turn_worker::guard::proc::lives as is_alive;
+use turn_worker::guard::proc::stat;
 
 use super::Deadline;
 use crate::support::faults::{self, FAULTS};
@@ -249,16 +251,7 @@ pub(super) fn last_lines(text: &str, most: usize) -> String {
 
 /// Nothing where the process is gone.
 pub(super) fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let after_name = stat.rsplit(')').next()?;
-    after_name.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// Whether the process is there; one that only waits to be reaped is not.
-pub fn is_alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+    Some(stat(pid)?.parent)
 }
 
 /// What `/metrics` told, by series with labels.
