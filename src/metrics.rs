@@ -2,7 +2,8 @@
 //! touches, and with which labels, is decided in here.
 //!
 //! No label comes from outside: they are members of closed sets, or models
-//! that the operator's settings name.
+//! that the operator's settings name. Only a process that can't be killed is
+//! named as it is, since an alert has to say which it is.
 
 mod models;
 mod series;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
+use crate::guard::Unkillable;
 use crate::host::Lack;
 use models::ModelLabels;
 use series::{AGAIN, EVENT_KINDS, FIRST, Series, WORKSPACE};
@@ -217,6 +219,30 @@ impl Metrics {
     /// Processes that a turn had left behind were killed.
     pub fn leftovers_killed(&self, processes: u64) {
         self.series().leftovers.inc_by(processes);
+    }
+
+    /// The workspaces that are locked by what can't be killed. The only labels from
+    /// outside: so few, and only while they are true.
+    pub fn set_held_workspaces(&self, held: &[(String, Unkillable)]) {
+        const MOST: usize = 16;
+        let series = self.series();
+        series.workspaces_held.set(gauge(held.len()));
+        series.unkillable.reset();
+        let processes = held.iter().flat_map(|(workspace, held)| {
+            let processes = held.processes.iter();
+            processes.map(move |process| (workspace, held, process))
+        });
+        for (workspace, held, process) in processes.take(MOST) {
+            let labels = [
+                workspace.as_str(),
+                &held.host,
+                &process.pid.to_string(),
+                &process.user,
+                &process.command,
+            ];
+            let since = held.since.as_millisecond() as f64 / 1000.0;
+            series.unkillable.with_label_values(&labels).set(since);
+        }
     }
 
     pub fn set_idle_servers(&self, servers: usize) {

@@ -6,7 +6,7 @@ mod parts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::connect::{Connector, State, backoff};
@@ -19,6 +19,7 @@ use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
 use crate::config::{EventLog, Settings};
 use crate::error::with_sources;
+use crate::guard::HeldWorkspaces;
 use crate::host::Host;
 use crate::http::{self, BindError, Health};
 use crate::isolation::IsolationError;
@@ -36,6 +37,8 @@ const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 9;
 /// How often in a row the broker may refuse an event before it is given up.
 /// It refuses when one reader's full queue refuses, and must not stop all turns.
 const NACK_LIMIT: u32 = 10;
+/// How often it is looked whether a workspace is free again that could not be cleared.
+const HELD_LOOK: Duration = Duration::from_secs(1);
 /// How long the connections may take to close at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -102,6 +105,10 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         metrics.set_backlog_limit(settings.backlog);
     }
     let watching = tokio::spawn(host.clone().watch(shutdown.end.clone()));
+    if let Some(runner) = &runner {
+        let held = runner.held.clone();
+        tokio::spawn(watch_held(held, metrics.clone(), shutdown.end.clone()));
+    }
 
     let http = tokio::spawn(http::serve(listener, metrics.clone(), health.clone(), {
         // To the very end: an operator wants to see how a drain goes.
@@ -119,6 +126,29 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     let _ = watching.await;
     let _ = http.await;
     outcome
+}
+
+/// Keeps the metrics of the workspaces that are locked by what can't be killed.
+async fn watch_held(held: HeldWorkspaces, metrics: Metrics, end: CancellationToken) {
+    let mut ticks = interval(HELD_LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = end.cancelled() => return,
+        }
+        let mut now = held.snapshot();
+        if !now.is_empty() {
+            let looked = held.clone();
+            let _ = tokio::task::spawn_blocking(move || looked.refresh()).await;
+            now = held.snapshot();
+        }
+        if told + now.len() > 0 {
+            metrics.set_held_workspaces(&now);
+        }
+        told = now.len();
+    }
 }
 
 /// What a process has without a broker.

@@ -19,7 +19,7 @@ impl Settlement {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => Self::Done,
-            Outcome::Busy => Self::Drop,
+            Outcome::Busy | Outcome::Held(_) => Self::Drop,
             // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,

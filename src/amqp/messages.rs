@@ -112,6 +112,30 @@ pub struct About {
     /// What its host lacks for running turns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
+    /// Workspaces that processes hold which can't be killed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldTold>,
+}
+
+/// A workspace that stays locked after its turn's end, and one of the processes that hold it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldTold {
+    pub workspace: String,
+    pub host: String,
+    pub pid: i32,
+    pub user: String,
+    pub command: String,
+    pub since: Timestamp,
+    /// Processes besides this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+}
+
+/// Kept short, as heartbeats are many.
+pub const MAX_HELD: usize = 16;
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A turn that a worker is running.

@@ -87,6 +87,10 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
             "workspace {} is in use by another turn; try again when that has ended",
             request.workspace
         ),
+        Outcome::Held(unkillable) => bail!(
+            "workspace {} is locked until processes of an earlier turn end, which can't be killed: {unkillable}",
+            request.workspace
+        ),
         Outcome::Returned => bail!("the turn was cut off"),
         Outcome::Unfit(finding) => bail!("{finding}"),
         Outcome::NotStarted(error) => return Err(error.into()),

@@ -13,7 +13,7 @@ use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Usage;
-use crate::guard::SpawnError;
+use crate::guard::{SpawnError, Unkillable};
 use crate::request::{MediaType, OutputSchema};
 
 /// What the model is asked.
@@ -49,6 +49,8 @@ pub struct TurnInput<'a> {
     pub model: Option<&'a str>,
     /// A validated thread id; codex would silently start afresh on anything else.
     pub resume: Option<&'a str>,
+    /// Its id.
+    pub workspace: &'a str,
     /// The workspace's directory, open: an agent may have made its path lead
     /// elsewhere.
     pub dir: BorrowedFd<'a>,
@@ -56,6 +58,8 @@ pub struct TurnInput<'a> {
     pub home: &'a Home,
     /// The workspace's lock, held by what runs the turn until all of it is gone.
     pub lock: BorrowedFd<'a>,
+    /// Where the workspace's record is of what can't be killed.
+    pub unkillable: BorrowedFd<'a>,
     /// The workspace's bell, where a server may be kept after the turn.
     pub bell: Option<BorrowedFd<'a>>,
 }
@@ -77,12 +81,14 @@ pub enum Output {
     },
 }
 
-/// How it ended, when nothing of it lives any more.
+/// How it ended, when nothing of it lives any more, or only what can't be killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub exit: Exit,
     /// Processes besides codex that had to be killed.
     pub leftovers: u64,
+    /// What lives on, and keeps the workspace locked.
+    pub unkillable: Option<Unkillable>,
     /// The last of what codex wrote to stderr.
     pub stderr_tail: String,
 }
@@ -132,7 +138,7 @@ pub trait EngineRun: Send {
     /// Ends everything at once.
     fn kill(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Completes when nothing of the turn lives any more.
+    /// Completes when nothing of the turn lives any more, or only what can't be killed.
     fn end(&mut self) -> impl Future<Output = End> + Send;
 
     /// What can serve another turn, after this one's end.

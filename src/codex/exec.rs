@@ -135,6 +135,7 @@ mod tests {
                 env: Vec::new(),
                 user: None,
                 limits: Default::default(),
+                kill_timeout: std::time::Duration::from_secs(30),
             },
             sandbox: Sandbox::Bypass,
             extra_args: Vec::new(),

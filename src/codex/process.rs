@@ -15,7 +15,7 @@ use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
 use super::workspace_config::{self, WorkspaceConfig, command_variable, without_git_status};
 use crate::config::Sandbox;
-use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
+use crate::guard::{FileArg, Guard, GuardSpec, SpawnError, Tag};
 
 /// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
@@ -87,12 +87,17 @@ impl Codex {
             args: setup.args,
             env: setup.env,
             dir: input.dir,
-            tag: Some(input.dir_path.to_string_lossy().into_owned()),
+            tag: Some(Tag {
+                workspace: input.workspace.to_owned(),
+                path: input.dir_path.to_string_lossy().into_owned(),
+            }),
             user: self.launch.user.clone(),
             limits: self.launch.limits,
             files,
             stdin,
             lock: input.lock,
+            unkillable: input.unkillable,
+            kill_timeout: self.launch.kill_timeout,
             bell,
         })?;
         let tail = Arc::new(Mutex::new(Vec::new()));
@@ -143,7 +148,7 @@ impl Process {
         }
     }
 
-    /// Completes when nothing of it lives any more.
+    /// Completes when nothing of it lives any more, or only what can't be killed.
     pub async fn end(&mut self) -> End {
         let closed = self.guard.closed().await;
         // Its end is near: nothing that could write to it lives.
@@ -154,6 +159,7 @@ impl Process {
         End {
             exit: closed.exit,
             leftovers: closed.leftovers,
+            unkillable: closed.unkillable,
             stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
         }
     }
@@ -164,6 +170,7 @@ impl Process {
         End {
             exit: Exit::Code(0),
             leftovers: 0,
+            unkillable: None,
             stderr_tail: String::from_utf8_lossy(&std::mem::take(&mut *tail)).into_owned(),
         }
     }

@@ -53,6 +53,8 @@ pub struct Launch {
     /// As whom codex runs, if not as the worker.
     pub user: Option<User>,
     pub limits: Limits,
+    /// How long a turn's processes may take to end once they are killed.
+    pub kill_timeout: Duration,
 }
 
 /// Why there is no codex that runs.
@@ -176,8 +178,10 @@ async fn tell_version(program: &Path, launch: &Launch) -> Result<String, Program
         limits: launch.limits,
         files: Vec::new(),
         stdin: open("/dev/null")?.into(),
-        // In place of a workspace's lock.
+        // In place of a workspace's lock, and of what is recorded there.
         lock: nothing.as_fd(),
+        unkillable: nothing.as_fd(),
+        kill_timeout: launch.kill_timeout,
         bell: None,
     });
     let (mut guard, pipes) = guarded.map_err(|source| ProgramError::Guard {

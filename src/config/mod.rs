@@ -55,6 +55,7 @@ pub struct Settings {
     /// Of these, what the agent's commands see empty.
     pub codex_hidden_env: Vec<String>,
     pub codex_trust_workspaces: bool,
+    pub kill_timeout: Duration,
     /// `None`: the worker's own user.
     pub codex_run_as: Option<RunAs>,
     /// `None`: what the worker itself may have; so for open files.

@@ -118,6 +118,7 @@ impl Reader {
             raw.codex_trust_workspaces,
             |text| text.parse().ok(),
         );
+        let kill_timeout = self.duration(&table::KILL_TIMEOUT, raw.kill_timeout);
         let codex_run_as = self.optional(&table::CODEX_RUN_AS, raw.codex_run_as, run_as);
         let codex_max_processes =
             self.optional_count(&table::CODEX_MAX_PROCESSES, raw.codex_max_processes);
@@ -168,6 +169,7 @@ impl Reader {
             codex_env: codex_env?,
             codex_hidden_env: codex_hidden_env?,
             codex_trust_workspaces: codex_trust_workspaces?,
+            kill_timeout: kill_timeout?,
             codex_run_as: codex_run_as?,
             codex_max_processes: codex_max_processes?,
             codex_max_open_files: codex_max_open_files?,

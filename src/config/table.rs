@@ -156,6 +156,9 @@ settings! {
     codex_trust_workspaces CODEX_TRUST_WORKSPACES {
         Preset::Value("false"), OneOf(&["true", "false"]),
         "whether codex believes a workspace's own .codex folder; with true, anyone who can write there chooses programs that run outside the sandbox and can read the API key" }
+    kill_timeout KILL_TIMEOUT {
+        Preset::Value("30s"), Duration("1s", "10m"),
+        "how long a turn's processes may take to end once they are killed; then the turn ends without them, and its workspace stays locked until they do" }
     codex_run_as CODEX_RUN_AS {
         Preset::Told("the worker's own user"),
         Allowed::Told("the name of a user, or uid:gid, and not root"),

@@ -1,7 +1,7 @@
 //! The guard's own side: single-threaded, without a runtime, so that little
 //! can go wrong in it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -9,9 +9,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{self, SigHandler};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -19,10 +21,11 @@ use rustix::process::{
     set_parent_process_death_signal, setpgid, setsid,
 };
 
+use super::Unkillable;
 use super::confine::{self, Confinement};
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
 use super::receive::{exactly, next_start};
-use super::tree;
+use super::tree::{Cleared, Clearing};
 use super::warm::{Next, Server};
 use crate::fault;
 
@@ -61,9 +64,13 @@ fn run() -> io::Result<()> {
 
     let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     while let Some((start, fds)) = next_start(&mut worker)? {
-        let leftovers = serve(&mut worker, &children, &start, fds)?;
+        let Cleared {
+            leftovers,
+            was_overdue,
+            is_reaped,
+        } = serve(&mut worker, &children, &start, fds)?;
         // What it has left below must fall to the worker.
-        let again = !fault::is_on("sabotage.guard");
+        let again = !was_overdue && is_reaped;
         tell(&mut worker, &Report::Gone { leftovers, again });
         if !again {
             break;
@@ -73,20 +80,19 @@ fn run() -> io::Result<()> {
 }
 
 /// One turn, or the turns of a server, from what the worker wants started
-/// until nothing of it is left, and its lock is let go of. Tells how many had
-/// to be killed besides codex.
+/// until nothing of it is left, and its lock is let go of.
 fn serve(
     worker: &mut UnixStream,
     children: &UnixStream,
     start: &Start,
     mut fds: Vec<OwnedFd>,
-) -> io::Result<u64> {
+) -> io::Result<Cleared> {
     let mut more = fds.split_off(fds.len().min(FDS)).into_iter();
     let bell = if start.is_server { more.next() } else { None };
     let mut server = bell.map(Server::new);
     let files: Vec<OwnedFd> = more.collect();
     // This description is the workspace's lock.
-    let [lock, dir, stdin, stdout, stderr] = exactly(fds)?;
+    let [lock, record, dir, stdin, stdout, stderr] = exactly(fds)?;
     fault::at("guard.asked");
     let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr, files) {
         Ok(codex) => {
@@ -103,14 +109,65 @@ fn serve(
     };
     fault::at("guard.exited");
     // Also when watching failed.
-    let leftovers = match fault::is_on("sabotage.guard") {
-        false => tree::kill_all_below_me(codex, server.as_ref().map(|server| &server.own)),
-        true => 0,
+    let cleared = match fault::is_on("sabotage.guard") {
+        false => {
+            let clearing = Clearing {
+                codex,
+                known: server.as_ref().map(|server| &server.own),
+                limit: start.kill_timeout,
+            };
+            clear(&clearing, worker, children, &record.into())
+        }
+        true => Cleared {
+            leftovers: 0,
+            was_overdue: false,
+            is_reaped: false,
+        },
     };
     fault::at("guard.cleared");
     let let_go = server.map_or(Ok(()), |server| server.let_go(&lock));
     drop(lock);
-    watched.and(let_go).map(|()| leftovers)
+    watched.and(let_go).map(|()| cleared)
+}
+
+/// Until nothing lives below this process. What can't be killed is recorded and reported,
+/// and then waited for: its end is a signal, so there is little to look for meanwhile.
+fn clear(
+    clearing: &Clearing<'_>,
+    worker: &mut UnixStream,
+    children: &UnixStream,
+    record: &File,
+) -> Cleared {
+    /// Shorter pauses are not worth a wake-up for each process that ends.
+    const SHORT: Duration = Duration::from_millis(500);
+    let overdue = |leftovers, left: &[_]| {
+        let unkillable = Unkillable::of(left);
+        if let Err(error) = unkillable.write(record) {
+            eprintln!("turn-worker guard: can't record what can't be killed: {error}");
+        }
+        let report = Report::Unkillable {
+            leftovers,
+            unkillable,
+        };
+        tell(worker, &report);
+    };
+    let nap = |pause: Duration| {
+        if pause <= SHORT {
+            thread::sleep(pause);
+            return;
+        }
+        let mut bytes = [0; 64];
+        while matches!((&*children).read(&mut bytes), Ok(n) if n > 0) {}
+        let mut ended = [PollFd::new(children, PollFlags::IN)];
+        let _ = poll(&mut ended, Timespec::try_from(pause).ok().as_ref());
+    };
+    let cleared = clearing.run(overdue, nap);
+    if cleared.was_overdue
+        && let Err(error) = Unkillable::clear(record)
+    {
+        eprintln!("turn-worker guard: can't clear the record of what is gone: {error}");
+    }
+    cleared
 }
 
 fn not_started(start: &Start, step: Option<&str>, error: &io::Error) -> Report {

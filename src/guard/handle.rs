@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncWriteExt;
@@ -11,6 +12,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use super::Unkillable;
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
 use super::protocol::{INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
@@ -26,9 +28,8 @@ pub struct GuardSpec<'a> {
     pub env: Vec<(String, String)>,
     /// Where codex starts.
     pub dir: BorrowedFd<'a>,
-    /// The path of the workspace, by which stragglers are found; none where
-    /// this is no turn.
-    pub tag: Option<String>,
+    /// None where this is no turn.
+    pub tag: Option<Tag>,
     /// As whom codex runs, if not as the worker.
     pub user: Option<User>,
     pub limits: Limits,
@@ -38,9 +39,22 @@ pub struct GuardSpec<'a> {
     pub stdin: OwnedFd,
     /// Its description goes to the guard, which holds it to the end.
     pub lock: BorrowedFd<'a>,
+    /// Where the guard records what it can't kill.
+    pub unkillable: BorrowedFd<'a>,
+    /// How long that may take to end before the turn ends without it.
+    pub kill_timeout: Duration,
     /// Of a server that is to serve several turns: what somebody locks who
     /// needs the workspace between two of them; in a description of its own.
     pub bell: Option<OwnedFd>,
+}
+
+/// Which workspace a turn's processes belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// Its id.
+    pub workspace: String,
+    /// The path of its directory.
+    pub path: String,
 }
 
 /// A file that only codex can open, by the path that its last argument names:
@@ -59,12 +73,14 @@ pub struct Pipes {
     pub stderr: Receiver,
 }
 
-/// What is known once nothing of the turn lives any more.
+/// What is known once nothing of the turn lives any more, or only what can't be killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     pub exit: Exit,
     /// Processes besides codex that had to be killed.
     pub leftovers: u64,
+    /// What lives on, and keeps the workspace locked.
+    pub unkillable: Option<Unkillable>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,16 +97,20 @@ pub enum SpawnError {
     },
     #[error("can't tell the guard what to start")]
     Start(#[source] io::Error),
+    #[error("processes of an earlier turn can't be killed: {0}")]
+    Held(Box<Unkillable>),
 }
 
 impl SpawnError {
     /// See [`is_out_of_resources`].
     pub fn is_out_of_resources(&self) -> bool {
-        let (Self::Pipes(source)
-        | Self::Prompt(source)
-        | Self::Spawn { source, .. }
-        | Self::Start(source)) = self;
-        is_out_of_resources(source)
+        match self {
+            Self::Pipes(source)
+            | Self::Prompt(source)
+            | Self::Spawn { source, .. }
+            | Self::Start(source) => is_out_of_resources(source),
+            Self::Held(_) => false,
+        }
     }
 }
 
@@ -201,8 +221,8 @@ impl Guard {
         }
     }
 
-    /// Completes when nothing of the turn lives any more. Cancel-safe, and
-    /// says the same whenever it is asked again.
+    /// Completes when nothing of the turn lives any more, or only what can't be
+    /// killed. Cancel-safe, and says the same whenever it is asked again.
     pub async fn closed(&mut self) -> Closed {
         if let Some(closed) = &self.closed {
             return closed.clone();
@@ -211,6 +231,7 @@ impl Guard {
             closed: Closed {
                 exit: Exit::GuardLost,
                 leftovers: 0,
+                unkillable: None,
             },
             seat: None,
         });
@@ -238,6 +259,7 @@ mod tests {
         let end = Closed {
             exit: Exit::Code(0),
             leftovers: 2,
+            unkillable: None,
         };
         let over = Over {
             closed: end.clone(),

@@ -8,13 +8,15 @@
 //! The guard is this binary, re-executed. When the turn is over, or the
 //! worker's end of the socket closes (the worker is dead, however that came),
 //! it kills every descendant and lets go of the lock last: so the lock lives
-//! exactly as long as the tree. An inherited descriptor alone would not do:
+//! exactly as long as the tree. What can't be killed holds the workspace, but not its
+//! turn: past a limit the guard reports it, and keeps the lock. An inherited descriptor alone would not do:
 //! codex closes what it inherits before it runs commands. Then the guard
 //! waits for the next turn.
 
 mod child;
 pub mod confine;
 mod handle;
+mod held;
 pub mod own;
 mod pool;
 pub mod proc;
@@ -23,11 +25,14 @@ mod receive;
 mod send;
 mod standing;
 pub mod tree;
+mod unkillable;
 mod warm;
 
 pub use child::main as guard_main;
-pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
+pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError, Tag};
+pub use held::HeldWorkspaces;
 pub use pool::Guards;
+pub use unkillable::{Unkillable, UnkillableProcess};
 
 /// Makes this process ready to have guards: what a killed guard leaves falls
 /// to it, and no agent can read its environment in `/proc`.

@@ -4,11 +4,15 @@
 //! one whose turn is over, with nothing left below it, waits for another: it
 //! has let go of the lock by then, and knows nothing of the turn any more.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -24,7 +28,8 @@ use super::handle::{Answer, Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
 use super::own::{self, Own};
 use super::protocol::Report;
 use super::send::{send_start, start_message};
-use super::{GUARD_ARG, standing, tree};
+use super::tree::Killed;
+use super::{GUARD_ARG, HeldWorkspaces, Unkillable, standing, tree};
 use crate::codex::Exit;
 use crate::fault;
 
@@ -38,6 +43,7 @@ pub struct Guards {
     /// This binary; in tests, the one that was built beside them.
     program: PathBuf,
     waiting: Arc<Mutex<Vec<(Seat, OwnedWriteHalf)>>>,
+    held: HeldWorkspaces,
 }
 
 /// A guard's process, without the half of its socket that gives orders.
@@ -55,7 +61,13 @@ impl Guards {
         Self {
             program,
             waiting: Arc::default(),
+            held: HeldWorkspaces::default(),
         }
+    }
+
+    /// The workspaces whose turns have ended, but for what can't be killed.
+    pub fn held_workspaces(&self) -> &HeldWorkspaces {
+        &self.held
     }
 
     /// Starts codex under a guard. Needs a tokio runtime.
@@ -63,6 +75,7 @@ impl Guards {
         let is_turn = spec.tag.is_some();
         let (pipes, stdout, stderr) = pipes().map_err(SpawnError::Pipes)?;
         let start = start_message(&spec).map_err(SpawnError::Start)?;
+        let held = Held::of(&spec, &self.held).map_err(SpawnError::Start)?;
         let tell = |(seat, orders): (Seat, OwnedWriteHalf)| {
             let sent = send_start(&orders, &start, &spec, &stdout, &stderr);
             (seat, orders, sent)
@@ -79,9 +92,7 @@ impl Guards {
         let (say, watch) = oneshot::channel();
         let (answer, answers) = mpsc::unbounded_channel();
         // Watched also when it could not be told: it ends when `orders` is dropped.
-        tokio::spawn(async move {
-            let _ = say.send(seat.watch(answer).await);
-        });
+        tokio::spawn(seat.watch(answer, held, say));
         sent.map_err(SpawnError::Start)?;
         let process = process.and_then(Result::ok);
         let guard = Guard::new(orders, process, watch, answers, self.clone());
@@ -151,9 +162,22 @@ impl Seat {
         Pid::from_raw(self.child.id()?.cast_signed())
     }
 
-    /// Listens until nothing of the turn lives any more.
-    async fn watch(mut self, answers: UnboundedSender<Answer>) -> Over {
-        let (mut exit, mut line) = (None, String::new());
+    /// Listens until nothing of the turn lives any more. Says so, or before that what of it
+    /// can't be killed.
+    async fn watch(
+        mut self,
+        answers: UnboundedSender<Answer>,
+        held: Held,
+        say: oneshot::Sender<Over>,
+    ) {
+        let (mut exit, mut line, mut say) = (None, String::new(), Some(say));
+        let mut over = |closed, seat| {
+            if let Some(say) = say.take() {
+                let _ = say.send(Over { closed, seat });
+            }
+        };
+        // Killed on our order, the guard has no time to see codex's own end.
+        const KILLED: Exit = Exit::Signal(9);
         while matches!(self.reports.read_line(&mut line).await, Ok(n) if n > 0) {
             match serde_json::from_str(&line) {
                 Ok(Report::Started { pid }) => tracing::debug!(pid, "codex started"),
@@ -171,14 +195,27 @@ impl Seat {
                 Ok(Report::Rested) => drop(answers.send(Answer::Rested)),
                 Ok(Report::Restless) => drop(answers.send(Answer::Restless)),
                 Ok(Report::Taken) => drop(answers.send(Answer::Taken)),
+                Ok(Report::Unkillable {
+                    leftovers,
+                    unkillable,
+                }) => {
+                    held.note(&unkillable);
+                    let closed = Closed {
+                        exit: exit.take().unwrap_or(KILLED),
+                        leftovers,
+                        unkillable: Some(unkillable),
+                    };
+                    over(closed, None);
+                }
                 Ok(Report::Gone { leftovers, again }) => {
                     let closed = Closed {
-                        // Killed on our order: the guard had no time to see codex's own end.
-                        exit: exit.unwrap_or(Exit::Signal(9)),
+                        exit: exit.unwrap_or(KILLED),
                         leftovers,
+                        unkillable: None,
                     };
-                    let seat = again.then_some(self);
-                    return Over { closed, seat };
+                    // Before anybody hears that it is over.
+                    drop(held);
+                    return over(closed, again.then_some(self));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the guard said something that is no report");
@@ -189,20 +226,82 @@ impl Seat {
         let status = self.child.wait().await;
         drop(self.own);
         tracing::error!(?status, "a guard died before its turn; ending what it left");
-        let killed = tokio::task::spawn_blocking(kill_orphans).await;
+        let limit = held.kill_timeout;
+        let killed = tokio::task::spawn_blocking(move || kill_orphans(limit)).await;
+        let Killed { count, left } = killed.unwrap_or_default();
+        let unkillable = (!left.is_empty()).then(|| held.until_gone(left));
         let closed = Closed {
             exit: exit.unwrap_or(Exit::GuardLost),
-            leftovers: killed.unwrap_or(0),
+            leftovers: count,
+            unkillable,
         };
-        Over { closed, seat: None }
+        over(closed, None);
+    }
+}
+
+/// What this process has of a turn's workspace, should the turn's guard die: then it is the
+/// worker that must keep the lock until nothing of the turn lives.
+struct Held {
+    lock: OwnedFd,
+    record: OwnedFd,
+    kill_timeout: Duration,
+    workspace: Option<String>,
+    all: HeldWorkspaces,
+}
+
+/// What is known to be unkillable below this process: no other guard's.
+static UNKILLABLE: LazyLock<Mutex<HashSet<(i32, u64)>>> = LazyLock::new(Mutex::default);
+
+fn unkillable() -> MutexGuard<'static, HashSet<(i32, u64)>> {
+    UNKILLABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Held {
+    fn of(spec: &GuardSpec<'_>, all: &HeldWorkspaces) -> io::Result<Self> {
+        Ok(Self {
+            lock: spec.lock.try_clone_to_owned()?,
+            record: spec.unkillable.try_clone_to_owned()?,
+            kill_timeout: spec.kill_timeout,
+            workspace: spec.tag.as_ref().map(|tag| tag.workspace.clone()),
+            all: all.clone(),
+        })
+    }
+
+    fn note(&self, unkillable: &Unkillable) {
+        match &self.workspace {
+            Some(workspace) => self.all.note(workspace, unkillable, self.record.as_fd()),
+            None => tracing::error!(%unkillable, "a process can't be killed"),
+        }
+    }
+
+    /// Keeps the lock until none of them lives, in a thread that ends with the process.
+    fn until_gone(self, left: Vec<(i32, u64)>) -> Unkillable {
+        unkillable().extend(left.iter().copied());
+        let described = Unkillable::of(&left);
+        self.note(&described);
+        let record = File::from(self.record);
+        if let Err(error) = described.write(&record) {
+            tracing::error!(%error, "can't record what can't be killed");
+        }
+        let lock = self.lock;
+        thread::spawn(move || {
+            tree::outlive(&left);
+            unkillable().retain(|one| !left.contains(one));
+            if let Err(error) = Unkillable::clear(&record) {
+                tracing::error!(%error, "can't clear the record of what is gone");
+            }
+            drop(lock);
+        });
+        described
     }
 }
 
 /// One at a time: each must see all that is left, also what the other found.
-fn kill_orphans() -> u64 {
+fn kill_orphans(limit: Duration) -> Killed {
     static HUNT: Mutex<()> = Mutex::new(());
     let _alone = HUNT.lock().unwrap_or_else(PoisonError::into_inner);
-    tree::kill_orphans(own::pids)
+    let known = unkillable().clone();
+    tree::kill_orphans(own::pids, &known, limit)
 }
 
 /// With codex's ends of stdout and stderr.
@@ -218,10 +317,8 @@ fn pipes() -> io::Result<(Pipes, OwnedFd, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::fd::AsFd;
-
     use super::*;
+    use crate::guard::Tag;
     use crate::guard::confine::Limits;
 
     /// It lives, but has closed its end already.
@@ -247,12 +344,17 @@ mod tests {
             args: Vec::new(),
             env: Vec::new(),
             dir: nothing.as_fd(),
-            tag: Some("/w".to_owned()),
+            tag: Some(Tag {
+                workspace: "w".to_owned(),
+                path: "/w".to_owned(),
+            }),
             user: None,
             limits: Limits::default(),
             files: Vec::new(),
             stdin: nothing.try_clone().unwrap().into(),
             lock: nothing.as_fd(),
+            unkillable: nothing.as_fd(),
+            kill_timeout: Duration::from_secs(30),
             bell: None,
         };
         // A new one was tried: here there is none.

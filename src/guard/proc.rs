@@ -24,6 +24,20 @@ pub fn stat(pid: i32) -> Option<Stat> {
     parse(&String::from_utf8_lossy(&text))
 }
 
+/// The state of its first thread, as one letter.
+pub fn state(pid: i32) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+    fields.next().map(str::to_owned)
+}
+
+/// Of its program, cut to 15 bytes. Never waits for the process, unlike its command line.
+pub fn name(pid: i32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+}
+
 /// Whether the process exists and is more than an exit status to be reaped.
 pub fn lives(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat.alive)

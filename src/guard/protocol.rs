@@ -13,9 +13,11 @@
 //! ```
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Unkillable;
 use super::confine::{Limits, User};
 
 /// What to start, and with what. Sent as [`START`], on which the descriptors
@@ -34,10 +36,13 @@ pub(super) struct Start {
     pub files: Vec<String>,
     /// Whether it serves several turns: then the workspace's bell rides along, too.
     pub is_server: bool,
+    /// How long what was killed may take to end.
+    pub kill_timeout: Duration,
 }
 
-/// The lock, the directory to start in, then codex's stdin, stdout and stderr.
-pub(super) const FDS: usize = 5;
+/// The lock, the record of what can't be killed, the directory to start in, then codex's
+/// stdin, stdout and stderr.
+pub(super) const FDS: usize = 6;
 
 /// The most of [`Start::files`]; more than 253 descriptors no message carries.
 pub(super) const MAX_FILES: usize = 32;
@@ -83,6 +88,13 @@ pub(super) enum Report {
     Rested,
     Restless,
     Taken,
+    /// What was killed takes longer than it may. The lock is kept, for as long as it lives;
+    /// then comes [`Report::Gone`], and the guard exits.
+    Unkillable {
+        /// Processes killed so far, besides codex itself.
+        leftovers: u64,
+        unkillable: Unkillable,
+    },
     /// Nothing of the turn lives any more, and its lock is let go of.
     Gone {
         /// Processes killed besides codex itself.

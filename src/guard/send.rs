@@ -25,7 +25,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
     env.extend(
         spec.tag
             .iter()
-            .map(|tag| (TAG_VARIABLE.to_owned(), tag.clone())),
+            .map(|tag| (TAG_VARIABLE.to_owned(), tag.path.clone())),
     );
     let json = serde_json::to_vec(&Start {
         program: spec.program.clone(),
@@ -35,6 +35,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
         limits: spec.limits,
         files: spec.files.iter().map(|arg| arg.flag.to_owned()).collect(),
         is_server: spec.bell.is_some(),
+        kill_timeout: spec.kill_timeout,
     })?;
     let length = u32::try_from(json.len())
         .ok()
@@ -62,6 +63,7 @@ pub(super) fn send_start(
     let socket = socket.as_ref().as_fd();
     let always: [BorrowedFd<'_>; FDS] = [
         spec.lock,
+        spec.unkillable,
         spec.dir,
         spec.stdin.as_fd(),
         stdout.as_fd(),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use rustix::io::Errno;
@@ -12,6 +12,7 @@ use rustix::process::{
 };
 
 use super::proc::{self, Stat};
+use super::unkillable::{Identity, is_alive};
 
 /// All processes at about one moment.
 fn look_around() -> io::Result<HashMap<i32, Stat>> {
@@ -60,13 +61,22 @@ fn signal((pid, seen): (i32, Stat), signal: Signal) {
     };
 }
 
+/// The longest pause between two rounds at first, and once those that are left can't be
+/// killed. A look costs some milliseconds.
+const PAUSE: Duration = Duration::from_millis(128);
+const SLOW_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// So many looks that show only dead processes prove that no other is left.
+const DEAD_LOOKS: u32 = 20;
+
 /// Ends processes, round by round.
 #[derive(Debug, Default)]
 struct Hunt {
     /// Everything that was ever signalled.
-    met: HashSet<(i32, u64)>,
+    met: HashSet<Identity>,
     /// Rounds in a row that met nobody new.
     idle_rounds: u32,
+    /// What is left can't be killed, and is only waited for.
+    slow: bool,
 }
 
 impl Hunt {
@@ -78,11 +88,11 @@ impl Hunt {
         &mut self,
         mut look: impl FnMut() -> io::Result<Vec<(i32, Stat)>>,
     ) -> io::Result<Vec<(i32, Stat)>> {
-        /// So that one who can't be stopped and forks for ever is killed all the same.
-        const MOST_LOOKS: u32 = 100;
+        // So that one who can't be stopped and forks for ever is killed all the same.
+        let most_looks = if self.slow { 2 } else { 100 };
         let mut found = look()?;
         let mut anybody_new = false;
-        for _ in 0..MOST_LOOKS {
+        for _ in 0..most_looks {
             let mut new = false;
             for &(pid, stat) in found.iter().filter(|(_, stat)| stat.alive) {
                 if self.met.insert((pid, stat.started)) {
@@ -104,8 +114,12 @@ impl Hunt {
     }
 
     /// Between two rounds: short at first, since most die at once.
-    fn pause(&self) {
-        thread::sleep(Duration::from_millis(1 << self.idle_rounds.min(7)));
+    fn pause(&self) -> Duration {
+        let doubled = Duration::from_millis(1 << self.idle_rounds.min(14));
+        match self.slow {
+            true => doubled.clamp(SLOW_PAUSE[0], SLOW_PAUSE[1]),
+            false => doubled.min(PAUSE),
+        }
     }
 
     fn count(&self) -> u64 {
@@ -113,86 +127,196 @@ impl Hunt {
     }
 }
 
+fn living(found: &[(i32, Stat)]) -> Vec<Identity> {
+    let living = found.iter().filter(|(_, stat)| stat.alive);
+    living.map(|(pid, stat)| (*pid, stat.started)).collect()
+}
+
 /// Processes by what identifies them: pids are used again.
-pub type Known = HashSet<(i32, u64)>;
+pub type Known = HashSet<Identity>;
 
 /// For the guard: what lives below this process now.
 pub fn living_below_me() -> io::Result<Known> {
     let below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
-    let living = below.into_iter().filter(|(_, stat)| stat.alive);
-    Ok(living.map(|(pid, stat)| (pid, stat.started)).collect())
+    Ok(living(&below).into_iter().collect())
 }
 
-/// For the guard: ends everything below this process and reaps it. Returns
-/// only when nothing is left, however long that takes: the lock must not be
-/// free before. `codex` itself, and what is `known`, is not counted.
-pub fn kill_all_below_me(codex: Option<Pid>, known: Option<&Known>) -> u64 {
-    let me = getpid().as_raw_pid();
-    let codex = codex.map(Pid::as_raw_pid);
-    let mut hunt = Hunt::default();
-    loop {
+/// How a guard clears what is below it.
+pub struct Clearing<'a> {
+    /// It is not counted, nor is what is `known`.
+    pub codex: Option<Pid>,
+    pub known: Option<&'a Known>,
+    /// How long what was killed may take to end before it counts as unkillable.
+    pub limit: Duration,
+}
+
+/// All are gone that were below the guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    pub leftovers: u64,
+    /// Something took longer than the limit.
+    pub was_overdue: bool,
+    /// Nothing of it is left to reap, either.
+    pub is_reaped: bool,
+}
+
+impl Clearing<'_> {
+    /// For the guard: ends everything below this process and reaps it. Returns only when
+    /// nothing lives, however long that takes: the lock must not be free before. Past the
+    /// limit, `overdue` gets the count so far and what lives, once; from then on it is
+    /// looked for seldom. `nap` waits, for a child's end or for so long.
+    pub fn run(
+        &self,
+        mut overdue: impl FnMut(u64, &[Identity]),
+        mut nap: impl FnMut(Duration),
+    ) -> Cleared {
+        let me = getpid().as_raw_pid();
+        let mut hunt = Hunt::default();
+        let (began, mut dead_looks) = (Instant::now(), 0);
         loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) => {}
-                // As the subreaper of all, no child means no descendant.
-                Err(Errno::CHILD) => {
-                    hunt.met.retain(|met| {
-                        Some(met.0) != codex && !known.is_some_and(|known| known.contains(met))
-                    });
-                    return hunt.count();
+            let is_reaped = loop {
+                match rustix::process::wait(WaitOptions::NOHANG) {
+                    Ok(Some(_)) => {}
+                    // As the subreaper of all, no child means no descendant.
+                    Err(Errno::CHILD) => break true,
+                    Ok(None) | Err(_) => break false,
                 }
-                Ok(None) | Err(_) => break,
+            };
+            // A process that is traced from outside can't be reaped before its tracer lets go.
+            if is_reaped || dead_looks >= DEAD_LOOKS {
+                return Cleared {
+                    leftovers: self.count(&hunt),
+                    was_overdue: hunt.slow,
+                    is_reaped,
+                };
             }
+            let found = hunt.round(|| Ok(below(&look_around()?, [me], &HashSet::new())));
+            let left = living(&found.unwrap_or_default());
+            dead_looks = if left.is_empty() { dead_looks + 1 } else { 0 };
+            if !left.is_empty() && !hunt.slow && began.elapsed() >= self.limit {
+                hunt.slow = true;
+                overdue(self.count(&hunt), &left);
+            }
+            nap(hunt.pause());
         }
-        let _ = hunt.round(|| Ok(below(&look_around()?, [me], &HashSet::new())));
-        hunt.pause();
     }
+
+    fn count(&self, hunt: &Hunt) -> u64 {
+        let codex = self.codex.map(Pid::as_raw_pid);
+        let counts = |met: &&Identity| {
+            Some(met.0) != codex && !self.known.is_some_and(|known| known.contains(*met))
+        };
+        hunt.met.iter().filter(counts).count() as u64
+    }
+}
+
+/// What came of killing processes that are nobody's children here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Killed {
+    pub count: u64,
+    /// What lives though it was killed.
+    pub left: Vec<Identity>,
 }
 
 /// For the worker, when a guard was killed: its tree has fallen to the worker,
 /// the next subreaper. Ends all that is below the worker and not below one of
-/// `own`, the processes that the worker has started itself and not yet reaped.
-/// Not to be called twice at a time.
-pub fn kill_orphans(own: impl Fn() -> HashSet<i32>) -> u64 {
+/// `own`, the processes that the worker has started itself and not yet reaped, nor
+/// known to be unkillable. Not to be called twice at a time.
+pub fn kill_orphans(
+    own: impl Fn() -> HashSet<i32>,
+    unkillable: &HashSet<Identity>,
+    limit: Duration,
+) -> Killed {
     let me = getpid().as_raw_pid();
     let mut hunt = Hunt::default();
+    let began = Instant::now();
     loop {
         let orphans = hunt.round(|| {
             let all = look_around()?;
             // Asked only now: what this look shows and has been started
             // meanwhile is among them.
-            Ok(below(&all, [me], &own()))
+            let mut orphans = below(&all, [me], &own());
+            orphans.retain(|(pid, stat)| !unkillable.contains(&(*pid, stat.started)));
+            Ok(orphans)
         });
+        let count = hunt.count();
         match orphans {
-            Ok(orphans) if orphans.is_empty() => return hunt.count(),
+            Ok(orphans) if orphans.is_empty() => {
+                return Killed {
+                    count,
+                    left: Vec::new(),
+                };
+            }
             Ok(orphans) => {
-                for (pid, stat) in orphans {
-                    // By its pid: waiting for any child would steal another's end.
-                    if stat.parent == me
-                        && let Some(pid) = Pid::from_raw(pid)
-                    {
-                        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+                for (pid, stat) in &orphans {
+                    if stat.parent == me {
+                        reap(*pid);
                     }
+                }
+                let left = living(&orphans);
+                if !left.is_empty() && began.elapsed() >= limit {
+                    return Killed { count, left };
                 }
             }
             Err(error) => tracing::warn!(%error, "can't look for what a guard has left"),
         }
-        hunt.pause();
+        thread::sleep(hunt.pause());
     }
+}
+
+/// By its pid: waiting for any child would steal another's end.
+fn reap(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
+/// Returns once none of them lives, however long that takes.
+pub fn outlive(processes: &[Identity]) {
+    let mut pause = SLOW_PAUSE[0];
+    while processes.iter().any(|one| is_alive(*one)) {
+        kill_again(processes);
+        thread::sleep(pause);
+        pause = (pause * 2).min(SLOW_PAUSE[1]);
+        processes.iter().for_each(|(pid, _)| reap(*pid));
+    }
+}
+
+fn kill_again(processes: &[Identity]) {
+    for &(pid, started) in processes {
+        if let Some(stat) = proc::stat(pid).filter(|stat| stat.started == started) {
+            signal((pid, stat), Signal::KILL);
+        }
+    }
+}
+
+/// Some two seconds, for what is not waited for under a deadline of its own.
+const MOST_ROUNDS: u32 = 20;
+
+/// Kills these, and tells which live on.
+pub fn kill_known(processes: &[Identity]) -> Vec<Identity> {
+    let mut left = processes.to_vec();
+    for round in 0..MOST_ROUNDS {
+        left.retain(|one| is_alive(*one));
+        if left.is_empty() {
+            break;
+        }
+        kill_again(&left);
+        thread::sleep(Duration::from_millis(1 << round.min(7)));
+    }
+    left
 }
 
 /// Ends every process on this host whose environment holds `name=value`, and
 /// what is below it: what a guard and a worker that were killed together have
 /// left. Sees only what this user may look into.
-pub fn kill_tagged(name: &str, value: &str) -> u64 {
-    /// Some two seconds. What lives then is stuck in the system and dies when
-    /// it comes back from there; it must not hold the workspace up for ever.
-    const MOST_ROUNDS: u32 = 20;
+pub fn kill_tagged(name: &str, value: &str) -> Killed {
     let tag = format!("{name}={value}").into_bytes();
     let me = getpid().as_raw_pid();
     let mut hunt = Hunt::default();
+    let mut left = Vec::new();
     while hunt.idle_rounds < MOST_ROUNDS {
-        let left = hunt.round(|| {
+        let found = hunt.round(|| {
             let all = look_around()?;
             let tagged = all
                 .iter()
@@ -204,14 +328,19 @@ pub fn kill_tagged(name: &str, value: &str) -> u64 {
             found.extend(below.into_iter().filter(|(_, stat)| stat.alive));
             Ok(found)
         });
-        match left {
-            Ok(left) if left.is_empty() => break,
-            Ok(_) => {}
+        match found {
+            Ok(found) => left = living(&found),
             Err(error) => tracing::warn!(%error, "can't look for what an earlier attempt has left"),
         }
-        hunt.pause();
+        if left.is_empty() {
+            break;
+        }
+        thread::sleep(hunt.pause());
     }
-    hunt.count()
+    Killed {
+        count: hunt.count(),
+        left,
+    }
 }
 
 /// As much as the system lets a program start with, and some more. A process

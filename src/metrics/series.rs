@@ -1,7 +1,7 @@
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use crate::event::{ErrorCode, Reason, StopReason, Usage};
@@ -82,6 +82,8 @@ pub(super) struct Series {
     pub oldest_waiting: Gauge,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
+    pub workspaces_held: IntGauge,
+    pub unkillable: GaugeVec,
     pub servers_idle: IntGauge,
     pub servers_reused: IntCounter,
     build_info: IntGaugeVec,
@@ -223,6 +225,17 @@ impl Series {
                 "leftover_processes_killed_total",
                 "Processes that a turn left behind and that were killed.",
             ),
+            workspaces_held: new.gauge(
+                "workspaces_held",
+                "Workspaces that stay locked after their turn's end, as processes of it can't be killed.",
+            ),
+            unkillable: new.register(GaugeVec::new(
+                opts(
+                    "unkillable_process_timestamp_seconds",
+                    "Since when a process that can't be killed holds its workspace, in Unix time; at most 16.",
+                ),
+                &["workspace", "host", "pid", "user", "command"],
+            )),
             servers_idle: new.gauge(
                 "servers_idle",
                 "Servers of codex that wait for their workspace's next turn.",

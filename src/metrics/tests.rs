@@ -1,5 +1,6 @@
 use super::*;
 use crate::event::{EventBody, NoticeCode, Reason};
+use crate::guard::Unkillable;
 
 fn text(metrics: &Metrics) -> String {
     metrics.gather_text().unwrap()
@@ -71,6 +72,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "turns_total counter",
             "turns_unrecorded gauge",
             "turns_without_usage_total counter",
+            "workspaces_held gauge",
         ]
     );
     for name in ["turn_duration", "queue_wait", "first_text"] {
@@ -100,6 +102,39 @@ fn what_alerts_look_at_is_there_before_it_happens() {
     for series in series {
         assert_eq!(value(&metrics, series).as_deref(), Some("0"), "{series}");
     }
+}
+
+#[test]
+fn a_process_that_cannot_be_killed_is_named_as_long_as_it_lives() {
+    let metrics = Metrics::new(None);
+    let pid = std::process::id().cast_signed();
+    let unkillable = Unkillable::of(&[(pid, 0); 20]);
+    let held = vec![("acme/website".to_owned(), unkillable.clone())];
+    metrics.set_held_workspaces(&held);
+    let text = metrics.gather_text().unwrap();
+    assert!(text.contains("turn_worker_workspaces_held 1\n"), "{text}");
+    let named: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("turn_worker_unkillable_process_timestamp_seconds{"))
+        .collect();
+    // All have the same labels here.
+    let [one] = named[..] else {
+        panic!("{named:?}")
+    };
+    for label in [
+        "workspace=\"acme/website\"",
+        &format!("pid=\"{pid}\""),
+        &format!("host=\"{}\"", unkillable.host),
+    ] {
+        assert!(one.contains(label), "{one}");
+    }
+    metrics.set_held_workspaces(&[]);
+    let text = metrics.gather_text().unwrap();
+    assert!(text.contains("turn_worker_workspaces_held 0\n"), "{text}");
+    assert!(
+        !text.contains("turn_worker_unkillable_process_timestamp_seconds{"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Operator, OperatorError};
 use crate::amqp::consume::Consumer;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{About, BacklogTold, Decoded, Running, Status};
+use crate::amqp::messages::{About, BacklogTold, Decoded, HeldTold, MAX_HELD, Running, Status};
 use crate::amqp::topology::Fanout;
 use crate::sequencer::queue::LISTEN;
 
@@ -209,6 +209,18 @@ fn bounded_about(about: About) -> About {
             .iter()
             .take(8)
             .map(|lack| lack.chars().take(1_000).collect())
+            .collect(),
+        held: about
+            .held
+            .into_iter()
+            .take(MAX_HELD)
+            .map(|held| HeldTold {
+                workspace: bounded(&held.workspace),
+                host: bounded(&held.host),
+                user: bounded(&held.user),
+                command: bounded(&held.command),
+                ..held
+            })
             .collect(),
     }
 }

@@ -60,6 +60,7 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
             processes: settings.codex_max_processes,
             open_files: settings.codex_max_open_files,
         },
+        kill_timeout: settings.kill_timeout,
     };
     let codex = Codex {
         program,
@@ -174,6 +175,7 @@ pub fn runner(
     metrics: Metrics,
 ) -> Runner<AnyEngine> {
     Runner {
+        held: engine.codex().launch.guards.held_workspaces().clone(),
         homes: homes(settings, &root, &engine.codex().launch.env),
         root,
         engine,

@@ -1,11 +1,13 @@
 //! May this turn run, here, now, and as which attempt? (G3, G4, G5)
 
+use std::os::fd::AsFd;
+
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::attempt::Attempt;
 use super::ending::{Ending, cancelled_ending, failure, simple_ending};
-use super::hold::Hold;
+use super::hold::{Hold, Taken};
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
 use crate::event::{ErrorCode, SealedEvent, StopReason};
@@ -76,8 +78,14 @@ impl<E: Engine> Runner<E> {
             return Ok(Outcome::AlreadyEnded(ended));
         }
         let idle = self.engine.idle();
-        let Some(mut hold) = Hold::take(&workspace, idle, patient).await? else {
-            return Ok(Outcome::Busy);
+        let mut hold = match Hold::take(&workspace, idle, patient).await? {
+            Taken::Hold(hold) => hold,
+            Taken::Busy => return Ok(Outcome::Busy),
+            Taken::Held(unkillable) => {
+                let record = block_in_place(|| workspace.unkillable()).map_err(StateError::from)?;
+                self.held.note(workspace.id(), &unkillable, record.as_fd());
+                return Ok(Outcome::Held(unkillable));
+            }
         };
         fault::at("turn.locked");
         let outcome = self.serve(request, &workspace, &mut hold, sink, stop).await;

@@ -80,6 +80,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let dir = self.workspace.open_dir()?;
         let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
         let bell = bell.map_err(StateError::from)?;
+        let unkillable = self.workspace.unkillable().map_err(StateError::from)?;
         let Begun {
             home,
             resume,
@@ -101,10 +102,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let mut input = TurnInput {
             model: self.model(),
             resume: resume.as_deref(),
+            workspace: self.workspace.id(),
             dir,
             dir_path: self.workspace.dir(),
             home: &home,
             lock: journal.lock().as_fd(),
+            unkillable: unkillable.as_fd(),
             bell: bell.as_ref().map(File::as_fd),
         };
         let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
@@ -139,6 +142,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 on_thread,
             );
             let ran = ran.await;
+            if leaves_no_room(&ran) {
+                break ran;
+            }
             if let Some(why) = input.resume.and_then(|_| lost_thread(&ran)) {
                 let notice = notice(NoticeCode::ThreadLost, why);
                 let _ = out.emit(notice, &mut clocks).await;
@@ -183,6 +189,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     Some(_) => ending.structured(),
                     None => ending,
                 }
+            }
+            // Nothing was started: the turn waits until they are gone.
+            Err(SpawnError::Held(unkillable)) => {
+                self.give_back(journal);
+                return Ok(Outcome::Held(unkillable));
             }
             // For a moment only, as the host is well: no fault of the turn's.
             Err(error) if error.is_out_of_resources() => {
@@ -362,6 +373,14 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
 fn notice(code: NoticeCode, message: String) -> EventBody {
     EventBody::Notice { code, message }
+}
+
+/// Processes of it, or of the one before, live on: nothing may be started beside them.
+fn leaves_no_room(ran: &Result<Ran, SpawnError>) -> bool {
+    match ran {
+        Ok(ran) => ran.end.unkillable.is_some(),
+        Err(error) => matches!(error, SpawnError::Held(_)),
+    }
 }
 
 /// codex, or its guard, was not started, or ended without a word.

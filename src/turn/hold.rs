@@ -1,6 +1,7 @@
 //! Having the workspace for one turn: its lock, its journal, and the server
 //! that an earlier turn has left there.
 
+use std::fs::File;
 use std::time::Duration;
 
 use tokio::task::block_in_place;
@@ -8,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::codex::app_server::{IdleServers, Server};
 use crate::fault;
-use crate::guard::{TAG_VARIABLE, tree};
+use crate::guard::{TAG_VARIABLE, Unkillable, tree};
 use crate::workspace::{LockedJournal, StateError, Workspace, WorkspaceLock};
 
 /// A dying guard needs a moment to let go of the lock, and one whose server
@@ -24,28 +25,36 @@ pub(super) struct Hold {
     pub server: Option<Server>,
 }
 
+/// What became of the try to take a workspace.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Hold(Hold),
+    /// Somebody else has it.
+    Busy,
+    /// What an earlier turn has left there can't be killed.
+    Held(Box<Unkillable>),
+}
+
 impl Hold {
-    /// Takes the workspace; nothing where somebody else has it. `patient`:
-    /// whether to wait a little for that.
+    /// Takes the workspace. `patient`: whether to wait a little where somebody else has it.
     pub async fn take(
         workspace: &Workspace,
         idle: Option<&IdleServers>,
         patient: bool,
-    ) -> Result<Option<Self>, StateError> {
+    ) -> Result<Taken, StateError> {
         if let Some(idle) = idle
             && let Some(hold) = Self::take_kept(workspace, idle).await?
         {
-            return Ok(Some(hold));
+            return Ok(Taken::Hold(hold));
         }
         let (began, mut bell) = (Instant::now(), None);
         loop {
-            let opened = block_in_place(|| {
-                let lock = workspace.try_lock()?;
-                lock.map(|lock| open(lock, workspace)).transpose()
+            let opened = block_in_place(|| match workspace.try_lock()? {
+                Some(lock) => open(lock, workspace),
+                None => Ok(recorded(workspace)?.map_or(Taken::Busy, Taken::Held)),
             })?;
-            if let Some(journal) = opened {
-                let server = None;
-                return Ok(Some(Self { journal, server }));
+            if !matches!(opened, Taken::Busy) {
+                return Ok(opened);
             }
             // It is to make way, whoever's it is.
             let idle = block_in_place(|| workspace.has_idle_server())?;
@@ -54,7 +63,7 @@ impl Hold {
                 fault::at("turn.ringing");
             }
             if !(patient || idle) || began.elapsed() >= LOCK_WAIT {
-                return Ok(None);
+                return Ok(Taken::Busy);
             }
             sleep(if idle { RING_POLL } else { LOCK_POLL }).await;
         }
@@ -86,21 +95,56 @@ impl Hold {
     }
 }
 
+fn recorded(workspace: &Workspace) -> Result<Option<Box<Unkillable>>, StateError> {
+    let record = workspace.unkillable()?;
+    Ok(read(workspace, &record)?.map(Box::new))
+}
+
+fn read(workspace: &Workspace, record: &File) -> Result<Option<Unkillable>, StateError> {
+    let read = Unkillable::read(record);
+    read.map_err(|error| workspace.state_error("read", "unkillable", error).into())
+}
+
 /// Before anything runs, what a guard and a worker that were killed together
 /// have left must be gone. An attempt that has ended, or a server that its
 /// guard has ended, left nothing, so mostly there is nothing to look for.
-fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<LockedJournal, StateError> {
+fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError> {
     let lost_server = lock.has_lost_server()?;
+    let record = workspace.unkillable()?;
+    if let Some(unkillable) = read(workspace, &record)? {
+        match unkillable.living().map(|living| tree::kill_known(&living)) {
+            Some(left) if left.is_empty() => {}
+            Some(_) => return Ok(Taken::Held(Box::new(unkillable))),
+            None => tracing::warn!(
+                %unkillable,
+                "processes that could not be killed were left where this host can't see them;                  going on, as the workspace's lock is free"
+            ),
+        }
+        clear(workspace, &record)?;
+    }
     let journal = lock.open_journal()?;
     if lost_server || journal.has_open_attempt() {
         let dir = workspace.dir().to_string_lossy();
         let killed = tree::kill_tagged(TAG_VARIABLE, &dir);
-        if killed > 0 {
+        if killed.count > 0 {
+            let killed = killed.count;
             tracing::warn!(killed, "ended what an earlier attempt had left");
+        }
+        if !killed.left.is_empty() {
+            let unkillable = Unkillable::of(&killed.left);
+            let written = unkillable.write(&record);
+            written.map_err(|error| workspace.state_error("write", "unkillable", error))?;
+            return Ok(Taken::Held(Box::new(unkillable)));
         }
     }
     if lost_server {
         journal.lock().forget_lost_server()?;
     }
-    Ok(journal)
+    let server = None;
+    Ok(Taken::Hold(Hold { journal, server }))
+}
+
+fn clear(workspace: &Workspace, record: &File) -> Result<(), StateError> {
+    let cleared = Unkillable::clear(record);
+    cleared.map_err(|error| workspace.state_error("cut", "unkillable", error).into())
 }

@@ -35,7 +35,7 @@ pub use stop::{Stop, StopHandle};
 use crate::codex::home::Homes;
 use crate::config::EventSet;
 use crate::event::{SealedEvent, StopReason, TurnError, Usage};
-use crate::guard::SpawnError;
+use crate::guard::{HeldWorkspaces, SpawnError, Unkillable};
 use crate::host::{Finding, Host, Lack, Part};
 use crate::metrics::Metrics;
 use crate::workspace::{Root, StateError, WorkspaceError};
@@ -59,6 +59,8 @@ pub struct Runner<E> {
     /// Told of whatever may be this host's fault.
     pub host: Host,
     pub metrics: Metrics,
+    /// Told of what can't be killed.
+    pub held: HeldWorkspaces,
 }
 
 /// What became of an offer.
@@ -75,6 +77,8 @@ pub enum Outcome {
     },
     /// Somebody else has the workspace, or the turn.
     Busy,
+    /// Processes of an earlier turn have the workspace, and can't be killed.
+    Held(Box<Unkillable>),
     /// The worker shuts down; the turn starts again elsewhere, uncharged.
     Returned,
     /// Nothing was run, as nothing can be on this host now: another one may.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Shutdown, Worker};
-use crate::amqp::messages::{About, Status};
+use crate::amqp::messages::{About, HeldTold, MAX_HELD, Status};
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
@@ -56,6 +56,24 @@ impl<E: Engine> Worker<E> {
             }
         }
     }
+
+    fn held(&self) -> Vec<HeldTold> {
+        let held = self.runner.held.snapshot().into_iter();
+        let told = held.filter_map(|(workspace, held)| {
+            let process = held.processes.first()?;
+            Some(HeldTold {
+                workspace,
+                host: held.host.clone(),
+                pid: process.pid,
+                user: process.user.clone(),
+                command: process.command.clone(),
+                since: held.since,
+                more: (held.processes.len() - 1 + held.more) as u64,
+            })
+        });
+        told.take(MAX_HELD).collect()
+    }
+
     fn about(&self, draining: bool) -> About {
         let lacks = self.runner.host.findings();
         let told = |finding: &Finding| -> String {
@@ -70,6 +88,7 @@ impl<E: Engine> Worker<E> {
             codex: self.metrics.codex_version(),
             draining,
             lacks: lacks.iter().map(told).collect(),
+            held: self.held(),
         }
     }
 }

@@ -145,6 +145,10 @@ impl<E: Engine> Worker<E> {
                 outbox.push_final(events);
             }
             Outcome::Busy => tracing::debug!("somebody else has the workspace"),
+            Outcome::Held(unkillable) => tracing::warn!(
+                %unkillable,
+                "the turn waits: processes of an earlier turn can't be killed"
+            ),
             Outcome::Returned => tracing::info!("gave the turn back"),
             Outcome::Unfit(finding) => {
                 self.metrics.turn_not_started(Some(finding.lack));

@@ -22,6 +22,8 @@ use crate::fault;
 
 pub(super) const LOCK: &str = "lock";
 const BELL: &str = "bell";
+/// What a guard could not kill, and keeps the lock for; see [`crate::guard::Unkillable`].
+const UNKILLABLE: &str = "unkillable";
 
 /// Holds the workspace until this and every copy of its descriptor is closed.
 #[derive(Debug)]
@@ -73,6 +75,11 @@ pub(super) fn has_idle_server(state: &Dir) -> Result<bool, DiskError> {
 /// For a guard, which alone may use this description.
 pub(super) fn bell(state: &Dir) -> Result<File, DiskError> {
     state.make_file(BELL)
+}
+
+/// Written by who holds the lock, and by nobody else.
+pub(super) fn unkillable(state: &Dir) -> Result<File, DiskError> {
+    state.make_file(UNKILLABLE)
 }
 
 /// Has the lock made free, if it is held for a server that waits, until the

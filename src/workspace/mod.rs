@@ -12,6 +12,7 @@
 //!         id                                the id that it was registered by
 //!         lock                              who holds it may run codex; made last
 //!         bell                              says that the lock is held for a server that waits
+//!         unkillable                        says what the lock is held for that can't be killed
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood
 //!         begun                             the conversation that a turn was asked to begin
@@ -160,6 +161,11 @@ impl Workspace {
         self.state.path()
     }
 
+    /// For what is done with one of its files elsewhere.
+    pub fn state_error(&self, doing: &'static str, name: &str, error: std::io::Error) -> DiskError {
+        self.state.error(doing, name, error)
+    }
+
     /// Where its own CODEX_HOME is, if each workspace has one.
     pub fn codex_home(&self) -> Result<&HomePlace, WorkspaceError> {
         self.home.as_ref().map_err(|why| self.rejected(why))
@@ -188,6 +194,12 @@ impl Workspace {
     /// For the guard of a server, which makes way when somebody else locks it.
     pub fn bell(&self) -> Result<File, DiskError> {
         lock::bell(&self.state)
+    }
+
+    /// The record of what keeps the lock though the turn has ended; for reading, unless one
+    /// holds the lock.
+    pub fn unkillable(&self) -> Result<File, DiskError> {
+        lock::unkillable(&self.state)
     }
 
     /// Has a lock made free that is held for a server, as long as the bell

@@ -14,6 +14,7 @@ use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
 use turn_worker::codex::tool::ToolKind;
 use turn_worker::config::{SETTINGS, Settings, settings_markdown};
 use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
+use turn_worker::guard::Unkillable;
 use turn_worker::metrics::Metrics;
 use turn_worker::request::{Properties, TurnRequest};
 use turn_worker::tested;
@@ -314,7 +315,11 @@ fn the_metrics_are_listed_as_they_are() {
 }
 
 fn metrics_markdown() -> String {
-    let text = Metrics::new(None).gather_text().unwrap();
+    let metrics = Metrics::new(None);
+    // Only then has that metric series.
+    let unkillable = Unkillable::of(&[(1, 0)]);
+    metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
+    let text = metrics.gather_text().unwrap();
     let mut table = String::from("| metric | kind | labels | |\n|---|---|---|---|\n");
     let after = |prefix: &str| {
         let rest = text.lines().find_map(|line| line.strip_prefix(prefix));

@@ -9,6 +9,7 @@ mod reuse;
 mod secrets;
 mod start_stop;
 mod trees;
+mod unkillable;
 mod warm;
 
 use std::fs::{self, File};
@@ -22,11 +23,14 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 use turn_worker::guard::confine::Limits;
-use turn_worker::guard::{Closed, Guard, GuardSpec, Guards};
+use turn_worker::guard::{Closed, Guard, GuardSpec, Guards, Tag};
 
 use crate::support::host::until;
 use crate::support::limit::LIMIT;
 use crate::support::processes;
+
+/// Of what can't be killed, soon; of what can, in time on a busy machine.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn guards() -> Guards {
     Guards::new(env!("CARGO_BIN_EXE_turn-worker").into())
@@ -119,6 +123,7 @@ impl Script {
         let is_server = bell.is_some();
         let lock = File::create(dir.path().join("lock")).unwrap();
         lock.try_lock().unwrap();
+        let unkillable = File::create(dir.path().join("unkillable")).unwrap();
         let path = std::env::var("PATH").unwrap();
         let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (guard, pipes) = guards
@@ -127,12 +132,17 @@ impl Script {
                 args: args.iter().map(|arg| (*arg).to_owned()).collect(),
                 env: vec![("PATH".to_owned(), path)],
                 dir: opened.as_fd(),
-                tag: Some(workspace.to_str().unwrap().to_owned()),
+                tag: Some(Tag {
+                    workspace: "w".to_owned(),
+                    path: workspace.to_str().unwrap().to_owned(),
+                }),
                 user: None,
                 limits: Limits::default(),
                 files: Vec::new(),
                 stdin,
                 lock: lock.as_fd(),
+                unkillable: unkillable.as_fd(),
+                kill_timeout: KILL_TIMEOUT,
                 bell: bell.map(Into::into),
             })
             .unwrap();

@@ -3,6 +3,7 @@ pub mod conversation;
 pub mod engine;
 pub mod faults;
 pub mod host;
+pub mod hung;
 pub mod limit;
 #[allow(
     unused_imports,

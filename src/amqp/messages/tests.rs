@@ -30,6 +30,15 @@ fn heartbeat() -> Status {
             codex: Some("0.169.0".into()),
             draining: true,
             lacks: vec!["disk: full".into()],
+            held: vec![HeldTold {
+                workspace: "acme/api".into(),
+                host: "host".into(),
+                pid: 4711,
+                user: "root".into(),
+                command: "sleep 1000".into(),
+                since: time(),
+                more: 1,
+            }],
         },
     }
 }

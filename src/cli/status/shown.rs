@@ -1,5 +1,6 @@
 //! A pool's status as a person reads it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +27,7 @@ pub fn shown(
     for part in [
         workers(status, style, width),
         running(status, top, now, style, width),
+        held(status, now, style, width),
         backlog(status, top, now, style, width),
     ] {
         if !part.is_empty() {
@@ -194,6 +196,40 @@ fn running(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
     table.render(style, width) + &more(total, top, style)
 }
 
+/// Several workers may tell of the same one.
+fn held(status: &PoolStatus, now: Timestamp, style: Style, width: usize) -> String {
+    let told = status.workers.iter().flat_map(|worker| &worker.about.held);
+    let all: BTreeMap<_, _> = told
+        .map(|held| ((&held.workspace, &held.host), held))
+        .collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        Column::Name("LOCKED WORKSPACE"),
+        Column::Name("HOST"),
+        Column::Number("PID"),
+        Column::Text("USER"),
+        Column::Text("FOR"),
+        Column::Text("PROCESS THAT CAN'T BE KILLED"),
+    ]);
+    for held in all.into_values() {
+        let more = match held.more {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        table.row([
+            (held.workspace.clone(), Look::Bad),
+            (held.host.clone(), Look::Plain),
+            (held.pid.to_string(), Look::Plain),
+            (held.user.clone(), Look::Plain),
+            (age(since(held.since, now)), Look::Plain),
+            (format!("{}{more}", held.command), Look::Plain),
+        ]);
+    }
+    table.render(style, width)
+}
+
 /// The longest line first.
 fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width: usize) -> String {
     let Some(backlog) = status.backlog.as_ref().filter(|one| !one.top.is_empty()) else {
@@ -248,7 +284,7 @@ fn counted(number: u64, one: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use turn_worker::amqp::messages::{About, BacklogTold, LineTold, Running};
+    use turn_worker::amqp::messages::{About, BacklogTold, HeldTold, LineTold, Running};
     use turn_worker::operator::SequencerStatus;
 
     fn at(second: i64) -> Timestamp {
@@ -321,6 +357,33 @@ mod tests {
             dead_letters: 1,
             not_kept: 0,
         }
+    }
+
+    #[test]
+    fn g8_what_cannot_be_killed_is_named_once() {
+        let held = HeldTold {
+            workspace: "acme/website".to_owned(),
+            host: "alpha".to_owned(),
+            pid: 4711,
+            user: "root".to_owned(),
+            command: "sleep\u{1b}[2J 1000".to_owned(),
+            since: at(9_000),
+            more: 2,
+        };
+        let mut pool = pool();
+        for worker in &mut pool.workers {
+            worker.about.held.push(held.clone());
+        }
+        let told = shown(&pool, 2, at(10_000), Style::default(), 100);
+        assert!(
+            told.contains(
+                "
+LOCKED WORKSPACE  HOST    PID  USER  FOR     PROCESS THAT CAN'T BE KILLED
+acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
+"
+            ),
+            "{told}"
+        );
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl IdleServers {
     /// workspace is anybody's from now on.
     pub async fn keep(&self, workspace: &str, mut server: Server) {
         if server.rest().await.is_none() {
-            return server.dismiss().await;
+            server.dismiss().await;
+            return;
         }
         server.wait().await;
         fault::at("server.kept");
@@ -110,7 +111,7 @@ impl IdleServers {
         self.leave(|entry| entry.number == number);
         match reply {
             Some(reply) => drop(reply.send(server)),
-            None => server.dismiss().await,
+            None => drop(server.dismiss().await),
         }
     }
 

@@ -50,7 +50,9 @@ impl Engine for AppServer {
                 return Ok(AppServerRun::go_on(server, ask));
             }
             // Or the thread that it has loaded could not be resumed by another.
-            server.dismiss().await;
+            if let Some(unkillable) = server.dismiss().await.unkillable {
+                return Err(SpawnError::Held(Box::new(unkillable)));
+            }
         }
         let server = Server::start(&self.codex, place, load, input)?;
         Ok(AppServerRun::begin(server, ask))

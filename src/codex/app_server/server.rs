@@ -170,12 +170,13 @@ impl Server {
     }
 
     /// As [`Self::end`], also where it hangs.
-    pub(super) async fn dismiss(mut self) {
-        if timeout(LINGER, self.end()).await.is_err() {
-            tracing::warn!("an idle server does not end; killing it");
-            self.kill().await;
-            self.end().await;
+    pub(super) async fn dismiss(mut self) -> End {
+        if let Ok(end) = timeout(LINGER, self.end()).await {
+            return end;
         }
+        tracing::warn!("an idle server does not end; killing it");
+        self.kill().await;
+        self.end().await
     }
 }
 

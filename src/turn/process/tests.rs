@@ -67,6 +67,7 @@ impl EngineRun for Scripted {
         End {
             exit: Exit::Signal(9),
             leftovers: 0,
+            unkillable: None,
             stderr_tail: String::new(),
         }
     }
@@ -113,10 +114,12 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
     let input = TurnInput {
         model: None,
         resume: None,
+        workspace: "a",
         dir: null.as_fd(),
         dir_path: Path::new("/"),
         home: &home,
         lock: null.as_fd(),
+        unkillable: null.as_fd(),
         bell: None,
     };
     let mut out = Emitter::new(Sealer::new("t", "a", 1), EventSet::Full, sink);

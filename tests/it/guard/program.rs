@@ -20,6 +20,7 @@ fn launch() -> Launch {
         env: vec![("PATH".to_owned(), std::env::var("PATH").unwrap())],
         user: None,
         limits: Limits::default(),
+        kill_timeout: super::KILL_TIMEOUT,
     }
 }
 

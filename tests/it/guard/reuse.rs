@@ -12,6 +12,7 @@ use crate::support::processes::lives;
 const CLEAN: Closed = Closed {
     exit: Exit::Code(0),
     leftovers: 0,
+    unkillable: None,
 };
 
 /// The guard of a turn that says so, and ends.
@@ -32,6 +33,7 @@ async fn g3_a_guard_that_waits_for_its_next_turn_holds_no_lock() {
     let end = Closed {
         exit: Exit::Code(3),
         leftovers: 1,
+        unkillable: None,
     };
     assert_eq!(first.closed().await, end);
     assert!(first.lock_is_free());

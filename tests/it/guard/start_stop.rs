@@ -63,6 +63,8 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         files: Vec::new(),
         stdin: fs::File::open("/dev/null").unwrap().into(),
         lock: std::os::fd::AsFd::as_fd(&lock),
+        unkillable: std::os::fd::AsFd::as_fd(&lock),
+        kill_timeout: super::KILL_TIMEOUT,
         bell: None,
     });
     let error = spawned.unwrap_err();

@@ -105,7 +105,7 @@ async fn g3_no_process_is_overlooked_for_the_state_that_it_is_in() {
 async fn the_scripts_know_too_that_such_a_process_lives() {
     let start = format!(
         "{} zombie-leader \"$PWD/of\" >/dev/null 2>&1 &
-         until [ -e of ]; do :; done; cat of; read go",
+         until [ -e of ]; do :; done; echo $(cat of); read go",
         awkward().display()
     );
     let mut script = Script::start(&start);

@@ -21,4 +21,5 @@ mod shared_ids;
 mod shutdown;
 mod threads;
 mod traces;
+mod unkillable;
 mod warm;
