@@ -13,7 +13,7 @@ use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Usage;
-use crate::guard::{SpawnError, Unkillable};
+use crate::guard::{SpawnError, Tag, Unkillable};
 use crate::request::{MediaType, OutputSchema};
 
 /// What the model is asked.
@@ -49,8 +49,8 @@ pub struct TurnInput<'a> {
     pub model: Option<&'a str>,
     /// A validated thread id; codex would silently start afresh on anything else.
     pub resume: Option<&'a str>,
-    /// Its id.
-    pub workspace: &'a str,
+    /// By which its processes are known.
+    pub tag: &'a Tag,
     /// The workspace's directory, open: an agent may have made its path lead
     /// elsewhere.
     pub dir: BorrowedFd<'a>,

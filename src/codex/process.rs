@@ -15,7 +15,7 @@ use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
 use super::workspace_config::{self, WorkspaceConfig, command_variable, without_git_status};
 use crate::config::Sandbox;
-use crate::guard::{FileArg, Guard, GuardSpec, SpawnError, Tag};
+use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
 /// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
@@ -87,10 +87,7 @@ impl Codex {
             args: setup.args,
             env: setup.env,
             dir: input.dir,
-            tag: Some(Tag {
-                workspace: input.workspace.to_owned(),
-                path: input.dir_path.to_string_lossy().into_owned(),
-            }),
+            tag: Some(input.tag.clone()),
             user: self.launch.user.clone(),
             limits: self.launch.limits,
             files,

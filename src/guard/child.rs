@@ -342,6 +342,7 @@ fn spawn(
     let confinement = Confinement {
         user: start.user.as_ref().map(Into::into),
         limits: start.limits,
+        mark: start.mark,
         dir,
         guard: getpid(),
     };

@@ -16,6 +16,8 @@ use rustix::thread::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::tag;
+
 /// A user that is not the worker's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -91,6 +93,7 @@ impl<T> At<T> for rustix::io::Result<T> {
 pub(super) struct Confinement {
     pub user: Option<Switch>,
     pub limits: Limits,
+    pub mark: Option<u64>,
     /// Open, since its path may lead elsewhere by now.
     pub dir: OwnedFd,
     pub guard: Pid,
@@ -100,6 +103,9 @@ impl Confinement {
     pub fn enter(&self) -> Entered {
         // First, as raising a limit takes a privilege.
         self.limits.set().at(Step::Limits)?;
+        if let Some(mark) = self.mark {
+            tag::take_mark(mark);
+        }
         if let Some(user) = &self.user {
             leave_keyring().at(Step::Keyring)?;
             user.become_for_good()?;

@@ -12,10 +12,10 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use super::Unkillable;
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
 use super::protocol::{INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
+use super::{Tag, Unkillable};
 use crate::codex::Exit;
 use crate::error::is_out_of_resources;
 
@@ -46,15 +46,6 @@ pub struct GuardSpec<'a> {
     /// Of a server that is to serve several turns: what somebody locks who
     /// needs the workspace between two of them; in a description of its own.
     pub bell: Option<OwnedFd>,
-}
-
-/// Which workspace a turn's processes belong to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tag {
-    /// Its id.
-    pub workspace: String,
-    /// The path of its directory.
-    pub path: String,
 }
 
 /// A file that only codex can open, by the path that its last argument names:

@@ -24,14 +24,18 @@ mod protocol;
 mod receive;
 mod send;
 mod standing;
+mod stray;
+pub mod tag;
 pub mod tree;
 mod unkillable;
 mod warm;
 
 pub use child::main as guard_main;
-pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError, Tag};
+pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
 pub use held::HeldWorkspaces;
 pub use pool::Guards;
+pub use stray::log_strays;
+pub use tag::Tag;
 pub use unkillable::{Unkillable, UnkillableProcess};
 
 /// Makes this process ready to have guards: what a killed guard leaves falls
@@ -50,8 +54,3 @@ pub fn hide() -> std::io::Result<()> {
 
 /// The first argument that makes this binary a guard instead of a worker.
 pub const GUARD_ARG: &str = "__guard";
-
-/// Every process of a turn carries this variable, with the workspace's
-/// directory as its value, so that the next attempt on this host finds what a
-/// guard and a worker that died together left behind.
-pub const TAG_VARIABLE: &str = "TURN_WORKER_WORKSPACE";

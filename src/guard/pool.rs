@@ -345,8 +345,10 @@ mod tests {
             env: Vec::new(),
             dir: nothing.as_fd(),
             tag: Some(Tag {
+                root: uuid::Uuid::nil(),
                 workspace: "w".to_owned(),
                 path: "/w".to_owned(),
+                directory: None,
             }),
             user: None,
             limits: Limits::default(),

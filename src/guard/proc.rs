@@ -24,6 +24,14 @@ pub fn stat(pid: i32) -> Option<Stat> {
     parse(&String::from_utf8_lossy(&text))
 }
 
+/// Now, in the unit of [`Stat::started`]; 0 if it is not known.
+pub fn now() -> u64 {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = uptime.split_ascii_whitespace().next().unwrap_or_default();
+    // Linux counts in hundredths of a second wherever it tells programs, and writes two decimals.
+    seconds.replace('.', "").parse().unwrap_or_default()
+}
+
 /// The state of its first thread, as one letter.
 pub fn state(pid: i32) -> Option<String> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;

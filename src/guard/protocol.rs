@@ -38,6 +38,8 @@ pub(super) struct Start {
     pub is_server: bool,
     /// How long what was killed may take to end.
     pub kill_timeout: Duration,
+    /// Of the workspace that it is for, by which its processes are known.
+    pub mark: Option<u64>,
 }
 
 /// The lock, the record of what can't be killed, the directory to start in, then codex's

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use tokio::net::unix::OwnedWriteHalf;
 
-use super::TAG_VARIABLE;
+use super::Tag;
 use super::handle::GuardSpec;
 use super::protocol::{FDS, MAX_FILES, MAX_START_BYTES, START, Start};
 
@@ -22,11 +22,7 @@ const START_LIMIT: Timespec = Timespec {
 /// As it goes over the socket, without the descriptors.
 pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
     let mut env = spec.env.clone();
-    env.extend(
-        spec.tag
-            .iter()
-            .map(|tag| (TAG_VARIABLE.to_owned(), tag.path.clone())),
-    );
+    env.extend(spec.tag.iter().flat_map(Tag::variables));
     let json = serde_json::to_vec(&Start {
         program: spec.program.clone(),
         args: spec.args.clone(),
@@ -36,6 +32,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
         files: spec.files.iter().map(|arg| arg.flag.to_owned()).collect(),
         is_server: spec.bell.is_some(),
         kill_timeout: spec.kill_timeout,
+        mark: spec.tag.as_ref().map(Tag::mark),
     })?;
     let length = u32::try_from(json.len())
         .ok()

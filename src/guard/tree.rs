@@ -1,7 +1,6 @@
 //! Finding and ending process trees by `/proc`.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -12,6 +11,7 @@ use rustix::process::{
 };
 
 use super::proc::{self, Stat};
+use super::tag::Tag;
 use super::unkillable::{Identity, is_alive};
 
 /// All processes at about one moment.
@@ -191,9 +191,12 @@ impl Clearing<'_> {
                 };
             }
             let found = hunt.round(|| Ok(below(&look_around()?, [me], &HashSet::new())));
-            let left = living(&found.unwrap_or_default());
-            dead_looks = if left.is_empty() { dead_looks + 1 } else { 0 };
-            if !left.is_empty() && !hunt.slow && began.elapsed() >= self.limit {
+            // None where it could not be looked: that proves nothing.
+            let left = found.ok().map(|found| living(&found));
+            let is_dead = left.as_ref().is_some_and(Vec::is_empty);
+            dead_looks = if is_dead { dead_looks + 1 } else { 0 };
+            let left = left.unwrap_or_default();
+            if !is_dead && !hunt.slow && began.elapsed() >= self.limit {
                 hunt.slow = true;
                 overdue(self.count(&hunt), &left);
             }
@@ -253,8 +256,8 @@ pub fn kill_orphans(
                         reap(*pid);
                     }
                 }
-                let left = living(&orphans);
-                if !left.is_empty() && began.elapsed() >= limit {
+                if began.elapsed() >= limit {
+                    let left = living(&orphans);
                     return Killed { count, left };
                 }
             }
@@ -307,11 +310,9 @@ pub fn kill_known(processes: &[Identity]) -> Vec<Identity> {
     left
 }
 
-/// Ends every process on this host whose environment holds `name=value`, and
-/// what is below it: what a guard and a worker that were killed together have
-/// left. Sees only what this user may look into.
-pub fn kill_tagged(name: &str, value: &str) -> Killed {
-    let tag = format!("{name}={value}").into_bytes();
+/// Ends every process on this host that carries the tag, and what is below it: what
+/// a guard and a worker that were killed together have left.
+pub fn kill_tagged(tag: &Tag) -> Killed {
     let me = getpid().as_raw_pid();
     let mut hunt = Hunt::default();
     let mut left = Vec::new();
@@ -320,7 +321,7 @@ pub fn kill_tagged(name: &str, value: &str) -> Killed {
             let all = look_around()?;
             let tagged = all
                 .iter()
-                .filter(|&(&pid, stat)| pid != me && stat.alive && carries(pid, &tag))
+                .filter(|&(&pid, stat)| pid != me && stat.alive && tag.is_of(pid))
                 .map(|(&pid, &stat)| (pid, stat));
             let mut found: Vec<_> = tagged.collect();
             let roots: Vec<i32> = found.iter().map(|&(pid, _)| pid).collect();
@@ -343,61 +344,9 @@ pub fn kill_tagged(name: &str, value: &str) -> Killed {
     }
 }
 
-/// As much as the system lets a program start with, and some more. A process
-/// may afterwards call any part of its memory its environment, of any size.
-const MAX_ENVIRONMENT: u64 = 8 << 20;
-
-fn carries(pid: i32, tag: &[u8]) -> bool {
-    proc::environment(pid).is_some_and(|environment| holds(environment, tag))
-}
-
-fn holds(environment: impl Read, tag: &[u8]) -> bool {
-    let mut bytes = Vec::new();
-    // Where it can't be read to its end, what was read may be enough.
-    let _ = environment.take(MAX_ENVIRONMENT).read_to_end(&mut bytes);
-    bytes.split(|&byte| byte == 0).any(|set| set == tag)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An agent may give its processes an environment without end.
-    #[test]
-    fn g10_no_more_of_an_environment_is_read_than_a_process_can_start_with() {
-        let tag = b"TAG=/w";
-        assert!(!holds(Endless(0), tag));
-        for (environment, found) in [
-            (&b"A=1\0TAG=/w\0"[..], true),
-            (b"TAG=/w", true),
-            (b"A=TAG=/w\0TAG=/w2\0XTAG=/w\0", false),
-            (b"", false),
-        ] {
-            assert_eq!(holds(environment, tag), found);
-            // Also where it is torn: the process may be changing it.
-            let torn = environment.chain(Broken);
-            assert_eq!(holds(torn, tag), found);
-        }
-    }
-
-    struct Endless(u64);
-
-    impl Read for Endless {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.0 += buffer.len() as u64;
-            assert!(self.0 < 4 * MAX_ENVIRONMENT, "all of it would be read");
-            buffer.fill(b'x');
-            Ok(buffer.len())
-        }
-    }
-
-    struct Broken;
-
-    impl Read for Broken {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::Error::other("broken"))
-        }
-    }
 
     #[test]
     fn finds_itself_below_its_parent() {

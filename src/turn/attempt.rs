@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start, sealer};
-use super::hold::Hold;
+use super::hold::{self, Hold};
 use super::images::{self, NoImages};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
@@ -25,7 +25,7 @@ use crate::codex::{obstacle, stderr};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnError};
 use crate::fault;
-use crate::guard::SpawnError;
+use crate::guard::{SpawnError, log_strays, proc};
 use crate::host::Part;
 use crate::request::{ThreadChoice, TurnRequest};
 use crate::workspace::{
@@ -80,6 +80,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let dir = self.workspace.open_dir()?;
         let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
         let bell = bell.map_err(StateError::from)?;
+        let tag = hold::tag(self.workspace);
+        let began = proc::now();
         let unkillable = self.workspace.unkillable().map_err(StateError::from)?;
         let Begun {
             home,
@@ -102,7 +104,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let mut input = TurnInput {
             model: self.model(),
             resume: resume.as_deref(),
-            workspace: self.workspace.id(),
+            tag: &tag,
             dir,
             dir_path: self.workspace.dir(),
             home: &home,
@@ -207,7 +209,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None))
             }
         };
-        Ok(self.record(journal, ending, out, sink, stop).await)
+        let outcome = self.record(journal, ending, out, sink, stop).await;
+        block_in_place(|| log_strays(&tag, began));
+        Ok(outcome)
     }
 
     /// Ends the started turn: codex can't be started for it.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::codex::app_server::{IdleServers, Server};
 use crate::fault;
-use crate::guard::{TAG_VARIABLE, Unkillable, tree};
+use crate::guard::{Tag, Unkillable, tree};
 use crate::workspace::{LockedJournal, StateError, Workspace, WorkspaceLock};
 
 /// A dying guard needs a moment to let go of the lock, and one whose server
@@ -95,6 +95,16 @@ impl Hold {
     }
 }
 
+/// By which the processes of the workspace's turns are known.
+pub(super) fn tag(workspace: &Workspace) -> Tag {
+    Tag {
+        root: workspace.root_id(),
+        workspace: workspace.id().to_owned(),
+        path: workspace.dir().to_string_lossy().into_owned(),
+        directory: workspace.directory(),
+    }
+}
+
 fn recorded(workspace: &Workspace) -> Result<Option<Box<Unkillable>>, StateError> {
     let record = workspace.unkillable()?;
     Ok(read(workspace, &record)?.map(Box::new))
@@ -124,8 +134,7 @@ fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError>
     }
     let journal = lock.open_journal()?;
     if lost_server || journal.has_open_attempt() {
-        let dir = workspace.dir().to_string_lossy();
-        let killed = tree::kill_tagged(TAG_VARIABLE, &dir);
+        let killed = tree::kill_tagged(&tag(workspace));
         if killed.count > 0 {
             let killed = killed.count;
             tracing::warn!(killed, "ended what an earlier attempt had left");

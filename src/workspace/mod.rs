@@ -5,6 +5,7 @@
 //!     .plexum-codex-session                 the thread to resume
 //! <root>/.turn-worker/                      ours, mode 0700
 //!     registry.lock                         held while a workspace is registered
+//!     root-id                               a random id, under whatever path the root is seen
 //!     threads/<uuid>                        the workspace that a thread belongs to
 //!     rejected/<turn id>.claim              verdicts on requests without a workspace
 //!     workspaces/<id>/.rejected/            claims, where the workspace can't come to be
@@ -78,6 +79,7 @@ const CLAIMS: &str = "claims";
 #[derive(Debug)]
 pub struct Workspace {
     id: String,
+    root_id: Uuid,
     path: PathBuf,
     dir: Result<Dir, Rejection>,
     state: Arc<Dir>,
@@ -120,6 +122,17 @@ impl HomePlace {
 impl Workspace {
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The random id of the root that it is in.
+    pub fn root_id(&self) -> Uuid {
+        self.root_id
+    }
+
+    /// The agent's directory by what it is, device and inode; `None` if it can't be used.
+    pub fn directory(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::fstat(self.dir.as_ref().ok()?).ok()?;
+        Some((stat.st_dev, stat.st_ino))
     }
 
     /// The agent's directory, canonical.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags};
+use uuid::Uuid;
 
 use super::claims::Claims;
 use super::dir::{Dir, Found, Owner, PRIVATE_FILE, SHARED_DIR};
@@ -33,6 +34,10 @@ const REGISTRY_LOCK: &str = "registry.lock";
 const OWNER: &str = "id";
 const MAX_OWNER_BYTES: u64 = 1024;
 
+/// Which root this is. Made once, by whichever process is first.
+const ROOT_ID: &str = "root-id";
+const MAX_ROOT_ID_BYTES: u64 = 64;
+
 /// The root can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{VARIABLE}: `{}` is not a directory that may be written to", path.display())]
@@ -44,6 +49,7 @@ pub struct RootError {
 
 #[derive(Debug, Clone)]
 pub struct Root {
+    id: Uuid,
     /// Canonical.
     dir: Arc<Dir>,
     ours: Arc<Dir>,
@@ -63,6 +69,18 @@ enum Walk {
         path: PathBuf,
         kind: &'static str,
     },
+}
+
+fn root_id(ours: &Dir) -> Result<Uuid, DiskError> {
+    loop {
+        if let Some(bytes) = ours.read(ROOT_ID, MAX_ROOT_ID_BYTES)? {
+            let text = String::from_utf8_lossy(&bytes);
+            let id = text.trim().parse();
+            return id.map_err(|error| ours.error("understand", ROOT_ID, io::Error::other(error)));
+        }
+        let new = format!("{}\n", Uuid::new_v4());
+        ours.create_exclusive(ROOT_ID, new.as_bytes())?;
+    }
 }
 
 impl Root {
@@ -93,6 +111,7 @@ impl Root {
             dir.sweep()?;
         }
         Ok(Root {
+            id: root_id(&ours)?,
             workspaces: Arc::new(workspaces),
             threads: Threads::new(threads),
             rejected: Claims::new(rejected),
@@ -220,6 +239,7 @@ impl Root {
         let dir = usable(self.agent_dir(id, &segments))?;
         Ok(Workspace {
             id: id.to_owned(),
+            root_id: self.id,
             dir: dir.and_then(|dir| home.as_ref().map(|_| dir).map_err(Clone::clone)),
             home,
             path: self.path().join(id),

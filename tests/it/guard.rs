@@ -24,6 +24,7 @@ use tokio::task::block_in_place;
 use tokio::time::timeout;
 use turn_worker::guard::confine::Limits;
 use turn_worker::guard::{Closed, Guard, GuardSpec, Guards, Tag};
+use uuid::Uuid;
 
 use crate::support::host::until;
 use crate::support::limit::LIMIT;
@@ -133,8 +134,10 @@ impl Script {
                 env: vec![("PATH".to_owned(), path)],
                 dir: opened.as_fd(),
                 tag: Some(Tag {
-                    workspace: "w".to_owned(),
+                    root: Uuid::nil(),
+                    workspace: workspace.to_str().unwrap().to_owned(),
                     path: workspace.to_str().unwrap().to_owned(),
+                    directory: None,
                 }),
                 user: None,
                 limits: Limits::default(),

@@ -11,6 +11,7 @@ use crate::codex::home::Home;
 use crate::codex::{Exit, protocol};
 use crate::config::EventSet;
 use crate::event::{SealedEvent, Sealer, TurnError};
+use crate::guard::Tag;
 use crate::turn::StopHandle;
 use crate::turn::stop::Limits;
 
@@ -111,10 +112,16 @@ const COMPLETED: &str = r#"{"type":"turn.completed","usage":{"input_tokens":1,"c
 async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
     let null = File::open("/dev/null").unwrap();
     let home = Home::default();
+    let tag = Tag {
+        root: uuid::Uuid::nil(),
+        workspace: "a".to_owned(),
+        path: "/".to_owned(),
+        directory: None,
+    };
     let input = TurnInput {
         model: None,
         resume: None,
-        workspace: "a",
+        tag: &tag,
         dir: null.as_fd(),
         dir_path: Path::new("/"),
         home: &home,

@@ -1,6 +1,8 @@
 //! The death of the worker, of the guard, and of both at once.
 
 use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -173,6 +175,136 @@ fn g3_another_workspaces_processes_are_not_taken_for_left_ones() {
         assert!(lives(messy.daemon));
         host.run("a", "v\nsay hi").assert_end_turn();
         assert!(!lives(messy.daemon));
+    }
+}
+
+/// What both have left is found whatever has become of its environment, and nobody else is
+/// taken for it. Guards `Tag::is_of`.
+#[test]
+fn g3_what_both_left_is_told_by_what_it_inherited_and_not_by_a_name() {
+    for host in hosts() {
+        let bare = host.stand_in_file("bare");
+        let leave = format!(
+            "run env -i setsid sh -c 'echo $$ > {}.new; mv {0}.new {0}; exec sleep 100000' >/dev/null 2>&1 &",
+            bare.display()
+        );
+        let mut running = host.start("a", &format!("t\n{leave}\nsay ready\nhang"));
+        running.said("ready");
+        let left = host.pid_in("bare");
+        let dir = host.workspace("a");
+        // An operator's shell, there since before or after the turn's start.
+        let shell = Bystander::start(&dir, "exec sleep 100000", &[]);
+        // Another pool's turn in a workspace of the same path.
+        let path = ("TURN_WORKER_WORKSPACE", dir.to_str().unwrap());
+        let tag = ("TURN_WORKER_TAG", "3b0cfd3c-6c33-4f8d-8a5e-6ff7a3c1f5b0/a");
+        let other = Bystander::start(&dir, "exec sleep 100000", &[path, tag]);
+        // As older workers' processes are: their path is another directory where they live.
+        let root = dir.parent().unwrap().display().to_string();
+        let mount = format!("mount -t tmpfs none {root} && mkdir {root}/a && exec sleep 100000");
+        let elsewhere = Bystander::in_mounts_of_its_own(&mount, &[path]);
+        let older = Bystander::start(&dir, "exec sleep 100000", &[path]);
+        kill_both(parent(host.runs()[0]), running);
+        until("the lock is free", || host.lock_is_free("a").then_some(()));
+        assert!(lives(left), "the test shows nothing");
+        // Some of those have the workspace's path, and live on.
+        let next = host.start("a", "u\nsay hi").leaving_something();
+        next.ended().assert_end_turn();
+        assert!(!lives(left), "it outlives its turn");
+        assert!(shell.lives(), "a shell was taken for a turn's process");
+        assert!(
+            other.lives(),
+            "another pool's turn was taken for this one's"
+        );
+        if let Some(elsewhere) = elsewhere {
+            assert!(
+                elsewhere.lives(),
+                "another pool's turn was taken for this one's"
+            );
+        }
+        assert!(!older.lives(), "an older worker's turn was not found");
+    }
+}
+
+/// As a job is that a turn has handed to a daemon of somebody else's. Guards `log_strays`.
+#[test]
+fn g3_what_works_in_the_workspace_without_being_of_the_turn_is_logged_and_left_alone() {
+    let host = Host::new();
+    let mut running = host.start("a", "t\nsay ready\nwait go");
+    running.said("ready");
+    let job = Bystander::start(&host.workspace("a"), "exec sleep 100000", &[]);
+    fs::write(host.stand_in_file("go"), "").unwrap();
+    let turn = running.ended();
+    turn.assert_end_turn();
+    assert!(job.lives());
+    let pid = format!("pid {} of ", job.0.id());
+    assert!(turn.log.contains(&pid), "{}", turn.log);
+    let quiet = host.run("a", "u\nsay hi");
+    assert!(!quiet.log.contains(&pid), "{}", quiet.log);
+}
+
+/// Guards `root_id`: by its path, it would not be found.
+#[test]
+fn g3_what_both_left_is_found_under_another_path_of_the_root() {
+    let messy = Messy::start(Host::new());
+    let host = messy.host;
+    let (root, other) = (host.path().join("workspaces"), host.path().join("other"));
+    fs::create_dir(&other).unwrap();
+    let mount = |arguments: &[&std::ffi::OsStr]| {
+        let mounted = Command::new("mount").args(arguments).status();
+        mounted.is_ok_and(|status| status.success())
+    };
+    if !mount(&["--bind".as_ref(), root.as_ref(), other.as_ref()]) {
+        eprintln!("NOT TESTED, since nothing can be mounted here: two paths of one root");
+        return;
+    }
+    kill_both(messy.guard, messy.running);
+    until("the lock is free", || host.lock_is_free("a").then_some(()));
+    assert!(lives(messy.daemon), "the test shows nothing");
+    let host = host.set("WORKSPACE_ROOT", &other);
+    let turn = host.run("a", "u\nsay hi");
+    let unmounted = Command::new("umount").arg("-l").arg(&other).status();
+    assert!(unmounted.unwrap().success());
+    turn.assert_end_turn();
+    assert!(!lives(messy.daemon));
+}
+
+/// A process that no turn has started; it ends with the value.
+struct Bystander(Child);
+
+impl Bystander {
+    fn start(dir: &Path, script: &str, variables: &[(&str, &str)]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).current_dir(dir);
+        Self::run(shell, variables)
+    }
+
+    /// None where that can't be had.
+    fn in_mounts_of_its_own(script: &str, variables: &[(&str, &str)]) -> Option<Self> {
+        let mut shell = Command::new("unshare");
+        shell.args(["-m", "sh", "-c", script]).current_dir("/");
+        let mut started = Self::run(shell, variables);
+        until("it has mounted, or can't", || {
+            let ended = started.0.try_wait().unwrap().is_some();
+            let command = fs::read(format!("/proc/{}/cmdline", started.0.id()));
+            (ended || command.is_ok_and(|command| command.starts_with(b"sleep"))).then_some(())
+        });
+        started.lives().then_some(started)
+    }
+
+    fn run(mut command: Command, variables: &[(&str, &str)]) -> Self {
+        command.envs(variables.iter().copied());
+        Self(command.spawn().unwrap())
+    }
+
+    fn lives(&self) -> bool {
+        lives(self.0.id().cast_signed())
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -32,7 +32,13 @@ fn g8_the_agents_environment_is_the_allow_list_and_the_tag() {
     names.sort_unstable();
     assert_eq!(
         names,
-        ["HOME", "PATH", "STAND_IN_DIR", "TURN_WORKER_WORKSPACE"]
+        [
+            "HOME",
+            "PATH",
+            "STAND_IN_DIR",
+            "TURN_WORKER_TAG",
+            "TURN_WORKER_WORKSPACE"
+        ]
     );
     let tag = format!(
         "TURN_WORKER_WORKSPACE={}",

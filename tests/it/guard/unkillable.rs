@@ -62,6 +62,10 @@ impl Privileged {
     }
 }
 
+fn stop(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+}
+
 fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
@@ -136,6 +140,27 @@ fn g3_g5_a_killed_guards_turn_ends_too_though_a_process_of_it_does_not() {
     kill(parent(host.runs()[0]));
     let turn = running.ended();
     assert_eq!(turn.error().0, "codex.exited");
+    let pid = host.pid_in("of");
+    privileged.is_held_by(pid);
+    privileged.is_free_again(pid);
+}
+
+/// Of another user's process not even the environment shows. Guards `Tag::is_of`.
+#[test]
+fn g3_what_guard_and_worker_left_that_were_killed_at_once_holds_the_workspace_too() {
+    let Some(privileged) = Privileged::new() else {
+        return;
+    };
+    let host = &privileged.host;
+    let prompt = format!("t\n{}\nsay ready\nhang", privileged.command);
+    let mut running = host.start("a", &prompt).leaving_something();
+    running.said("ready");
+    let guard = parent(host.runs()[0]);
+    stop(guard);
+    running.signal(Signal::STOP);
+    kill(guard);
+    running.kill();
+    until("the lock is free", || host.lock_is_free("a").then_some(()));
     let pid = host.pid_in("of");
     privileged.is_held_by(pid);
     privileged.is_free_again(pid);
