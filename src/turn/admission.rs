@@ -79,7 +79,7 @@ impl<E: Engine> Runner<E> {
         }
         let idle = self.engine.idle();
         let mut hold = match Hold::take(&workspace, idle, patient).await? {
-            Taken::Hold(hold) => hold,
+            Taken::Hold(hold) => *hold,
             Taken::Busy => return Ok(Outcome::Busy),
             Taken::Held(unkillable) => {
                 let record = block_in_place(|| workspace.unkillable()).map_err(StateError::from)?;

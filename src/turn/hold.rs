@@ -28,7 +28,7 @@ pub(super) struct Hold {
 /// What became of the try to take a workspace.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Hold(Hold),
+    Hold(Box<Hold>),
     /// Somebody else has it.
     Busy,
     /// What an earlier turn has left there can't be killed.
@@ -45,7 +45,7 @@ impl Hold {
         if let Some(idle) = idle
             && let Some(hold) = Self::take_kept(workspace, idle).await?
         {
-            return Ok(Taken::Hold(hold));
+            return Ok(Taken::Hold(Box::new(hold)));
         }
         let (began, mut bell) = (Instant::now(), None);
         loop {
@@ -150,7 +150,7 @@ fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError>
         journal.lock().forget_lost_server()?;
     }
     let server = None;
-    Ok(Taken::Hold(Hold { journal, server }))
+    Ok(Taken::Hold(Box::new(Hold { journal, server })))
 }
 
 fn clear(workspace: &Workspace, record: &File) -> Result<(), StateError> {

@@ -15,6 +15,7 @@ mod warm;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
 use tempfile::TempDir;
