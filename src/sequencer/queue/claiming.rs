@@ -21,7 +21,12 @@ impl Queue {
         now: Instant,
         out: &mut Vec<Action>,
     ) -> Option<Verdict> {
-        if self.turns.get(&ticket)?.shares_id {
+        let held = self.turns.get(&ticket)?;
+        if held.shares_id {
+            // The answer may tell that the turn has been started.
+            if held.asked.is_some() {
+                return None;
+            }
             if let Some(workspace) = self.who_has_its_id(ticket) {
                 return Some(Verdict::IdTaken { workspace });
             }

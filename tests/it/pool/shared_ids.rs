@@ -29,7 +29,7 @@ async fn g5_a_turn_is_not_answered_for_by_another_workspaces_turn_of_its_id() {
     let script = "t1\nsay before\nwait go\nsay GENUINE";
     let arguments = ["submit", "-w", "a", "--turn-id", "t1", script];
     let called = producer(&url, &arguments).start();
-    called.printed("before").await;
+    pool.events.said("t1", "before").await;
     let forged = turn("t1", "mallorys", &["say FORGED"]);
     for _ in 0..2 {
         pool.enqueue(std::slice::from_ref(&forged)).await;

@@ -92,6 +92,19 @@ fn a_line_has_its_limits_also_for_a_turn_whose_id_was_shared() {
 }
 
 #[test]
+fn a_line_is_looked_at_when_the_claim_is_answered_and_not_before() {
+    let mut b = Bench::new(1);
+    b.fresh(1, "a/1");
+    b.fresh(2, "b/2");
+    b.fresh(3, "b/1");
+    assert_eq!(b.done("a/1"), [ack(1)]);
+    assert_eq!(b.heartbeat(&["b/1"]), NONE);
+    assert_eq!(b.done("b/2"), [ack(2)]);
+    assert_eq!(b.answer("b/1", ClaimAnswer::Failed), NONE);
+    assert_eq!(b.pass(20.0), [offer("b/1")]);
+}
+
+#[test]
 fn a_turn_that_shares_its_id_interrupts_nobody_before_it_is_known_to_go_on() {
     let mut b = Bench::new(10);
     b.redelivered(1, "a/1");
