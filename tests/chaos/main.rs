@@ -10,6 +10,9 @@ mod aftermath;
 mod args;
 mod broker;
 mod clock;
+mod hangs;
+#[path = "../support/hung.rs"]
+mod hung;
 mod judge;
 mod load;
 #[cfg(test)]

@@ -52,6 +52,8 @@ impl Pool {
         for folder in [setup.root(), setup.stand_in_dir(), setup.dir.join("home")] {
             fs::create_dir_all(folder)?;
         }
+        let awkward = setup.stand_in_dir().join("awkward-process");
+        std::os::unix::fs::symlink(&setup.programs.awkward, awkward)?;
         let pool = Rc::new(Self {
             setup,
             broker,

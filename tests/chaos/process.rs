@@ -25,6 +25,8 @@ pub struct Programs {
     worker: PathBuf,
     /// The stand-in for it.
     pub codex: PathBuf,
+    /// What turns leave behind that is hard to see.
+    pub awkward: PathBuf,
 }
 
 /// What all processes have in common.
@@ -87,6 +89,7 @@ impl Programs {
         Ok(Self {
             worker: copied("turn-worker")?,
             codex: copied("examples/stand-in-codex")?,
+            awkward: copied("examples/awkward-process")?,
         })
     }
 }
@@ -133,6 +136,7 @@ impl Process {
             // As many as may be: of the turns that are killed, few are to give up.
             ("MAX_ATTEMPTS", "100".to_owned()),
             ("SHUTDOWN_GRACE", "2s".to_owned()),
+            ("KILL_TIMEOUT", "1s".to_owned()),
         ];
         // Dies with this process, whose main thread starts it.
         let child = Command::new("setpriv")

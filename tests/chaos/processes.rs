@@ -31,7 +31,16 @@ pub fn adopt_orphans() -> std::io::Result<()> {
 /// Many of them would make every look at `/proc` slow, also those of guards.
 pub fn reap_orphans() {
     // None of these is a child that this process has started and waits for itself.
-    const OF_TURNS: [&str; 6] = ["exe", "stand-in-codex", "sh", "sleep", "nohup", "setsid"];
+    const OF_TURNS: [&str; 8] = [
+        "exe",
+        "stand-in-codex",
+        "sh",
+        "sleep",
+        "nohup",
+        "setsid",
+        "cat",
+        "awkward-process",
+    ];
     let us = getpid().as_raw_pid();
     for pid in all() {
         let is_orphan = stat(pid).is_some_and(|stat| !stat.alive && stat.parent == us)

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::args::Engines;
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
+use crate::hangs::Hangs;
 use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
 use crate::plan::{Plan, Shape};
@@ -130,7 +131,10 @@ impl Run<'_> {
             .await
             .map_err(|who| anyhow::anyhow!("not ready: {who:?}"))?;
         let mut after = After::default();
-        if self.under_fire().await? {
+        let hangs = Hangs::start(&self.pool.setup.stand_in_dir().join("hung"));
+        let all_ended = self.under_fire().await?;
+        drop(hangs);
+        if all_ended {
             self.calm(&mut after).await?;
         } else {
             after

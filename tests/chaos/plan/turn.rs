@@ -56,6 +56,8 @@ enum Kind {
     Flood,
     Daemon,
     Background,
+    ZombieLeader,
+    Hung,
     Failing,
     Poison,
     Hanging,
@@ -63,13 +65,15 @@ enum Kind {
 }
 
 /// In hundredths.
-const KINDS: [(u32, Kind); 10] = [
-    (34, Kind::Quick),
+const KINDS: [(u32, Kind); 12] = [
+    (31, Kind::Quick),
     (28, Kind::Working),
     (5, Kind::Long),
     (9, Kind::Flood),
     (8, Kind::Daemon),
     (7, Kind::Background),
+    (2, Kind::ZombieLeader),
+    (1, Kind::Hung),
     (6, Kind::Failing),
     (1, Kind::Poison),
     (1, Kind::Hanging),
@@ -164,6 +168,18 @@ impl Turn {
             }
             Kind::Background => {
                 self.step("run (sleep 100000 >/dev/null 2>&1 &) ; sleep 0.05");
+                self.say();
+            }
+            Kind::ZombieLeader => {
+                let of = format!("$STAND_IN_DIR/zombie-{}", self.id);
+                self.step(format!(
+                    "run $STAND_IN_DIR/awkward-process zombie-leader {of} >/dev/null 2>&1 & \
+                     until [ -e {of} ]; do sleep 0.01; done"
+                ));
+                self.say();
+            }
+            Kind::Hung => {
+                self.step("run cat $STAND_IN_DIR/hung/x >/dev/null 2>&1 & sleep 0.1");
                 self.say();
             }
             Kind::Failing => {
