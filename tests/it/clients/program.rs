@@ -25,8 +25,9 @@ impl Language {
         }
     }
 
-    /// Compiles its programs; once in a run.
-    fn build(self) {
+    /// Compiles its programs; once in a run. Before a test has connections to the broker: those would not outlive so
+    /// long a wait.
+    pub fn build(self) {
         static BUILT: [OnceLock<()>; 4] = [const { OnceLock::new() }; 4];
         BUILT[self as usize].get_or_init(|| {
             let built = Command::new(CLIENTS).args(["build", self.name()]).output();
@@ -36,7 +37,6 @@ impl Language {
     }
 
     fn call(self, program: &str, arguments: &[&str], url: &str) -> Call {
-        self.build();
         let run = [&["run", self.name(), program], arguments].concat();
         // Java reads its arguments by the locale.
         Call::of(CLIENTS, &run)
