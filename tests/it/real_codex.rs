@@ -10,6 +10,7 @@ mod hostile;
 mod media;
 mod pool;
 mod prompts;
+mod scenarios;
 mod turns;
 
 use std::fs;

@@ -8,12 +8,14 @@
 mod reply;
 #[path = "model/script.rs"]
 mod script;
+#[path = "model/tools.rs"]
+mod tools;
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{io, thread};
 
 use axum::Router;
@@ -30,6 +32,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use reply::{Frame, Reply};
 use script::Conversation;
 pub use script::NOTATION;
+#[allow(
+    unused_imports,
+    reason = "the example needs less of it than the tests do"
+)]
+pub use tools::NOT_OFFERED;
+use tools::Offered;
 
 /// What the API was asked, once.
 #[derive(Debug, Clone, Serialize)]
@@ -39,6 +47,8 @@ pub struct Request {
     /// How often the same was asked: more than 1 when codex tries again.
     pub attempt: usize,
     pub thread: String,
+    /// The thread of the turn that it is for: of a sub-agent's request not its own.
+    pub session: String,
     pub model: String,
     /// The last thing that the user said.
     pub prompt: String,
@@ -52,6 +62,11 @@ pub struct Request {
     pub calls: usize,
     /// The `authorization` header.
     pub authorization: Option<String>,
+    /// codex has started the turn by itself, for a goal.
+    pub for_goal: bool,
+    /// When it came.
+    #[serde(skip)]
+    pub at: SystemTime,
     /// What the answer reports, if it comes to its end.
     pub usage: Option<Value>,
     /// When the first piece of a text was handed out.
@@ -128,6 +143,7 @@ impl Shared {
             .unwrap_or_default();
         let conversation = Conversation::read(body);
         let next = conversation.next();
+        let offered = Offered::read(body);
         let attempt = {
             let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
             let place = (
@@ -142,11 +158,15 @@ impl Shared {
         let (mut number, mut answer) = (0, None);
         self.requests.send_modify(|requests| {
             number = requests.len() + 1;
-            let (reply, usage) = reply::reply(number, attempt, &conversation, &next);
+            let (reply, usage) = reply::reply(number, attempt, &conversation, &next, &offered);
             answer = Some(reply);
             requests.push(Request {
                 number,
                 attempt,
+                session: body["client_metadata"]["session_id"]
+                    .as_str()
+                    .unwrap_or(&thread)
+                    .to_owned(),
                 thread,
                 model: body["model"].as_str().unwrap_or_default().to_owned(),
                 prompt: conversation.prompt().to_owned(),
@@ -155,6 +175,8 @@ impl Shared {
                 output_schema: body["text"]["format"].get("schema").cloned(),
                 calls: conversation.outputs.len(),
                 authorization: text("authorization"),
+                for_goal: conversation.for_goal,
+                at: SystemTime::now(),
                 usage,
                 first_delta: None,
             });

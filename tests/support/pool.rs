@@ -22,6 +22,7 @@
 
 mod deadline;
 mod events;
+mod heartbeats;
 mod process;
 mod producer;
 mod runs;

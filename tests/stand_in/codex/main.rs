@@ -19,6 +19,7 @@ mod app_server;
 mod commands;
 mod exec;
 mod files;
+mod mcp;
 mod server_voice;
 mod steps;
 
@@ -30,6 +31,9 @@ fn main() {
     if args.iter().any(|arg| arg == "--version") {
         println!("codex-cli 0.169.0");
         return;
+    }
+    if args == ["mcp"] {
+        return mcp::run();
     }
     let dir = PathBuf::from(std::env::var_os("STAND_IN_DIR").unwrap_or_else(|| {
         eprintln!("STAND_IN_DIR is not set");

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::script::{Conversation, Next, Step};
+use super::script::{Conversation, Next, Poll, Step};
+use super::tools::{Call, LONGEST_WAIT, NOT_OFFERED, NotOffered, Offered};
 
 #[derive(Debug)]
 pub enum Reply {
@@ -35,6 +36,7 @@ pub fn reply(
     attempt: usize,
     conversation: &Conversation,
     next: &Next,
+    offered: &Offered,
 ) -> (Reply, Option<Value>) {
     let mut failed_before = 0;
     for step in &next.steps {
@@ -59,33 +61,30 @@ pub fn reply(
         }
     }
     let mut response = Response::begin(number);
-    match next.poll {
-        Some(session) => response.call(
-            "write_stdin",
-            json!({"session_id": session, "chars": "", "yield_time_ms": LONGEST_WAIT}),
-        ),
-        None => {
-            for step in &next.steps {
-                response.perform(step);
-            }
-            if next.ends_silently() {
-                let text = match conversation.outputs.is_empty() {
-                    true => conversation.answer(),
-                    false => conversation.closing(),
-                };
-                response.message(&text);
-            }
+    if let Err(NotOffered(tool)) = response.go_on(conversation, next, offered) {
+        return (not_offered(&tool, offered), None);
+    }
+    let mut usage = usage(conversation.items, response.items);
+    for step in &next.steps {
+        if let Step::Cost(tokens) = step {
+            usage["input_tokens"] = json!(usage["input_tokens"].as_u64().unwrap_or(0) + tokens);
+            usage["total_tokens"] = json!(usage["total_tokens"].as_u64().unwrap_or(0) + tokens);
         }
     }
-    let usage = usage(conversation.items, response.items);
     response.event(
         json!({"type": "response.completed", "response": {"id": response.id, "usage": usage}}),
     );
     (Reply::Stream(response.frames), Some(usage))
 }
 
-/// As long as codex lets a call wait for a command, in milliseconds.
-const LONGEST_WAIT: u64 = 30_000;
+fn not_offered(tool: &str, offered: &Offered) -> Reply {
+    let message = format!("{NOT_OFFERED}: {tool}; offered are {}", offered.names());
+    Reply::Http {
+        status: 400,
+        html: false,
+        body: json!({"error": {"message": message, "type": "invalid_request_error"}}).to_string(),
+    }
+}
 
 fn usage(items_asked: usize, items_sent: usize) -> Value {
     let (input, output) = (100 + 10 * items_asked, 20 + items_sent);
@@ -124,15 +123,87 @@ impl Response {
         format!("{prefix}_{}_{}", self.number, self.items)
     }
 
-    fn perform(&mut self, step: &Step) {
+    fn go_on(
+        &mut self,
+        conversation: &Conversation,
+        next: &Next,
+        offered: &Offered,
+    ) -> Result<(), NotOffered> {
+        let outputs = &conversation.outputs;
+        if let Some(refusal) = outputs.iter().find_map(|output| {
+            let (_, tool) = output.split_once(NOT_OFFERED)?;
+            Some(tool.trim_matches([':', ' ']).to_owned())
+        }) {
+            return Err(NotOffered(refusal));
+        }
+        match &next.poll {
+            Some(Poll::Session(session)) => self.call(offered.poll_session(*session)?),
+            Some(Poll::Cell(cell)) => self.call(offered.poll_cell(cell)?),
+            None => {
+                for step in &next.steps {
+                    self.perform(step, conversation, offered)?;
+                }
+                if next.ends_silently() {
+                    let text = match conversation.outputs.is_empty() {
+                        true => conversation.answer(),
+                        false => conversation.closing(),
+                    };
+                    self.message(&text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(
+        &mut self,
+        step: &Step,
+        conversation: &Conversation,
+        offered: &Offered,
+    ) -> Result<(), NotOffered> {
         match step {
             Step::Say(text) => self.message(text),
             Step::Think(text) => self.reasoning(text),
-            Step::Run(command) => self.exec(command, LONGEST_WAIT),
-            Step::Leave(command) => self.exec(command, 250),
-            Step::Patch(file) => self.patch(file),
-            Step::Plan(items) => self.plan(items),
+            Step::Run(command) => self.calls(offered.run(&[command], LONGEST_WAIT)?),
+            Step::Leave(command) => self.calls(offered.run(&[command], 250)?),
+            Step::Together(commands) => {
+                let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+                self.calls(offered.run(&commands, LONGEST_WAIT)?);
+            }
+            Step::JavaScript(code) => self.call(offered.javascript(code)?),
+            Step::Patch(file) => {
+                let patch = format!(
+                    "*** Begin Patch\n*** Add File: {file}\n+Written by the stand-in.\n*** End Patch\n"
+                );
+                self.call(offered.call_with_text("apply_patch", &patch)?);
+            }
+            Step::Plan(items) => {
+                self.call(offered.call("update_plan", json!({"plan": plan(items)}))?);
+            }
             Step::Search(query) => self.search(query),
+            Step::Mcp {
+                server,
+                tool,
+                arguments,
+            } => self.call(offered.mcp(server, tool, arguments.clone())?),
+            Step::Spawn { name, script } => {
+                self.call(offered.spawn(name, script)?);
+            }
+            Step::Await => {
+                self.call(offered.await_agents(&conversation.agents())?);
+            }
+            Step::Goal(objective) => {
+                self.call(offered.call("create_goal", json!({"objective": objective}))?);
+            }
+            Step::Nap(time) => {
+                let time = json!({"duration_ms": time.as_millis() as u64});
+                self.call(offered.call("sleep", time)?);
+            }
+            Step::Ask(question) => {
+                let questions =
+                    json!({"questions": [{"title": question, "options": ["yes", "no"]}]});
+                self.call(offered.call("request_user_input_async", questions)?);
+            }
             Step::Slow(words) => self.streamed(
                 (1..=*words).map(|n| format!("word {n} ")),
                 Duration::from_millis(50),
@@ -145,9 +216,11 @@ impl Response {
             }
             Step::Wait(time) => self.frames.push(Frame::Pause(*time)),
             Step::Hold(name) => self.held(name),
-            // Past their time, as reply() has found.
-            Step::Hang | Step::Cut(_) | Step::Fail { .. } => {}
+            // The failures are past their time, as reply() has found, and the
+            // costs are part of the usage.
+            Step::Hang | Step::Cut(_) | Step::Fail { .. } | Step::Cost(_) => {}
         }
+        Ok(())
     }
 
     fn message(&mut self, text: &str) {
@@ -220,45 +293,18 @@ impl Response {
         );
     }
 
-    fn call(&mut self, name: &str, arguments: Value) {
+    fn calls(&mut self, calls: Vec<Call>) {
+        for call in calls {
+            self.call(call);
+        }
+    }
+
+    fn call(&mut self, mut call: Call) {
         let id = self.next_id("call");
-        self.item_done(
-            json!({"type": "function_call", "id": format!("fc_{id}"), "call_id": id,
-            "name": name, "arguments": arguments.to_string()}),
-        );
-    }
-
-    fn exec(&mut self, command: &str, wait_ms: u64) {
-        self.call(
-            "exec_command",
-            json!({"cmd": command, "yield_time_ms": wait_ms}),
-        );
-    }
-
-    fn patch(&mut self, file: &str) {
-        let id = self.next_id("call");
-        let patch = format!(
-            "*** Begin Patch\n*** Add File: {file}\n+Written by the stand-in.\n*** End Patch\n"
-        );
-        self.item_done(
-            json!({"type": "custom_tool_call", "id": format!("ctc_{id}"), "call_id": id,
-            "name": "apply_patch", "input": patch, "status": "completed"}),
-        );
-    }
-
-    fn plan(&mut self, items: &[(String, bool)]) {
-        let mut next = "in_progress";
-        let plan: Vec<Value> = items
-            .iter()
-            .map(|(step, done)| {
-                let status = match done {
-                    true => "completed",
-                    false => std::mem::replace(&mut next, "pending"),
-                };
-                json!({"step": step, "status": status})
-            })
-            .collect();
-        self.call("update_plan", json!({"plan": plan}));
+        call["id"] = json!(format!("item_{id}"));
+        call["call_id"] = json!(id);
+        call["status"] = json!("completed");
+        self.item_done(call);
     }
 
     fn search(&mut self, query: &str) {
@@ -270,6 +316,18 @@ impl Response {
         self.event(json!({"type": "response.output_item.added", "item": item("in_progress")}));
         self.item_done(item("completed"));
     }
+}
+
+fn plan(items: &[(String, bool)]) -> Value {
+    let mut next = "in_progress";
+    let steps = items.iter().map(|(step, done)| {
+        let status = match done {
+            true => "completed",
+            false => std::mem::replace(&mut next, "pending"),
+        };
+        json!({"step": step, "status": status})
+    });
+    steps.collect()
 }
 
 fn failure(number: usize, kind: &str) -> Reply {

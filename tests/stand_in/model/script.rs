@@ -15,10 +15,22 @@ first and last of them.
   think: TEXT      a reasoning summary
   run: COMMAND     a shell command; waits for its end
   leave: COMMAND   a shell command that is left running
+  together: A | B  shell commands A and B at the same time; waits for their ends
+  js: CODE         JavaScript for code mode, as it is
   patch: FILE      a patch that adds FILE to the workspace
   plan: a, +b      a plan of the steps a, b; + marks those that are done
                    (codex needs -c tools.update_plan.enabled=true and a model that it knows)
   search: QUERY    a web search
+  mcp: SERVER TOOL JSON
+                   a call of an MCP server's tool
+  spawn: NAME SCRIPT
+                   a sub-agent that does SCRIPT, in which `;;` stands for a line's end
+  await            waits until a sub-agent has something to report
+  goal: TEXT       sets a goal. Lines that begin with @ are for the turns that codex then
+                   starts by itself
+  nap: SECONDS     pauses the turn
+  ask: QUESTION    a question to the user
+  cost: N          nothing, but the response reports N more input tokens
   slow: N          a message of N words, 50 ms apart
   big: N           a message of N bytes
   wait: SECONDS    nothing for so long
@@ -31,6 +43,8 @@ first and last of them.
                    begins and then fails), incomplete, empty, garbage
 
 A message that does something but says nothing ends with one that tells of the last command.
+It calls only tools that the request offers, directly or in code mode. Where there is no such
+tool, the response is an error that names it (status 400).
 Each response reports input_tokens = 100 + 10 for each item of the request's input,
 40 of them cached, and output_tokens = 20 + one for each item it sends, 5 of them reasoning.
 
@@ -42,16 +56,35 @@ pub enum Step {
     Think(String),
     Run(String),
     Leave(String),
+    Together(Vec<String>),
+    JavaScript(String),
     Patch(String),
     Plan(Vec<(String, bool)>),
     Search(String),
+    Mcp {
+        server: String,
+        tool: String,
+        arguments: Value,
+    },
+    Spawn {
+        name: String,
+        script: String,
+    },
+    Await,
+    Goal(String),
+    Nap(Duration),
+    Ask(String),
+    Cost(u64),
     Slow(usize),
     Big(usize),
     Wait(Duration),
     Hold(String),
     Hang,
     Cut(usize),
-    Fail { kind: String, times: usize },
+    Fail {
+        kind: String,
+        times: usize,
+    },
 }
 
 impl Step {
@@ -59,14 +92,27 @@ impl Step {
     pub fn is_call(&self) -> bool {
         matches!(
             self,
-            Self::Run(_) | Self::Leave(_) | Self::Patch(_) | Self::Plan(_)
+            Self::Run(_)
+                | Self::Leave(_)
+                | Self::Together(_)
+                | Self::JavaScript(_)
+                | Self::Patch(_)
+                | Self::Plan(_)
+                | Self::Mcp { .. }
+                | Self::Spawn { .. }
+                | Self::Await
+                | Self::Goal(_)
+                | Self::Nap(_)
+                | Self::Ask(_)
         )
     }
 
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
-        if line == "hang" {
-            return Some(Self::Hang);
+        match line {
+            "hang" => return Some(Self::Hang),
+            "await" => return Some(Self::Await),
+            _ => {}
         }
         let (name, rest) = line.split_once(':')?;
         let rest = rest.trim();
@@ -75,12 +121,34 @@ impl Step {
             "think" => Self::Think(rest.to_owned()),
             "run" => Self::Run(rest.to_owned()),
             "leave" => Self::Leave(rest.to_owned()),
+            "together" => Self::Together(rest.split(" | ").map(str::to_owned).collect()),
+            "js" => Self::JavaScript(rest.to_owned()),
             "patch" => Self::Patch(rest.to_owned()),
             "plan" => Self::Plan(rest.split(',').map(plan_item).collect()),
             "search" => Self::Search(rest.to_owned()),
+            "mcp" => {
+                let (server, rest) = rest.split_once(' ')?;
+                let (tool, arguments) = rest.split_once(' ')?;
+                Self::Mcp {
+                    server: server.to_owned(),
+                    tool: tool.to_owned(),
+                    arguments: serde_json::from_str(arguments).ok()?,
+                }
+            }
+            "spawn" => {
+                let (name, script) = rest.split_once(' ')?;
+                Self::Spawn {
+                    name: name.to_owned(),
+                    script: script.replace(";;", "\n"),
+                }
+            }
+            "goal" => Self::Goal(rest.to_owned()),
+            "nap" => Self::Nap(seconds(rest)?),
+            "ask" => Self::Ask(rest.to_owned()),
+            "cost" => Self::Cost(rest.parse().ok()?),
             "slow" => Self::Slow(rest.parse().ok()?),
             "big" => Self::Big(rest.parse().ok()?),
-            "wait" => Self::Wait(Duration::try_from_secs_f64(rest.parse().ok()?).ok()?),
+            "wait" => Self::Wait(seconds(rest)?),
             "hold" => Self::Hold(rest.to_owned()),
             "cut" => Self::Cut(rest.parse().ok()?),
             "fail" => match rest.split_once(' ') {
@@ -96,6 +164,10 @@ impl Step {
             _ => return None,
         })
     }
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
 }
 
 fn plan_item(text: &str) -> (String, bool) {
@@ -115,6 +187,8 @@ pub struct Conversation {
     pub images: Vec<String>,
     /// The outputs of the calls since then.
     pub outputs: Vec<String>,
+    /// codex has started this turn by itself, for a goal.
+    pub for_goal: bool,
     pub items: usize,
 }
 
@@ -131,14 +205,26 @@ impl Conversation {
                 conversation.outputs.push(text_of(&item["output"]));
             } else if kind == "message" && item["role"] == "user" {
                 let text = text_of(&item["content"]);
-                if !is_codex_speaking(&text) {
-                    conversation.said.push(text.trim().to_owned());
+                if text.trim_start().starts_with("<codex_internal_context") {
+                    conversation.for_goal = true;
                     conversation.outputs.clear();
+                } else if !is_codex_speaking(&text) {
+                    conversation.asked(&text);
                     conversation.images = images_of(&item["content"]);
                 }
+            } else if kind == "agent_message"
+                && let Some(task) = task_of(&item["content"])
+            {
+                conversation.asked(&task);
             }
         }
         conversation
+    }
+
+    fn asked(&mut self, text: &str) {
+        self.said.push(text.trim().to_owned());
+        self.outputs.clear();
+        self.for_goal = false;
     }
 
     pub fn prompt(&self) -> &str {
@@ -147,7 +233,14 @@ impl Conversation {
 
     /// What is to be done in the response to this request.
     pub fn next(&self) -> Next {
-        let steps: Vec<Step> = self.prompt().lines().filter_map(Step::parse).collect();
+        let lines = self.prompt().lines();
+        let steps: Vec<Step> = lines
+            .filter_map(|line| match line.trim_start().strip_prefix('@') {
+                Some(line) => self.for_goal.then(|| Step::parse(line))?,
+                None if self.for_goal => None,
+                None => Step::parse(line),
+            })
+            .collect();
         let mut calls = steps
             .iter()
             .enumerate()
@@ -160,7 +253,7 @@ impl Conversation {
                 break;
             };
             poll = match step {
-                Step::Run(_) => running_session(output),
+                Step::Run(_) | Step::Together(_) | Step::JavaScript(_) => Poll::read(output),
                 _ => None,
             };
             if poll.is_none() {
@@ -173,6 +266,15 @@ impl Conversation {
             steps: steps[begin..end].to_vec(),
             poll,
         }
+    }
+
+    /// The agents that were spawned for the prompt, where they are known by an id.
+    pub fn agents(&self) -> Vec<String> {
+        let id = |output: &String| {
+            let output: Value = serde_json::from_str(output).ok()?;
+            Some(output["agent_id"].as_str()?.to_owned())
+        };
+        self.outputs.iter().filter_map(id).collect()
     }
 
     /// One sentence that shows that the conversation is remembered.
@@ -209,8 +311,31 @@ impl Conversation {
 #[derive(Debug, PartialEq)]
 pub struct Next {
     pub steps: Vec<Step>,
-    /// The session of a command that still runs: to be asked again, before anything else.
-    pub poll: Option<u64>,
+    /// What still runs: to be asked again, before anything else.
+    pub poll: Option<Poll>,
+}
+
+/// What a call has left running, by the number that codex gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Poll {
+    /// A command.
+    Session(u64),
+    /// A script of code mode.
+    Cell(String),
+}
+
+impl Poll {
+    fn read(output: &str) -> Option<Self> {
+        let number = |after: &str| {
+            let (_, rest) = output.split_once(after)?;
+            rest.split(|c: char| !c.is_ascii_digit()).next()
+        };
+        if let Some(cell) = number("Script running with cell ID ") {
+            return Some(Self::Cell(cell.to_owned()));
+        }
+        let session = number("Process running with session ID ")?;
+        Some(Self::Session(session.parse().ok()?))
+    }
 }
 
 impl Next {
@@ -234,7 +359,19 @@ fn is_codex_speaking(text: &str) -> bool {
         || text.starts_with("<user_instructions>")
         || text.starts_with("<skill")
         || text.starts_with("<turn_aborted>")
+        || text.starts_with("<subagent_notification>")
+        || text.starts_with("Another language model started to solve this problem")
         || text.starts_with("# AGENTS.md")
+}
+
+/// What a parent asks of its sub-agent. The model reads it, though codex calls
+/// it encrypted.
+fn task_of(content: &Value) -> Option<String> {
+    let blocks = content.as_array()?;
+    let first = blocks.first()?["text"].as_str()?;
+    first.starts_with("Message Type: NEW_TASK").then_some(())?;
+    let task = blocks.get(1)?["encrypted_content"].as_str()?;
+    Some(task.to_owned())
 }
 
 fn text_of(content: &Value) -> String {
@@ -255,12 +392,6 @@ fn images_of(content: &Value) -> Vec<String> {
         .iter()
         .filter_map(|block| block["image_url"].as_str());
     urls.map(str::to_owned).collect()
-}
-
-fn running_session(output: &str) -> Option<u64> {
-    let (_, rest) = output.split_once("Process running with session ID ")?;
-    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok()
 }
 
 /// In one line, and without what is not prose unless that is all.
@@ -333,10 +464,36 @@ mod tests {
     fn a_running_command_is_asked_again_until_it_has_ended() {
         let running = "Process running with session ID 7\nOutput:\n";
         let next = |outputs: &[&str]| conversation(&["run: sleep 60"], outputs).next();
-        assert_eq!(next(&[running]).poll, Some(7));
-        assert_eq!(next(&[running, running]).poll, Some(7));
+        assert_eq!(next(&[running]).poll, Some(Poll::Session(7)));
+        assert_eq!(next(&[running, running]).poll, Some(Poll::Session(7)));
+        let script = "Script running with cell ID 3\nOutput:\n";
+        assert_eq!(next(&[script]).poll, Some(Poll::Cell("3".to_owned())));
         let end = next(&[running, "Process exited with code 0\nOutput:\n"]);
         assert!(end.poll.is_none() && end.steps.is_empty() && end.ends_silently());
+    }
+
+    #[test]
+    fn a_sub_agent_does_its_task_and_a_goals_turn_its_own_lines() {
+        let task = |kind: &str, text: &str| {
+            json!({"type": "agent_message", "content": [
+                {"type": "input_text", "text": format!("Message Type: {kind}\nPayload:\n")},
+                {"type": "encrypted_content", "encrypted_content": text}]})
+        };
+        let said = |text: &str| json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]});
+        let steps = |input: Value| Conversation::read(&json!({"input": input})).next().steps;
+        let prompt = said("spawn: kid say: a;;say: b\n@say: of the goal");
+        let spawn = Step::Spawn {
+            name: "kid".into(),
+            script: "say: a\nsay: b".into(),
+        };
+        assert_eq!(steps(json!([prompt])), [spawn]);
+        let kid = json!([prompt, task("NEW_TASK", "say: a")]);
+        assert_eq!(steps(kid), [Step::Say("a".into())]);
+        let spawned = json!({"type": "function_call_output", "output": "{}"});
+        let parent = json!([prompt, spawned, task("FINAL_ANSWER", "say: a")]);
+        assert_eq!(steps(parent), []);
+        let goal = json!([prompt, spawned, said("<codex_internal_context>go on")]);
+        assert_eq!(steps(goal), [Step::Say("of the goal".into())]);
     }
 
     #[test]

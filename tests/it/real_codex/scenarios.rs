@@ -1,0 +1,393 @@
+//! What agents of today do, played by the stand-in model with the tools that
+//! codex offers to its default model, on both engines, in a pool.
+//!
+//! Of each row of the table: its events are as the contract has them (the pool
+//! checks that), it ends once and as expected, alike with both engines but for
+//! what the docs list, its usage is what the model has counted, and after its
+//! end nothing of it goes on: no request, no process, no write. A row that
+//! names a gap fails as soon as the gap is closed.
+
+mod rows;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::rows::{Ends, Row, Usage, With};
+use super::{program, write_home};
+use crate::support::engine;
+use crate::support::host::stand_in;
+use crate::support::model_server::{ModelServer, NOT_OFFERED, Request};
+use crate::support::pool::{Pool, Turn, turn};
+use crate::support::processes::{describe, of_workspace};
+
+const ENGINES: [&str; 2] = ["exec", "app-server"];
+
+/// Long enough for what goes on after an end to be noticed.
+const QUIET_HEARTBEATS: usize = 3;
+
+/// One transparent pixel.
+const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_g5_g7_today_s_agents_end_with_their_turns_alike_on_both_engines() {
+    play(rows::DEFAULT, &[]).await;
+}
+
+async fn play(rows: &'static [Row], settings: &[(&str, &str)]) {
+    let [exec, server] = ENGINES.map(|engine| Stage::play(engine, rows, settings));
+    let (exec, server) = tokio::join!(exec, server);
+    let failed = rows.iter().map(|row| row.name).filter(|name| {
+        let both = exec.get(name).zip(server.get(name));
+        let alike = both.is_some_and(|(exec, server)| exec == server);
+        if let (Some((exec, server)), false) = (both, alike) {
+            eprintln!("{name} is told otherwise by exec and app-server: {exec:#?}, {server:#?}");
+        }
+        !alike
+    });
+    let failed: Vec<&str> = failed.collect();
+    assert!(failed.is_empty(), "these rows fail, see above: {failed:?}");
+}
+
+/// A pool with one of the engines, and the model that its codex asks.
+struct Stage {
+    engine: &'static str,
+    pool: Pool,
+    model: ModelServer,
+    home: TempDir,
+}
+
+impl Stage {
+    /// All rows to their ends. Returns what readers were told of each that went
+    /// as expected, as far as both engines tell it.
+    async fn play(
+        engine: &'static str,
+        rows: &'static [Row],
+        settings: &[(&str, &str)],
+    ) -> BTreeMap<&'static str, Vec<Value>> {
+        let mut stage = Self::set(engine, settings).await;
+        for row in rows {
+            stage.begin(row).await;
+        }
+        for row in rows {
+            stage.finish(row).await;
+        }
+        stage.pool.heartbeats(QUIET_HEARTBEATS).await;
+        let judged = rows.iter().filter_map(|row| {
+            // So that one run shows all rows that fail.
+            let judged = catch_unwind(AssertUnwindSafe(|| stage.judge(row)));
+            Some((row.name, judged.ok()?))
+        });
+        let told = judged.collect();
+        stage.pool.stop().await;
+        told
+    }
+
+    async fn set(engine: &'static str, settings: &[(&str, &str)]) -> Self {
+        let model = ModelServer::start().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let codex_home = home.path().join("codex-home");
+        let mcp = format!(
+            "[mcp_servers.stand-in]\ncommand = {:?}\nargs = [\"mcp\"]\n",
+            stand_in()
+        );
+        write_home(&codex_home, &model, &mcp);
+        let config = codex_home.join("config.toml");
+        let limit = "model_auto_compact_token_limit = 50000\n";
+        let rest = fs::read_to_string(&config).unwrap();
+        fs::write(&config, limit.to_owned() + &rest).unwrap();
+        let program = program();
+        let mut all = vec![
+            ("CODEX_BIN", program.to_str().unwrap()),
+            ("CODEX_HOME", codex_home.to_str().unwrap()),
+            ("CODEX_ENV", "PATH,HOME"),
+            ("CODEX_ENGINE", engine),
+        ];
+        all.extend(settings);
+        Self {
+            engine,
+            pool: Pool::start(1, &all).await,
+            model,
+            home,
+        }
+    }
+
+    /// Enqueues as many of its turns as can be at once.
+    async fn begin(&mut self, row: &Row) {
+        let last = row.turns.len() - 1;
+        for number in 0..=last {
+            if number < last || row.with != With::LostThread {
+                self.enqueue(row, number).await;
+            }
+        }
+    }
+
+    async fn enqueue(&mut self, row: &Row, number: usize) {
+        let script: Vec<&str> = row.turns[number].lines().collect();
+        let mut request = turn(&id(row, number), row.name, &script);
+        if number + 1 == row.turns.len() {
+            match row.with {
+                With::Timeout => request["timeout_s"] = json!(2),
+                With::Schema => request["output_schema"] = json!({"type": "object"}),
+                With::Image => {
+                    let text = request["messages"][0]["content"].take();
+                    request["messages"][0]["content"] = json!([
+                        {"type": "text", "text": text},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}]);
+                }
+                With::Nothing | With::Cancel | With::LostThread => {}
+            }
+        }
+        self.pool.enqueue(&[request]).await;
+    }
+
+    /// To the end of its last turn.
+    async fn finish(&mut self, row: &Row) {
+        let last = row.turns.len() - 1;
+        match row.with {
+            With::Cancel => {
+                let begun = self.pool.root().join(row.name).join("begun");
+                let probe = async || begun.exists().then_some(());
+                self.pool.deadline.until("the turn has begun", probe).await;
+                self.pool.cancel(&id(row, last)).await;
+            }
+            With::LostThread => {
+                let before = self.pool.events.ended(&id(row, last - 1)).await;
+                let thread = before.end().unwrap()["thread_id"].as_str().unwrap();
+                remove(&self.home.path().join("codex-home/sessions"), thread);
+                // Nor may a server still have it.
+                self.pool.unlocked(row.name).await;
+                self.enqueue(row, last).await;
+            }
+            _ => {}
+        }
+        self.pool.events.ended(&id(row, last)).await;
+    }
+
+    fn judge(&self, row: &Row) -> Vec<Value> {
+        let what = format!("{} with {}", row.name, self.engine);
+        let turns: Vec<Turn> = (0..row.turns.len())
+            .map(|number| self.pool.events.turn(&id(row, number)))
+            .collect();
+        let last = turns.last().unwrap();
+        self.judge_end(row, last, &what);
+        assert_eq!(last.said(1), row.said, "{what}: {last:#?}");
+        self.judge_usage(row, &turns, &what);
+        self.judge_quiet(row, &turns, &what);
+        let mut told = common(last, &self.pool.root().join(row.name));
+        if row.in_any_order {
+            for event in &mut told {
+                for name in ["id", "tool_use_id", "item_id"] {
+                    event.as_object_mut().unwrap().remove(name);
+                }
+            }
+            told.sort_by_key(Value::to_string);
+        }
+        told
+    }
+
+    fn judge_end(&self, row: &Row, turn: &Turn, what: &str) {
+        let error = turn.all().find(|event| event["type"] == "error");
+        let error = error.map_or(&Value::Null, |event| &event["error"]);
+        let (reason, fits) = match row.ends {
+            Ends::EndTurn => ("end_turn", true),
+            Ends::Cancelled => ("cancelled", true),
+            Ends::Timeout => ("timeout", error["code"] == "turn.timeout"),
+            Ends::Error(code, reason) => {
+                ("error", error["code"] == code && error["reason"] == reason)
+            }
+            Ends::NotOffered => {
+                let message = error["message"].as_str().unwrap_or_default();
+                ("error", message.contains(NOT_OFFERED))
+            }
+        };
+        assert_eq!(turn.stop_reason(), reason, "{what}: {turn:#?}");
+        assert!(fits, "{what}: {turn:#?}");
+    }
+
+    fn judge_usage(&self, row: &Row, turns: &[Turn], what: &str) {
+        let last = turns.last().unwrap();
+        let since = turns.iter().rev().nth(1).map_or(0, ended_at);
+        let requests: Vec<Request> = self
+            .requests(last)
+            .filter(|request| millis(request.at) > since)
+            .collect();
+        let own = cost(requests.iter().filter(|of| of.thread == of.session));
+        let all = cost(requests.iter());
+        let told = told_usage(last);
+        match row.usage {
+            Usage::Exact => assert_eq!(told, all, "{what}: {requests:#?}"),
+            Usage::WithoutAgents => {
+                assert_ne!(own, all, "{what}: no agent has spent anything");
+                assert_eq!(told, own, "{what}: {requests:#?}");
+            }
+            Usage::LostWith(engine) if engine == self.engine => {
+                assert_ne!(told, all, "{what}: the gap is closed");
+            }
+            Usage::LostWith(_) => assert_eq!(told, all, "{what}: {requests:#?}"),
+        }
+    }
+
+    /// The requests of a turn's conversation, also of its sub-agents.
+    fn requests(&self, turn: &Turn) -> impl Iterator<Item = Request> {
+        let thread = turn.end().unwrap()["thread_id"].clone();
+        let requests = self.model.requests().into_iter();
+        requests.filter(move |request| thread == request.session.as_str())
+    }
+
+    /// After the end of a turn nothing of it goes on.
+    fn judge_quiet(&self, row: &Row, turns: &[Turn], what: &str) {
+        for (number, turn) in turns.iter().enumerate() {
+            let end = ended_at(turn);
+            let next = turns.get(number + 1).map_or(u128::MAX, began_at);
+            let early: Vec<String> = self
+                .requests(turn)
+                .filter(|request| millis(request.at) <= end)
+                .map(|request| request.thread)
+                .collect();
+            for request in self.requests(turn).filter(|of| millis(of.at) > end) {
+                let is_agents = request.thread != request.session;
+                assert!(
+                    millis(request.at) >= next
+                        && !request.for_goal
+                        && !(is_agents && early.contains(&request.thread)),
+                    "{what}, turn {number}: asks the model after its end: {request:#?}"
+                );
+            }
+        }
+        let dir = self.pool.root().join(row.name);
+        let end = ended_at(turns.last().unwrap());
+        for entry in fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            let written = millis(entry.metadata().unwrap().modified().unwrap());
+            let name = entry.file_name();
+            assert!(written <= end, "{what}: writes {name:?} after its end");
+        }
+        // But for a server that waits for the next turn, with its own MCP server.
+        let living = of_workspace(&dir.canonicalize().unwrap());
+        let living = living.into_iter().map(describe);
+        let left: Vec<String> = living
+            .filter(|of| !of.contains(" app-server ") && !of.trim_end().ends_with(" mcp"))
+            .collect();
+        assert!(left.is_empty(), "{what}: live after its end: {left:#?}");
+    }
+}
+
+fn id(row: &Row, number: usize) -> String {
+    format!("{}.{number}", row.name)
+}
+
+fn remove(folder: &Path, thread: &str) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            remove(&path, thread);
+        } else if path.to_str().unwrap().contains(thread) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+fn cost<'a>(requests: impl Iterator<Item = &'a Request>) -> Option<[u64; 3]> {
+    let costs = requests.filter_map(|request| {
+        let usage = request.usage.as_ref()?;
+        let cached = &usage["input_tokens_details"]["cached_tokens"];
+        let counts = [&usage["input_tokens"], cached, &usage["output_tokens"]];
+        Some(counts.map(|count| count.as_u64().unwrap()))
+    });
+    costs.reduce(|one, other| std::array::from_fn(|at| one[at] + other[at]))
+}
+
+fn told_usage(turn: &Turn) -> Option<[u64; 3]> {
+    let usage = turn.end().unwrap().get("usage")?;
+    let names = ["input_tokens", "cache_read_tokens", "output_tokens"];
+    Some(names.map(|name| usage[name].as_u64().unwrap()))
+}
+
+fn millis(time: SystemTime) -> u128 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO).as_millis()
+}
+
+fn time_of(event: &Value) -> u128 {
+    let time: Timestamp = event["time"].as_str().unwrap().parse().unwrap();
+    time.as_millisecond() as u128
+}
+
+fn began_at(turn: &Turn) -> u128 {
+    time_of(turn.all().next().unwrap())
+}
+
+fn ended_at(turn: &Turn) -> u128 {
+    time_of(turn.end().unwrap())
+}
+
+/// A turn's events as both engines have to tell them: texts whole, ids by
+/// number, without what differs from run to run.
+fn common(turn: &Turn, dir: &Path) -> Vec<Value> {
+    let here = dir.canonicalize().unwrap();
+    let mut ids = Vec::new();
+    let events = engine::whole(turn.all()).into_iter();
+    let events = events.filter(|event| !is_of_one_engine(event));
+    events
+        .map(|mut event| {
+            let fields = event.as_object_mut().unwrap();
+            for name in ["time", "seq", "duration_ms", "usage"] {
+                fields.remove(name);
+            }
+            // What people read may differ, see the code.
+            fields.remove("message");
+            if let Some(error) = fields.get_mut("error") {
+                error["message"] = Value::Null;
+            }
+            for name in ["id", "item_id", "tool_use_id"] {
+                if let Some(id) = fields.get_mut(name) {
+                    *id = numbered(&mut ids, id.as_str().unwrap()).into();
+                }
+            }
+            let text = event.to_string().replace(here.to_str().unwrap(), "/here");
+            serde_json::from_str(&without_uuids(&text, &mut ids)).unwrap()
+        })
+        .collect()
+}
+
+fn is_of_one_engine(_: &Value) -> bool {
+    false
+}
+
+fn numbered(known: &mut Vec<String>, id: &str) -> String {
+    let at = known.iter().position(|known| known == id);
+    let at = at.unwrap_or_else(|| {
+        known.push(id.to_owned());
+        known.len() - 1
+    });
+    format!("#{at}")
+}
+
+fn without_uuids(text: &str, ids: &mut Vec<String>) -> String {
+    const LENGTH: usize = 36;
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let uuid = rest
+            .get(..LENGTH)
+            .filter(|of| uuid::Uuid::try_parse(of).is_ok());
+        match uuid {
+            Some(uuid) => {
+                out.push_str(&numbered(ids, uuid));
+                rest = &rest[LENGTH..];
+            }
+            None => {
+                out.push(next);
+                rest = &rest[next.len_utf8()..];
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,187 @@
+//! What is played: one conversation a row.
+
+/// A conversation in a workspace of its own. What is expected is expected of
+/// its last turn, and of both engines.
+pub struct Row {
+    pub name: &'static str,
+    /// Scripts for the stand-in model, one a turn.
+    pub turns: &'static [&'static str],
+    pub with: With,
+    pub ends: Ends,
+    /// The last turn's messages.
+    pub said: &'static [&'static str],
+    pub usage: Usage,
+    /// Some of its calls run at the same time.
+    pub in_any_order: bool,
+}
+
+/// What happens to the last turn, or comes along with it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum With {
+    Nothing,
+    /// It is cancelled as soon as the workspace has a file `begun`.
+    Cancel,
+    /// It has two seconds.
+    Timeout,
+    /// codex's record of the conversation is gone by then.
+    LostThread,
+    Schema,
+    Image,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ends {
+    EndTurn,
+    Cancelled,
+    Timeout,
+    /// With this code and reason.
+    Error(&'static str, &'static str),
+    /// The model calls a tool that it is not offered.
+    NotOffered,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Usage {
+    /// What the model has counted.
+    Exact,
+    /// A known gap: what sub-agents spend is not counted.
+    WithoutAgents,
+    /// A known gap: with this engine what was spent gets lost.
+    LostWith(&'static str),
+}
+
+const ROW: Row = Row {
+    name: "",
+    turns: &[],
+    with: With::Nothing,
+    ends: Ends::EndTurn,
+    said: &[],
+    usage: Usage::Exact,
+    in_any_order: false,
+};
+
+/// With the settings that a worker has by default.
+pub const DEFAULT: &[Row] = &[
+    Row {
+        name: "plain",
+        turns: &["say: Hello."],
+        said: &["Hello."],
+        ..ROW
+    },
+    Row {
+        name: "thinking",
+        turns: &["think: Hm.\nsay: One.\nsay: Two."],
+        said: &["One.", "Two."],
+        ..ROW
+    },
+    Row {
+        name: "resume",
+        turns: &["say: First.", "say: Second."],
+        said: &["Second."],
+        ..ROW
+    },
+    Row {
+        name: "command",
+        turns: &["run: echo one; exit 3\nsay: Done."],
+        said: &["Done."],
+        ..ROW
+    },
+    Row {
+        name: "parallel",
+        turns: &["together: echo a | echo b | echo c\nsay: Done."],
+        said: &["Done."],
+        in_any_order: true,
+        ..ROW
+    },
+    Row {
+        name: "left_command",
+        turns: &["leave: sleep 100000\nsay: Left."],
+        said: &["Left."],
+        ..ROW
+    },
+    Row {
+        name: "patch",
+        turns: &["patch: notes.txt\nsay: Written."],
+        said: &["Written."],
+        ..ROW
+    },
+    Row {
+        name: "agent_awaited",
+        turns: &["spawn: kid run: echo kid >> kid.txt;;say: Kid done.\nawait\nsay: Parent done."],
+        said: &["Parent done."],
+        usage: Usage::WithoutAgents,
+        ..ROW
+    },
+    Row {
+        name: "nap",
+        turns: &["nap: 0.5\nsay: Rested."],
+        said: &["Rested."],
+        ..ROW
+    },
+    Row {
+        name: "mcp",
+        turns: &["mcp: stand-in work {\"steps\": 3, \"pause_ms\": 50}\nsay: Worked."],
+        said: &["Worked."],
+        ..ROW
+    },
+    Row {
+        name: "question",
+        turns: &["ask: Which?\nsay: Asked."],
+        said: &["Which?\n- yes\n- no", "Asked."],
+        ..ROW
+    },
+    Row {
+        name: "compaction",
+        turns: &["cost: 60000\nsay: Much.", "say: Little."],
+        said: &["Little."],
+        ..ROW
+    },
+    Row {
+        name: "overflow",
+        turns: &["run: echo a\nfail: context"],
+        ends: Ends::Error("turn.failed", "context_window"),
+        ..ROW
+    },
+    Row {
+        name: "overflow_again",
+        turns: &["fail: context", "run: echo a\nfail: context"],
+        ends: Ends::Error("turn.failed", "context_window"),
+        usage: Usage::LostWith("app-server"),
+        ..ROW
+    },
+    Row {
+        name: "cancel",
+        turns: &["run: touch begun; sleep 100000"],
+        with: With::Cancel,
+        ends: Ends::Cancelled,
+        ..ROW
+    },
+    Row {
+        name: "timeout",
+        turns: &["run: sleep 100000"],
+        with: With::Timeout,
+        ends: Ends::Timeout,
+        ..ROW
+    },
+    Row {
+        name: "lost_thread",
+        turns: &["say: First.", "say: Anew."],
+        with: With::LostThread,
+        said: &["Anew."],
+        ..ROW
+    },
+    Row {
+        name: "schema",
+        turns: &["say: {\"a\": 1}"],
+        with: With::Schema,
+        said: &["{\"a\": 1}"],
+        ..ROW
+    },
+    Row {
+        name: "image",
+        turns: &["say: Seen."],
+        with: With::Image,
+        said: &["Seen."],
+        ..ROW
+    },
+];
