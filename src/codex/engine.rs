@@ -71,6 +71,10 @@ pub enum Output {
     LineTooLong {
         bytes: u64,
     },
+    /// A line that tells nothing of the turn's course: codex is not silent.
+    Nothing,
+    /// codex need not say anything for so long.
+    Sleeps(Duration),
     /// A line that is no event of the CLI.
     Garbage {
         bytes: usize,

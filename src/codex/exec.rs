@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::app_server::Server;
 use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use super::lines::Line;
-use super::process::{Codex, Process};
+use super::process::{Codex, Process, WITHOUT_GOALS};
 use super::protocol;
 use crate::config::Sandbox;
 use crate::guard::{FileArg, SpawnError};
@@ -29,6 +29,7 @@ impl Exec {
     fn args(&self, common: &[String], model: Option<&str>, resume: Option<&str>) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
         args.extend(sandbox_args(self.0.sandbox));
+        args.extend(WITHOUT_GOALS);
         args.extend(common.iter().map(String::as_str));
         // One word, so that no value can be taken for a flag.
         let model = model.map(|model| format!("--model={model}"));
@@ -155,14 +156,14 @@ mod tests {
                 .join(" "),
             format!(
                 "exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \
-                 --disable plugins --model=gpt-5.5 resume {thread} -"
+                 -c features.goals=false --disable plugins --model=gpt-5.5 resume {thread} -"
             )
         );
         let mut fresh = exec();
         fresh.0.sandbox = Sandbox::ReadOnly;
         assert_eq!(
             fresh.args(&[], None, None).join(" "),
-            "exec --json --skip-git-repo-check --sandbox read-only -"
+            "exec --json --skip-git-repo-check --sandbox read-only -c features.goals=false -"
         );
     }
 

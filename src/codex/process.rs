@@ -17,6 +17,10 @@ use super::workspace_config::{self, WorkspaceConfig, command_variable, without_g
 use crate::config::Sandbox;
 use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
+/// Goals have codex begin turns by itself, which nobody has asked for. This
+/// form, unlike `--disable goals`, leaves the operator's arguments the last word.
+pub(super) const WITHOUT_GOALS: [&str; 2] = ["-c", "features.goals=false"];
+
 /// Enough for the last words of a failing start-up; the whole goes to the log, at debug.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
 /// Longer lines of stderr are left out of the log.

@@ -11,6 +11,8 @@ pub enum ToolKind {
     McpToolCall,
     WebSearch,
     CollabToolCall,
+    /// A turn of a sub-agent's, which no item of the CLI stands for.
+    SubAgent,
 }
 
 impl ToolKind {
@@ -20,6 +22,7 @@ impl ToolKind {
         Self::McpToolCall,
         Self::WebSearch,
         Self::CollabToolCall,
+        Self::SubAgent,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +32,7 @@ impl ToolKind {
             Self::McpToolCall => "mcp_tool_call",
             Self::WebSearch => "web_search",
             Self::CollabToolCall => "collab_tool_call",
+            Self::SubAgent => "sub_agent",
         }
     }
 
@@ -44,6 +48,7 @@ impl ToolKind {
             Self::McpToolCall => &["server", "tool", "arguments"],
             Self::WebSearch => &["query", "action"],
             Self::CollabToolCall => &["tool", "sender_thread_id", "receiver_thread_ids", "prompt"],
+            Self::SubAgent => &["thread_id", "path", "model"],
         }
     }
 
@@ -56,6 +61,7 @@ impl ToolKind {
             Self::McpToolCall => &["result", "error", "status"],
             Self::WebSearch => &["query", "action", "status"],
             Self::CollabToolCall => &["receiver_thread_ids", "agents_states", "status"],
+            Self::SubAgent => &["status", "error"],
         }
     }
 }
@@ -82,7 +88,7 @@ impl ToolCall {
     pub fn is_error(&self) -> bool {
         let status = self.fields.get("status").and_then(Value::as_str);
         let exit_code = self.fields.get("exit_code").and_then(Value::as_i64);
-        matches!(status, Some("failed" | "declined"))
+        matches!(status, Some("failed" | "declined" | "interrupted"))
             || exit_code.is_some_and(|code| code != 0)
             || self.fields.get("error").is_some_and(|e| !e.is_null())
     }

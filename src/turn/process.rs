@@ -121,6 +121,9 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 }
             };
             let Some(output) = output else { return Ok(()) };
+            if let Output::Sleeps(time) = output {
+                clocks.expect_silence(time);
+            }
             let mut bodies = self.translate(output);
             if let Some(pieces) = &mut self.pieces {
                 let now = Instant::now();
@@ -184,6 +187,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 tracing::warn!(bytes, "codex wrote a line that is no event");
                 Vec::new()
             }
+            Output::Nothing | Output::Sleeps(_) => Vec::new(),
             Output::ThreadLost { message } => {
                 self.lost = Some(message);
                 Vec::new()

@@ -113,6 +113,8 @@ pub struct Clocks {
     wall: Pin<Box<Sleep>>,
     idle: Pin<Box<Sleep>>,
     idle_limit: Duration,
+    /// Until then codex need not say anything.
+    silent_until: Option<Instant>,
 }
 
 impl Clocks {
@@ -123,6 +125,7 @@ impl Clocks {
             wall: Box::pin(sleep_until(now + limits.wall)),
             idle: Box::pin(sleep_until(now + limits.idle)),
             idle_limit: limits.idle,
+            silent_until: None,
         }
     }
 
@@ -134,8 +137,15 @@ impl Clocks {
     /// codex said something, or we were the ones who did not listen: the
     /// silence counts from now.
     pub fn heard(&mut self) {
-        let idle = Instant::now() + self.idle_limit;
-        self.idle.as_mut().reset(idle);
+        let now = Instant::now();
+        let from = self.silent_until.map_or(now, |until| until.max(now));
+        self.idle.as_mut().reset(from + self.idle_limit);
+    }
+
+    /// codex said that a tool sleeps so long: until then silence is none.
+    pub fn expect_silence(&mut self, time: Duration) {
+        self.silent_until = self.silent_until.max(Some(Instant::now() + time));
+        self.heard();
     }
 
     /// While codex is listened to.

@@ -3,7 +3,7 @@
 use super::items;
 use super::notice;
 use super::wire::Fields;
-use super::{Awaited, Conversation, Heard, Interrupt, Thread};
+use super::{Awaited, Conversation, Heard, Interrupt, Thread, Turn};
 use crate::codex::failure::cannot_resume;
 use crate::codex::protocol::CliEvent;
 use crate::event::Usage;
@@ -20,6 +20,11 @@ impl Conversation {
             (Awaited::Initialize, Ok(_)) => {
                 self.initialized = true;
                 self.out.notification("initialized");
+                self.clear_goal();
+                None
+            }
+            (Awaited::PauseGoal, _) => None,
+            (Awaited::ClearGoal, _) => {
                 self.ask_to_load();
                 None
             }
@@ -41,12 +46,7 @@ impl Conversation {
                     false => Heard::Refused { message },
                 })
             }
-            (Awaited::Turn, Ok(result)) => {
-                if let Some(turn) = &mut self.turn {
-                    turn.id.get_or_insert(result.object("turn").text("id"));
-                }
-                None
-            }
+            (Awaited::Turn, Ok(result)) => self.turn_answered(result.object("turn").text("id")),
             (Awaited::Turn, Err(message)) => {
                 self.turn = None;
                 Some(Heard::Refused { message })
@@ -54,18 +54,46 @@ impl Conversation {
             (Awaited::Initialize, Err(message)) => Some(Heard::Refused { message }),
             (Awaited::Interrupt, Ok(_)) => None,
             (Awaited::Interrupt, Err(_)) => {
-                // Where the turn has not just ended by itself, it may be asked again.
-                if let Some(turn) = &mut self.turn {
-                    turn.interrupt = Interrupt::No;
+                // Where the turn has not just ended by itself, it is asked for again
+                // with the next thing that is heard of it.
+                if let Some(turn) = &mut self.turn
+                    && turn.interrupt == Interrupt::Sent
+                {
+                    turn.interrupt = Interrupt::Wanted;
                 }
                 None
             }
         }
     }
 
+    fn turn_answered(&mut self, id: String) -> Option<Heard> {
+        if self.others.is_unasked(&id) {
+            self.turn = None;
+            let message = "codex put the prompt into a turn that it had begun by itself";
+            return Some(Heard::Refused {
+                message: message.to_owned(),
+            });
+        }
+        let turn = self.turn.as_mut()?;
+        if let Some(other) = turn.id.take_if(|known| *known != id) {
+            // What was taken for the turn was another one.
+            let interrupt = turn.interrupt;
+            *turn = Turn {
+                interrupt,
+                ..Turn::default()
+            };
+            self.others.unasked(other);
+        }
+        turn.id = Some(id);
+        None
+    }
+
     pub(super) fn notified(&mut self, method: &str, params: &Fields<'_>) -> Option<CliEvent> {
         if notice::is_noise(method) {
             return None;
+        }
+        if method == "item/started" || method == "item/completed" {
+            self.others.item(&params.object("item"));
         }
         let of_thread = self.is_of_thread(params);
         if let Some(warning) = notice::warning(method, params) {
@@ -74,7 +102,19 @@ impl Conversation {
             return ours.then_some(warning);
         }
         if params.has("threadId") && !of_thread {
-            return None;
+            // Before its own thread is known, none is told from it.
+            self.thread.as_ref()?;
+            let told = self
+                .others
+                .notified(&params.text("threadId"), method, params)?;
+            // After the turn nobody listens.
+            return self.turn.is_some().then_some(told);
+        }
+        if params.has("turnId")
+            && self.is_of_turn(params, "turnId")
+            && let Some(turn) = &mut self.turn
+        {
+            turn.started = true;
         }
         match method {
             "thread/closed" => {
@@ -82,9 +122,21 @@ impl Conversation {
                 None
             }
             "turn/started" => self.turn_started(&params.object("turn")),
+            "thread/goal/updated" => {
+                if self.others.goal_updated(&params.object("goal")) {
+                    self.pause_goal();
+                }
+                None
+            }
+            "thread/goal/cleared" => {
+                self.others.goal_cleared();
+                None
+            }
+            "thread/status/changed" => None,
             "turn/completed" => {
                 let turn = params.object("turn");
                 if !self.is_of_turn(&turn, "id") {
+                    self.unasked_ended(&turn.text("id"));
                     return None;
                 }
                 self.turn = None;
@@ -104,15 +156,27 @@ impl Conversation {
 
     fn turn_started(&mut self, started: &Fields<'_>) -> Option<CliEvent> {
         let base = self.thread.as_ref()?.total;
-        let turn = self.turn.as_mut()?;
+        let Some(turn) = &mut self.turn else {
+            self.others.unasked(started.text("id"));
+            return None;
+        };
         let id = turn.id.get_or_insert_with(|| started.text("id"));
         if !started.is("id", id) {
+            self.others.unasked(started.text("id"));
             return None;
         }
         turn.started = true;
         turn.base = base;
-        self.send_interrupt();
         Some(CliEvent::TurnStarted)
+    }
+
+    fn unasked_ended(&mut self, turn: &str) {
+        self.others.unasked_ended(turn);
+        if self.others.unasked_turn().is_none()
+            && let Some(ask) = self.waiting.take()
+        {
+            self.go(ask);
+        }
     }
 
     fn is_of_thread(&self, params: &Fields<'_>) -> bool {

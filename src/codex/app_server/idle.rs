@@ -104,7 +104,7 @@ impl IdleServers {
         let reply = tokio::select! {
             biased;
             asked = asked => asked.ok(),
-            () = server.gone() => None,
+            () = server.stirs() => None,
             () = sleep(self.0.ttl) => None,
         };
         // Who asks for it only now does without.

@@ -9,14 +9,16 @@
 //! ```
 //!
 //! One thread at a time, one turn at a time: codex merges a second `turn/start`
-//! into the turn that runs. Words of other threads (sub-agents) and of earlier
-//! turns are none of a turn's, as with `codex exec`.
+//! into the turn that runs, also into one that it has begun by itself. Words of
+//! other threads (sub-agents) and of earlier turns are none of a turn's, as with
+//! `codex exec`; that they go on is known, see [`others`].
 
 mod error_info;
 mod hearing;
 mod idle;
 mod items;
 mod notice;
+mod others;
 mod place;
 mod run;
 mod server;
@@ -25,6 +27,8 @@ mod wire;
 pub use idle::IdleServers;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;
+
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
@@ -36,6 +40,7 @@ use crate::config::Sandbox;
 use crate::event::Usage;
 use crate::request::{OutputSchema, encode};
 use notice::Thinking;
+use others::Others;
 use wire::{Incoming, Outgoing};
 
 /// Which thread a turn runs on, and how.
@@ -59,6 +64,8 @@ pub enum Heard {
     Refused { message: String },
     /// Of the turn, or a warning before it.
     Event(CliEvent),
+    /// A tool sleeps; codex need not say anything for so long.
+    Sleeps(Duration),
     /// A line that is no message.
     Garbage { bytes: usize },
 }
@@ -74,12 +81,18 @@ pub struct Conversation {
     loading: Option<Load>,
     thread: Option<Thread>,
     turn: Option<Turn>,
+    /// To be started when the turn that codex has begun by itself has ended.
+    waiting: Option<Ask>,
+    others: Others,
     thinking: Thinking,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     Initialize,
+    /// The goal that an earlier turn has left, before its thread is loaded.
+    ClearGoal,
+    PauseGoal,
     Load,
     Turn,
     Interrupt,
@@ -107,7 +120,7 @@ struct TurnStart<'a> {
 struct Turn {
     /// Known from the answer to `turn/start` or from `turn/started`.
     id: Option<String>,
-    /// An interrupt is refused before `turn/started`.
+    /// An interrupt is refused before `turn/started`, or what follows it.
     started: bool,
     interrupt: Interrupt,
     /// The thread's tokens before it.
@@ -139,6 +152,8 @@ impl Conversation {
             loading: None,
             thread: None,
             turn: None,
+            waiting: None,
+            others: Others::default(),
             thinking: Thinking::default(),
         };
         let name = env!("CARGO_PKG_NAME");
@@ -162,14 +177,23 @@ impl Conversation {
     /// of it.
     pub fn load(&mut self, load: Load) {
         self.thread = None;
+        self.others = Others::default();
         self.loading = Some(load);
         if self.initialized {
-            self.ask_to_load();
+            self.clear_goal();
         }
     }
 
-    /// Starts a turn on the thread that is loaded.
+    /// Starts a turn on the thread that is loaded, and before that ends one
+    /// that was not asked for: codex would merge the two.
     pub fn go(&mut self, ask: Ask) {
+        if let Some(unasked) = self.others.unasked_turn().map(str::to_owned) {
+            self.waiting = Some(ask);
+            if let Some(thread) = self.thread().map(str::to_owned) {
+                self.request_interrupt(&thread, &unasked);
+            }
+            return;
+        }
         let Some(thread) = self.thread.as_ref().filter(|_| self.turn.is_none()) else {
             debug_assert!(false, "a turn needs a loaded thread without a turn");
             return;
@@ -185,24 +209,36 @@ impl Conversation {
     }
 
     /// Asks for the end of the turn that runs, as soon as codex lets it be
-    /// asked for. Its commands live on until the server ends.
-    pub fn interrupt(&mut self) {
+    /// asked for. Its commands live on until the server ends. Returns whether
+    /// there is a turn to ask for.
+    pub fn interrupt(&mut self) -> bool {
         if let Some(turn) = &mut self.turn
-            && turn.interrupt == Interrupt::No
+            && turn.interrupt != Interrupt::Sent
         {
             turn.interrupt = Interrupt::Wanted;
             self.send_interrupt();
         }
+        self.turn.is_some()
+    }
+
+    /// Asks for the end of what sub-agents do, of each as soon as it can be
+    /// asked for. Returns whether that can bring the server to rest.
+    pub fn interrupt_agents(&mut self) -> bool {
+        for (thread, turn) in self.others.interrupt() {
+            self.request_interrupt(&thread, &turn);
+        }
+        self.others.can_be_interrupted()
     }
 
     /// One line of the server's stdout, with or without its line feed.
     pub fn hear(&mut self, line: &[u8]) -> Vec<Heard> {
         match Incoming::read(line) {
-            Some(Incoming::Notification { method, params }) => self
-                .notified(&method, &params)
-                .map(Heard::Event)
-                .into_iter()
-                .collect(),
+            Some(Incoming::Notification { method, params }) => {
+                let sleeps = notice::sleep(&method, &params).map(Heard::Sleeps);
+                let event = self.notified(&method, &params).map(Heard::Event);
+                self.send_interrupt();
+                sleeps.into_iter().chain(event).collect()
+            }
             Some(Incoming::Answer { id, result }) => {
                 self.answered(id, result).into_iter().collect()
             }
@@ -230,13 +266,21 @@ impl Conversation {
         self.turn.as_ref()?.base
     }
 
-    /// Initialized, no turn runs, nothing is due: the server may stay warm.
+    /// Initialized, no turn runs, not even one that was not asked for, no
+    /// sub-agent works, nothing is due: the server may stay warm.
     pub fn is_idle(&self) -> bool {
         self.initialized
             && self.turn.is_none()
+            && self.waiting.is_none()
+            && self.others.rest()
             && self.loading.is_none()
             && self.awaited.is_empty()
             && self.out.is_empty()
+    }
+
+    /// Nothing goes on that was not asked for.
+    pub fn others_rest(&self) -> bool {
+        self.others.rest()
     }
 
     fn request(&mut self, awaited: Awaited, method: &str, params: &impl Serialize) {
@@ -244,6 +288,34 @@ impl Conversation {
         self.next_id += 1;
         self.awaited.push((id, awaited));
         self.out.request(id, method, params);
+    }
+
+    fn request_interrupt(&mut self, thread: &str, turn: &str) {
+        let params = json!({"threadId": thread, "turnId": turn});
+        self.request(Awaited::Interrupt, "turn/interrupt", &params);
+    }
+
+    /// A thread with a goal begins a turn as soon as it is loaded. The goal is
+    /// an ended turn's, so it has ended, too; where there is none, or codex
+    /// knows of no goals, this is refused and does no harm.
+    fn clear_goal(&mut self) {
+        let load = self.loading.as_ref();
+        match load.and_then(|load| load.resume.clone()) {
+            Some(thread) => {
+                let params = json!({"threadId": thread});
+                self.request(Awaited::ClearGoal, "thread/goal/clear", &params);
+            }
+            None => self.ask_to_load(),
+        }
+    }
+
+    /// In the turn that has set it: after the turn it is too late, as codex
+    /// begins the next one at once.
+    fn pause_goal(&mut self) {
+        if let Some(thread) = self.thread() {
+            let params = json!({"threadId": thread, "status": "paused"});
+            self.request(Awaited::PauseGoal, "thread/goal/set", &params);
+        }
     }
 
     fn ask_to_load(&mut self) {
@@ -276,9 +348,9 @@ impl Conversation {
         let (Interrupt::Wanted, true, Some(id)) = (turn.interrupt, turn.started, &turn.id) else {
             return;
         };
-        let params = json!({"threadId": thread.id, "turnId": id});
+        let (thread, turn_id) = (thread.id.clone(), id.clone());
         turn.interrupt = Interrupt::Sent;
-        self.request(Awaited::Interrupt, "turn/interrupt", &params);
+        self.request_interrupt(&thread, &turn_id);
     }
 }
 

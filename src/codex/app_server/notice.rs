@@ -1,5 +1,7 @@
 //! Which of the server's notifications matter to a turn, and as what.
 
+use std::time::Duration;
+
 use super::super::protocol::{CliEvent, Item, ItemKind};
 use super::error_info;
 use super::items::{self, Told};
@@ -14,23 +16,22 @@ pub(super) const UNWANTED: &[&str] = &[
     "item/commandExecution/terminalInteraction",
     "item/fileChange/outputDelta",
     "item/fileChange/patchUpdated",
-    "item/mcpToolCall/progress",
     "item/plan/delta",
     "item/reasoning/textDelta",
     "mcpServer/startupStatus/updated",
     "remoteControl/status/changed",
     "skills/changed",
-    "thread/goal/cleared",
-    "thread/goal/updated",
     "thread/name/updated",
     "thread/prediction/updated",
     "thread/readState/changed",
     "thread/settings/updated",
     "thread/started",
-    "thread/status/changed",
     "turn/diff/updated",
     "turn/moderationMetadata",
 ];
+
+/// Longer than codex lets a tool sleep; a number is no reason to wait for ever.
+const LONGEST_SLEEP: Duration = Duration::from_hours(24);
 
 /// What else comes and tells nothing of a turn's course.
 const IGNORED: &[&str] = &[
@@ -53,6 +54,7 @@ const IGNORED: &[&str] = &[
     "thread/project/updated",
     "thread/queue/changed",
     "thread/section/changed",
+    "item/mcpToolCall/progress",
     "item/reasoning/summaryPartAdded",
 ];
 
@@ -133,6 +135,15 @@ pub(super) fn of_turn(
             what: format!("event {method}"),
         },
     })
+}
+
+/// How long a tool sleeps that has just begun to.
+pub(super) fn sleep(method: &str, params: &Fields<'_>) -> Option<Duration> {
+    let item = (method == "item/started").then(|| params.object("item"))?;
+    let time = item
+        .is("type", "sleep")
+        .then(|| item.number("durationMs"))??;
+    Some(Duration::from_millis(time).min(LONGEST_SLEEP))
 }
 
 fn item(params: &Fields<'_>, event: fn(Item) -> CliEvent) -> Option<CliEvent> {

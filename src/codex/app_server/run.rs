@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle::IdleServers;
 use super::place::Place;
@@ -19,6 +19,10 @@ use crate::guard::SpawnError;
 /// From the server's start until its thread is loaded. It takes half a second;
 /// the rest is for a busy machine and for slow MCP servers.
 const STARTUP_LIMIT: Duration = Duration::from_secs(60);
+
+/// From a turn's end to those of its sub-agents. An interrupt takes a tenth of
+/// a second; a server that takes longer ends with them.
+const AGENTS_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct AppServer {
@@ -158,6 +162,9 @@ impl AppServerRun {
             Line::TooLong { bytes } => return self.tell(Output::LineTooLong { bytes }),
         };
         let heard = self.server.conversation.hear(&line);
+        if heard.is_empty() {
+            self.tell(Output::Nothing);
+        }
         self.base = self.server.conversation.total_before().or(self.base);
         for heard in heard {
             let output = match heard {
@@ -166,6 +173,7 @@ impl AppServerRun {
                     continue;
                 }
                 Heard::Event(event) => Output::Event(event),
+                Heard::Sleeps(time) => Output::Sleeps(time),
                 Heard::Lost { message } => Output::ThreadLost { message },
                 Heard::Refused { message } => {
                     let cause = None;
@@ -189,6 +197,22 @@ impl AppServerRun {
         if self.step != Step::Over {
             self.told.push_back(output);
         }
+    }
+
+    /// Sub-agents end with the turn, as with `codex exec`. Returns whether they
+    /// did so at once; if not, they end with the server.
+    async fn settle(&mut self) -> bool {
+        let settling = async {
+            while !self.server.conversation.is_idle() {
+                if !self.server.conversation.interrupt_agents()
+                    || self.server.hear_next().await.is_none()
+                {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(AGENTS_GRACE, settling).await.unwrap_or(false)
     }
 
     /// The server, too, ends now: by itself, on its closed stdin.
@@ -225,9 +249,8 @@ impl EngineRun for AppServerRun {
     }
 
     async fn interrupt(&mut self) {
-        if self.step == Step::Turn {
-            self.server.conversation.interrupt();
-        } else {
+        let asked = self.step == Step::Turn && self.server.conversation.interrupt();
+        if !asked {
             self.over();
         }
     }
@@ -239,6 +262,7 @@ impl EngineRun for AppServerRun {
 
     async fn end(&mut self) -> End {
         if self.keep == Keep::Wanted
+            && self.settle().await
             && let Some(end) = self.server.rest().await
         {
             self.keep = Keep::Yes;
@@ -263,7 +287,10 @@ fn is_last(output: &Output) -> bool {
                 | CliEvent::TurnInterrupted
         ),
         Output::ThreadLost { .. } => true,
-        Output::LineTooLong { .. } | Output::Garbage { .. } => false,
+        Output::LineTooLong { .. }
+        | Output::Garbage { .. }
+        | Output::Nothing
+        | Output::Sleeps(_) => false,
     }
 }
 

@@ -16,7 +16,7 @@ use super::place::Place;
 use super::{Conversation, Load};
 use crate::codex::engine::{End, TurnInput};
 use crate::codex::lines::Line;
-use crate::codex::process::{Codex, Process};
+use crate::codex::process::{Codex, Process, WITHOUT_GOALS};
 use crate::error::with_sources;
 use crate::guard::SpawnError;
 
@@ -53,8 +53,8 @@ impl Server {
         let kept = |_| input.lock.try_clone_to_owned();
         let lock = input.bell.map(kept).transpose();
         let mut setup = codex.setup(&input);
-        let command = ["app-server", "--stdio"].map(str::to_owned);
-        setup.args.splice(..0, command);
+        let command = ["app-server", "--stdio"].into_iter().chain(WITHOUT_GOALS);
+        setup.args.splice(..0, command.map(str::to_owned));
         let mut conversation = Conversation::new();
         conversation.load(load);
         Ok(Self {
@@ -150,12 +150,21 @@ impl Server {
         lock.ok()
     }
 
-    /// While it waits: completes when it is gone. Cancel-safe.
-    pub(super) async fn gone(&mut self) {
-        // What it says meanwhile is about itself.
-        while let Some(line) = self.next_line().await {
-            if let Line::Whole(line) = line {
-                let _ = self.conversation.hear(&line);
+    /// Hears what it says between turns; nothing once it is gone. Cancel-safe.
+    pub(super) async fn hear_next(&mut self) -> Option<()> {
+        if let Line::Whole(line) = self.next_line().await? {
+            let _ = self.conversation.hear(&line);
+        }
+        Some(())
+    }
+
+    /// While it waits: completes when it rests no more, or is gone. Cancel-safe.
+    pub(super) async fn stirs(&mut self) {
+        // What it says meanwhile is about itself, unless it works unasked.
+        while self.hear_next().await.is_some() {
+            if !self.conversation.others_rest() {
+                tracing::warn!("a server that was to wait works; ending it");
+                return;
             }
         }
         self.process.end().await;

@@ -201,7 +201,8 @@ impl Conversation {
         };
         for item in input {
             let kind = item["type"].as_str().unwrap_or_default();
-            if kind.ends_with("_output") {
+            // codex also puts in some that answer no call.
+            if kind.ends_with("_output") && item.get("call_id").is_some() {
                 conversation.outputs.push(text_of(&item["output"]));
             } else if kind == "message" && item["role"] == "user" {
                 let text = text_of(&item["content"]);
@@ -435,15 +436,16 @@ mod tests {
             message("developer", "Rules"),
             message("user", "<environment_context>\n<cwd>/w</cwd></environment_context>"),
             message("user", "run: ls\n"),
-            {"type": "function_call_output", "output": "of the first"},
+            {"type": "function_call_output", "call_id": "c", "output": "of the first"},
             message("assistant", "Done."),
             message("user", "again"),
-            {"type": "custom_tool_call_output", "output": [{"type": "input_text", "text": "of the second"}]},
+            {"type": "function_call_output", "name": "goal_objective", "output": "of none"},
+            {"type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "of the second"}]},
         ]});
         let read = Conversation::read(&request);
         assert_eq!(read.said, ["run: ls", "again"]);
         assert_eq!(read.outputs, ["of the second"]);
-        assert_eq!(read.items, 7);
+        assert_eq!(read.items, 8);
     }
 
     #[test]
@@ -489,7 +491,7 @@ mod tests {
         assert_eq!(steps(json!([prompt])), [spawn]);
         let kid = json!([prompt, task("NEW_TASK", "say: a")]);
         assert_eq!(steps(kid), [Step::Say("a".into())]);
-        let spawned = json!({"type": "function_call_output", "output": "{}"});
+        let spawned = json!({"type": "function_call_output", "call_id": "c", "output": "{}"});
         let parent = json!([prompt, spawned, task("FINAL_ANSWER", "say: a")]);
         assert_eq!(steps(parent), []);
         let goal = json!([prompt, spawned, said("<codex_internal_context>go on")]);

@@ -21,7 +21,7 @@ pub enum With {
     Nothing,
     /// It is cancelled as soon as the workspace has a file `begun`.
     Cancel,
-    /// It has two seconds.
+    /// It has six seconds, enough for its command to begin.
     Timeout,
     /// codex's record of the conversation is gone by then.
     LostThread,
@@ -112,6 +112,52 @@ pub const DEFAULT: &[Row] = &[
         usage: Usage::WithoutAgents,
         ..ROW
     },
+    // The agent works in a command, or thinks between commands, when its parent ends.
+    Row {
+        name: "agent_left_in_a_command",
+        turns: &[
+            "spawn: kid run: while date >> kid.txt; do sleep 0.1; done\n\
+             run: until [ -e kid.txt ]; do sleep 0.05; done\nsay: Left it.",
+            "say: Next.",
+        ],
+        said: &["Next."],
+        ..ROW
+    },
+    Row {
+        name: "agent_left",
+        turns: &[
+            "spawn: kid run: date >> kid.txt;;wait: 1;;run: date >> kid.txt;;wait: 1;;\
+             run: date >> kid.txt;;wait: 1;;run: date >> kid.txt\n\
+             run: until [ -e kid.txt ]; do sleep 0.05; done\nsay: Left it.",
+            "nap: 2\nsay: Next.",
+        ],
+        said: &["Next."],
+        ..ROW
+    },
+    Row {
+        name: "agent_just_spawned",
+        turns: &["spawn: kid wait: 0.5;;run: date >> kid.txt\nsay: Left it."],
+        said: &["Left it."],
+        usage: Usage::WithoutAgents,
+        ..ROW
+    },
+    Row {
+        name: "agent_of_an_agent",
+        turns: &[
+            "spawn: kid spawn: grandkid wait: 0.3;;run: date >> kid.txt;;wait: 0.3;;run: date >> kid.txt\n\
+             nap: 0.5\nsay: Left them.",
+        ],
+        said: &["Left them."],
+        usage: Usage::WithoutAgents,
+        ..ROW
+    },
+    // Off unless the operator switches it on.
+    Row {
+        name: "goal",
+        turns: &["goal: look\nsay: Over.\n@run: date >> goal.txt"],
+        ends: Ends::NotOffered,
+        ..ROW
+    },
     Row {
         name: "nap",
         turns: &["nap: 0.5\nsay: Rested."],
@@ -157,6 +203,14 @@ pub const DEFAULT: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "cancel_with_agent",
+        turns: &["spawn: kid run: touch begun; while date >> kid.txt; do sleep 0.1; done\nawait"],
+        with: With::Cancel,
+        ends: Ends::Cancelled,
+        usage: Usage::WithoutAgents,
+        ..ROW
+    },
+    Row {
         name: "timeout",
         turns: &["run: sleep 100000"],
         with: With::Timeout,
@@ -182,6 +236,32 @@ pub const DEFAULT: &[Row] = &[
         turns: &["say: Seen."],
         with: With::Image,
         said: &["Seen."],
+        ..ROW
+    },
+];
+
+/// Where the operator has switched goals on.
+pub const GOALS: &[Row] = &[
+    Row {
+        name: "goal",
+        turns: &[
+            "goal: look\nsay: Over.\n@run: date >> goal.txt",
+            "say: Next.",
+        ],
+        said: &["Next."],
+        ..ROW
+    },
+    Row {
+        name: "goal_last",
+        turns: &["goal: look\nsay: Over.\n@run: date >> goal.txt"],
+        said: &["Over."],
+        ..ROW
+    },
+    Row {
+        name: "goal_cancelled",
+        turns: &["goal: look\nrun: touch begun; sleep 100000\n@run: date >> goal.txt"],
+        with: With::Cancel,
+        ends: Ends::Cancelled,
         ..ROW
     },
 ];
