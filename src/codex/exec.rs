@@ -71,9 +71,12 @@ impl EngineRun for ExecRun {
         Some(match self.0.next_line().await? {
             Line::Whole(line) => match protocol::parse_line(&line) {
                 Ok(event) => Output::Event(event),
-                Err(_) => Output::Garbage { bytes: line.len() },
+                Err(_) => match protocol::parse_rest(&line) {
+                    Some(event) => Output::Event(event),
+                    None => Output::Garbage { bytes: line.len() },
+                },
             },
-            Line::TooLong { bytes } => Output::LineTooLong { bytes },
+            Line::TooLong { bytes, .. } => Output::LineTooLong { bytes },
         })
     }
 

@@ -9,9 +9,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub enum Line {
     /// Without its line feed.
     Whole(Vec<u8>),
-    /// A line over the limit, thrown away.
-    TooLong { bytes: u64 },
+    /// A line over the limit, thrown away but for its first bytes.
+    TooLong { bytes: u64, head: Vec<u8> },
 }
+
+/// Enough to know what the line was about.
+const HEAD: usize = 512;
 
 /// Reads lines of at most `max` bytes. What follows the last line feed is a
 /// line too: a process that dies in the middle of one is no reason to lose it.
@@ -23,6 +26,8 @@ pub struct Lines<R> {
     searched: usize,
     /// Bytes of an over-long line that are gone already.
     skipped: u64,
+    /// The first of them.
+    head: Vec<u8>,
     max: usize,
 }
 
@@ -36,6 +41,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             buffer: Vec::new(),
             searched: 0,
             skipped: 0,
+            head: Vec::new(),
             max,
         }
     }
@@ -58,6 +64,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         let Some(at) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
             self.searched = self.buffer.len();
             if self.skipped > 0 || self.buffer.len() > self.max {
+                if self.skipped == 0 {
+                    self.head = head(&self.buffer);
+                }
                 self.skipped += self.buffer.len() as u64;
                 self.buffer = Vec::new();
                 self.searched = 0;
@@ -79,13 +88,22 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     fn judge(&mut self, line: Vec<u8>) -> Line {
-        let bytes = std::mem::take(&mut self.skipped) + line.len() as u64;
-        if bytes > self.max as u64 {
-            Line::TooLong { bytes }
-        } else {
-            Line::Whole(line)
+        let skipped = std::mem::take(&mut self.skipped);
+        let begun = std::mem::take(&mut self.head);
+        let bytes = skipped + line.len() as u64;
+        if bytes <= self.max as u64 {
+            return Line::Whole(line);
         }
+        let head = match skipped {
+            0 => head(&line),
+            _ => begun,
+        };
+        Line::TooLong { bytes, head }
     }
+}
+
+fn head(line: &[u8]) -> Vec<u8> {
+    line[..line.len().min(HEAD)].to_vec()
 }
 
 #[cfg(test)]
@@ -109,7 +127,10 @@ mod tests {
         assert_eq!(
             read_all(&input, 1000).await,
             [
-                Line::TooLong { bytes: 100_000 },
+                Line::TooLong {
+                    bytes: 100_000,
+                    head: vec![b'x'; HEAD],
+                },
                 Line::Whole(b"after".to_vec()),
                 Line::Whole(b"last".to_vec()),
             ]
@@ -122,7 +143,10 @@ mod tests {
         let mut lines = Lines::new(&input[..], 1000);
         assert_eq!(
             lines.next().await.unwrap(),
-            Some(Line::TooLong { bytes: 1 << 20 })
+            Some(Line::TooLong {
+                bytes: 1 << 20,
+                head: vec![b'x'; HEAD],
+            })
         );
         assert!(lines.buffer.capacity() < 4 * CHUNK);
     }
@@ -138,7 +162,7 @@ mod tests {
             }
             let expected: Vec<Line> = parts
                 .into_iter()
-                .map(|part| if part.len() > max { Line::TooLong { bytes: part.len() as u64 } } else { Line::Whole(part.to_vec()) })
+                .map(|part| if part.len() > max { Line::TooLong { bytes: part.len() as u64, head: part.to_vec() } } else { Line::Whole(part.to_vec()) })
                 .collect();
             prop_assert_eq!(got, expected);
         }

@@ -140,6 +140,25 @@ pub fn parse_line(line: &[u8]) -> Result<CliEvent, NotAnEvent> {
     })
 }
 
+/// Reads a line that has something unreadable before its event.
+pub fn parse_rest(line: &[u8]) -> Option<CliEvent> {
+    rests(line, &[br#"{"type":""#]).find_map(|rest| parse_line(rest).ok())
+}
+
+/// The ends of a line that begin as a message may, so many of them at most:
+/// each is read as a whole. Within a message's texts nothing begins so, as their
+/// quotes are escaped.
+pub(super) fn rests<'a>(
+    line: &'a [u8],
+    beginnings: &'a [&'a [u8]],
+) -> impl Iterator<Item = &'a [u8]> {
+    const MOST: usize = 4;
+    memchr::memmem::find_iter(line, b"{\"")
+        .map(|at| &line[at..])
+        .filter(|rest| beginnings.iter().any(|begin| rest.starts_with(begin)))
+        .take(MOST)
+}
+
 /// What is looked at of a line's own fields, as it stands there.
 struct Fields<'a>([(&'static str, &'a str); 6]);
 
@@ -434,6 +453,16 @@ mod tests {
                 thinking_tokens: 1,
             })
         );
+    }
+
+    #[test]
+    fn an_event_behind_unreadable_bytes_is_read() {
+        let event = parse_rest(b"\xff\xfe {\"x {\"type\":\"turn.started\"}");
+        assert_eq!(event, Some(CliEvent::TurnStarted));
+        // Not out of the middle of what is readable.
+        let quoted = br#"\xff {"text":"{\"type\":\"turn.started\"}"#;
+        assert_eq!(parse_rest(quoted), None);
+        assert_eq!(parse_rest(b"\xff\xfe not json"), None);
     }
 
     #[test]

@@ -179,11 +179,15 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 }
                 bodies
             }
-            Output::LineTooLong { bytes } => vec![EventBody::Notice {
-                code: NoticeCode::LineTooLong,
-                message: format!("codex wrote a line of {bytes} bytes, which was left out"),
-            }],
+            Output::LineTooLong { bytes } => {
+                self.translator.line_lost();
+                vec![EventBody::Notice {
+                    code: NoticeCode::LineTooLong,
+                    message: format!("codex wrote a line of {bytes} bytes, which was left out"),
+                }]
+            }
             Output::Garbage { bytes } => {
+                self.translator.line_lost();
                 tracing::warn!(bytes, "codex wrote a line that is no event");
                 Vec::new()
             }

@@ -1,22 +1,32 @@
 //! What the server's answers and notifications do to a conversation.
 
-use super::items;
+use super::items::{self, Told};
 use super::notice;
 use super::wire::Fields;
-use super::{Awaited, Conversation, Heard, Interrupt, Thread, Turn};
+use super::{Awaited, Conversation, Heard, Interrupt, Outcome, Thread, Turn};
 use crate::codex::failure::cannot_resume;
 use crate::codex::protocol::CliEvent;
 use crate::event::Usage;
 
 impl Conversation {
-    pub(super) fn answered(
+    pub(super) fn answered(&mut self, id: u64, result: Result<Fields<'_>, String>) -> Vec<Heard> {
+        let Some(at) = self.awaited.iter().position(|(due, _)| *due == id) else {
+            return Vec::new();
+        };
+        let (_, awaited) = self.awaited.remove(at);
+        if awaited == Awaited::End {
+            return result.map_or_else(|_| Vec::new(), |turns| self.end_answered(&turns));
+        }
+        self.answered_to(awaited, result).into_iter().collect()
+    }
+
+    fn answered_to(
         &mut self,
-        id: u64,
+        awaited: Awaited,
         result: Result<Fields<'_>, String>,
     ) -> Option<Heard> {
-        let at = self.awaited.iter().position(|(due, _)| *due == id)?;
-        let (_, awaited) = self.awaited.remove(at);
         match (awaited, result) {
+            (Awaited::End, _) => None,
             (Awaited::Initialize, Ok(_)) => {
                 self.initialized = true;
                 self.out.notification("initialized");
@@ -63,6 +73,38 @@ impl Conversation {
                 }
                 None
             }
+        }
+    }
+
+    /// How the turn has ended, if it has.
+    fn end_answered(&mut self, turns: &Fields<'_>) -> Vec<Heard> {
+        let newest = turns.array("data").into_iter().next();
+        let ended = newest.filter(|turn| self.is_of_turn(turn, "id"));
+        let Some(ended) = ended.filter(|turn| !turn.is("status", "inProgress")) else {
+            return Vec::new();
+        };
+        let message = self.lost_message(&ended);
+        self.turn = None;
+        self.others.doubt();
+        let end = Heard::Event(notice::end(&ended));
+        message.into_iter().chain([end]).collect()
+    }
+
+    /// The last message of the turn, where its own line was not understood.
+    pub(super) fn lost_message(&self, ended: &Fields<'_>) -> Option<Heard> {
+        let turn = self.turn.as_ref()?;
+        if !ended.is("status", "completed") || !self.is_of_turn(ended, "id") {
+            return None;
+        }
+        let mut items = ended.array("items").into_iter();
+        let message = items.rfind(|item| item.is("type", "agentMessage"))?;
+        let id = message.text("id");
+        if turn.last_message.as_ref() == Some(&id) {
+            return None;
+        }
+        match items::item(&message) {
+            Told::Item(item) => Some(Heard::Event(CliEvent::ItemCompleted(item))),
+            Told::Nothing | Told::Unknown(_) => None,
         }
     }
 
@@ -115,6 +157,10 @@ impl Conversation {
             && let Some(turn) = &mut self.turn
         {
             turn.started = true;
+            let item = params.object("item");
+            if method == "item/completed" && item.is("type", "agentMessage") {
+                turn.last_message = Some(item.text("id"));
+            }
         }
         match method {
             "thread/closed" => {
@@ -132,7 +178,17 @@ impl Conversation {
                 self.others.goal_cleared();
                 None
             }
-            "thread/status/changed" => None,
+            "thread/status/changed" => {
+                if let Some(turn) = self.turn.as_mut().filter(|turn| turn.started) {
+                    let status = params.object("status").text("type");
+                    turn.outcome = match status.as_str() {
+                        "active" => None,
+                        "systemError" => Some(Outcome::Failed),
+                        _ => Some(Outcome::Ended),
+                    };
+                }
+                None
+            }
             "turn/completed" => {
                 let turn = params.object("turn");
                 if !self.is_of_turn(&turn, "id") {
@@ -179,7 +235,7 @@ impl Conversation {
         }
     }
 
-    fn is_of_thread(&self, params: &Fields<'_>) -> bool {
+    pub(super) fn is_of_thread(&self, params: &Fields<'_>) -> bool {
         self.thread
             .as_ref()
             .is_some_and(|thread| params.is("threadId", &thread.id))

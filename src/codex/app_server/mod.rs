@@ -95,6 +95,8 @@ enum Awaited {
     PauseGoal,
     Load,
     Turn,
+    /// How the turn has ended.
+    End,
     Interrupt,
 }
 
@@ -125,6 +127,17 @@ struct Turn {
     interrupt: Interrupt,
     /// The thread's tokens before it.
     base: Option<Usage>,
+    /// What the thread's status says of how it has ended, before its end itself
+    /// is reported.
+    outcome: Option<Outcome>,
+    /// The message that was last completed, by its item.
+    last_message: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Ended,
+    Failed,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -232,22 +245,79 @@ impl Conversation {
 
     /// One line of the server's stdout, with or without its line feed.
     pub fn hear(&mut self, line: &[u8]) -> Vec<Heard> {
-        match Incoming::read(line) {
-            Some(Incoming::Notification { method, params }) => {
+        if let Some(incoming) = Incoming::read(line) {
+            return self.take_in(incoming);
+        }
+        let mut heard = vec![Heard::Garbage { bytes: line.len() }];
+        if let Some(incoming) = Incoming::read_rest(line) {
+            heard.extend(self.take_in(incoming));
+        }
+        heard
+    }
+
+    /// The first bytes of a line that was too long to be read.
+    pub fn skipped(&mut self, head: &[u8]) -> Vec<Heard> {
+        let ended = wire::ended_turn(head);
+        let ours = ended.is_some_and(|(thread, turn)| {
+            let of_turn = self.turn.as_ref().and_then(|turn| turn.id.as_ref());
+            self.thread() == Some(&thread) && of_turn == Some(&turn)
+        });
+        match ours {
+            true => self.conclude().into_iter().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    fn take_in(&mut self, incoming: Incoming<'_>) -> Vec<Heard> {
+        match incoming {
+            Incoming::Notification { method, params } => {
                 let sleeps = notice::sleep(&method, &params).map(Heard::Sleeps);
+                let ends = (method == "turn/completed" && self.is_of_thread(&params))
+                    .then(|| self.lost_message(&params.object("turn")));
                 let event = self.notified(&method, &params).map(Heard::Event);
                 self.send_interrupt();
-                sleeps.into_iter().chain(event).collect()
+                sleeps
+                    .into_iter()
+                    .chain(ends.flatten())
+                    .chain(event)
+                    .collect()
             }
-            Some(Incoming::Answer { id, result }) => {
-                self.answered(id, result).into_iter().collect()
-            }
-            Some(Incoming::Request { id, method }) => {
+            Incoming::Answer { id, result } => self.answered(id, result),
+            Incoming::Request { id, method } => {
                 self.out.decline(id, &method);
                 Vec::new()
             }
-            None => vec![Heard::Garbage { bytes: line.len() }],
         }
+    }
+
+    /// Whether the turn seems to have ended, though its end was not reported.
+    pub fn seems_over(&self) -> bool {
+        self.turn
+            .as_ref()
+            .is_some_and(|turn| turn.outcome.is_some())
+    }
+
+    /// Asks how the turn has ended.
+    pub fn ask_for_end(&mut self) {
+        if let Some(thread) = self.thread() {
+            let params = json!({"threadId": thread, "limit": 1});
+            self.request(Awaited::End, "thread/turns/list", &params);
+        }
+    }
+
+    /// Takes the turn for ended, as its thread's status has it. A server that
+    /// has not reported a turn's end serves no other.
+    pub fn conclude(&mut self) -> Option<Heard> {
+        let turn = self.turn.take()?;
+        self.others.doubt();
+        Some(Heard::Event(match (turn.outcome, turn.interrupt) {
+            (Some(Outcome::Failed), _) => CliEvent::TurnFailed {
+                message: String::new(),
+                cause: None,
+            },
+            (_, Interrupt::Sent) => CliEvent::TurnInterrupted,
+            _ => CliEvent::TurnCompleted { usage: None },
+        }))
     }
 
     /// What is to be written to the server's stdin: whole lines.

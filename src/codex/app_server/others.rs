@@ -25,6 +25,8 @@ pub(super) struct Others {
     unasked: Option<Unasked>,
     /// The thread has a goal that is not reached.
     goal: bool,
+    /// Something that the server does not report may go on.
+    doubted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,12 +60,17 @@ struct Unasked {
 impl Others {
     /// Nothing of it goes on, and nothing will by itself.
     pub fn rest(&self) -> bool {
-        !self.uncounted && !self.goal && self.unasked.is_none() && !self.any_agent_works()
+        self.can_be_interrupted() && !self.any_agent_works()
     }
 
     /// Whether all that keeps it from resting are agents, which can be interrupted.
     pub fn can_be_interrupted(&self) -> bool {
-        !self.uncounted && !self.goal && self.unasked.is_none()
+        !self.doubted && !self.uncounted && !self.goal && self.unasked.is_none()
+    }
+
+    /// The server does not report all that it should.
+    pub fn doubt(&mut self) {
+        self.doubted = true;
     }
 
     fn any_agent_works(&self) -> bool {

@@ -81,11 +81,26 @@ pub struct AppServerRun {
     /// Until the server has it.
     ask: Option<Ask>,
     step: Step,
+    overdue: Option<Overdue>,
     /// The thread's tokens before the turn.
     base: Option<Usage>,
     /// What was heard and not yet told.
     told: VecDeque<Output>,
     keep: Keep,
+}
+
+/// From the first sign that a turn has ended to the question how. Its end comes
+/// within milliseconds, if it comes.
+const END_DUE: Duration = Duration::from_secs(1);
+/// How long the answer may take.
+const ANSWER_DUE: Duration = Duration::from_secs(2);
+
+/// The turn seems to have ended, and its end is not reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    Until(Instant),
+    /// The server was asked for it.
+    Asked(Instant),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +131,7 @@ impl AppServerRun {
             server,
             ask: Some(ask),
             step: Step::Loading { until },
+            overdue: None,
             base: None,
             told: VecDeque::new(),
             keep: Keep::No,
@@ -137,14 +153,19 @@ impl AppServerRun {
 
     /// Until the server has said something. Cancel-safe.
     async fn listen(&mut self) -> Option<()> {
-        let startup = match self.step {
-            Step::Loading { until } => Some(until),
+        let due = match (self.step, self.overdue) {
+            (Step::Loading { until }, _) => Some(until),
+            (_, Some(Overdue::Until(until) | Overdue::Asked(until))) => Some(until),
             _ => None,
         };
         tokio::select! {
             biased;
             line = self.server.next_line() => self.hear(line?),
-            () = sleep_until(startup.unwrap_or_else(Instant::now)), if startup.is_some() => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if let Some(overdue) = self.overdue {
+                    self.look_for_end(overdue);
+                    return Some(());
+                }
                 self.server.note(&format!(
                     "codex app-server has not loaded a thread within {} s",
                     STARTUP_LIMIT.as_secs()
@@ -159,12 +180,39 @@ impl AppServerRun {
     fn hear(&mut self, line: Line) {
         let line = match line {
             Line::Whole(line) => line,
-            Line::TooLong { bytes } => return self.tell(Output::LineTooLong { bytes }),
+            Line::TooLong { bytes, head } => {
+                self.tell(Output::LineTooLong { bytes });
+                let heard = self.server.conversation.skipped(&head);
+                return self.heard(heard);
+            }
         };
         let heard = self.server.conversation.hear(&line);
         if heard.is_empty() {
             self.tell(Output::Nothing);
         }
+        self.heard(heard);
+        let seems_over = self.step == Step::Turn && self.server.conversation.seems_over();
+        let due = || Overdue::Until(Instant::now() + END_DUE);
+        self.overdue = seems_over.then(|| self.overdue.unwrap_or_else(due));
+    }
+
+    /// The turn's answer is known, so it is not to wait for an end that does not come.
+    fn look_for_end(&mut self, overdue: Overdue) {
+        match overdue {
+            Overdue::Until(_) => {
+                tracing::warn!("codex has not reported the turn's end; asking for it");
+                self.server.conversation.ask_for_end();
+                self.overdue = Some(Overdue::Asked(Instant::now() + ANSWER_DUE));
+            }
+            Overdue::Asked(_) => {
+                self.overdue = None;
+                let end = self.server.conversation.conclude();
+                self.heard(end.into_iter().collect());
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: Vec<Heard>) {
         self.base = self.server.conversation.total_before().or(self.base);
         for heard in heard {
             let output = match heard {
@@ -182,6 +230,9 @@ impl AppServerRun {
                 Heard::Garbage { bytes } => Output::Garbage { bytes },
             };
             let (is_last, is_good) = (is_last(&output), is_good(&output));
+            if is_last {
+                self.overdue = None;
+            }
             self.tell(output);
             if is_last && is_good && self.server.can_be_kept() {
                 self.step = Step::Over;

@@ -5,6 +5,7 @@ use crate::codex::protocol::{Item, ItemKind};
 use crate::codex::tool::{ToolCall, ToolKind};
 
 mod agents;
+mod ends;
 
 const THREAD: &str = "01a21530-0000-7000-8000-000000000001";
 

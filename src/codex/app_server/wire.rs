@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::codex::protocol::MAX_FIELDS;
+use crate::codex::protocol::{self, MAX_FIELDS};
 use crate::request::json::Room;
 
 /// The fields of an object, each still as text: only what is looked at gets
@@ -132,6 +132,12 @@ pub(super) enum Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
+    /// Of a line that has something unreadable before its message.
+    pub fn read_rest(line: &'a [u8]) -> Option<Self> {
+        const BEGINNINGS: &[&[u8]] = &[br#"{"method":"#, br#"{"id":"#, br#"{"error":"#];
+        protocol::rests(line, BEGINNINGS).find_map(Self::read)
+    }
+
     pub fn read(line: &'a [u8]) -> Option<Self> {
         let fields = Fields::of(line.trim_ascii())?;
         let method = fields.text("method");
@@ -156,6 +162,17 @@ impl<'a> Incoming<'a> {
             (false, true) => None,
         }
     }
+}
+
+/// Which turn has ended, by the first bytes of a line that was too long. Only
+/// as the server writes it: what comes later in the line is not the server's.
+pub(super) fn ended_turn(head: &[u8]) -> Option<(String, String)> {
+    let text = String::from_utf8_lossy(head);
+    let text = text.strip_prefix(r#"{"method":"turn/completed","params":{"threadId":""#)?;
+    let (thread, text) = text.split_once('"')?;
+    let text = text.strip_prefix(r#","turn":{"id":""#)?;
+    let (turn, _) = text.split_once('"')?;
+    Some((thread.to_owned(), turn.to_owned()))
 }
 
 /// What is sent, until somebody takes it.

@@ -61,6 +61,7 @@ pub struct Translator {
     texts: Texts,
     tools: Tools,
     unknown: BTreeMap<String, u64>,
+    line_lost: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,12 @@ impl Translator {
         self.outcome
             .as_ref()
             .is_some_and(|outcome| !matches!(outcome, Outcome::Interrupted))
+    }
+
+    /// codex wrote something that could not be read: it may have been the end
+    /// of a message that was told in pieces.
+    pub fn line_lost(&mut self) {
+        self.line_lost = true;
     }
 
     /// The thread that codex said it runs, as soon as it has.
@@ -158,6 +165,9 @@ impl Translator {
     /// result, and every run has a verdict.
     pub fn finish(mut self, exit: &Exit, stderr_tail: &str) -> Finished {
         let mut events = std::mem::take(&mut self.tools).close();
+        if self.line_lost && matches!(self.outcome, Some(Outcome::Completed)) {
+            self.last_text = self.texts.take_unfinished().or(self.last_text);
+        }
         let verdict = match self.outcome {
             Some(outcome) => {
                 let late = self.held_error;

@@ -29,8 +29,13 @@ impl Kind {
 pub(super) struct Texts {
     /// Texts of which pieces were told and not the end.
     open: Vec<Open>,
+    /// The newest message, by the CLI's id for it, as long as its end is not known.
+    unfinished: Option<(String, String)>,
     ids: Ids,
 }
+
+/// The most that is kept of a message whose end is not known, in bytes.
+const MAX_UNFINISHED: usize = 16 << 20;
 
 /// A text that has begun. What was told of it is not kept, only enough to know it by.
 #[derive(Debug)]
@@ -59,6 +64,14 @@ impl Texts {
     /// was given up.
     pub fn begin(&mut self, kind: Kind, item_id: String) {
         self.take(kind, &id(item_id));
+        if kind == Kind::Text {
+            self.unfinished = None;
+        }
+    }
+
+    /// The newest message as far as it was told, if its end was not.
+    pub fn take_unfinished(&mut self) -> Option<String> {
+        self.unfinished.take().map(|(_, text)| text)
     }
 
     pub fn delta(&mut self, kind: Kind, item_id: String, text: String) -> Option<EventBody> {
@@ -72,6 +85,9 @@ impl Texts {
                 if self.open.len() == MAX_OPEN {
                     self.open.remove(0);
                 }
+                if kind == Kind::Text {
+                    self.unfinished = Some((item_id.clone(), String::new()));
+                }
                 let id = self.ids.unused(&item_id);
                 self.open.push(Open {
                     kind,
@@ -84,6 +100,19 @@ impl Texts {
             }
         };
         let open = &mut self.open[at];
+        if let Some((newest, unfinished)) = &mut self.unfinished
+            && kind == Kind::Text
+            && *newest == open.item_id
+        {
+            unfinished.push_str(&text);
+        }
+        if self
+            .unfinished
+            .as_ref()
+            .is_some_and(|(_, text)| text.len() > MAX_UNFINISHED)
+        {
+            self.unfinished = None;
+        }
         open.told += text.len();
         open.sum.update(text.as_bytes());
         Some(kind.delta(open.id.clone(), text))
@@ -92,6 +121,9 @@ impl Texts {
     /// The text is whole. Where it does not begin with what was told of it,
     /// that can't be taken back: it is told once more, whole, under a new id.
     pub fn completed(&mut self, kind: Kind, item_id: String, whole: String) -> Option<EventBody> {
+        if kind == Kind::Text {
+            self.unfinished = None;
+        }
         if let Some(open) = self.take(kind, &id(item_id.clone())) {
             return match open.missing(&whole) {
                 Some("") => None,
@@ -196,6 +228,21 @@ mod tests {
             told(texts.completed(Kind::Text, "a".into(), "Ho".into())),
             pair("a#3", "Ho")
         );
+    }
+
+    #[test]
+    fn the_newest_message_is_known_as_long_as_its_end_is_not() {
+        let mut texts = Texts::default();
+        let mut delta = |id: &str, text: &str| texts.delta(Kind::Text, id.into(), text.into());
+        delta("broken", "off");
+        delta("a", "He");
+        delta("broken", "late");
+        delta("a", "y");
+        texts.delta(Kind::Thinking, "a".into(), "Hm".into());
+        assert_eq!(texts.take_unfinished().as_deref(), Some("Hey"));
+        texts.delta(Kind::Text, "b".into(), "x".into());
+        texts.completed(Kind::Text, "b".into(), "x".into());
+        assert_eq!(texts.take_unfinished(), None);
     }
 
     #[test]

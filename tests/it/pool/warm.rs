@@ -118,6 +118,53 @@ async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
     pool.stop().await;
 }
 
+/// Guards that what a server reports besides its turn counts (`app_server::others`).
+#[tokio::test]
+async fn g3_a_server_that_does_more_than_its_turn_is_used_no_more() {
+    let mut pool = pool(1, &[]).await;
+    let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
+    for (id, step, is_kept) in [
+        ("t-agent", "agent", true),
+        ("t-deaf", "agent deaf", false),
+        ("t-goal", "goal", false),
+    ] {
+        ran(&mut pool, id, "a", &[step, "say hi"], "end_turn").await;
+        let next = ran(
+            &mut pool,
+            &format!("{id}-next"),
+            "a",
+            &["say on"],
+            "end_turn",
+        )
+        .await;
+        assert_eq!(next.pid == last, is_kept, "{id}");
+        last = next.pid;
+    }
+    let agent = pool.events.turn("t-agent");
+    let calls: Vec<_> = agent
+        .all()
+        .filter(|event| event["name"] == "sub_agent")
+        .collect();
+    assert_eq!(calls.len(), 2, "{calls:#?}");
+    assert_eq!(calls[0]["input"]["path"], "/root/agent");
+    assert_eq!(calls[1]["content"]["status"], "unfinished");
+    // It begins to work while it waits.
+    ran(
+        &mut pool,
+        "stirs",
+        "a",
+        &["unasked go", "say hi"],
+        "end_turn",
+    )
+    .await;
+    pool.metric_is(IDLE, 1.0).await;
+    assert!(lives(last));
+    pool.release("go");
+    gone(last);
+    pool.metric_is(IDLE, 0.0).await;
+    pool.stop().await;
+}
+
 /// Guards that a server whose settings, login or instructions have changed since it read them is used no
 /// more (`Place`).
 #[tokio::test]

@@ -116,6 +116,21 @@ fn a_message_of_megabytes_arrives_whole() {
     assert_eq!(turn.said()[0].len(), 3_000_000);
 }
 
+/// codex repeats its last message in the line that ends the turn.
+#[test]
+fn g10_a_message_longer_than_a_line_may_be_is_told_in_pieces_and_ends_its_turn() {
+    let codex = Codex::new().map(|host| {
+        host.set("CODEX_ENGINE", "app-server")
+            .set("MAX_LINE_BYTES", "128KiB")
+    });
+    let turn = codex.run("a", "Talk.\nbig: 300000");
+    turn.assert_end_turn();
+    assert_eq!(turn.said()[0].len(), 300_000);
+    assert_eq!(turn.end()["text"].as_str().unwrap().len(), 300_000);
+    assert_eq!(turn.notices(), ["codex.line_too_long"; 2]);
+    assert_eq!(turn.usage(), codex.cost("Talk."));
+}
+
 #[test]
 fn g3_what_commands_leave_in_the_background_is_gone_after_the_turn() {
     let codex = Codex::new();

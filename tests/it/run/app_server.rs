@@ -106,3 +106,38 @@ fn g3_an_interrupted_turns_command_does_not_outlive_it() {
     ));
     host.run("a", "u\nsay on").assert_end_turn();
 }
+
+/// Guards that the answer decides, and not the idle timeout, which would have it run twice.
+#[test]
+fn g5_a_turn_whose_end_is_not_reported_as_it_should_be_ends_with_its_answer() {
+    let long = "x".repeat(20_000);
+    for (script, text, notices) in [
+        ("say hi\nend-as missing", "hi", &[][..]),
+        ("say hi\nend-as garbled", "hi", &[]),
+        // Its end repeats the message.
+        (
+            "say before\nlong 20000",
+            &long,
+            &["codex.line_too_long", "codex.line_too_long"],
+        ),
+    ] {
+        let host = host().set("MAX_LINE_BYTES", "10KiB");
+        let turn = host.run("a", &format!("t\n{script}"));
+        turn.assert_end_turn();
+        assert_eq!(turn.end()["text"], text, "{script}");
+        assert_eq!(turn.notices(), notices, "{script}");
+        assert!(turn.usage().is_some(), "{script}");
+    }
+    // One that failed has failed.
+    let turn = host().run("a", "t\nend-as missing\nfail it is overloaded");
+    assert_eq!(turn.error().3, "it is overloaded");
+}
+
+/// Guards that any line of codex's counts, and a sleep that it has announced.
+#[test]
+fn codex_is_idle_only_where_it_is_silent() {
+    let host = host().set("TURN_IDLE_TIMEOUT", "2s");
+    host.run("a", "t\nnap 4000\nsay rested").assert_end_turn();
+    let turn = host.run("a", "t\nnap 1000\nhang");
+    assert_eq!(turn.error().0, "turn.idle_timeout");
+}

@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 
 use super::commands;
 use super::files::{Thread, Writer, note_resumed, write_all};
-use super::server_voice::{ServerVoice, Talk, answer, notify, refuse, tokens, write_garbage};
+use super::server_voice::{
+    ServerVoice, Talk, answer, interrupt_agent, notify, refuse, tokens, write_garbage,
+};
 use super::steps::{Alone, Asked, Turn};
 
 struct Server {
@@ -249,7 +251,12 @@ impl Server {
         if self.deaf.load(Ordering::SeqCst) {
             return;
         }
-        let loaded = self.threads.get(params["threadId"].as_str().unwrap());
+        let thread = params["threadId"].as_str().unwrap();
+        let turn = params["turnId"].as_str().unwrap();
+        if interrupt_agent(&self.unwanted, thread, turn) {
+            return answer(id, &json!({}));
+        }
+        let loaded = self.threads.get(thread);
         let running = loaded.and_then(|loaded| Some((loaded, loaded.turn.as_ref()?)));
         let running = running.filter(|(_, turn)| {
             params["turnId"] == turn.talk.turn.as_str() && !turn.talk.is_over()

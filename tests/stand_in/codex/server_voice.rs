@@ -1,8 +1,11 @@
 //! A turn in the words of `codex app-server`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,6 +14,26 @@ use super::steps::Voice;
 
 /// Numbers the items of the process.
 static ITEMS: AtomicU64 = AtomicU64::new(0);
+
+/// The sub-agents that work, by thread: their turns, and whether they are deaf.
+static AGENTS: Mutex<BTreeMap<String, (String, bool)>> = Mutex::new(BTreeMap::new());
+
+/// Whether there was such a turn of a sub-agent's, which ends unless it is deaf.
+pub fn interrupt_agent(unwanted: &HashSet<String>, thread: &str, turn: &str) -> bool {
+    let mut agents = AGENTS.lock().unwrap();
+    let Some((of, deaf)) = agents.get(thread).cloned() else {
+        return false;
+    };
+    if of == turn && !deaf {
+        agents.remove(thread);
+        let status = json!({"threadId": thread, "status": {"type": "idle"}});
+        notify(unwanted, "thread/status/changed", &status);
+        let turn = json!({"id": turn, "items": [], "status": "interrupted", "error": null});
+        let ended = json!({"threadId": thread, "turn": turn});
+        notify(unwanted, "turn/completed", &ended);
+    }
+    of == turn
+}
 
 /// What is told about a turn, until it is told that the turn is over.
 pub struct Talk {
@@ -27,6 +50,10 @@ struct State {
     over: bool,
     /// Answers of the model's that were counted.
     answers: u64,
+    /// The last message's item, as the end repeats it.
+    last: Option<Value>,
+    /// How the end is told, if not as it should be.
+    end_as: String,
 }
 
 impl Talk {
@@ -82,11 +109,23 @@ impl Talk {
         if status == "interrupted" {
             self.tell_tokens(plus(self.before, state.answers));
         }
-        self.note("thread/status/changed", json!({"status": {"type": "idle"}}));
-        self.note(
-            "turn/completed",
-            json!({"turn": self.as_turn(status, error)}),
-        );
+        let thread_status = match status {
+            "failed" => "systemError",
+            _ => "idle",
+        };
+        let settled = json!({"status": {"type": thread_status}});
+        self.note("thread/status/changed", settled);
+        let mut turn = self.as_turn(status, error);
+        if let Some(last) = &state.last {
+            turn["items"] = json!([last]);
+            turn["itemsView"] = json!("summary");
+        }
+        match state.end_as.as_str() {
+            "missing" => return true,
+            "garbled" => write_all(b"\xff\xfe not json "),
+            _ => {}
+        }
+        self.note("turn/completed", json!({"turn": turn}));
         true
     }
 
@@ -186,6 +225,7 @@ impl Voice for ServerVoice {
         self.0.tell("item/started", item(""));
         self.0.streamed("agentMessage", &id, text);
         self.0.tell("item/completed", item(text));
+        self.0.state().last = Some(item(text)["item"].clone());
     }
 
     fn thought(&self, text: &str) {
@@ -252,6 +292,51 @@ impl Voice for ServerVoice {
 
     fn stays(&self) -> bool {
         true
+    }
+
+    fn end_as(&self, how: &str) {
+        how.clone_into(&mut self.0.state().end_as);
+    }
+
+    fn agent(&self, deaf: bool) {
+        let (thread, turn) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+        let of_agent = |method: &str, mut params: Value| {
+            params["threadId"] = json!(thread);
+            notify(&self.0.unwanted, method, &params);
+        };
+        of_agent("thread/status/changed", json!({"status": {"type": "idle"}}));
+        let item = json!({"item": {"type": "subAgentActivity", "id": next_id("call"), "kind": "started",
+            "agentThreadId": thread, "agentPath": "/root/agent", "model": "stand-in"}});
+        self.0.tell("item/started", item.clone());
+        self.0.tell("item/completed", item);
+        let working = (turn.to_string(), deaf);
+        AGENTS.lock().unwrap().insert(thread.to_string(), working);
+        let active = json!({"status": {"type": "active", "activeFlags": []}});
+        of_agent("thread/status/changed", active);
+        let turn =
+            json!({"id": turn, "rootTurnId": self.0.turn, "items": [], "status": "inProgress"});
+        of_agent("turn/started", json!({"turn": turn}));
+    }
+
+    fn goal(&self) {
+        let goal = json!({"goal": {"objective": "stand in", "status": "active"}});
+        self.0.tell("thread/goal/updated", goal);
+    }
+
+    fn sleeps(&self, time: Duration) {
+        let item = json!({"type": "sleep", "id": next_id("call"), "durationMs": time.as_millis()});
+        self.0.tell("item/started", json!({"item": item}));
+    }
+
+    fn begin_unasked(&self, when: PathBuf) {
+        let talk = Arc::clone(&self.0);
+        thread::spawn(move || {
+            while !when.exists() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let turn = json!({"id": uuid::Uuid::now_v7(), "rootTurnId": talk.turn, "items": [], "status": "inProgress"});
+            talk.note("turn/started", json!({"turn": turn}));
+        });
     }
 }
 

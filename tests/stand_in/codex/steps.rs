@@ -29,6 +29,16 @@ pub trait Voice {
     fn completed(&self, total: [u64; 5]);
     /// Whether the process outlives its turns.
     fn stays(&self) -> bool;
+    /// The turn's end is told in another way than it should be.
+    fn end_as(&self, _how: &str) {}
+    /// A sub-agent begins to work. An interrupt ends it, unless it is deaf.
+    fn agent(&self, _deaf: bool) {}
+    /// The turn sets a goal.
+    fn goal(&self) {}
+    /// A tool sleeps.
+    fn sleeps(&self, _time: Duration) {}
+    /// When there is such a file, a turn begins by itself.
+    fn begin_unasked(&self, _when: PathBuf) {}
 }
 
 pub struct Turn {
@@ -173,6 +183,15 @@ impl Turn {
             "reconnect" => self
                 .voice
                 .reconnecting("Reconnecting... 1/5 (stream disconnected)"),
+            "end-as" => self.voice.end_as(argument),
+            "agent" => self.voice.agent(argument == "deaf"),
+            "goal" => self.voice.goal(),
+            "unasked" => self.voice.begin_unasked(self.dir.join(argument)),
+            "nap" => {
+                let time = Duration::from_millis(argument.parse().unwrap());
+                self.voice.sleeps(time);
+                self.sleep(time);
+            }
             "stderr" => eprintln!("{argument}"),
             "env" => {
                 let text: Vec<String> = std::env::vars()

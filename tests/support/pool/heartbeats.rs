@@ -39,7 +39,7 @@ impl Pool {
         let mut seen = 0;
         while seen < count {
             let message = self.deadline.within("a heartbeat", messages.next()).await;
-            let message = message.expect("the queue is open").unwrap();
+            let message = message.unwrap().unwrap();
             let body: Value = serde_json::from_slice(&message.data).unwrap();
             seen += usize::from(body["type"] == "heartbeat");
         }
