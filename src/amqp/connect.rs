@@ -149,7 +149,7 @@ impl Connector {
         }
     }
 
-    /// Tries once, within [`CONNECT_LIMIT`].
+    /// Tries once, within `CONNECT_LIMIT`.
     pub async fn connect(&self) -> Result<Link, ConnectError> {
         let url = (self.url)().map_err(ConnectError::Source)?;
         let (mut uri, target) = target::parse(&url).map_err(ConnectError::Url)?;

@@ -135,7 +135,7 @@ impl Link {
             .await;
     }
 
-    /// A new channel. Fails within [`RPC_LIMIT`].
+    /// A new channel. Fails within `RPC_LIMIT`.
     pub async fn channel(&self) -> Result<Channel, LinkError> {
         if !self.is_open() {
             return Err(self.closed_error());

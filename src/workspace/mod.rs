@@ -194,7 +194,7 @@ impl Workspace {
         lock::try_lock(&self.state)
     }
 
-    /// The lock that a server's guard holds, by its descriptor; see [`lock`].
+    /// The lock that a server's guard holds, by its descriptor, see `lock`.
     pub fn held_lock(&self, lock: OwnedFd) -> Result<Option<WorkspaceLock>, DiskError> {
         lock::held(&self.state, lock)
     }

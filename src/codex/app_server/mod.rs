@@ -11,7 +11,7 @@
 //! One thread at a time, one turn at a time: codex merges a second `turn/start`
 //! into the turn that runs, also into one that it has begun by itself. Words of
 //! other threads (sub-agents) and of earlier turns are none of a turn's, as with
-//! `codex exec`; that they go on is known, see [`others`].
+//! `codex exec`; that they go on is known, see `others`.
 
 mod error_info;
 mod hearing;
