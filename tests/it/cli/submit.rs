@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use lapin::types::AMQPValue;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use super::call::Call;
@@ -296,10 +297,19 @@ async fn whoever_stops_reading_stops_the_following_and_not_the_turn() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let our_writer = writer.try_clone().unwrap();
     let call = submit(&url, "t1", "a", &["say hi", "wait go", "say bye"]);
     let called = call.start_into(writer);
     pool.events.said("t1", "hi").await;
     drop(reader);
+    // Children that other tests start hold a copy of it from their fork to their exec.
+    let unread = async || {
+        let mut ends = [PollFd::new(&our_writer, PollFlags::empty())];
+        poll(&mut ends, Some(&Timespec::default())).unwrap();
+        ends[0].revents().contains(PollFlags::ERR).then_some(())
+    };
+    pool.deadline.until("no process reads", unread).await;
+    drop(our_writer);
     pool.release("go");
     let done = called.done().await.ended(141);
     done.says(&["sent turn t1, waiting for a worker"]);
