@@ -152,6 +152,9 @@ names! {
         /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins
         /// a new conversation.
         SessionIgnored = "workspace.session_ignored" => no("look at who writes that file"),
+        /// `.plexum-codex-session` can't be written, so it does not name this turn's conversation; the next turn goes on
+        /// with it all the same.
+        SessionNotKept = "workspace.session_not_kept" => no("look at what stands in that file's place, or whether the disk is full"),
         /// It stands for an event that is larger than the broker takes; also with `minimal`.
         EventTooLarge = "event.too_large" => no("let the agent write less at once"),
     }

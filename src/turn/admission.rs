@@ -147,14 +147,18 @@ impl<E: Engine> Runner<E> {
         let max_attempts = request.effective_max_attempts(self.max_attempts);
         let charged = history.charged();
         let outcome = if let Some(mark) = cancelled {
-            let ending = Ending::not_run(StopReason::Cancelled, None, attempt.spent_before())
-                .superseded_by(mark.superseded_by);
+            let ending = Ending::not_run(
+                StopReason::Cancelled,
+                None,
+                attempt.spent_before(&hold.journal),
+            )
+            .superseded_by(mark.superseded_by);
             attempt
                 .end_unrun(&mut hold.journal, ending, sink, stop)
                 .await
         } else if let Some(why) = unusable {
             let error = failure(ErrorCode::WorkspaceRejected, why.to_string(), false);
-            let spent = attempt.spent_before();
+            let spent = attempt.spent_before(&hold.journal);
             let ending = Ending::not_run(StopReason::Error, Some(error), spent);
             attempt
                 .end_unrun(&mut hold.journal, ending, sink, stop)
@@ -164,7 +168,11 @@ impl<E: Engine> Runner<E> {
                 "{charged} of at most {max_attempts} attempts were cut off by the death of their worker"
             );
             let error = failure(ErrorCode::AttemptsExhausted, message, false);
-            let ending = Ending::not_run(StopReason::Error, Some(error), attempt.spent_before());
+            let ending = Ending::not_run(
+                StopReason::Error,
+                Some(error),
+                attempt.spent_before(&hold.journal),
+            );
             attempt
                 .end_unrun(&mut hold.journal, ending, sink, stop)
                 .await

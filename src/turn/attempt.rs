@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::task::block_in_place;
@@ -30,7 +31,7 @@ use crate::host::Part;
 use crate::request::{ThreadChoice, TurnRequest};
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
-    Workspace, resolve_session,
+    Unkept, Workspace, resolve_session,
 };
 
 pub(super) struct Attempt<'a, E> {
@@ -112,7 +113,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
             unkillable: unkillable.as_fd(),
             bell: bell.as_ref().map(File::as_fd),
         };
-        let on_thread = |thread: &str| block_in_place(|| self.keep_thread(thread));
+        let unkept = Mutex::new(None);
+        let on_thread = |thread: &str| {
+            *unkept.lock().unwrap_or_else(PoisonError::into_inner) =
+                block_in_place(|| self.keep_thread(thread));
+        };
         if let Some(message) = block_in_place(|| obstacle::find(self.workspace.dir())) {
             let error = TurnError {
                 reason: Reason::Workspace,
@@ -185,8 +190,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 let spent = block_in_place(|| {
                     meter.finish(finished.thread_id.as_deref(), finished.reported_total)
                 });
+                let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
-                    .superseded_by(stop.superseded_by());
+                    .superseded_by(stop.superseded_by())
+                    .unkept(unkept);
                 match self.request.output_schema {
                     Some(_) => ending.structured(),
                     None => ending,
@@ -231,7 +238,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     /// Looks up what the turn goes on from, and records that it has started.
     fn begin(&self, journal: &mut LockedJournal) -> Result<Begun, NotStarted> {
         let home = self.runner.homes.of(self.workspace.codex_home()?)?;
-        let (resume, ignored) = match self.session()? {
+        let (resume, ignored) = match self.session(journal)? {
             Resume::Fresh => (None, None),
             Resume::Thread(thread) => (Some(thread.to_string()), None),
             Resume::Ignored { why } => (None, Some(why)),
@@ -261,12 +268,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// What earlier attempts spent, for an ending without a run.
-    pub fn spent_before(&self) -> Spent {
+    pub fn spent_before(&self, journal: &LockedJournal) -> Spent {
         block_in_place(|| {
             let place = self.workspace.codex_home().ok();
             let home = place.and_then(|place| self.runner.homes.of(place).ok());
             let home = home.and_then(|home| home.path().map(PathBuf::from));
-            let resume = match self.session() {
+            let resume = match self.session(journal) {
                 Ok(Resume::Thread(thread)) => Some(thread.to_string()),
                 _ => None,
             };
@@ -279,9 +286,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
         Meter::start(home, resume, journal.baseline(), self.earlier())
     }
 
-    fn session(&self) -> Result<Resume, StateError> {
+    fn session(&self, journal: &LockedJournal) -> Result<Resume, StateError> {
         let session = match self.request.thread {
-            ThreadChoice::Continue => self.workspace.session()?,
+            ThreadChoice::Continue => {
+                let session = self.workspace.session()?;
+                let unkept = journal.baseline().and_then(|of| of.instead_of(&session));
+                unkept.map_or(session, SessionFile::Thread)
+            }
             ThreadChoice::New => self.own_thread()?,
         };
         let threads = self.runner.root.threads();
@@ -342,20 +353,25 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// So that the conversation goes on here, even if this attempt is cut off.
-    fn keep_thread(&self, thread: &str) {
+    /// Returns what the session file names, if it can't be made to name the thread.
+    fn keep_thread(&self, thread: &str) -> Option<Unkept> {
         let kept = match thread.parse() {
             Ok(id) => self
                 .try_keep_thread(id)
                 .map_err(|error| with_sources(&error)),
             Err(_) => Err("it is no UUID".to_owned()),
         };
-        if let Err(error) = kept {
-            tracing::error!(
-                error,
-                thread,
-                "can't keep the conversation's thread: the next turn will start a new one"
-            );
-        }
+        let error = kept.err()?;
+        tracing::error!(
+            error,
+            thread,
+            "can't write the conversation's thread to the session file; the journal names it for later turns"
+        );
+        let instead = match self.workspace.session() {
+            Ok(SessionFile::Thread(thread)) => Some(thread),
+            _ => None,
+        };
+        Some(Unkept { instead })
     }
 
     fn try_keep_thread(&self, thread: Uuid) -> Result<(), DiskError> {

@@ -13,6 +13,7 @@ use crate::event::{
     ErrorCode, EventBody, NoticeCode, Reason, SealedEvent, Sealer, StopReason, TurnError,
 };
 use crate::request::{Rejection, TurnId, TurnRequest, WorkspaceId};
+use crate::workspace::Unkept;
 
 /// Numbers the events of one attempt at the turn.
 pub(super) fn sealer(request: &TurnRequest, attempt: u32) -> Sealer {
@@ -42,6 +43,8 @@ pub(super) struct Ending {
     pub spent: Spent,
     pub leftovers: u64,
     pub ran: bool,
+    /// The session file does not name the thread.
+    pub unkept: Option<Unkept>,
 }
 
 impl Ending {
@@ -58,6 +61,7 @@ impl Ending {
             spent,
             leftovers: 0,
             ran: false,
+            unkept: None,
         }
     }
 
@@ -93,7 +97,22 @@ impl Ending {
             spent,
             leftovers,
             ran: true,
+            unkept: None,
         }
+    }
+
+    /// Of a turn whose thread the session file could not be made to name.
+    pub fn unkept(mut self, unkept: Option<Unkept>) -> Self {
+        if unkept.is_some() {
+            self.trailing.push(EventBody::Notice {
+                code: NoticeCode::SessionNotKept,
+                message: "the session file of the workspace can't be written, so it does not name \
+                          this conversation; later turns go on with it all the same"
+                    .to_owned(),
+            });
+        }
+        self.unkept = unkept;
+        self
     }
 
     /// Of a turn whose answer is to be JSON. What a turn that came to no good

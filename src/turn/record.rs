@@ -67,6 +67,7 @@ impl<E: Engine> Attempt<'_, E> {
             thread: ending.thread_id.clone().map(|id| ThreadEnd {
                 id,
                 total: ending.spent.total,
+                unkept: ending.unkept,
             }),
             unconfirmed,
             ending: last.clone(),

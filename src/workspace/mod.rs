@@ -63,6 +63,7 @@ pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use image::ImageError;
 pub use journal::{
     Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
+    Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
 pub use root::{Root, RootError};

@@ -111,6 +111,7 @@ pub fn finished(turn_id: &str, attempt: u32, total: u64) -> Finished {
         thread: Some(ThreadEnd {
             id: "0199a213-81c0-7800-8aa1-bbab2a035a53".into(),
             total: Some(usage(total)),
+            unkept: None,
         }),
         unconfirmed: events(turn_id, attempt, 3),
         ending: events(turn_id, attempt, 1),

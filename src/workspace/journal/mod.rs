@@ -15,7 +15,9 @@ mod tests;
 
 pub use locked::LockedJournal;
 pub(super) use read::history;
-pub use record::{Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory};
+pub use record::{
+    Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
+};
 
 const JOURNAL: &str = "journal";
 const OLD: &str = "journal.old";

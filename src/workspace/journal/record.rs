@@ -1,7 +1,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::event::{ErrorCode, SealedEvent, StopReason, Usage};
+use crate::workspace::SessionFile;
 
 /// One line of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +78,17 @@ pub struct ThreadEnd {
     pub id: String,
     /// The thread's token total after the turn; none when codex never said.
     pub total: Option<Usage>,
+    /// Set where the session file could not be made to name the thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<Unkept>,
+}
+
+/// The session file does not name the workspace's thread. As long as it stays
+/// as it was then, the journal's thread counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unkept {
+    /// The thread that it named instead, if it named any.
+    pub instead: Option<Uuid>,
 }
 
 /// What the next turn's usage is counted from.
@@ -88,6 +101,21 @@ pub struct Baseline {
     /// The turn and attempt that left it so.
     pub turn_id: String,
     pub attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<Unkept>,
+}
+
+impl Baseline {
+    /// The thread that counts in place of what the session file says, if that
+    /// could not be written, and nobody else has written it since.
+    pub fn instead_of(&self, session: &SessionFile) -> Option<Uuid> {
+        let named = match session {
+            SessionFile::Thread(thread) => Some(*thread),
+            SessionFile::None | SessionFile::Unusable { .. } => None,
+        };
+        let unkept = self.unkept.filter(|unkept| unkept.instead == named);
+        unkept.and_then(|_| self.thread_id.parse().ok())
+    }
 }
 
 impl Finished {
@@ -99,6 +127,7 @@ impl Finished {
             total: thread.total,
             turn_id: self.turn_id.clone(),
             attempt: self.attempt,
+            unkept: thread.unkept,
         })
     }
 }

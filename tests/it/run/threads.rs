@@ -58,6 +58,44 @@ fn a_thread_that_is_lost_is_told_and_a_new_one_begins() {
     assert_eq!(third.usage(), Some([200, 80, 40]));
 }
 
+/// A folder where the session file's successor is to be written, as an agent may make one.
+#[test]
+fn a_conversation_goes_on_though_the_session_file_can_not_be_written() {
+    let host = Host::new();
+    let old = host.run("a", "t\nsay hi");
+    let temp = host.workspace("a").join(".plexum-codex-session.tmp~");
+    fs::create_dir(&temp).unwrap();
+    let run_new = |prompt: &str| {
+        let mut command = host.call(&["run", "--json", "--workspace", "a", "--new-thread", "-"]);
+        command.env("RUST_BACKTRACE", "0");
+        host.start_command(command, "a", prompt).ended()
+    };
+    let new = run_new("u\nsay anew");
+    new.assert_end_turn();
+    assert_eq!(new.notices(), ["workspace.session_not_kept"]);
+    assert_ne!(new.thread(), old.thread());
+    // Each of these tries to write it once more.
+    for id in ["v", "w"] {
+        let next = host.run("a", &format!("{id}\nsay on"));
+        assert_eq!(next.thread(), new.thread());
+        assert_eq!(next.notices(), ["workspace.session_not_kept"]);
+        assert_eq!(next.usage(), Some([200, 80, 40]));
+    }
+    fs::remove_dir(&temp).unwrap();
+    let kept = host.run("a", "x\nsay on");
+    assert_eq!(kept.thread(), new.thread());
+    assert_eq!(kept.notices(), [""; 0]);
+    let session = fs::read_to_string(host.session_file("a")).unwrap();
+    assert_eq!(session.trim(), new.thread());
+
+    // What others write since then counts.
+    fs::create_dir(&temp).unwrap();
+    foreign_thread(&host, "[0,0,0,0,0]");
+    run_new("y\nsay anew");
+    fs::write(host.session_file("a"), FOREIGN).unwrap();
+    assert_eq!(host.run("a", "z\nsay on").thread(), FOREIGN);
+}
+
 #[test]
 fn g8_what_stands_in_the_session_files_place_is_neither_followed_nor_waited_for() {
     let host = Host::new();

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::workspace::durable::syncs;
 use crate::workspace::testing::{finished, journal, lock, run_claim, started, usage, workspace};
-use crate::workspace::{Baseline, ClaimOutcome, Returned, StateError, TurnHistory};
+use uuid::Uuid;
+
+use crate::workspace::{
+    Baseline, ClaimOutcome, Returned, SessionFile, StateError, TurnHistory, Unkept,
+};
 
 #[test]
 fn g4_a_finished_turn_is_known_as_finished_ever_after() {
@@ -118,7 +122,36 @@ fn baseline(total: Option<u64>, turn_id: &str) -> Baseline {
         total: total.map(usage),
         turn_id: turn_id.into(),
         attempt: 1,
+        unkept: None,
     }
+}
+
+#[test]
+fn a_thread_that_was_not_kept_counts_until_somebody_writes_the_session_file() {
+    let (_tmp, workspace) = workspace();
+    let mut first = journal(&workspace);
+    let mut unkept = finished("a", 1, 15);
+    let instead = Some(Uuid::from_u128(7));
+    unkept.thread.as_mut().unwrap().unkept = Some(Unkept { instead });
+    first.finished(&unkept).unwrap();
+    drop(first);
+    let second = journal(&workspace);
+    let baseline = second.baseline().unwrap();
+    let thread: Uuid = baseline.thread_id.parse().unwrap();
+    for (session, counts) in [
+        (SessionFile::Thread(Uuid::from_u128(7)), true),
+        (SessionFile::Thread(Uuid::from_u128(8)), false),
+        (SessionFile::None, false),
+    ] {
+        let found = baseline.instead_of(&session);
+        assert_eq!(found, counts.then_some(thread), "{session:?}");
+    }
+    let kept = Baseline {
+        unkept: None,
+        ..baseline.clone()
+    };
+    let session = SessionFile::Thread(Uuid::from_u128(7));
+    assert_eq!(kept.instead_of(&session), None);
 }
 
 #[test]
