@@ -7,6 +7,10 @@ TOOLS=$ROOT/.tools # what ops/setup puts there; ignored by git
 # shellcheck disable=SC2034  # for those who source this
 CODEX=$TOOLS/bin/codex
 
+# What cargo builds for the tests and for a run under fire, besides the tests: the programs that they start.
+# shellcheck disable=SC2034
+PROGRAMS=(--features faults --bins --example stand-in-codex --example awkward-process --example chaos)
+
 # Seconds after which something that is waited for hangs: far above what it takes on a busy machine.
 # shellcheck disable=SC2034
 HANGS_AFTER=600

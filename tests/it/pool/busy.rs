@@ -204,7 +204,7 @@ async fn g5_a_cancel_and_an_interrupt_at_once_are_one_end() {
         let [t, w, i] = ["t", "w", "i"].map(|kind| format!("{kind}{round}"));
         pool.enqueue(&[turn(&t, "a", &["wait never"])]).await;
         pool.started(&t, 1).await;
-        pool.enqueue(&[turn(&w, "a", &[])]).await;
+        pool.enqueue(&[turn(&w, "a", &["wait never"])]).await;
         let interrupt = interrupt(&i);
         if round % 2 == 0 {
             pool.enqueue(from_ref(&interrupt)).await;
@@ -214,16 +214,17 @@ async fn g5_a_cancel_and_an_interrupt_at_once_are_one_end() {
         if round % 2 == 1 {
             pool.enqueue(from_ref(&interrupt)).await;
         }
-        for (id, attempt) in [(&t, 1), (&w, 0)] {
+        // The second may begin between the first one's end and its own cancel.
+        for (id, attempts) in [(&t, 1..=1), (&w, 0..=1)] {
             let ended = pool.events.ended(id).await;
-            let end = (ended.stop_reason(), ended.attempt());
-            assert_eq!(end, ("cancelled", attempt), "{id}");
+            assert_eq!(ended.stop_reason(), "cancelled", "{id}");
+            assert!(attempts.contains(&ended.attempt()), "{id}: {ended:#?}");
             assert!(superseder(&ended).is_none_or(|by| by == i), "{id}");
         }
         assert_eq!(pool.events.ended(&i).await.stop_reason(), "end_turn");
         // Whoever tells it again says the same, which the pool looks at.
         pool.enqueue(&[turn(&t, "a", &["wait never"])]).await;
-        pool.enqueue(&[turn(&w, "a", &[])]).await;
+        pool.enqueue(&[turn(&w, "a", &["wait never"])]).await;
         pool.events.ended_again(&w, 2).await;
     }
     pool.stop().await;
