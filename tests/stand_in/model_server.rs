@@ -69,6 +69,8 @@ pub struct Request {
     pub at: SystemTime,
     /// What the answer reports, if it comes to its end.
     pub usage: Option<Value>,
+    /// codex has hung up before it had all of the answer.
+    pub abandoned: bool,
     /// When the first piece of a text was handed out.
     #[serde(skip)]
     pub first_delta: Option<Instant>,
@@ -132,6 +134,14 @@ impl Shared {
         });
     }
 
+    fn abandoned(&self, number: usize) {
+        self.requests.send_modify(|requests| {
+            if let Some(request) = requests.get_mut(number - 1) {
+                request.abandoned = true;
+            }
+        });
+    }
+
     /// With the request's number.
     fn take(&self, headers: &HeaderMap, body: &Value) -> (usize, Reply) {
         let text = |name: &str| {
@@ -178,6 +188,7 @@ impl Shared {
                 for_goal: conversation.for_goal,
                 at: SystemTime::now(),
                 usage,
+                abandoned: false,
                 first_delta: None,
             });
         });
@@ -328,6 +339,7 @@ fn stream(
                 }
             };
             if sender.send(chunk).await.is_err() {
+                shared.abandoned(number);
                 return;
             }
         }

@@ -1,5 +1,6 @@
 //! `codex exec` and `codex app-server`, asked for the same, tell the same.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
@@ -259,9 +260,17 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         *event == CliEvent::TurnStarted
     });
     assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
-    let in_command = |event: &CliEvent| matches!(event, CliEvent::ItemStarted(_));
+    // The command may begin before the answer that calls it has been counted.
+    let (runs, is_counted) = (Cell::new(false), Cell::new(false));
     let cut = turn(&mut server, "say: Wait.\nrun: sleep 100000", |event| {
-        in_command(event) && format!("{event:?}").contains("sleep 100000")
+        match event {
+            CliEvent::ItemStarted(_) if format!("{event:?}").contains("sleep 100000") => {
+                runs.set(true);
+            }
+            CliEvent::UsageUpdated { .. } => is_counted.set(true),
+            _ => {}
+        }
+        runs.get() && is_counted.get()
     });
     let total = cut.finished.reported_total.unwrap();
     let answer = total.since(spent).unwrap();
