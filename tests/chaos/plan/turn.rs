@@ -56,6 +56,7 @@ enum Kind {
     Flood,
     Daemon,
     Background,
+    Agent,
     ZombieLeader,
     Hung,
     Failing,
@@ -65,13 +66,14 @@ enum Kind {
 }
 
 /// In hundredths.
-const KINDS: [(u32, Kind); 12] = [
-    (31, Kind::Quick),
+const KINDS: [(u32, Kind); 13] = [
+    (28, Kind::Quick),
     (28, Kind::Working),
     (5, Kind::Long),
     (9, Kind::Flood),
     (8, Kind::Daemon),
     (7, Kind::Background),
+    (3, Kind::Agent),
     (2, Kind::ZombieLeader),
     (1, Kind::Hung),
     (6, Kind::Failing),
@@ -168,6 +170,11 @@ impl Turn {
             }
             Kind::Background => {
                 self.step("run (sleep 100000 >/dev/null 2>&1 &) ; sleep 0.05");
+                self.say();
+            }
+            // It works on when its turn ends; a deaf one does not heed an interrupt.
+            Kind::Agent => {
+                self.step(if random.bool() { "agent" } else { "agent deaf" });
                 self.say();
             }
             Kind::ZombieLeader => {

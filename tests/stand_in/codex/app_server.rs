@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::commands;
 use super::files::{Thread, Writer, note_resumed, write_all};
 use super::server_voice::{
-    ServerVoice, Talk, answer, interrupt_agent, notify, refuse, tokens, write_garbage,
+    ServerVoice, Talk, agent_works, answer, interrupt_agent, notify, refuse, tokens, write_garbage,
 };
 use super::steps::{Alone, Asked, Turn};
 
@@ -217,6 +217,11 @@ impl Server {
                 id,
                 &json!({"turn": running.talk.as_turn("inProgress", Value::Null)}),
             );
+        }
+        if agent_works() {
+            // The real one would let it write beside this turn.
+            eprintln!("Error: a sub-agent of an earlier turn still works");
+            exit(1);
         }
         let texts = inputs(params, "text").map(|input| input["text"].as_str().unwrap());
         let prompt = texts.collect::<Vec<_>>().join("\n");

@@ -35,6 +35,11 @@ pub fn interrupt_agent(unwanted: &HashSet<String>, thread: &str, turn: &str) -> 
     of == turn
 }
 
+/// Whether a sub-agent works.
+pub fn agent_works() -> bool {
+    !AGENTS.lock().unwrap().is_empty()
+}
+
 /// What is told about a turn, until it is told that the turn is over.
 pub struct Talk {
     pub thread: String,
