@@ -67,13 +67,13 @@ enum Kind {
 
 /// In hundredths.
 const KINDS: [(u32, Kind); 13] = [
-    (28, Kind::Quick),
+    (23, Kind::Quick),
     (28, Kind::Working),
     (5, Kind::Long),
     (9, Kind::Flood),
     (8, Kind::Daemon),
     (7, Kind::Background),
-    (3, Kind::Agent),
+    (8, Kind::Agent),
     (2, Kind::ZombieLeader),
     (1, Kind::Hung),
     (6, Kind::Failing),
