@@ -82,7 +82,7 @@ fn in_a_turn() -> Conversation {
         resume: None,
     });
     server.hear(br#"{"id":2,"result":{"thread":{"id":"t"}}}"#);
-    server.go("x");
+    server.go("x".into());
     server.hear(br#"{"id":3,"result":{"turn":{"id":"u"}}}"#);
     server.hear(br#"{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}}}"#);
     drop(server.take_outgoing());

@@ -33,6 +33,10 @@ fn g8_the_agents_environment_is_the_allow_list_and_the_tag() {
     assert_eq!(
         names,
         [
+            // See `without_git_status` (src/codex/workspace_config.rs).
+            "GIT_CONFIG_COUNT",
+            "GIT_CONFIG_KEY_0",
+            "GIT_CONFIG_VALUE_0",
             "HOME",
             "PATH",
             "STAND_IN_DIR",
