@@ -16,3 +16,4 @@ pub mod pool;
 pub mod ports;
 pub mod processes;
 pub mod proxy;
+pub mod reachable;

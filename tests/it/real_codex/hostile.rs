@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::program;
 use crate::support::host::{Host, Turn};
 use crate::support::model_server::ModelServer;
+use crate::support::reachable::reachable;
 use stranger::Stranger;
 use traps::Traps;
 
@@ -46,7 +47,7 @@ impl Lab {
         users::open_to_all(outside.path());
         Self {
             host: host
-                .set("CODEX_BIN", users::reachable_codex())
+                .set("CODEX_BIN", reachable(&program()))
                 .set("CODEX_HOME", &home)
                 .set("CODEX_ENGINE", engine)
                 // The default's, without what the tests' machine may have set.

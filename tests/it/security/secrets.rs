@@ -4,7 +4,6 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::geteuid;
@@ -13,6 +12,7 @@ use crate::real_codex::Codex;
 use crate::support::engine::is_exec;
 use crate::support::host::{Host, is_root, until};
 use crate::support::processes::parent;
+use crate::support::reachable::reachable;
 
 /// Nobody's.
 const AGENT: u32 = 61_007;
@@ -77,14 +77,13 @@ fn secret() -> String {
 /// Lets the agent take all that it can; nothing of it may be the worker's.
 fn burgle(agent: u32, change: impl FnOnce(Host) -> Host, secret: &str) -> Loot {
     let codex = Codex::new();
-    let program = crate::real_codex::program();
     let codex = codex.map(|host| {
         change(host)
             .set("AMQP_URL", format!("amqp://user:{secret}@127.0.0.1:1/%2f"))
             .env("SECRET", secret)
             .env("AWS_SECRET_ACCESS_KEY", secret)
     });
-    let program = reachable(agent, &program, codex.path());
+    let program = reachable(&crate::real_codex::program());
     let codex = codex.map(|host| host.set("CODEX_BIN", program));
     let (mark, script) = (codex.path().join("mark"), codex.path().join("burglar"));
     // Two files of one moment are as old as each other.
@@ -224,30 +223,6 @@ fn grep(folder: &Path, text: &str) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// The program, or a copy of it where the way to it is closed to that user.
-fn reachable(user: u32, program: &Path, folder: &Path) -> PathBuf {
-    let user = user.to_string();
-    let tried = Command::new("setpriv")
-        .args([
-            "--reuid",
-            &user,
-            "--regid",
-            &user,
-            "--clear-groups",
-            "test",
-            "-x",
-        ])
-        .arg(program)
-        .status();
-    if tried.unwrap().success() || !geteuid().is_root() {
-        return program.to_owned();
-    }
-    let copy = folder.join("codex");
-    let copied = Command::new("cp").arg("-L").args([program, &copy]).status();
-    assert!(copied.unwrap().success());
-    copy
 }
 
 /// Guards the worker's and guard's non-dumpability, the allow-list, and that

@@ -2,11 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::LazyLock;
 
-use super::{ENGINES, KEY, Lab, SANDBOXES, create, program};
+use super::{ENGINES, KEY, Lab, SANDBOXES, create};
 use crate::support::host::{Host, is_root};
 
 /// Nobody's.
@@ -15,36 +14,6 @@ const ONLY_USER: u32 = 61_022;
 
 pub fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
-}
-
-/// The real codex at a path that every user gets to.
-pub fn reachable_codex() -> PathBuf {
-    static CODEX: LazyLock<PathBuf> = LazyLock::new(|| {
-        let codex = program().canonicalize().unwrap();
-        let is_open = |folder: &Path| folder.metadata().unwrap().permissions().mode() & 0o001 != 0;
-        if codex.ancestors().all(is_open) {
-            return codex;
-        }
-        let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("codex");
-        let copy = match copy
-            .ancestors()
-            .all(|folder| folder.metadata().is_ok_and(|_| is_open(folder)))
-        {
-            true => copy,
-            false => {
-                std::env::temp_dir().join(format!("turn-worker-tests-codex-{}", std::process::id()))
-            }
-        };
-        // bin/codex, and what it looks for beside bin/.
-        let package = codex.parent().and_then(Path::parent).unwrap();
-        let copied = Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .args([package, &copy])
-            .status();
-        assert!(copied.unwrap().success());
-        copy.join("bin/codex")
-    });
-    CODEX.clone()
 }
 
 /// Everything below, and the folder itself.
