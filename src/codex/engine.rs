@@ -71,7 +71,7 @@ pub enum Output {
     LineTooLong {
         bytes: u64,
     },
-    /// A line that tells nothing of the turn's course: codex is not silent.
+    /// A line without news of the turn: codex is not silent.
     Nothing,
     /// codex need not say anything for so long.
     Sleeps(Duration),

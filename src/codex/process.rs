@@ -17,7 +17,7 @@ use super::workspace_config::{self, WorkspaceConfig, command_variable, without_g
 use crate::config::Sandbox;
 use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
-/// Goals have codex begin turns by itself, which nobody has asked for. This
+/// Goals have codex begin turns by itself, without a request. This
 /// form, unlike `--disable goals`, leaves the operator's arguments the last word.
 pub(super) const WITHOUT_GOALS: [&str; 2] = ["-c", "features.goals=false"];
 

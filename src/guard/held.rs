@@ -15,7 +15,7 @@ pub struct HeldWorkspaces(Arc<Mutex<BTreeMap<String, HeldWorkspace>>>);
 #[derive(Debug)]
 struct HeldWorkspace {
     unkillable: Unkillable,
-    /// Emptied by whoever holds the lock, as soon as the processes are gone.
+    /// Emptied by the holder of the lock, as soon as the processes are gone.
     record: File,
 }
 

@@ -28,7 +28,7 @@ pub fn stat(pid: i32) -> Option<Stat> {
 pub fn now() -> u64 {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds = uptime.split_ascii_whitespace().next().unwrap_or_default();
-    // Linux counts in hundredths of a second wherever it tells programs, and writes two decimals.
+    // Linux reports hundredths of a second to programs, with two decimals.
     seconds.replace('.', "").parse().unwrap_or_default()
 }
 

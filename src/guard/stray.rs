@@ -1,6 +1,6 @@
 //! What works in a workspace without being of its turn: a job that a turn has
 //! handed to a daemon (tmux, Gradle, Docker, cron) is the daemon's child. It can't
-//! be told from an operator's own process, so it is left alone, and logged.
+//! be distinguished from an operator's own process, so it is left alone, and logged.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +13,7 @@ use super::{Tag, Unkillable, proc};
 
 /// A look costs some milliseconds: more of them would slow down many short turns.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Of those that were logged; then it begins anew.
+/// Of those that were logged; then the set is cleared.
 const MOST_KNOWN: usize = 1000;
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! By what a turn's processes are recognised that are nobody's children any more.
+//! By what a turn's processes are recognised once their parents are gone.
 //!
 //! Each inherits two signs, which name the workspace by the random id of its root and its own
 //! id: so another pool's workspace of the same path is not meant, and the same one under another

@@ -213,7 +213,7 @@ impl Clearing<'_> {
     }
 }
 
-/// What came of killing processes that are nobody's children here.
+/// The result of killing processes that are not children of this one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Killed {
     pub count: u64,
@@ -296,7 +296,7 @@ fn kill_again(processes: &[Identity]) {
 /// Some two seconds, for what is not waited for under a deadline of its own.
 const MOST_ROUNDS: u32 = 20;
 
-/// Kills these, and tells which live on.
+/// Kills these, and returns which live on.
 pub fn kill_known(processes: &[Identity]) -> Vec<Identity> {
     let mut left = processes.to_vec();
     for round in 0..MOST_ROUNDS {

@@ -27,7 +27,7 @@ const MAX_PROCESSES: usize = 50;
 const MAX_COMMAND_CHARS: usize = 120;
 const MAX_COMMAND_BYTES: usize = 4096;
 const MAX_RECORD_BYTES: u64 = 256 << 10;
-/// The memory of a process that hangs may be locked, and hold up whoever reads its
+/// The memory of a process that hangs may be locked, and block a reader of its
 /// command line.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -77,7 +77,7 @@ impl Unkillable {
     }
 
     /// What the record says. An empty one says that there is none, and one that
-    /// can't be understood is none: whoever writes it holds the lock meanwhile.
+    /// can't be parsed is treated as absent: its writer holds the lock meanwhile.
     pub fn read(record: &File) -> io::Result<Option<Self>> {
         let length = record.metadata()?.len().min(MAX_RECORD_BYTES);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];

@@ -59,7 +59,7 @@ pub struct Runner<E> {
     /// Told of whatever may be this host's fault.
     pub host: Host,
     pub metrics: Metrics,
-    /// Told of what can't be killed.
+    /// Notified of what can't be killed.
     pub held: HeldWorkspaces,
 }
 

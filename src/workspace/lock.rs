@@ -77,7 +77,7 @@ pub(super) fn bell(state: &Dir) -> Result<File, DiskError> {
     state.make_file(BELL)
 }
 
-/// Written by who holds the lock, and by nobody else.
+/// Written only by the holder of the lock.
 pub(super) fn unkillable(state: &Dir) -> Result<File, DiskError> {
     state.make_file(UNKILLABLE)
 }

@@ -1,4 +1,4 @@
-//! A file system that hangs: whoever looks up a name in it waits in the system,
+//! A file system that hangs: a lookup of a name in it waits in the system,
 //! beyond the reach of SIGKILL, until the value is dropped.
 
 #![allow(
@@ -117,7 +117,7 @@ fn serve(mut fuse: File, over: &AtomicBool, asked: &Path) {
             continue;
         };
         if read >= 16 && request[4..8] == LOOKUP.to_ne_bytes() {
-            // From now on, whoever has asked can't be killed.
+            // From now on, the process that has asked can't be killed.
             drop(File::create(asked).unwrap());
         }
         if read >= 16 && request[4..8] == INIT.to_ne_bytes() {

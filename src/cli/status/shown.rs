@@ -196,7 +196,7 @@ fn running(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
     table.render(style, width) + &more(total, top, style)
 }
 
-/// Several workers may tell of the same one.
+/// Several workers may report the same one.
 fn held(status: &PoolStatus, now: Timestamp, style: Style, width: usize) -> String {
     let told = status.workers.iter().flat_map(|worker| &worker.about.held);
     let all: BTreeMap<_, _> = told

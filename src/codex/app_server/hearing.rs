@@ -144,12 +144,12 @@ impl Conversation {
             return ours.then_some(warning);
         }
         if params.has("threadId") && !of_thread {
-            // Before its own thread is known, none is told from it.
+            // Before its own thread is known, none can be distinguished from it.
             self.thread.as_ref()?;
             let told = self
                 .others
                 .notified(&params.text("threadId"), method, params)?;
-            // After the turn nobody listens.
+            // After the turn there is no reader.
             return self.turn.is_some().then_some(told);
         }
         if params.has("turnId")

@@ -31,7 +31,7 @@ pub(super) struct Others {
 
 #[derive(Debug, Default)]
 struct Agent {
-    /// As the newer of codex's two protocols tells them at its start.
+    /// As the newer of codex's two protocols reports them at its start.
     path: Option<String>,
     model: Option<String>,
     state: AgentState,
@@ -78,7 +78,7 @@ impl Others {
         agents.any(|agent| !matches!(agent.state, AgentState::Ended { .. }))
     }
 
-    /// The turns to be interrupted that nobody has interrupted yet, with their threads.
+    /// The turns that are still to be interrupted, with their threads.
     pub fn interrupt(&mut self) -> Vec<(String, String)> {
         let agents = self.agents.iter_mut();
         let to_interrupt = agents.filter_map(|(thread, agent)| match &mut agent.state {

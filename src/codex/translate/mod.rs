@@ -90,7 +90,7 @@ impl Translator {
     }
 
     /// codex wrote something that could not be read: it may have been the end
-    /// of a message that was told in pieces.
+    /// of a message that was streamed.
     pub fn line_lost(&mut self) {
         self.line_lost = true;
     }

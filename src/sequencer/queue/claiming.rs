@@ -23,7 +23,7 @@ impl Queue {
     ) -> Option<Verdict> {
         let held = self.turns.get(&ticket)?;
         if held.shares_id {
-            // The answer may tell that the turn has been started.
+            // The answer may be that the turn has been started.
             if held.asked.is_some() {
                 return None;
             }

@@ -107,7 +107,7 @@ pub struct Baseline {
 
 impl Baseline {
     /// The thread that counts in place of what the session file says, if that
-    /// could not be written, and nobody else has written it since.
+    /// could not be written, and no one has written it since.
     pub fn instead_of(&self, session: &SessionFile) -> Option<Uuid> {
         let named = match session {
             SessionFile::Thread(thread) => Some(*thread),

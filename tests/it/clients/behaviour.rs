@@ -273,7 +273,7 @@ pub async fn a_forged_answer(language: Language) {
     answer.push(of(ours, 2, 0, start()));
     answer.push(of(None, 2, 1, text("and again.")));
     answer.push(of(None, 2, 2, end("and again.")));
-    // A path names the same workspace, as only a worker can tell.
+    // A path names the same workspace, which only a worker knows.
     for workspace in ["acme/website", "/srv/workspaces/acme/website"] {
         let called = language.producer(workspace, &["1"], &url).start();
         scripted.tell(&answer).await;
@@ -298,7 +298,7 @@ pub async fn a_forged_answer(language: Language) {
     );
 }
 
-/// The same in the event log: the turn's first event tells whose it is, unless
+/// The same in the event log: the turn's first event names its workspace, unless
 /// the reader knows.
 pub async fn a_forged_answer_in_the_log(language: Language) {
     let url = Broker::vhost();

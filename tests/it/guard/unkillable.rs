@@ -10,7 +10,7 @@ use crate::support::host::{Host, awkward, is_root, until};
 use crate::support::hung::{HungFolder, leave};
 use crate::support::processes::{lives, parent};
 
-/// Nobody's. The worker's, and its agents', which become root as if by sudo.
+/// Of no account. The worker's, and its agents', which become root as if by sudo.
 const WORKER: u32 = 61_011;
 
 /// A host whose worker is not root, and the command that leaves a process of root's.
@@ -39,7 +39,7 @@ impl Privileged {
         fs::write(self.host.stand_in_file("of").with_extension("end"), "").unwrap();
     }
 
-    /// No turn runs there, and whoever wants one is told why.
+    /// No turn runs there, and the reason is reported.
     fn is_held_by(&self, pid: i32) {
         let refused = self.host.run("a", "u\nsay hi");
         assert_eq!((refused.code, refused.events.len()), (Some(1), 0));
@@ -166,7 +166,7 @@ fn g3_what_guard_and_worker_left_that_were_killed_at_once_holds_the_workspace_to
     privileged.is_free_again(pid);
 }
 
-/// In the middle of a system call that does not return, whoever the worker is.
+/// In the middle of a system call that does not return, for any user of the worker.
 #[test]
 fn g3_g5_a_process_that_hangs_in_the_system_holds_the_workspace_and_not_the_turn() {
     let host = Host::new().set("KILL_TIMEOUT", "1s");

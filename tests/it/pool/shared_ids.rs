@@ -1,4 +1,4 @@
-//! A turn id that turns of two workspaces have: whoever hears an id can send a
+//! A turn id that turns of two workspaces have: any reader of an id can send a
 //! request with it for a workspace of its own.
 
 use serde_json::{Value, json};

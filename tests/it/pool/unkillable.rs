@@ -38,7 +38,7 @@ async fn g2_g3_what_cannot_be_killed_holds_its_workspace_and_no_slot() {
         .await;
     assert!(pool.events.turn("waits").end().is_none() && is_alive(pid));
     let held = async || (pool.metric("turn_worker_workspaces_held").await >= 1.0).then_some(());
-    pool.deadline.until("a worker tells of it", held).await;
+    pool.deadline.until("a worker reports it", held).await;
     let text = pool.processes()[0].get("/metrics").await.unwrap().1
         + &pool.processes()[1].get("/metrics").await.unwrap().1;
     let series = text

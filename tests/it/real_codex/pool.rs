@@ -1,6 +1,7 @@
 //! The real codex in a pool, from a producer's request to a reader's event.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -102,9 +103,9 @@ async fn g1_a_conversation_goes_on_after_the_end_of_its_server() {
 /// The first attempt had one whole answer, and one that its worker's death cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {
-    let (mut pool, model, _home) = pool(&[]).await;
+    let (mut pool, model, home) = pool(&[]).await;
     pool.enqueue(&[turn("hello", "a", &[])]).await;
-    let work = cut_off_once(&mut pool, &model).await;
+    let work = cut_off_once(&mut pool, &model, home.path()).await;
     let hello = pool.events.turn("hello");
     assert_eq!(thread(&work), thread(&hello));
     pool.stop().await;
@@ -117,7 +118,7 @@ async fn g7_also_what_it_has_spent_on_a_new_thread() {
     pool.enqueue(&[turn("hello", "a", &[])]).await;
     let hello = pool.events.ended("hello").await;
     fs::remove_dir_all(home.path().join("codex-home/sessions")).unwrap();
-    let work = cut_off_once(&mut pool, &model).await;
+    let work = cut_off_once(&mut pool, &model, home.path()).await;
     assert_ne!(thread(&work), thread(&hello));
     let told = |event: &Value| event["code"] == "codex.thread_lost";
     assert!(work.attempts[&1].iter().any(told));
@@ -130,13 +131,45 @@ fn thread(turn: &Turn) -> String {
     thread.unwrap().to_owned()
 }
 
+/// The input tokens of the one thread that was recorded there, so far.
+fn recorded(sessions: &Path) -> u64 {
+    let mut most = 0;
+    for entry in fs::read_dir(sessions).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            most = most.max(recorded(&path));
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        // The last line may be half written.
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let totals = lines.filter_map(|line: Value| {
+            line["payload"]["info"]["total_token_usage"]["input_tokens"].as_u64()
+        });
+        most = most.max(totals.max().unwrap_or(0));
+    }
+    most
+}
+
 /// A turn whose first attempt is cut off by its worker's death.
-async fn cut_off_once(pool: &mut Pool, model: &ModelServer) -> Turn {
+async fn cut_off_once(pool: &mut Pool, model: &ModelServer, home: &Path) -> Turn {
     let request = turn("work", "a", &["run: echo here >> log", "hold: on"]);
     pool.enqueue(&[request]).await;
-    model.arrived("work", 2).await;
+    let cut_off = model.arrived("work", 2).await.pop().unwrap();
+    // codex records what an answer has cost in its own time.
+    let requests = model.requests().into_iter();
+    let answered: u64 = requests
+        .filter(|of| of.thread == cut_off.thread && of.number != cut_off.number)
+        .map(|of| of.usage.unwrap()["input_tokens"].as_u64().unwrap())
+        .sum();
+    let sessions = home.join("codex-home/sessions");
+    let recorded = async || (recorded(&sessions) == answered).then_some(());
+    pool.deadline
+        .until("the first answer's cost is recorded", recorded)
+        .await;
     pool.process(0).kill();
-    let cut_off = model.requests().pop().unwrap();
     // Or it would get the rest of its answer all the same.
     let workspace = pool.root().canonicalize().unwrap().join("a");
     let gone = async || of_workspace(&workspace).is_empty().then_some(());

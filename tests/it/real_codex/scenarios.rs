@@ -54,7 +54,7 @@ async fn play(rows: &'static [Row], settings: &[(&str, &str)]) {
         let both = exec.get(name).zip(server.get(name));
         let alike = both.is_some_and(|(exec, server)| exec == server);
         if let (Some((exec, server)), false) = (both, alike) {
-            eprintln!("{name} is told otherwise by exec and app-server: {exec:#?}, {server:#?}");
+            eprintln!("{name} differs between exec and app-server: {exec:#?}, {server:#?}");
         }
         !alike
     });
@@ -71,8 +71,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// All rows to their ends. Returns what readers were told of each that went
-    /// as expected, as far as both engines tell it.
+    /// All rows to their ends. Returns what readers received of each that went
+    /// as expected, as far as both engines report it.
     async fn play(
         engine: &'static str,
         rows: &'static [Row],
@@ -337,7 +337,7 @@ fn ended_at(turn: &Turn) -> u128 {
     time_of(turn.end().unwrap())
 }
 
-/// A turn's events as both engines have to tell them: texts whole, ids by
+/// A turn's events as both engines have to report them: texts whole, ids by
 /// number, without what differs from run to run.
 fn common(turn: &Turn, dir: &Path) -> Vec<Value> {
     let here = dir.canonicalize().unwrap();
@@ -366,7 +366,7 @@ fn common(turn: &Turn, dir: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// What `codex exec` does not tell.
+/// What `codex exec` does not report.
 fn is_of_one_engine(event: &Value) -> bool {
     event["name"] == "sub_agent"
 }

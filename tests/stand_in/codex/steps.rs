@@ -29,7 +29,7 @@ pub trait Voice {
     fn completed(&self, total: [u64; 5]);
     /// Whether the process outlives its turns.
     fn stays(&self) -> bool;
-    /// The turn's end is told in another way than it should be.
+    /// The turn's end is reported in another way than it should be.
     fn end_as(&self, _how: &str) {}
     /// A sub-agent begins to work. An interrupt ends it, unless it is deaf.
     fn agent(&self, _deaf: bool) {}

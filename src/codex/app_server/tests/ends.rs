@@ -41,7 +41,7 @@ fn a_turn_whose_end_is_not_reported_ends_as_its_threads_status_has_it() {
             ended(end)
         );
         assert!(!conversation.seems_over());
-        // It is not used again, and its end is not told twice.
+        // It is not used again, and its end is not reported twice.
         assert!(!conversation.is_idle());
         assert_eq!(completed(&mut conversation, "completed", json!(null)), []);
     }

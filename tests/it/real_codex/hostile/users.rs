@@ -8,7 +8,7 @@ use std::process::Command;
 use super::{ENGINES, KEY, Lab, SANDBOXES, create};
 use crate::support::host::{Host, is_root};
 
-/// Nobody's.
+/// Of no account.
 const AGENT: u32 = 61_021;
 const ONLY_USER: u32 = 61_022;
 
