@@ -67,11 +67,13 @@ macro_rules! tests_in {
 
             #[tokio::test]
             async fn g5_a_forged_answer_is_not_shown() {
+                $language.build();
                 behaviour::a_forged_answer($language).await;
             }
 
             #[tokio::test]
             async fn g5_a_forged_answer_in_the_log_is_not_shown() {
+                $language.build();
                 behaviour::a_forged_answer_in_the_log($language).await;
             }
 

@@ -138,8 +138,9 @@ fn g3_what_commands_leave_in_the_background_is_gone_after_the_turn() {
         "a",
         "Leave things.\n\
          run: nohup sleep 100000 >/dev/null 2>&1 &\n\
-         run: setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > daemon; exec sleep 100000' >/dev/null 2>&1 </dev/null &\n\
-         run: sleep 100000 & disown; while ! [ -e daemon ]; do sleep 0.01; done; ps -o pid= -C sleep\n\
+         run: setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > daemon; exec sleep 100000' >/dev/null 2>&1 </dev/null & \
+              while ! [ -e daemon ]; do sleep 0.01; done\n\
+         run: sleep 100000 & disown; ps -o pid= -C sleep\n\
          leave: sleep 100000",
     );
     turn.assert_end_turn();
