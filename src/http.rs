@@ -181,10 +181,12 @@ async fn scrape(State(metrics): State<Metrics>) -> Response {
 
 async fn ready(State(health): State<Health>) -> Response {
     let reasons = health.reasons();
+    let warnings = health.warnings().into_iter();
+    let warnings: String = warnings.map(|text| format!("warning: {text}\n")).collect();
     if reasons.is_empty() {
-        return "ready\n".into_response();
+        return format!("ready\n{warnings}").into_response();
     }
-    let text = reasons.join("\n") + "\n";
+    let text = reasons.join("\n") + "\n" + &warnings;
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 

@@ -35,5 +35,6 @@ pub mod client;
 pub mod contract;
 pub mod operator;
 
+pub mod conditions;
 pub mod http;
 pub mod metrics;

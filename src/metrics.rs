@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
+use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
 use crate::guard::Unkillable;
 use crate::host::Lack;
@@ -102,6 +103,13 @@ impl Metrics {
     pub fn set_host_unfit(&self, lack: Lack, unfit: bool) {
         let series = &self.series().host_unfit;
         series.with_label_values(&[lack.as_str()]).set(unfit.into());
+    }
+
+    /// Whether a condition holds in this process.
+    pub fn set_condition(&self, condition: Condition, holds: bool) {
+        let series = &self.series().conditions;
+        let labels = [condition.as_str()];
+        series.with_label_values(&labels).set(holds.into());
     }
 
     /// codex said its first words of a turn that began so long ago.

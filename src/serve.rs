@@ -17,6 +17,7 @@ use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
 use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
+use crate::conditions::Conditions;
 use crate::config::{EventLog, Settings};
 use crate::error::with_sources;
 use crate::guard::HeldWorkspaces;
@@ -82,7 +83,8 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         tried(codex, &metrics).await?;
     }
     let host = host(&root, codex, &metrics);
-    let health = Health::new(settings.roles, host.clone());
+    let conditions = Conditions::new(metrics.clone());
+    let health = Health::new(settings.roles, host.clone(), conditions.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
         id,
@@ -120,6 +122,7 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         host,
         metrics,
         health,
+        conditions,
     };
     let outcome = run(settings, &id, local, runner, &shutdown).await;
     shutdown.end.cancel();
@@ -157,6 +160,7 @@ struct Local {
     host: Host,
     metrics: Metrics,
     health: Health,
+    conditions: Conditions,
 }
 
 async fn run(
@@ -171,6 +175,7 @@ async fn run(
         host,
         metrics,
         health,
+        conditions,
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id);
@@ -233,6 +238,7 @@ async fn run(
             ),
             metrics: metrics.clone(),
             health: health.clone(),
+            conditions: conditions.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
         tasks.spawn(async move { sequencer.run(&id, drain).await });
@@ -252,6 +258,7 @@ async fn run(
             limits,
             metrics,
             health: health.clone(),
+            conditions,
             running: RunningTurns::default(),
         });
         let shutdown = shutdown.clone();

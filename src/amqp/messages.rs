@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use crate::conditions::ConditionReport;
 use crate::request::TurnId;
 
 pub use backlog::{BacklogTold, LineTold, MAX_LINES, WaitTold};
@@ -95,6 +96,7 @@ pub enum Status {
         active: bool,
         /// Of the active one.
         backlog: Option<BacklogTold>,
+        conditions: Vec<ConditionReport>,
     },
 }
 
@@ -115,6 +117,9 @@ pub struct About {
     /// Workspaces that processes hold which can't be killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldTold>,
+    /// What is wrong around it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionReport>,
 }
 
 /// A workspace that stays locked after its turn's end, and one of the processes that hold it.
@@ -223,6 +228,7 @@ impl Status {
                 version,
                 active,
                 backlog,
+                conditions,
             } => encode(&SequencerWire {
                 v: VERSION,
                 kind: "sequencer".into(),
@@ -230,6 +236,7 @@ impl Status {
                 version: version.into(),
                 active: *active,
                 backlog: backlog.as_ref().map(Cow::Borrowed),
+                conditions: conditions.into(),
             }),
         }
     }
@@ -273,6 +280,7 @@ impl Status {
                     version: wire.version.into_owned(),
                     active: wire.active,
                     backlog: wire.backlog.map(Cow::into_owned),
+                    conditions: wire.conditions.into_owned(),
                 }))
             }
             Ok(kind) => Ok(unknown_type(kind)),
@@ -370,6 +378,8 @@ struct SequencerWire<'a> {
     active: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     backlog: Option<Cow<'a, BacklogTold>>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    conditions: Cow<'a, [ConditionReport]>,
 }
 
 /// Ends a turn, waiting or running, as cancelled. One that has ended is left

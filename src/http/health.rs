@@ -1,5 +1,6 @@
 use tokio::sync::watch;
 
+use crate::conditions::{ConditionReport, Conditions};
 use crate::config::Roles;
 use crate::host::Host;
 
@@ -8,6 +9,7 @@ use crate::host::Host;
 pub struct Health {
     roles: Roles,
     host: Host,
+    conditions: Conditions,
     state: watch::Sender<State>,
 }
 
@@ -30,10 +32,11 @@ pub enum SequencerState {
 
 impl Health {
     /// Nothing works yet; `roles` says what has to.
-    pub fn new(roles: Roles, host: Host) -> Self {
+    pub fn new(roles: Roles, host: Host, conditions: Conditions) -> Self {
         Self {
             roles,
             host,
+            conditions,
             state: watch::Sender::new(State::default()),
         }
     }
@@ -74,10 +77,23 @@ impl Health {
         .into_iter()
         .filter(|(holds, _)| *holds)
         .map(|(_, reason)| reason.to_owned());
+        let blocking = self.reports(true);
         lacking
             .iter()
             .map(ToString::to_string)
             .chain(states)
+            .chain(blocking)
             .collect()
+    }
+
+    /// Conditions that an operator has to look at, although turns run.
+    pub fn warnings(&self) -> Vec<String> {
+        self.reports(false).collect()
+    }
+
+    fn reports(&self, blocking: bool) -> impl Iterator<Item = String> + use<> {
+        let reports = self.conditions.reports().into_iter();
+        let wanted = move |report: &ConditionReport| report.blocking == blocking;
+        reports.filter(wanted).map(|report| report.to_string())
     }
 }

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::conditions::{Condition, Conditions};
 use crate::config::Roles;
 use crate::host::{Finding, Host, Lack, Part, Probe};
 
@@ -31,7 +32,11 @@ async fn server(roles: Roles) -> Server {
 
 async fn server_within(bounds: ConnectionBounds, roles: Roles) -> Server {
     let metrics = Metrics::new(None);
-    let health = Health::new(roles, Host::new([], metrics.clone()));
+    let health = Health::new(
+        roles,
+        Host::new([], metrics.clone()),
+        Conditions::new(Metrics::new(None)),
+    );
     let router = router(metrics.clone(), health.clone());
     let served = server_of(bounds, router).await;
     Server {
@@ -45,7 +50,11 @@ async fn server_of(bounds: ConnectionBounds, router: Router) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let metrics = Metrics::new(None);
-    let health = Health::new(BOTH, Host::new([], metrics.clone()));
+    let health = Health::new(
+        BOTH,
+        Host::new([], metrics.clone()),
+        Conditions::new(Metrics::new(None)),
+    );
     let (stop, stopped) = oneshot::channel();
     let serve = serve_within(bounds, listener, router, async {
         let _ = stopped.await;
@@ -131,7 +140,11 @@ async fn a_standby_is_ready_and_a_draining_process_is_not() {
 fn only_what_the_roles_need_counts() {
     let reasons = |sequencer, worker| {
         let host = Host::new([], Metrics::new(None));
-        let health = Health::new(Roles { sequencer, worker }, host);
+        let health = Health::new(
+            Roles { sequencer, worker },
+            host,
+            Conditions::new(Metrics::new(None)),
+        );
         health.set_connected(true);
         health.reasons()
     };
@@ -155,11 +168,26 @@ async fn what_the_host_lacks_is_a_reason_whatever_the_role() {
     });
     let host = Host::new([(Part::Disk, probe)], Metrics::new(None));
     host.examine(Part::Disk).await;
-    let health = Health::new(BOTH, host);
+    let health = Health::new(BOTH, host, Conditions::new(Metrics::new(None)));
     health.set_connected(true);
     health.set_sequencer(SequencerState::Standby);
     let consuming = "the worker does not consume offers".to_owned();
     assert_eq!(health.reasons(), [finding.to_string(), consuming]);
+}
+
+#[test]
+fn blocking_conditions_are_reasons_and_others_are_warnings() {
+    let metrics = Metrics::new(None);
+    let conditions = Conditions::new(metrics.clone());
+    let health = Health::new(BOTH, Host::new([], metrics), conditions.clone());
+    let found = |text: &str| Some(text.to_owned());
+    conditions.set(Condition::ClockDiffers, "", found("2 h ahead of host-2"));
+    conditions.set(Condition::BrokerBlocked, "publisher", found("low on disk"));
+    assert_eq!(health.warnings(), ["clock_differs: 2 h ahead of host-2"]);
+    let blocked = "broker_blocked: publisher: low on disk".to_owned();
+    assert!(health.reasons().contains(&blocked));
+    conditions.set(Condition::BrokerBlocked, "publisher", None);
+    assert!(!health.reasons().contains(&blocked));
 }
 
 #[tokio::test]

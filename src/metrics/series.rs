@@ -4,6 +4,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Usage};
 use crate::host::Lack;
 
@@ -66,6 +67,7 @@ pub(super) struct Series {
     pub unrecorded: IntGauge,
     pub not_started: IntCounterVec,
     pub host_unfit: IntGaugeVec,
+    pub conditions: IntGaugeVec,
     pub events: IntCounterVec,
     pub event_confirm: Histogram,
     pub events_nacked: IntCounter,
@@ -170,6 +172,13 @@ impl Series {
                 ),
                 &["reason"],
             )),
+            conditions: new.register(IntGaugeVec::new(
+                opts(
+                    "condition",
+                    "1 while the condition holds: something around the process is wrong.",
+                ),
+                &["condition"],
+            )),
             events: new.counters(
                 "events_published_total",
                 "Events that the broker confirmed, by type.",
@@ -272,6 +281,9 @@ impl Series {
                 let labels = [code.as_str(), reason.as_str()];
                 self.failures.with_label_values(&labels);
             }
+        }
+        for condition in Condition::ALL {
+            self.conditions.with_label_values(&[condition.as_str()]);
         }
         for lack in Lack::ALL {
             self.host_unfit.with_label_values(&[lack.as_str()]);

@@ -43,6 +43,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "backlog_workspaces gauge",
             "build_info gauge",
             "cached_input_tokens_total counter",
+            "condition gauge",
             "consumer_active gauge",
             "duplicate_turns_total counter",
             "event_confirm_seconds histogram",

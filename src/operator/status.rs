@@ -13,6 +13,7 @@ use crate::amqp::consume::Consumer;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{About, BacklogTold, Decoded, HeldTold, MAX_HELD, Running, Status};
 use crate::amqp::topology::Fanout;
+use crate::conditions::ConditionReport;
 use crate::sequencer::queue::LISTEN;
 
 /// Status messages on their way to us.
@@ -22,6 +23,8 @@ const MAX_PROCESSES: usize = 500;
 const MAX_RUNNING: usize = 20_000;
 /// Of a name that a process gives itself.
 const MAX_NAME_CHARS: usize = 200;
+/// Of one process.
+const MAX_CONDITIONS: usize = 32;
 
 /// A pool as it told of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -56,6 +59,8 @@ pub struct SequencerStatus {
     pub version: String,
     /// It has been given turns; else it stands by.
     pub active: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionReport>,
 }
 
 /// What was heard so far, the newest of each process.
@@ -158,6 +163,7 @@ impl Heard {
                 version,
                 active,
                 backlog,
+                conditions,
             } => {
                 let process = bounded(&process);
                 let known = self.sequencers.contains_key(&process);
@@ -169,6 +175,7 @@ impl Heard {
                     name: process.clone(),
                     version: bounded(&version),
                     active,
+                    conditions: bounded_conditions(conditions),
                 };
                 // Of several that take themselves for it one is right; which, is not known.
                 self.sequencers.insert(process, (told, backlog));
@@ -222,7 +229,20 @@ fn bounded_about(about: About) -> About {
                 ..held
             })
             .collect(),
+        conditions: bounded_conditions(about.conditions),
     }
+}
+
+fn bounded_conditions(reports: Vec<ConditionReport>) -> Vec<ConditionReport> {
+    reports
+        .into_iter()
+        .take(MAX_CONDITIONS)
+        .map(|report| ConditionReport {
+            condition: bounded(&report.condition),
+            found: report.found.chars().take(1_000).collect(),
+            ..report
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -256,6 +276,7 @@ mod tests {
                 version: "v".repeat(10_000),
                 active: false,
                 backlog: None,
+                conditions: Vec::new(),
             });
         }
         // The same one again takes no more.

@@ -23,6 +23,7 @@ use crate::amqp::link::Link;
 use crate::amqp::messages::{Control, Decoded, Status};
 use crate::amqp::publish::header;
 use crate::amqp::topology::{Fanout, Topology};
+use crate::conditions::Conditions;
 use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
@@ -50,6 +51,7 @@ pub struct Sequencer {
     pub actor: Actor,
     pub metrics: Metrics,
     pub health: Health,
+    pub conditions: Conditions,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +158,7 @@ impl Sequencer {
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
                 _ = telling.tick() => {
-                    let told = telling::told(id, session.active, self.backlog, session.queue);
+                    let told = telling::told(id, session.active, self.backlog, session.queue, self.conditions.reports());
                     self.actor.tell(told);
                 }
                 _ = depth_pulse.tick() => {

@@ -9,15 +9,23 @@ use super::actions::Actor;
 use super::queue::{LineSummary, Oldest, Queue};
 use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, Status, WaitTold};
 use crate::amqp::publish::json_properties;
+use crate::conditions::ConditionReport;
 use crate::error::with_sources;
 
 /// What there is to tell.
-pub(super) fn told(process: &str, active: bool, limit: u16, queue: &Queue) -> Status {
+pub(super) fn told(
+    process: &str,
+    active: bool,
+    limit: u16,
+    queue: &Queue,
+    conditions: Vec<ConditionReport>,
+) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         active,
         backlog: active.then(|| backlog(Instant::now(), limit, queue)),
+        conditions,
     }
 }
 

@@ -89,6 +89,7 @@ impl<E: Engine> Worker<E> {
             draining,
             lacks: lacks.iter().map(told).collect(),
             held: self.held(),
+            conditions: self.conditions.reports(),
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::amqp::outbox::OutboxSettings;
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::codex::engine::Engine;
+use crate::conditions::Conditions;
 use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
@@ -61,6 +62,7 @@ pub struct Worker<E> {
     pub limits: Limits,
     pub metrics: Metrics,
     pub health: Health,
+    pub conditions: Conditions,
     pub running: RunningTurns,
 }
 

@@ -39,7 +39,16 @@ fn heartbeat() -> Status {
                 since: time(),
                 more: 1,
             }],
+            conditions: vec![condition()],
         },
+    }
+}
+
+fn condition() -> ConditionReport {
+    ConditionReport {
+        condition: "clock_differs".into(),
+        found: "2 h ahead".into(),
+        blocking: true,
     }
 }
 
@@ -55,6 +64,7 @@ fn sequencer(lines: usize) -> Status {
         oldest,
     };
     Status::Sequencer {
+        conditions: vec![condition()],
         process: "host-1".into(),
         version: "0.1.0".into(),
         active: true,

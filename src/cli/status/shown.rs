@@ -1,6 +1,6 @@
 //! A pool's status as a person reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +28,7 @@ pub fn shown(
         workers(status, style, width),
         running(status, top, now, style, width),
         held(status, now, style, width),
+        conditions(status, style, width),
         backlog(status, top, now, style, width),
     ] {
         if !part.is_empty() {
@@ -230,6 +231,48 @@ fn held(status: &PoolStatus, now: Timestamp, style: Style, width: usize) -> Stri
     table.render(style, width)
 }
 
+/// What processes report to be wrong around them, each finding once.
+fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
+    let workers = status.workers.iter();
+    let workers = workers.map(|worker| (&worker.name, &worker.about.conditions));
+    let sequencers = status.sequencers.iter();
+    let sequencers = sequencers.map(|sequencer| (&sequencer.name, &sequencer.conditions));
+    let mut found = BTreeMap::new();
+    for (process, reports) in workers.chain(sequencers) {
+        for report in reports {
+            let key = (&report.condition, &report.found);
+            found
+                .entry(key)
+                .or_insert_with(|| (report.blocking, BTreeSet::new()))
+                .1
+                .insert(process.as_str());
+        }
+    }
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        Column::Name("CONDITION"),
+        Column::Name("PROCESS"),
+        Column::Text("FOUND"),
+    ]);
+    for ((condition, text), (blocking, processes)) in found {
+        let look = if blocking { Look::Bad } else { Look::Odd };
+        let mut processes = processes.into_iter();
+        let first = processes.next().unwrap_or_default();
+        let process = match processes.count() {
+            0 => first.to_owned(),
+            more => format!("{first} (and {more} more)"),
+        };
+        table.row([
+            (condition.clone(), look),
+            (process, Look::Plain),
+            (text.clone(), Look::Plain),
+        ]);
+    }
+    table.render(style, width)
+}
+
 /// The longest line first.
 fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width: usize) -> String {
     let Some(backlog) = status.backlog.as_ref().filter(|one| !one.top.is_empty()) else {
@@ -327,6 +370,7 @@ mod tests {
             ..About::default()
         };
         let sequencer = |name: &str, active| SequencerStatus {
+            conditions: Vec::new(),
             name: name.to_owned(),
             version: "0.1.0".to_owned(),
             active,
