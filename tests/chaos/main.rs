@@ -10,6 +10,7 @@ mod aftermath;
 mod args;
 mod broker;
 mod clock;
+mod full_reader;
 mod hangs;
 #[path = "../support/hung.rs"]
 mod hung;

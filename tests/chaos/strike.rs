@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
+use crate::full_reader::FullReader;
 use crate::plan::Planned;
 use crate::plan::fault::Fault;
 use crate::pool::Pool;
@@ -20,6 +21,8 @@ use crate::record::runs::{self, Running};
 
 const WORK: &str = "codex.turns.work";
 const TURNS: &str = "codex.turns";
+/// What opening a connection may take; the broker may be down.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 pub struct Striker {
     pub pool: Rc<Pool>,
@@ -124,6 +127,14 @@ impl Striker {
                     "process {} for {ms} ms (hung up: {hang_up})",
                     process.number
                 )
+            }
+            Fault::FullReader { ms } => {
+                let proxy = pool.proxy(pick).await?;
+                let url = pool.url(&proxy);
+                let reader = timeout(CONNECT_LIMIT, FullReader::open(&url)).await;
+                let _full = reader.context("no answer of the broker")??;
+                pause(ms).await;
+                format!("for {ms} ms")
             }
             Fault::FullDisk { ms } => self.lacking(&pool.setup.full_disk(), ms).await?,
             Fault::NoProcesses { ms } => self.lacking(&pool.setup.no_processes(), ms).await?,

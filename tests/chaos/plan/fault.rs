@@ -62,6 +62,10 @@ pub enum Fault {
         offers: bool,
         ms: u64,
     },
+    /// A reader's queue is full and refuses all events.
+    FullReader {
+        ms: u64,
+    },
     /// Nothing can be written any more, by any worker.
     FullDisk {
         ms: u64,
@@ -126,6 +130,7 @@ impl Fault {
             | Self::FreezeSequencer { ms }
             | Self::HalfOpen { ms, .. }
             | Self::Partition { ms, .. }
+            | Self::FullReader { ms }
             | Self::FullDisk { ms }
             | Self::NoProcesses { ms }
             | Self::NoCodex { ms } => *ms = random.u64(300..4_000),
@@ -170,6 +175,7 @@ impl Fault {
             Self::StopBroker { .. } => "stop the broker",
             Self::KillBroker { .. } => "kill the broker",
             Self::KillLeader { .. } => "kill a queue's leader",
+            Self::FullReader { .. } => "a reader's full queue",
             Self::FullDisk { .. } => "full disk",
             Self::NoProcesses { .. } => "no more processes",
             Self::NoCodex { .. } => "no codex",
@@ -223,6 +229,7 @@ pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
             only(shape.cluster, 6),
             Fault::KillLeader { offers: false, ms },
         ),
+        (4, Fault::FullReader { ms }),
         (3, Fault::FullDisk { ms }),
         (2, Fault::NoProcesses { ms }),
         (3, Fault::NoCodex { ms }),
