@@ -12,7 +12,9 @@ pub mod json;
 mod json_schema;
 mod parse;
 mod rejection;
+mod scan;
 mod schema;
+mod unreadable;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ pub use ids::{IdError, TurnId, WorkspaceId};
 pub use image::{Image, ImagePath, MediaType};
 pub(crate) use image::{decode, encode};
 pub use rejection::{Rejection, Violation};
+pub use scan::{BodyForm, MAX_SCANNED, Scan};
 pub use schema::OutputSchema;
 
 use crate::trace::TraceContext;
@@ -128,6 +131,8 @@ impl Limits {
 pub struct Properties<'a> {
     pub message_id: Option<&'a str>,
     pub correlation_id: Option<&'a str>,
+    pub content_type: Option<&'a str>,
+    pub content_encoding: Option<&'a str>,
     /// Seconds since the Unix epoch.
     pub timestamp: Option<u64>,
     /// The headers of these names, as they came.

@@ -37,8 +37,8 @@ pub struct ValidateArgs {
     /// The file that holds the request, - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// One JSON object, also on a terminal: valid, and code, message, violations (field, found, allowed), omitted
-    /// or understood; ignored (field, meant)
+    /// One JSON object, also on a terminal: valid, and code, message, turn_id (of the answer), violations (field, found,
+    /// allowed), omitted or understood; ignored (field, meant)
     #[arg(long)]
     json: bool,
 }
@@ -122,6 +122,7 @@ fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &[Ignored]) -> Val
                 "valid": false,
                 "code": rejection.code,
                 "message": rejection.to_string(),
+                "turn_id": rejection.turn_id,
                 "violations": violations,
                 "omitted": rejection.omitted,
             })
@@ -151,11 +152,18 @@ fn for_people(
             for violation in &rejection.violations {
                 lines.push(style.bold(&violation.field));
                 lines.push(format!("  found    {}", violation.found));
-                lines.push(format!("  allowed  {}", violation.rule));
+                lines.push(format!("  expected {}", violation.rule));
             }
             if rejection.omitted > 0 {
                 lines.push(format!("and {} more", rejection.omitted));
             }
+            lines.push(match &rejection.turn_id {
+                Some(turn_id) => format!("answered as turn {turn_id}"),
+                None => {
+                    "not answered: found no usable turn_id, expected one here or as the message_id"
+                        .to_owned()
+                }
+            });
         }
     }
     for Ignored { field, meant } in ignored {

@@ -4,12 +4,11 @@
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::amqp::consume::Delivery;
 use crate::amqp::dead_letter::{CODE_HEADER, MESSAGE_HEADER};
+use crate::request::Scan;
 
 /// Of a header's tables within tables.
 const MAX_DEPTH: usize = 8;
@@ -34,16 +33,6 @@ pub struct DeadLetter {
     pub body: Vec<u8>,
 }
 
-/// What it says of itself, as far as it is JSON. Not made a value of: that may
-/// take many times its size.
-#[derive(Default, Deserialize)]
-struct Named<'a> {
-    #[serde(borrow, default)]
-    turn_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    workspace: Option<&'a RawValue>,
-}
-
 impl DeadLetter {
     /// The delivery is dropped unsettled: it stays held.
     pub(super) fn of(place: u64, delivery: Delivery) -> Self {
@@ -53,8 +42,7 @@ impl DeadLetter {
     fn new(place: u64, told: &BasicProperties, body: Vec<u8>) -> Self {
         let headers = told.headers().as_ref().map(table).unwrap_or_default();
         let header = |name: &str| headers.get(name).and_then(Value::as_str).map(str::to_owned);
-        let named: Named<'_> = serde_json::from_slice(&body).unwrap_or_default();
-        let text = |raw: Option<&RawValue>| serde_json::from_str::<String>(raw?.get()).ok();
+        let named = Scan::of(&body);
         let id = |id: &lapin::types::ShortString| id.as_str().to_owned();
         let timestamp = *told.timestamp();
         let rejected_at = timestamp.and_then(|seconds| {
@@ -65,8 +53,8 @@ impl DeadLetter {
             place,
             code: header(CODE_HEADER),
             message: header(MESSAGE_HEADER),
-            turn_id: told.message_id().as_ref().map(id).or(text(named.turn_id)),
-            workspace: text(named.workspace),
+            turn_id: told.message_id().as_ref().map(id).or(named.turn_id),
+            workspace: named.workspace,
             rejected_at,
             properties: properties(told),
             headers,
@@ -190,7 +178,6 @@ mod tests {
             "[]",
             r#"{"turn_id":7,"workspace":{"a":[]}}"#,
             r#"{"turn_id":null}"#,
-            r#"{"turn_id":"a","turn_id":"b"}"#,
             r#"{"turn_id":"cut"#,
         ] {
             let read = letter(body);
@@ -199,6 +186,10 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(letter(&format!(r#"{{"x":{deep}"#)).turn_id, None);
+        // What the sequencer finds in a broken body is found here as well.
+        let read = letter(&format!(r#"{{"turn_id":"t","workspace":"a","x":{deep}"#));
+        assert_eq!(read.turn_id.as_deref(), Some("t"));
+        assert_eq!(read.workspace.as_deref(), Some("a"));
     }
 
     #[test]

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::ids::{MODEL_NAME_RULE, is_model_name};
-use super::json::{MAX_VALUES, Unreadable};
 use super::rejection::{Violations, quoted, shown};
+use super::unreadable::{Finding, no_object, unreadable};
 use super::{
     IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties,
-    Rejection, TurnId, TurnRequest, WorkspaceId, json,
+    Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
@@ -34,27 +34,23 @@ impl TurnRequest {
         limits: &Limits,
         properties: &Properties<'_>,
     ) -> Result<Self, Rejection> {
-        let reject = |found: String, rule: String| {
-            let mut violations = Violations::default();
-            violations.add("body", found, rule);
-            Err(violations.reject(properties.turn_id(), None, None, properties.trace()))
-        };
         if body.len() > limits.max_request_bytes {
-            return reject(
-                format!("{} bytes", body.len()),
-                format!("at most {} bytes", limits.max_request_bytes),
-            );
+            let found = format!("{} bytes", body.len());
+            let rule = format!("at most {} bytes", limits.max_request_bytes);
+            return Err(of_the_body(
+                (found, rule),
+                &Scan::of(body),
+                limits,
+                properties,
+            ));
         }
         match json::from_slice(body) {
             Ok(value) => Self::from_value(body, &value, limits, properties),
-            Err(Unreadable::NotJson(error)) => reject(
-                format!("{} bytes that are no JSON ({error})", body.len()),
-                "a JSON object in UTF-8".to_owned(),
-            ),
-            Err(Unreadable::TooManyValues) => reject(
-                "a JSON text of more values".to_owned(),
-                format!("at most {MAX_VALUES} values, with all that are in others"),
-            ),
+            Err(why) => {
+                let scan = Scan::of(body);
+                let finding = unreadable(body, &why, &scan, properties);
+                Err(of_the_body(finding, &scan, limits, properties))
+            }
         }
     }
 
@@ -64,16 +60,16 @@ impl TurnRequest {
         limits: &Limits,
         properties: &Properties<'_>,
     ) -> Result<Self, Rejection> {
-        let mut violations = Violations::default();
         let Some(fields) = value.as_object() else {
-            violations.add("body", shown(Some(value)), "a JSON object in UTF-8");
-            return Err(violations.reject(properties.turn_id(), None, None, properties.trace()));
+            let scan = Scan::of(body);
+            let finding = no_object(value, &scan);
+            return Err(of_the_body(finding, &scan, limits, properties));
         };
         let mut reader = Reader {
             body,
             fields,
             limits,
-            violations,
+            violations: Violations::default(),
         };
         let turn_id = reader.turn_id();
         let workspace = reader.workspace();
@@ -117,6 +113,23 @@ impl TurnRequest {
             }
         }
     }
+}
+
+/// The body as a whole is at fault: its sender is answered under the id that
+/// can be found in it all the same.
+fn of_the_body(
+    (found, rule): Finding,
+    scan: &Scan,
+    limits: &Limits,
+    properties: &Properties<'_>,
+) -> Rejection {
+    let mut violations = Violations::default();
+    violations.add("body", found, rule);
+    let turn_id = scan.turn_id.as_ref().and_then(|id| id.parse().ok());
+    let workspace = scan.workspace.as_ref();
+    let workspace = workspace.and_then(|name| WorkspaceId::parse(name, &limits.roots).ok());
+    let turn_id = turn_id.or_else(|| properties.turn_id());
+    violations.reject(turn_id, workspace, None, properties.trace())
 }
 
 impl Properties<'_> {

@@ -30,7 +30,7 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: found {}, allowed is {}",
+            "{}: found {}, expected {}",
             self.field, self.found, self.rule
         )
     }
@@ -73,7 +73,7 @@ impl Rejection {
     /// end up.
     pub fn rules(&self) -> String {
         let rules: Vec<String> = (self.violations.iter())
-            .map(|violation| format!("{}: allowed is {}", violation.field, violation.rule))
+            .map(|violation| format!("{}: expected {}", violation.field, violation.rule))
             .collect();
         rules.join("; ")
     }

@@ -303,7 +303,7 @@ fn all_violations_are_told_at_once() {
     let rejection = parse(&request).unwrap_err();
     assert_eq!(rejection.code, ErrorCode::RequestInvalid);
     assert_eq!(rejection.metadata.as_ref().unwrap()["k"], 1);
-    insta::assert_snapshot!(rejection, @r#"turn_id: found "a b", allowed is 1 to 128 of A-Z a-z 0-9 . _ -; workspace: found nothing, allowed is 1 to 4 segments joined by /, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit; messages: found an array of 0, allowed is at least one message of role "user" that has text; timeout_s: found 0, allowed is a whole number of seconds, at least 1"#);
+    insta::assert_snapshot!(rejection, @r#"turn_id: found "a b", expected 1 to 128 of A-Z a-z 0-9 . _ -; workspace: found nothing, expected 1 to 4 segments joined by /, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit; messages: found an array of 0, expected at least one message of role "user" that has text; timeout_s: found 0, expected a whole number of seconds, at least 1"#);
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn a_model_must_be_on_the_list_when_there_is_one() {
     };
     assert!(parse("gpt-5.5").is_ok());
     let text = parse("gpt-4").unwrap_err().to_string();
-    assert_eq!(text, r#"model: found "gpt-4", allowed is one of gpt-5.5"#);
+    assert_eq!(text, r#"model: found "gpt-4", expected one of gpt-5.5"#);
 }
 
 #[test]
@@ -384,6 +384,13 @@ fn the_producer_is_answered_under_the_first_usable_id() {
         Some("c")
     );
     assert_eq!(answered("{", properties(None, None)), None);
+    // The body's own, also of one that can't be read.
+    let broken = r#"{"turn_id":"b","workspace":"a","x":"\ud83d"}"#;
+    assert_eq!(answered(broken, both).as_deref(), Some("b"));
+    let large = format!(r#"{{"x":"{}","turn_id":"b"}}"#, "x".repeat(300_000));
+    assert_eq!(answered(&large, both).as_deref(), Some("b"));
+    let unusable = r#"{"turn_id":"b b","x":"\ud83d"}"#;
+    assert_eq!(answered(unusable, both).as_deref(), Some("m"));
 }
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

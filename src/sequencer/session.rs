@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
+use lapin::types::ShortString;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -343,9 +344,14 @@ impl Session<'_> {
 }
 
 fn told_by(properties: &BasicProperties) -> Properties<'_> {
+    fn text(field: &Option<ShortString>) -> Option<&str> {
+        field.as_ref().map(|text| text.as_str())
+    }
     Properties {
-        message_id: properties.message_id().as_ref().map(|id| id.as_str()),
-        correlation_id: properties.correlation_id().as_ref().map(|id| id.as_str()),
+        message_id: text(properties.message_id()),
+        correlation_id: text(properties.correlation_id()),
+        content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
         timestamp: *properties.timestamp(),
         traceparent: header(properties, TRACEPARENT),
         tracestate: header(properties, TRACESTATE),

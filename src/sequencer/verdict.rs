@@ -271,7 +271,7 @@ fn id_taken(turn_id: &str) -> TurnError {
         code: ErrorCode::RequestInvalid,
         message: format!(
             "turn_id: found \"{turn_id}\", which a turn of another workspace has that has not ended, \
-             allowed is an id that no other turn has"
+             expected an id that no other turn has"
         ),
         reason: Reason::Unknown,
         retryable: false,

@@ -40,14 +40,30 @@ async fn what_is_wrong_with_a_request_is_told_all_at_once_as_a_worker_would() {
     let out = done.out.replace("\r\n", "\n");
     assert!(
         out.starts_with(
-            "not valid: request.invalid\nturn_id\n  found    \"a b\"\n  allowed  1 to 128 of "
+            "not valid: request.invalid\nturn_id\n  found    \"a b\"\n  expected 1 to 128 of "
         ),
         "{out}"
     );
     assert!(
-        out.ends_with("enqueued_at\n  found    \"yesterday\"\n  allowed  a time in RFC 3339\n"),
+        out.contains("enqueued_at\n  found    \"yesterday\"\n  expected a time in RFC 3339\n"),
         "{out}"
     );
+}
+
+/// As the workers answer it.
+#[tokio::test]
+async fn a_broken_body_is_judged_with_the_id_and_the_cause_that_are_found_in_it() {
+    let file = example("rejected/by-worker/lone-surrogate.txt");
+    let error = read(example("rejected/by-worker/lone-surrogate.error.json"));
+    let done = Call::new(&["validate", &file]).run().await.ended(1);
+    assert_eq!(told(&done)["message"], error["error"]["message"]);
+    assert_eq!(
+        told(&done)["turn_id"],
+        "0199a213-81c0-7800-8aa1-bbab2a035a53"
+    );
+    let file = example("rejected/by-worker/no-json.txt");
+    let done = Call::new(&["validate", &file]).run().await.ended(1);
+    assert_eq!(told(&done)["turn_id"], Value::Null);
 }
 
 #[tokio::test]
@@ -107,7 +123,7 @@ async fn a_workers_own_limits_hold_where_they_are_set_and_no_others_are_asked_fo
     let done = call().set("CODEX_MODELS", "gpt-4").run().await.ended(1);
     assert_eq!(
         told(&done)["message"],
-        "model: found \"gpt-5.5\", allowed is one of gpt-4"
+        "model: found \"gpt-5.5\", expected one of gpt-4"
     );
     call()
         .set("MAX_REQUEST_BYTES", "0")

@@ -179,7 +179,7 @@ pub async fn a_refusal(language: Language) {
 
     let mut pool = Pool::on(&url, 1, &[]).await;
     let err = refused().await;
-    let why = "\nworkspace.rejected: workspace: found \"../a\", allowed is ";
+    let why = "\nworkspace.rejected: workspace: found \"../a\", expected ";
     assert!(err.contains(why), "{err}");
     let letters = pool.producer.dead_letters(1).await;
     assert_eq!(letters[0].code, "workspace.rejected");

@@ -82,6 +82,122 @@ async fn g5_a_request_that_breaks_the_contract_is_answered_and_kept() {
     pool.stop().await;
 }
 
+/// A request of that id in `a`, with more fields.
+fn with(id: &str, more: &str) -> String {
+    let request = turn(id, "a", &[]).to_string();
+    request.replacen('{', &format!("{{{more},"), 1)
+}
+
+/// Guards the scan of what can't be read: no message id names the turn.
+#[tokio::test]
+async fn g5_a_broken_body_is_answered_under_the_id_in_it() {
+    let mut pool = Pool::start(2, &[]).await;
+    let nested = |n: usize| format!(r#""x":{}{}"#, "[".repeat(n), "]".repeat(n));
+    let plain = |id: &str| turn(id, "a", &[]).to_string();
+    let utf16 = |text: String| {
+        let units: Vec<u16> = format!("\u{feff}{text}").encode_utf16().collect();
+        units.into_iter().flat_map(u16::to_le_bytes).collect()
+    };
+    let latin1 = |text: String| text.chars().map(|c| c as u8).collect();
+    let truncated = |mut text: String| {
+        text.truncate(text.len() - 1);
+        text
+    };
+    let bodies: [(&str, Vec<u8>, &str); 13] = [
+        (
+            "large",
+            with("large", &format!(r#""x":"{}""#, "x".repeat(300_000))).into(),
+            "at most 262144 bytes",
+        ),
+        (
+            "values",
+            with("values", &format!(r#""x":[{}0]"#, "0,".repeat(70_000))).into(),
+            "more than 65536 JSON values",
+        ),
+        (
+            "deep",
+            with("deep", &nested(199)).into(),
+            "depth 200, expected a depth of at most 127",
+        ),
+        (
+            "surrogate",
+            with("surrogate", r#""x":"\ud83d""#).into(),
+            "a lone surrogate",
+        ),
+        (
+            "number",
+            with("number", r#""x":1e400"#).into(),
+            "the number 1e400 at offset 5",
+        ),
+        (
+            "bom",
+            format!("\u{feff}{}", plain("bom")).into(),
+            "a UTF-8 byte order mark",
+        ),
+        (
+            "utf16",
+            utf16(plain("utf16")),
+            "found UTF-16, expected a JSON object in UTF-8",
+        ),
+        (
+            "latin1",
+            latin1(with("latin1", "\"x\":\"J\u{fc}rgen\"")),
+            "0xfc at offset 7",
+        ),
+        (
+            "truncated",
+            truncated(plain("truncated")).into(),
+            "truncated after",
+        ),
+        (
+            "twice",
+            json!(plain("twice")).to_string().into(),
+            "encoded twice",
+        ),
+        (
+            "trailing",
+            format!("{0}\n{0}", plain("trailing")).into(),
+            "more bytes after the object",
+        ),
+        (
+            "celery",
+            format!("[[{}],{{}},{{}}]", plain("celery")).into(),
+            "an array of 3",
+        ),
+        (
+            "nan",
+            with("nan", r#""x":NaN"#).into(),
+            "no JSON (expected value at line 1 column 6)",
+        ),
+    ];
+    for (id, body, found) in bodies {
+        pool.producer.enqueue_raw(&[(body, persistent())]).await;
+        let turn = pool.events.ended(id).await;
+        assert_refused(&turn, "request.invalid");
+        let error = turn.all().nth(1).unwrap();
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("body: found ") && message.contains(found),
+            "{id}: {message}"
+        );
+        assert_eq!(error["workspace"], "a", "{id}");
+        assert_eq!(letter(&mut pool).await.message, message, "{id}");
+    }
+    // Its id is seen, and is that of a turn that waits.
+    pool.enqueue(&[turn("t1", "a", &["wait go"]), turn("t2", "a", &[])])
+        .await;
+    pool.started("t1", 1).await;
+    let body = with("t2", r#""x":1e400"#).into_bytes();
+    pool.producer.enqueue_raw(&[(body, persistent())]).await;
+    assert!(letter(&mut pool).await.message.contains("1e400"));
+    pool.release("go");
+    let t2 = pool.events.ended("t2").await;
+    assert_eq!((t2.stop_reason(), t2.attempt()), ("end_turn", 1));
+    assert!(!t2.attempts.contains_key(&0));
+    pool.metric_is(&rejected("request.invalid"), 14.0).await;
+    pool.stop().await;
+}
+
 /// The examples of the contract, each under an id of its own, of the same length.
 #[tokio::test]
 async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
