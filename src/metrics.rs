@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
+use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
 use crate::guard::Unkillable;
@@ -153,16 +154,28 @@ impl Metrics {
 
     /// The broker has confirmed an event, so long after it was published.
     pub fn event_confirmed(&self, kind: &str, after: Duration) {
-        // A newer worker's journal may hold kinds that we don't know.
-        let known = EVENT_KINDS.iter().find(|known| **known == kind);
-        let kind = known.copied().unwrap_or("other");
-        self.series().events.with_label_values(&[kind]).inc();
+        let labels = [known_kind(kind)];
+        self.series().events.with_label_values(&labels).inc();
         self.series().event_confirm.observe(after.as_secs_f64());
     }
 
     /// The broker has refused an event.
     pub fn event_nacked(&self) {
         self.series().events_nacked.inc();
+    }
+
+    /// Readers miss an event, as the broker did not take it.
+    pub fn event_dropped(&self, kind: &str, reason: DropReason) {
+        let labels = [known_kind(kind), reason.as_str()];
+        self.series()
+            .events_dropped
+            .with_label_values(&labels)
+            .inc();
+    }
+
+    /// How many turns have events that wait for the broker.
+    pub fn set_turns_unpublished(&self, turns: usize) {
+        self.series().unpublished.set(gauge(turns));
     }
 
     /// A delivery came that had been delivered before.
@@ -200,9 +213,10 @@ impl Metrics {
         self.series().connected.set(connected.into());
     }
 
-    /// The connection was lost and is there again.
-    pub fn reconnected(&self) {
-        self.series().reconnects.inc();
+    /// The connection of that name was lost and is there again.
+    pub fn reconnected(&self, connection: &str) {
+        let labels = [connection];
+        self.series().reconnects.with_label_values(&labels).inc();
     }
 
     /// Whether the worker consumes offers.
@@ -297,6 +311,12 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
+}
+
+/// A newer worker's journal may hold kinds that this version does not know.
+fn known_kind(kind: &str) -> &'static str {
+    let known = EVENT_KINDS.iter().find(|known| **known == kind);
+    known.copied().unwrap_or("other")
 }
 
 fn gauge(count: usize) -> i64 {

@@ -2,6 +2,7 @@
 //! them to an end in the right order.
 
 mod parts;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp::connect::{Connector, State, backoff};
+use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::event_log::{LogAlarm, LogKeeper, LogNews};
-use crate::amqp::outbox::{OutboxMetrics, OutboxSettings};
+use crate::amqp::outbox::{OutboxSettings, REFUSAL_LIMIT};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
 use crate::codex::engine::Engine;
@@ -31,13 +32,11 @@ use crate::worker::{RunningTurns, Shutdown, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner};
 use parts::{host, idle_servers, tried, warn_of_trust};
+use watched::{EventWatch, Watched};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
 const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 9;
-/// How often in a row the broker may refuse an event before it is given up.
-/// It refuses when one reader's full queue refuses, and must not stop all turns.
-const NACK_LIMIT: u32 = 10;
 /// How often it is looked whether a workspace is free again that could not be cleared.
 const HELD_LOOK: Duration = Duration::from_secs(1);
 /// How long the connections may take to close at the end.
@@ -185,10 +184,12 @@ async fn run(
         return Ok(());
     }
 
-    let publisher_connector = connector
+    let watched = Watched::new(metrics.clone(), health.clone(), conditions.clone());
+    watched.keep_together(topology.clone(), shutdown.end.clone());
+    let publisher_connector = watched
+        .connector(&connector, watched::PUBLISHER)
         .named(format!("{id} publisher"))
-        .publishing()
-        .on_state(connection_state(metrics.clone(), health.clone()));
+        .publishing();
     let publisher = PublisherLink::start(
         publisher_connector,
         settings.slots + EXTRA_CHANNELS,
@@ -196,8 +197,8 @@ async fn run(
     );
     let outbox = OutboxSettings {
         exchange: topology.events.clone(),
-        metrics: Arc::new(EventMetrics(metrics.clone())),
-        nack_limit: Some(NACK_LIMIT),
+        metrics: Arc::new(EventWatch::new(metrics.clone(), conditions.clone())),
+        refusal_limit: REFUSAL_LIMIT,
         alarm: LogAlarm::default(),
     };
     if let Some(log) = settings.event_log {
@@ -223,7 +224,7 @@ async fn run(
             by: id.to_owned(),
         };
         let sequencer = Sequencer {
-            connector: connector.clone(),
+            connector: watched.connector(&connector, watched::SEQUENCER),
             topology: topology.clone(),
             backlog: u16::try_from(settings.backlog).unwrap_or(u16::MAX),
             max_waiting: settings.max_waiting,
@@ -251,7 +252,7 @@ async fn run(
             runner,
             id: id.to_owned(),
             slots: settings.slots,
-            connector,
+            connector: watched.connector(&connector, watched::WORKER),
             publisher: publisher.clone(),
             topology,
             outbox,
@@ -324,37 +325,4 @@ async fn declare(
         }
     }
     Ok(false)
-}
-
-/// The publishing connection stands for the process's: without it no turn
-/// gets anywhere.
-fn connection_state(metrics: Metrics, health: Health) -> impl Fn(State) + Send + Sync + 'static {
-    let first = std::sync::atomic::AtomicBool::new(true);
-    move |state| {
-        let connected = state == State::Connected;
-        metrics.set_connected(connected);
-        health.set_connected(connected);
-        if connected && !first.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            metrics.reconnected();
-        }
-    }
-}
-
-struct EventMetrics(Metrics);
-
-impl OutboxMetrics for EventMetrics {
-    fn confirmed(&self, kind: &str, after: Duration) {
-        self.0.event_confirmed(kind, after);
-    }
-
-    fn nacked(&self) {
-        self.0.event_nacked();
-    }
-
-    fn abandoned(&self, kind: &str) {
-        tracing::error!(
-            kind,
-            "gave an event up: the broker refuses it over and over"
-        );
-    }
 }

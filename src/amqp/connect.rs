@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Link, Socket};
+use super::link::{Link, Socket, WeakLink};
 use super::target::{self, Target, UrlError};
 use super::tls;
 use crate::error::with_sources;
@@ -36,10 +36,13 @@ const PUBLISHING_FRAME_MAX_BYTES: u32 = 16 << 10;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a [`Connector`] tells the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What becomes of a [`Connector`]'s connections.
+#[derive(Debug, Clone)]
 pub enum State {
-    Connected,
+    Connected(WeakLink),
+    /// The broker takes no publishes; its reason.
+    Blocked(String),
+    Unblocked,
     Disconnected,
 }
 
@@ -135,7 +138,7 @@ impl Connector {
         self
     }
 
-    /// Calls `hook` on every connection made and every connection lost.
+    /// Calls `hook` with every change of each connection's state.
     pub fn on_state(mut self, hook: impl Fn(State) + Send + Sync + 'static) -> Self {
         self.on_state = Arc::new(hook);
         self
@@ -227,7 +230,6 @@ impl Connector {
             Ok(Err(error)) => return Err(refused(target, error)),
             Err(elapsed) => return Err(timed_out("the AMQP handshake")(elapsed)),
         };
-        (self.on_state)(State::Connected);
         Ok(Link::new(
             connection,
             socket,

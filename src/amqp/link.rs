@@ -1,17 +1,17 @@
 //! One connection to the broker, and how its end is noticed.
 
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ConnectionStatus, Event};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::connect::StateHook;
+use super::connect::{State, StateHook};
 use super::target::Target;
 
 /// How long the broker may take to open a channel or to answer a declaration.
@@ -36,12 +36,26 @@ pub enum LinkError {
     Closed { target: Arc<Target>, reason: String },
     #[error("{what} took longer than {} s", .limit.as_secs())]
     TimedOut { what: &'static str, limit: Duration },
+    #[error("{what}: {}", blocked(.reason))]
+    Blocked { what: &'static str, reason: String },
     #[error("{what} failed")]
     Amqp {
         what: &'static str,
         #[source]
         source: lapin::Error,
     },
+}
+
+/// What a blocked connection means, with the broker's own reason.
+pub fn blocked(reason: &str) -> String {
+    let reason = match reason {
+        "" => "it gives no reason",
+        reason => reason,
+    };
+    format!(
+        "the broker takes no publishes ({reason}): a memory or disk alarm; expected are no alarms; \
+         free memory or disk on the broker's host (rabbitmq-diagnostics alarms), then all goes on"
+    )
 }
 
 /// A connection. Clones are the same connection; the last one dropped hangs up.
@@ -56,7 +70,19 @@ struct Inner {
     socket: Arc<Socket>,
     hung_up: AtomicBool,
     state: watch::Receiver<LinkState>,
+    last_unblocked: watch::Receiver<Option<Instant>>,
     target: Arc<Target>,
+}
+
+/// A connection, kept open by others.
+#[derive(Debug, Clone)]
+pub struct WeakLink(Weak<Inner>);
+
+impl WeakLink {
+    /// Returns `None` if the connection is gone.
+    pub fn upgrade(&self) -> Option<Link> {
+        self.0.upgrade().map(Link).filter(Link::is_open)
+    }
 }
 
 impl Link {
@@ -68,24 +94,47 @@ impl Link {
     ) -> Self {
         let socket = Arc::new(socket);
         let (sender, state) = watch::channel(LinkState::Open);
+        let (unblocked, last_unblocked) = watch::channel(None);
         // lapin's events go to one listener each, whatever its docs say, so
         // there is just this one.
         let events = connection.events_listener();
-        let status = connection.status().clone();
-        tokio::spawn(watch_state(
-            events,
-            status,
-            Arc::clone(&socket),
-            sender,
-            on_state,
-        ));
-        Self(Arc::new(Inner {
+        let watching = Watching {
+            status: connection.status().clone(),
+            socket: Arc::clone(&socket),
+            state: sender,
+            unblocked,
+            on_state: Arc::clone(&on_state),
+        };
+        let link = Self(Arc::new(Inner {
             connection,
             socket,
             hung_up: AtomicBool::new(false),
             state,
+            last_unblocked,
             target,
-        }))
+        }));
+        // Before the watching begins, so that no end is reported first.
+        on_state(State::Connected(link.downgrade()));
+        tokio::spawn(watching.run(events));
+        link
+    }
+
+    pub fn downgrade(&self) -> WeakLink {
+        WeakLink(Arc::downgrade(&self.0))
+    }
+
+    /// Where the connection ends. Returns `None` if the system does not say.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.socket.0.peer_addr().ok()
+    }
+
+    /// How many channels the broker allows on this connection.
+    pub fn channel_max(&self) -> u16 {
+        match self.0.connection.configuration().channel_max() {
+            // AMQP's word for no limit.
+            0 => u16::MAX,
+            most => most,
+        }
     }
 
     pub fn target(&self) -> &Arc<Target> {
@@ -103,7 +152,20 @@ impl Link {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
+        // lapin knows of a block a little earlier than the watching task, and of
+        // its end, too: what waits for that end has to see both.
         self.0.connection.status().blocked()
+            || matches!(*self.0.state.borrow(), LinkState::Blocked(_))
+    }
+
+    /// When the broker last let publish again, after a block.
+    pub(super) fn last_unblocked(&self) -> Option<Instant> {
+        *self.0.last_unblocked.borrow()
+    }
+
+    /// Whether that was within the last `limit`.
+    pub(super) fn unblocked_since(&self, limit: Duration) -> bool {
+        self.last_unblocked().is_some_and(|at| at.elapsed() < limit)
     }
 
     pub(super) fn is_same(&self, other: &Link) -> bool {
@@ -164,11 +226,18 @@ impl Link {
     ) -> Result<T, LinkError> {
         match timeout(RPC_LIMIT, request).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) if !self.is_open() => Err(self.closed_error()),
+            Ok(Err(_)) if !self.is_open() => {
+                // The broker's reason comes with the end of the connection.
+                let _ = timeout(2 * STATE_TICK, self.closed()).await;
+                Err(self.closed_error())
+            }
             Ok(Err(source)) => Err(LinkError::Amqp { what, source }),
-            Err(_) => Err(LinkError::TimedOut {
-                what,
-                limit: RPC_LIMIT,
+            Err(_) => Err(match self.state() {
+                LinkState::Blocked(reason) => LinkError::Blocked { what, reason },
+                _ => LinkError::TimedOut {
+                    what,
+                    limit: RPC_LIMIT,
+                },
             }),
         }
     }
@@ -229,56 +298,72 @@ impl Drop for Socket {
     }
 }
 
-/// Tells of blocking and of the end, then shuts the socket: the second handle
-/// would keep it open.
-async fn watch_state(
-    events: impl futures_util::Stream<Item = Event>,
+/// Notices blocking and the end of a connection.
+struct Watching {
     status: ConnectionStatus,
     socket: Arc<Socket>,
     state: watch::Sender<LinkState>,
+    unblocked: watch::Sender<Option<Instant>>,
     on_state: StateHook,
-) {
-    let mut events = std::pin::pin!(events);
-    let mut tick = interval(STATE_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut block_reason = String::new();
-    let mut close_reason = None;
-    while status.connected() {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Event::ConnectionBlocked(reason)) => block_reason = reason,
-                // A channel's error comes here too; then the connection lives on.
-                Some(Event::Error(error)) if !status.connected() => close_reason = Some(error),
-                Some(_) => {}
-                None => break,
-            },
-            _ = tick.tick() => {}
-            () = state.closed() => break,
+}
+
+impl Watching {
+    /// Until the end; then it shuts the socket, which the second handle would
+    /// keep open.
+    async fn run(self, events: impl futures_util::Stream<Item = Event>) {
+        let mut events = std::pin::pin!(events);
+        let mut tick = interval(STATE_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut block_reason = String::new();
+        let mut close_reason = None;
+        let status = &self.status;
+        while status.connected() {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => block_reason = reason,
+                    // A channel's error comes here too; then the connection lives on.
+                    Some(Event::Error(error)) if !status.connected() => close_reason = Some(error),
+                    Some(_) => {}
+                    None => break,
+                },
+                _ = tick.tick() => {}
+                () = self.state.closed() => break,
+            }
+            self.set(match status.blocked() {
+                true => LinkState::Blocked(block_reason.clone()),
+                false => LinkState::Open,
+            });
         }
-        let now = if status.blocked() {
-            LinkState::Blocked(block_reason.clone())
-        } else {
-            LinkState::Open
+        let reason = match close_reason {
+            Some(error) => error.to_string(),
+            None if status.closing() || status.closed() => "it was closed".to_owned(),
+            None => "it was lost".to_owned(),
         };
-        state.send_if_modified(|state| {
-            let changed = *state != now;
-            *state = now;
-            changed
-        });
+        self.state.send_replace(LinkState::Closed(reason));
+        (self.on_state)(State::Disconnected);
+        // An orderly close still has to hear the broker's answer.
+        let _ = timeout(CLOSE_LIMIT, async {
+            while status.closing() {
+                tick.tick().await;
+            }
+        })
+        .await;
+        self.socket.shut();
     }
-    let reason = match close_reason {
-        Some(error) => error.to_string(),
-        None if status.closing() || status.closed() => "it was closed".to_owned(),
-        None => "it was lost".to_owned(),
-    };
-    state.send_replace(LinkState::Closed(reason));
-    on_state(super::connect::State::Disconnected);
-    // An orderly close still has to hear the broker's answer.
-    let _ = timeout(CLOSE_LIMIT, async {
-        while status.closing() {
-            tick.tick().await;
+
+    fn set(&self, now: LinkState) {
+        if *self.state.borrow() == now {
+            return;
         }
-    })
-    .await;
-    socket.shut();
+        let news = match &now {
+            LinkState::Blocked(reason) => State::Blocked(reason.clone()),
+            _ => {
+                // Before the state: its readers ask when that was.
+                self.unblocked.send_replace(Some(Instant::now()));
+                State::Unblocked
+            }
+        };
+        self.state.send_replace(now);
+        (self.on_state)(news);
+    }
 }

@@ -9,6 +9,7 @@
 //! code that knows what it held.
 
 pub mod connect;
+pub mod connections;
 pub mod consume;
 pub mod dead_letter;
 pub mod declare_error;

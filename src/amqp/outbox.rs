@@ -7,11 +7,12 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::queue::Queue;
-use self::session::{End, Session};
+use self::session::{End, Pace, Session};
 use super::connect::backoff;
 use super::event_log::LogAlarm;
 use super::pool::PublisherLink;
@@ -20,17 +21,66 @@ use crate::event::SealedEvent;
 
 pub use self::queue::{Cut, WINDOW_BYTES, WINDOW_EVENTS};
 
-/// What an [`Outbox`] tells the metrics.
+/// How long an event that the broker refused (nack) waits before it is
+/// published again, by how often it was refused; then it is dropped.
+///
+/// The broker refuses an event when a single queue that it goes to refuses it,
+/// such as a reader's full queue with `reject-publish`; all other queues have
+/// it then. A neighbour's queue must not hold up a turn, so all of this together
+/// stays below a second.
+const REFUSED_AGAIN: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+];
+
+/// How often an event is published before it is dropped for being refused.
+pub const REFUSAL_LIMIT: u32 = REFUSED_AGAIN.len() as u32 + 1;
+
+/// Why an event was dropped: its readers miss it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The broker refused it (nack).
+    Refused,
+    /// It is larger than the broker takes, and could not be shortened.
+    TooLarge,
+}
+
+impl DropReason {
+    pub const ALL: [Self; 2] = [Self::Refused, Self::TooLarge];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Why the events of a turn wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldUp {
+    /// They were published, or could not be, and are not confirmed.
+    Unconfirmed,
+    /// The broker refuses them for good, such as by a missing permission.
+    Forbidden(String),
+}
+
+/// What an [`Outbox`] reports to the metrics.
 pub trait OutboxMetrics: Send + Sync {
-    /// The broker has an event of this kind; told once for each event.
+    /// The broker has an event of this kind; called once for each event.
     fn confirmed(&self, kind: &str, after: Duration) {
         let _ = (kind, after);
     }
-    /// The broker refused an event; told each time.
+    /// The broker refused an event; called each time.
     fn nacked(&self) {}
-    /// An event was given up: the broker would never take it.
-    fn abandoned(&self, kind: &str) {
-        let _ = kind;
+    /// An event was dropped.
+    fn dropped(&self, kind: &str, reason: DropReason) {
+        let _ = (kind, reason);
+    }
+    /// What holds up the events of a turn has changed.
+    fn held_up(&self, before: Option<&HoldUp>, now: Option<&HoldUp>) {
+        let _ = (before, now);
     }
 }
 
@@ -42,10 +92,8 @@ pub struct OutboxSettings {
     /// The topic exchange of the events.
     pub exchange: String,
     pub metrics: Arc<dyn OutboxMetrics>,
-    /// After how many nacks in a row an event is given up. None: never, for it
-    /// may be an ending; but then a single full queue of a reader (with
-    /// `reject-publish`) holds up all turns.
-    pub nack_limit: Option<u32>,
+    /// How often an event is published while it is refused: [`REFUSAL_LIMIT`].
+    pub refusal_limit: u32,
     /// Rung where events are not confirmed, if there is a log that may be why.
     pub alarm: LogAlarm,
 }
@@ -55,7 +103,7 @@ pub struct OutboxSettings {
 /// Dropped, it stops publishing; what is unconfirmed then is only in the
 /// snapshot that the owner took. A connection that is lost, a nack, a confirm
 /// that doesn't come: all lead to publishing again what is unconfirmed, in
-/// order, over and over until `cut`.
+/// order, until `cut`. Only what is refused over and over is dropped.
 pub struct Outbox {
     queue: Arc<Queue>,
     _stop: DropGuard,
@@ -120,71 +168,7 @@ async fn publish(
     queue: Arc<Queue>,
     cut: CancellationToken,
 ) {
-    let work = async {
-        let mut delays = backoff();
-        let mut nacks = 0;
-        // After a session without a single confirm, events go one at a time
-        // until one is confirmed: each repetition reaches the readers.
-        let mut careful = false;
-        let mut logged = None;
-        loop {
-            queue.not_empty().await;
-            let Some(_) = publisher.ready().await else {
-                return;
-            };
-            let (end, progress) = match publisher.lease().await {
-                Ok(lease) => {
-                    let mut session = Session::new(lease, &queue, &settings, careful);
-                    let end = session.run().await;
-                    let progress = session.has_progress();
-                    if let End::Drained = end {
-                        session.finish();
-                    }
-                    (end, progress)
-                }
-                Err(error) => (End::Lost(with_sources(&error)), false),
-            };
-            if progress {
-                delays = backoff();
-                nacks = 0;
-                logged = None;
-            }
-            match end {
-                End::Drained => {
-                    careful = false;
-                    continue;
-                }
-                End::Lost(reason) => {
-                    if logged.as_ref() != Some(&reason) {
-                        tracing::warn!(reason, "events are not confirmed, publishing them again");
-                        logged = Some(reason);
-                    }
-                }
-                End::Unconfirmed => {
-                    tracing::warn!("events are not confirmed in time, publishing them again");
-                    settings.alarm.ring();
-                }
-                End::Nacked => {
-                    nacks += 1;
-                    settings.alarm.ring();
-                    settings.metrics.nacked();
-                    tracing::warn!(
-                        nacks,
-                        "the broker refused an event (nack), publishing it again"
-                    );
-                    if settings.nack_limit.is_some_and(|limit| nacks >= limit) {
-                        abandon(&queue, &settings, "refused by the broker too often");
-                        nacks = 0;
-                    }
-                }
-                // Alone on its channel, it is the one that was meant.
-                End::TooLarge(reason) if careful => shorten(&queue, &settings, &reason),
-                End::TooLarge(_) => {}
-            }
-            careful = !progress;
-            sleep(delays.next().unwrap_or_default()).await;
-        }
-    };
+    let work = Publishing::new(&publisher, &settings, &queue).run();
     tokio::select! {
         () = work => {}
         () = cut.cancelled() => {}
@@ -192,11 +176,172 @@ async fn publish(
     queue.cut();
 }
 
+/// What is known from one session to the next.
+struct Publishing<'a> {
+    publisher: &'a PublisherLink,
+    settings: &'a OutboxSettings,
+    queue: &'a Queue,
+    pace: Pace,
+    /// Of the oldest event, in a row.
+    refusals: u32,
+    logged: Option<String>,
+    held_up: HeldUp<'a>,
+}
+
+impl<'a> Publishing<'a> {
+    fn new(publisher: &'a PublisherLink, settings: &'a OutboxSettings, queue: &'a Queue) -> Self {
+        Self {
+            publisher,
+            settings,
+            queue,
+            pace: Pace::Window,
+            refusals: 0,
+            logged: None,
+            held_up: HeldUp {
+                metrics: &*settings.metrics,
+                by: None,
+            },
+        }
+    }
+
+    /// Until the publisher is shut down.
+    async fn run(mut self) {
+        let mut delays = backoff();
+        loop {
+            self.queue.not_empty().await;
+            if !self.ready().await {
+                return;
+            }
+            let (end, progress) = self.session().await;
+            if progress {
+                delays = backoff();
+                self.refusals = 0;
+                self.logged = None;
+                self.held_up.set(None);
+            }
+            match end {
+                End::Drained => {
+                    self.held_up.set(None);
+                    continue;
+                }
+                End::Nacked => {
+                    delays = backoff();
+                    self.refused().await;
+                    continue;
+                }
+                End::Forbidden(reason) => {
+                    self.not_confirmed(&reason);
+                    self.held_up.set(Some(HoldUp::Forbidden(reason)));
+                }
+                End::Lost(reason) => {
+                    self.not_confirmed(&reason);
+                    self.held_up.set(Some(HoldUp::Unconfirmed));
+                }
+                End::Unconfirmed => {
+                    tracing::warn!("events are not confirmed in time, publishing them again");
+                    self.settings.alarm.ring();
+                    self.held_up.set(Some(HoldUp::Unconfirmed));
+                }
+                // Alone on its channel, it is the one that was meant.
+                End::TooLarge(reason) if self.pace == Pace::Single => {
+                    shorten(self.queue, self.settings, &reason);
+                }
+                End::TooLarge(_) => {}
+            }
+            // Each repetition reaches the readers.
+            self.pace = match progress {
+                true => Pace::Window,
+                false => Pace::Single,
+            };
+            sleep(delays.next().unwrap_or_default()).await;
+        }
+    }
+
+    /// Waits for a connection that takes publishes; false once shut down.
+    async fn ready(&mut self) -> bool {
+        let mut ready = std::pin::pin!(self.publisher.ready());
+        let link = match ready.as_mut().now_or_never() {
+            Some(link) => link,
+            None => {
+                if self.held_up.by.is_none() {
+                    self.held_up.set(Some(HoldUp::Unconfirmed));
+                }
+                ready.await
+            }
+        };
+        link.is_some()
+    }
+
+    /// Why it ended, and whether at least one event was confirmed.
+    async fn session(&mut self) -> (End, bool) {
+        let lease = match self.publisher.lease().await {
+            Ok(lease) => lease,
+            Err(error) => return (End::Lost(with_sources(&error)), false),
+        };
+        let mut session = Session::new(lease, self.queue, self.settings, self.pace);
+        let end = session.run().await;
+        self.pace = session.pace();
+        let progress = session.has_progress();
+        if let End::Drained = end {
+            session.finish();
+        }
+        (end, progress)
+    }
+
+    /// The oldest event was refused: it is published again, alone, or dropped.
+    async fn refused(&mut self) {
+        self.settings.metrics.nacked();
+        self.settings.alarm.ring();
+        self.refusals += 1;
+        if self.refusals >= self.settings.refusal_limit {
+            drop_refused(self.queue, self.settings);
+            self.refusals = 0;
+            // What refused it refuses the next ones, too.
+            self.pace = Pace::OneTry;
+            return;
+        }
+        if self.refusals == 1 {
+            tracing::warn!("the broker refused an event (nack), publishing it again");
+        }
+        self.pace = Pace::Single;
+        let nth = usize::try_from(self.refusals).unwrap_or(usize::MAX) - 1;
+        sleep(REFUSED_AGAIN[nth.min(REFUSED_AGAIN.len() - 1)]).await;
+    }
+
+    fn not_confirmed(&mut self, reason: &str) {
+        if self.logged.as_deref() != Some(reason) {
+            tracing::warn!(reason, "events are not confirmed, publishing them again");
+            self.logged = Some(reason.to_owned());
+        }
+    }
+}
+
+/// Reports what holds a turn's events up, and at the end that nothing does.
+struct HeldUp<'a> {
+    metrics: &'a dyn OutboxMetrics,
+    by: Option<HoldUp>,
+}
+
+impl HeldUp<'_> {
+    fn set(&mut self, now: Option<HoldUp>) {
+        if self.by != now {
+            self.metrics.held_up(self.by.as_ref(), now.as_ref());
+            self.by = now;
+        }
+    }
+}
+
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.set(None);
+    }
+}
+
 /// Says less, where all of it is too much for the broker.
 fn shorten(queue: &Queue, settings: &OutboxSettings, reason: &str) {
     let Some(event) = queue.get(0) else { return };
     let Some(short) = event.shortened() else {
-        return abandon(queue, settings, reason);
+        return drop_oldest(queue, settings, DropReason::TooLarge, reason);
     };
     tracing::error!(
         event = event.message_id(),
@@ -208,15 +353,34 @@ fn shorten(queue: &Queue, settings: &OutboxSettings, reason: &str) {
     queue.replace_oldest(short);
 }
 
+fn drop_refused(queue: &Queue, settings: &OutboxSettings) {
+    let detail = "the broker refused it (nack): a queue that is bound to the events is full \
+                  or failed, and its reader misses the event";
+    drop_oldest(queue, settings, DropReason::Refused, detail);
+}
+
 /// Lets an event go that would hold up the turn for ever.
-fn abandon(queue: &Queue, settings: &OutboxSettings, reason: &str) {
+fn drop_oldest(queue: &Queue, settings: &OutboxSettings, reason: DropReason, detail: &str) {
     if let Some(event) = queue.pop() {
         tracing::error!(
             event = event.message_id(),
+            kind = event.kind,
             bytes = event.json.len(),
-            reason,
-            "gave an event up: its readers will miss it"
+            reason = reason.as_str(),
+            detail,
+            "dropped an event"
         );
-        settings.metrics.abandoned(&event.kind);
+        settings.metrics.dropped(&event.kind, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g10_a_refused_event_holds_up_the_next_for_less_than_a_second() {
+        let waits: Duration = REFUSED_AGAIN.iter().sum();
+        assert!(waits <= Duration::from_millis(700), "{waits:?}");
     }
 }

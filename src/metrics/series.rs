@@ -4,6 +4,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Usage};
 use crate::host::Lack;
@@ -40,6 +41,9 @@ const REJECTIONS: &[ErrorCode] = &[
     ErrorCode::BacklogFull,
 ];
 
+/// A process's connections to the broker.
+const CONNECTIONS: &[&str] = &["publisher", "sequencer", "worker"];
+
 /// Which of a turn's starts it is.
 pub(super) const FIRST: &str = "first";
 pub(super) const AGAIN: &str = "again";
@@ -71,11 +75,13 @@ pub(super) struct Series {
     pub events: IntCounterVec,
     pub event_confirm: Histogram,
     pub events_nacked: IntCounter,
+    pub events_dropped: IntCounterVec,
+    pub unpublished: IntGauge,
     pub redeliveries: IntCounter,
     pub duplicates: IntCounter,
     pub rejected: IntCounterVec,
     pub connected: IntGauge,
-    pub reconnects: IntCounter,
+    pub reconnects: IntCounterVec,
     pub consumer_active: IntGauge,
     pub sequencer_active: IntGauge,
     pub backlog_turns: IntGauge,
@@ -189,7 +195,19 @@ impl Series {
                 "From an event's publishing to its confirm.",
                 CONFIRM_SECONDS,
             ),
-            events_nacked: new.counter("events_nacked_total", "Events that the broker refused."),
+            events_nacked: new.counter(
+                "events_nacked_total",
+                "How often the broker refused an event.",
+            ),
+            events_dropped: new.counters(
+                "events_dropped_total",
+                "Events that readers miss, as the broker did not take them, by type and reason.",
+                &["type", "reason"],
+            ),
+            unpublished: new.gauge(
+                "turns_unpublished",
+                "Turns whose events wait, as the broker does not confirm or take them.",
+            ),
             redeliveries: new.counter(
                 "redeliveries_total",
                 "Deliveries that had been delivered before.",
@@ -203,10 +221,14 @@ impl Series {
                 "Requests that were not accepted, by code.",
                 &["code"],
             ),
-            connected: new.gauge("amqp_connected", "1 while connected to the broker."),
-            reconnects: new.counter(
+            connected: new.gauge(
+                "amqp_connected",
+                "1 while the publishing connection to the broker is open.",
+            ),
+            reconnects: new.counters(
                 "amqp_reconnects_total",
-                "How often a lost connection came back.",
+                "How often a lost connection came back, by connection.",
+                &["connection"],
             ),
             consumer_active: new.gauge("consumer_active", "1 while the worker consumes offers."),
             sequencer_active: new.gauge(
@@ -282,6 +304,9 @@ impl Series {
                 self.failures.with_label_values(&labels);
             }
         }
+        for connection in CONNECTIONS {
+            self.reconnects.with_label_values(&[connection]);
+        }
         for condition in Condition::ALL {
             self.conditions.with_label_values(&[condition.as_str()]);
         }
@@ -295,6 +320,10 @@ impl Series {
         }
         for kind in EVENT_KINDS {
             self.events.with_label_values(&[*kind]);
+            for reason in DropReason::ALL {
+                let labels = [*kind, reason.as_str()];
+                self.events_dropped.with_label_values(&labels);
+            }
         }
         self.set_build_info("unknown");
     }

@@ -47,6 +47,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "consumer_active gauge",
             "duplicate_turns_total counter",
             "event_confirm_seconds histogram",
+            "events_dropped_total counter",
             "events_nacked_total counter",
             "events_published_total counter",
             "first_text_seconds histogram",
@@ -71,6 +72,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "turn_timeout_seconds gauge",
             "turns_not_started_total counter",
             "turns_total counter",
+            "turns_unpublished gauge",
             "turns_unrecorded gauge",
             "turns_without_usage_total counter",
             "workspaces_held gauge",
@@ -96,6 +98,8 @@ fn what_alerts_look_at_is_there_before_it_happens() {
         "host_unfit{reason=\"resources\"}",
         "requests_rejected_total{code=\"workspace.backlog_full\"}",
         "events_published_total{type=\"message_end\"}",
+        "events_dropped_total{reason=\"refused\",type=\"message_end\"}",
+        "amqp_reconnects_total{connection=\"sequencer\"}",
         "input_tokens_total{model=\"gpt-5.5\"}",
         "output_tokens_total{model=\"default\"}",
         "cached_input_tokens_total{model=\"other\"}",
@@ -149,6 +153,8 @@ fn each_happening_counts_where_it_should() {
     metrics.first_text(second);
     metrics.event_confirmed("text_delta", second);
     metrics.event_nacked();
+    metrics.event_dropped("a newer worker's", DropReason::Refused);
+    metrics.set_turns_unpublished(2);
     metrics.redelivered();
     metrics.duplicate_turn();
     metrics.request_rejected(ErrorCode::WorkspaceRejected);
@@ -159,7 +165,7 @@ fn each_happening_counts_where_it_should() {
     metrics.set_turn_timeout(second * 90);
     metrics.set_backlog_limit(10_000);
     metrics.set_connected(true);
-    metrics.reconnected();
+    metrics.reconnected("worker");
     metrics.set_consumer_active(true);
     metrics.set_sequencer_active(true);
     metrics.set_backlog(Backlog {
@@ -188,6 +194,11 @@ fn each_happening_counts_where_it_should() {
         ("events_published_total{type=\"text_delta\"}", "1"),
         ("event_confirm_seconds_count", "1"),
         ("events_nacked_total", "1"),
+        (
+            "events_dropped_total{reason=\"refused\",type=\"other\"}",
+            "1",
+        ),
+        ("turns_unpublished", "2"),
         ("redeliveries_total", "1"),
         ("duplicate_turns_total", "1"),
         ("requests_rejected_total{code=\"workspace.rejected\"}", "1"),
@@ -197,7 +208,7 @@ fn each_happening_counts_where_it_should() {
         ("backlog_limit", "10000"),
         ("slots", "8"),
         ("amqp_connected", "1"),
-        ("amqp_reconnects_total", "1"),
+        ("amqp_reconnects_total{connection=\"worker\"}", "1"),
         ("consumer_active", "1"),
         ("sequencer_active", "1"),
         ("backlog_turns", "5"),

@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::amqp::connect::Connector;
+use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::consume::{ConsumeError, Consumer};
 use crate::amqp::link::Link;
 use crate::amqp::messages::{Control, Decoded};
@@ -41,8 +41,8 @@ use crate::turn::Runner;
 
 pub use running::RunningTurns;
 
-/// Before a connection that ended is built anew.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A connection that ends sooner counts as a failed attempt.
+const STABLE: Duration = Duration::from_secs(10);
 /// How long the turns that are cut off may take to end: only processes that the
 /// system can't kill at once, or a file system that hangs, take that long.
 const CUT_LIMIT: Duration = Duration::from_secs(30);
@@ -85,8 +85,11 @@ impl<E: Engine> Worker<E> {
         let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.clone()));
         let connector = self.connector.named(format!("{} worker", self.id));
         let mut last_link = None;
+        let mut delays = backoff();
+        let mut logged = None;
         while let Some(link) = connector.connect_with_backoff(&shutdown.drain).await {
             let link = last_link.insert(link);
+            let since = Instant::now();
             let reason = Arc::clone(&self)
                 .consume(link, &slots, &turns, &shutdown)
                 .await;
@@ -94,10 +97,19 @@ impl<E: Engine> Worker<E> {
             if shutdown.drain.is_cancelled() {
                 break;
             }
-            tracing::warn!(reason, "taking no offers until the broker is back");
+            if since.elapsed() >= STABLE {
+                delays = backoff();
+                logged = None;
+            }
+            if logged.as_ref() == Some(&reason) {
+                tracing::debug!(reason, "still taking no offers");
+            } else {
+                tracing::warn!(reason, "taking no offers until the broker is back");
+                logged = Some(reason);
+            }
             link.close().await;
             tokio::select! {
-                () = sleep(PAUSE) => {}
+                () = sleep(delays.next().unwrap_or(STABLE)) => {}
                 () = shutdown.drain.cancelled() => break,
             }
         }

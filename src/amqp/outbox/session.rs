@@ -9,8 +9,8 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::OutboxSettings;
 use super::queue::Queue;
+use super::{OutboxSettings, drop_refused};
 use crate::amqp::event_log::{FILTER_VALUE, text};
 use crate::amqp::pool::Lease;
 use crate::amqp::publish::{CONFIRM_LIMIT, PublishError, json_properties, short, trace_headers};
@@ -24,6 +24,8 @@ pub(super) enum End {
     Drained,
     /// The channel or its connection is not usable any more.
     Lost(String),
+    /// There is no such exchange, or the user may not publish to it.
+    Forbidden(String),
     /// The broker lives, and did not confirm in time.
     Unconfirmed,
     /// The broker refused the oldest event.
@@ -33,14 +35,28 @@ pub(super) enum End {
     TooLarge(String),
 }
 
+/// How much is published before an answer comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// All that the queue holds.
+    Window,
+    /// One event at a time, until one is confirmed: then `Window`.
+    Single,
+    /// All that the queue holds; what is refused is dropped at once, except for
+    /// the end of the turn. Once an event is confirmed: `Window`.
+    OneTry,
+}
+
+/// The type of the event that ends a turn.
+const LAST: &str = "message_end";
+
 pub(super) struct Session<'a> {
     lease: Lease,
     queue: &'a Queue,
     settings: &'a OutboxSettings,
     /// Published here and not confirmed: the oldest events of the queue.
     in_flight: VecDeque<InFlight>,
-    /// Only one event at a time, until one is confirmed.
-    careful: bool,
+    pace: Pace,
     progress: bool,
     /// When the broker last confirmed something, or let publish again.
     last_answer: Instant,
@@ -56,14 +72,14 @@ impl<'a> Session<'a> {
         lease: Lease,
         queue: &'a Queue,
         settings: &'a OutboxSettings,
-        careful: bool,
+        pace: Pace,
     ) -> Self {
         Self {
             lease,
             queue,
             settings,
             in_flight: VecDeque::new(),
-            careful,
+            pace,
             progress: false,
             last_answer: Instant::now(),
         }
@@ -72,6 +88,10 @@ impl<'a> Session<'a> {
     /// Whether at least one event was confirmed.
     pub(super) fn has_progress(&self) -> bool {
         self.progress
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Gives the channel back.
@@ -94,7 +114,7 @@ impl<'a> Session<'a> {
     }
 
     fn may_publish(&self) -> bool {
-        !self.careful || self.in_flight.is_empty()
+        self.pace != Pace::Single || self.in_flight.is_empty()
     }
 
     async fn publish_what_may_go(&mut self) -> Result<(), End> {
@@ -125,12 +145,12 @@ impl<'a> Session<'a> {
             properties,
         ));
         loop {
+            let link = &self.lease.link;
             match timeout(CONFIRM_LIMIT, publish.as_mut()).await {
                 Ok(result) => return result.map_err(ended),
-                Err(_) if self.lease.link.is_blocked() => {
-                    // The broker asked for it; a new channel would not help.
-                    self.lease.link.unblocked().await;
-                }
+                // The broker asked for it; a new channel would not help.
+                Err(_) if link.is_blocked() => link.unblocked().await,
+                Err(_) if link.unblocked_since(CONFIRM_LIMIT) => {}
                 Err(_) => {
                     return Err(End::Lost(format!(
                         "no publish went out within {} s",
@@ -148,18 +168,26 @@ impl<'a> Session<'a> {
         let Some(oldest) = self.in_flight.front_mut() else {
             return Ok(());
         };
-        let deadline = oldest.since.max(self.last_answer) + CONFIRM_LIMIT;
+        let link = &self.lease.link;
+        let last_answer = oldest.since.max(self.last_answer);
         tokio::select! {
             biased;
             confirmation = &mut oldest.confirm => self.take_confirmed(confirmation)?,
             () = self.queue.longer_than(in_flight), if may_publish => {}
-            reason = self.lease.link.closed() => return Err(End::Lost(reason)),
-            () = sleep_until(deadline) => {
-                if !self.lease.link.is_blocked() {
+            reason = link.closed() => return Err(End::Lost(reason)),
+            () = sleep_until(last_answer + CONFIRM_LIMIT) => {
+                // A blocked broker confirms nothing; the time begins when it
+                // lets publish again, which may be just now.
+                if link.is_blocked() {
+                    link.unblocked().await;
+                    self.last_answer = Instant::now();
+                } else if let Some(unblocked) = link.last_unblocked()
+                    && unblocked > last_answer
+                {
+                    self.last_answer = unblocked;
+                } else {
                     return Err(End::Unconfirmed);
                 }
-                self.lease.link.unblocked().await;
-                self.last_answer = Instant::now();
             }
         }
         Ok(())
@@ -181,28 +209,39 @@ impl Session<'_> {
                     let event = self.queue.pop();
                     let kind = event.as_ref().map_or("", |event| event.kind.as_str());
                     self.settings.metrics.confirmed(kind, since.elapsed());
+                    self.progress = true;
+                    self.pace = Pace::Window;
+                }
+                Confirmation::Nack(_) if self.pace == Pace::OneTry && !self.is_last() => {
+                    self.settings.metrics.nacked();
+                    drop_refused(self.queue, self.settings);
                 }
                 Confirmation::Nack(_) => return Err(End::Nacked),
                 Confirmation::NotRequested => {
                     return Err(End::Lost("the channel has no confirms".to_owned()));
                 }
             }
-            self.progress = true;
-            self.careful = false;
             self.last_answer = Instant::now();
             let oldest = self.in_flight.front_mut();
             next = oldest.and_then(|oldest| (&mut oldest.confirm).now_or_never());
         }
         Ok(())
     }
+
+    /// Whether the oldest event ends the turn: no other one waits behind it.
+    fn is_last(&self) -> bool {
+        self.queue.get(0).is_some_and(|event| event.kind == LAST)
+    }
 }
 
 fn ended(error: lapin::Error) -> End {
-    if let ErrorKind::ProtocolError(refusal) = error.kind()
-        && refusal.get_id() == 406
-        && refusal.get_message().as_str().contains("message size")
-    {
-        return End::TooLarge(refusal.get_message().to_string());
+    if let ErrorKind::ProtocolError(refusal) = error.kind() {
+        let detail = refusal.get_message().as_str();
+        match refusal.get_id() {
+            406 if detail.contains("message size") => return End::TooLarge(detail.to_owned()),
+            403 | 404 => return End::Forbidden(detail.to_owned()),
+            _ => {}
+        }
     }
     End::Lost(with_sources(&error))
 }

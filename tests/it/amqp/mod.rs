@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use turn_worker::amqp::connect::Connector;
 use turn_worker::amqp::event_log::LogAlarm;
 use turn_worker::amqp::link::Link;
-use turn_worker::amqp::outbox::{Outbox, OutboxMetrics, OutboxSettings};
+use turn_worker::amqp::outbox::{
+    DropReason, HoldUp, Outbox, OutboxMetrics, OutboxSettings, REFUSAL_LIMIT,
+};
 use turn_worker::amqp::pool::PublisherLink;
 use turn_worker::amqp::topology::Topology;
 use turn_worker::event::{EventBody, SealedEvent, Sealer};
@@ -150,7 +152,8 @@ fn first_seen(ids: Vec<String>) -> Vec<String> {
 struct Counts {
     confirmed: Mutex<Vec<String>>,
     nacked: AtomicU32,
-    abandoned: AtomicU32,
+    dropped: Mutex<Vec<(String, DropReason)>>,
+    held_up: Mutex<Option<HoldUp>>,
 }
 
 impl OutboxMetrics for Counts {
@@ -162,8 +165,13 @@ impl OutboxMetrics for Counts {
         self.nacked.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn abandoned(&self, _: &str) {
-        self.abandoned.fetch_add(1, Ordering::SeqCst);
+    fn dropped(&self, kind: &str, reason: DropReason) {
+        let dropped = (kind.to_owned(), reason);
+        self.dropped.lock().unwrap().push(dropped);
+    }
+
+    fn held_up(&self, _: Option<&HoldUp>, now: Option<&HoldUp>) {
+        *self.held_up.lock().unwrap() = now.cloned();
     }
 }
 
@@ -174,14 +182,19 @@ struct Publishing {
     outbox: Outbox,
 }
 
-fn publishing(url: &str, nack_limit: Option<u32>) -> Publishing {
+/// As the product publishes.
+fn publishing(url: &str) -> Publishing {
+    publishing_with(url, REFUSAL_LIMIT)
+}
+
+fn publishing_with(url: &str, refusal_limit: u32) -> Publishing {
     let cut = CancellationToken::new();
     let publisher = PublisherLink::start(connector(url), 4, cut.clone());
     let counts = Arc::new(Counts::default());
     let settings = OutboxSettings {
         exchange: "codex.events".into(),
         metrics: Arc::clone(&counts) as Arc<dyn OutboxMetrics>,
-        nack_limit,
+        refusal_limit,
         alarm: LogAlarm::default(),
     };
     let outbox = Outbox::start(publisher.clone(), settings, &cut);

@@ -1,16 +1,17 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
 use turn_worker::amqp::link::LinkState;
-use turn_worker::amqp::outbox::{Cut, Outbox, WINDOW_EVENTS};
+use turn_worker::amqp::outbox::{Cut, DropReason, HoldUp, Outbox, REFUSAL_LIMIT, WINDOW_EVENTS};
 use turn_worker::amqp::publish::{PublishError, json_properties};
 use turn_worker::event::SealedEvent;
 
 use super::{
-    Publishing, Vhost, ctl, events, first_seen, message_ids, publishing, reader_queue, take_all,
-    topology,
+    Counts, Publishing, Vhost, ctl, events, first_seen, message_ids, publishing, publishing_with,
+    reader_queue, take_all, topology,
 };
 use crate::support::proxy::Proxy;
 
@@ -58,7 +59,7 @@ async fn g6_events_arrive_in_order_with_their_properties() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let queue = reader_queue(&link, FieldTable::default()).await;
-    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url);
     let sent: Vec<_> = events("t-01").take(1_000).collect();
     for event in &sent {
         outbox.push(event).await.unwrap();
@@ -87,7 +88,7 @@ async fn g6_events_arrive_in_order_with_their_properties() {
 async fn g6_lost_connections_leave_no_gap_and_keep_the_order() {
     let vhost = Vhost::new().await;
     let queue = reader_queue(&vhost.declared().await, FieldTable::default()).await;
-    let Publishing { outbox, .. } = publishing(&vhost.url, None);
+    let Publishing { outbox, .. } = publishing(&vhost.url);
     let cutting = async {
         for _ in 0..3 {
             vhost.close_all_connections().await;
@@ -130,7 +131,7 @@ async fn g6_what_a_dying_connection_swallowed_is_published_again() {
     let proxy = Proxy::before(&vhost.url).await;
     let Publishing {
         outbox, publisher, ..
-    } = publishing(&proxy.url, None);
+    } = publishing(&proxy.url);
     let sent: Vec<_> = events("t-01").take(40).collect();
     let (arrived, swallowed) = sent.split_at(10);
     for event in arrived {
@@ -155,7 +156,7 @@ async fn g6_events_wait_for_their_exchange_in_order() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let proxy = Proxy::before(&vhost.url).await;
-    let Publishing { outbox, .. } = publishing(&proxy.url, None);
+    let Publishing { outbox, .. } = publishing(&proxy.url);
     let sent: Vec<_> = events("t-01").take(40).collect();
     outbox.push(&sent[0]).await.unwrap();
     outbox.drained().await.unwrap();
@@ -187,7 +188,7 @@ async fn a_confirm_that_never_comes_is_given_up() {
     let proxy = Proxy::before(&vhost.url).await;
     let Publishing {
         outbox, publisher, ..
-    } = publishing(&proxy.url, None);
+    } = publishing(&proxy.url);
     let connection = publisher.ready().await.unwrap();
     let sent: Vec<_> = events("t-01").take(2).collect();
     outbox.push(&sent[0]).await.unwrap();
@@ -210,7 +211,7 @@ async fn g10_without_a_connection_push_waits_at_the_window() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("amqp://{}/%2f", listener.local_addr().unwrap());
     drop(listener);
-    let Publishing { outbox, cut, .. } = publishing(&url, None);
+    let Publishing { outbox, cut, .. } = publishing(&url);
     let mut taken = push_until_full(&outbox, 0).await;
     assert_eq!(taken.len(), WINDOW_EVENTS);
     assert_eq!(outbox.unconfirmed(), taken);
@@ -230,7 +231,7 @@ async fn g10_without_confirms_push_waits_at_the_window() {
     let link = vhost.declared().await;
     let queue = reader_queue(&link, FieldTable::default()).await;
     let proxy = Proxy::before(&vhost.url).await;
-    let Publishing { outbox, .. } = publishing(&proxy.url, None);
+    let Publishing { outbox, .. } = publishing(&proxy.url);
     let mut sent: Vec<_> = events("t-01").take(1).collect();
     outbox.push(&sent[0]).await.unwrap();
     outbox.drained().await.unwrap();
@@ -253,7 +254,7 @@ async fn g10_a_blocked_connection_holds_events_back_and_duplicates_none() {
     let proxy = Proxy::before(&vhost.url).await;
     let Publishing {
         outbox, publisher, ..
-    } = publishing(&proxy.url, None);
+    } = publishing(&proxy.url);
     let connection = publisher.ready().await.unwrap();
     let mut sent: Vec<_> = events("t-01").take(4).collect();
     outbox.push(&sent[0]).await.unwrap();
@@ -288,7 +289,7 @@ async fn a_nacked_event_is_published_again_until_it_is_taken() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let queue = reader_queue(&link, rejecting(1)).await;
-    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let Publishing { outbox, counts, .. } = publishing_with(&vhost.url, u32::MAX);
     let sent: Vec<_> = events("t-01").take(5).collect();
     for event in &sent {
         outbox.push(event).await.unwrap();
@@ -309,25 +310,81 @@ async fn a_nacked_event_is_published_again_until_it_is_taken() {
     }
     assert_eq!(got, ids(&sent));
     outbox.drained().await.unwrap();
-    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 0);
+    assert!(counts.dropped.lock().unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn with_a_limit_a_full_queue_of_one_reader_stops_nobody() {
+/// One queue is full from the second event on, another has room for all.
+async fn a_full_queue(sent: &[SealedEvent]) -> Arc<Counts> {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let full = reader_queue(&link, rejecting(1)).await;
     let healthy = reader_queue(&link, FieldTable::default()).await;
-    let Publishing { outbox, counts, .. } = publishing(&vhost.url, Some(2));
-    let sent: Vec<_> = events("t-01").take(3).collect();
-    for event in &sent {
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url);
+    for event in sent {
         outbox.push(event).await.unwrap();
     }
     outbox.drained().await.unwrap();
-    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 2);
     assert_eq!(message_ids(&take_all(&link, &full).await), ids(&sent[..1]));
-    let got = first_seen(message_ids(&take_all(&link, &healthy).await));
-    assert_eq!(got, ids(&sent));
+    let got = take_all(&link, &healthy).await;
+    assert_eq!(first_seen(message_ids(&got)), ids(sent));
+    counts
+}
+
+#[tokio::test]
+async fn g10_a_full_queue_of_one_reader_holds_up_one_event_of_a_turn() {
+    let sent: Vec<_> = events("t-01").take(3 * WINDOW_EVENTS).collect();
+    let counts = a_full_queue(&sent).await;
+    let dropped = counts.dropped.lock().unwrap().clone();
+    assert_eq!(
+        dropped,
+        vec![("text_delta".to_owned(), DropReason::Refused); sent.len() - 1]
+    );
+    // The second is tried again, the others are not: none of them waits.
+    let nacked = counts.nacked.load(Ordering::SeqCst) as usize;
+    assert_eq!(nacked, REFUSAL_LIMIT as usize + sent.len() - 2);
+}
+
+#[tokio::test]
+async fn g5_the_end_of_a_turn_is_tried_again_when_others_were_not() {
+    let mut sent: Vec<_> = events("t-01").take(5).collect();
+    sent[4].kind = "message_end".into();
+    let counts = a_full_queue(&sent).await;
+    assert_eq!(counts.dropped.lock().unwrap().len(), 4);
+    let nacked = counts.nacked.load(Ordering::SeqCst);
+    assert_eq!(nacked, REFUSAL_LIMIT + 2 + REFUSAL_LIMIT);
+}
+
+#[tokio::test]
+async fn g10_events_that_are_refused_for_good_are_reported_until_they_are_taken() {
+    let vhost = Vhost::new().await;
+    let link = vhost.declared().await;
+    let queue = reader_queue(&link, FieldTable::default()).await;
+    let rights = |write: &'static str| {
+        let name = vhost.name.clone();
+        async move { ctl(&["set_permissions", "-p", &name, "guest", ".*", write, ".*"]).await }
+    };
+    rights("^$").await;
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url);
+    let sent: Vec<_> = events("t-01").take(2).collect();
+    for event in &sent {
+        outbox.push(event).await.unwrap();
+    }
+    loop {
+        let held_up = counts.held_up.lock().unwrap().clone();
+        if let Some(HoldUp::Forbidden(reason)) = held_up {
+            assert!(reason.contains("codex.events"), "{reason}");
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(outbox.unconfirmed(), sent);
+    rights(".*").await;
+    outbox.drained().await.unwrap();
+    assert_eq!(message_ids(&take_all(&link, &queue).await), ids(&sent));
+    while counts.held_up.lock().unwrap().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(counts.dropped.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -341,7 +398,7 @@ async fn g6_an_event_larger_than_the_broker_takes_is_told_short() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let queue = reader_queue(&link, FieldTable::default()).await;
-    let Publishing { outbox, counts, .. } = publishing(&vhost.url, None);
+    let Publishing { outbox, counts, .. } = publishing(&vhost.url);
     let mut sent: Vec<_> = events("t-01").take(5).collect();
     let long = "x".repeat(17 * 1024 * 1024);
     sent[2].json = sent[2].json.replacen("xxx", &long, 1).into();
@@ -349,7 +406,7 @@ async fn g6_an_event_larger_than_the_broker_takes_is_told_short() {
         outbox.push(event).await.unwrap();
     }
     outbox.drained().await.unwrap();
-    assert_eq!(counts.abandoned.load(Ordering::SeqCst), 0);
+    assert!(counts.dropped.lock().unwrap().is_empty());
     let got = take_all(&link, &queue).await;
     assert_eq!(first_seen(message_ids(&got)), ids(&sent));
     let third = message_ids(&got)
@@ -364,7 +421,7 @@ async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     reader_queue(&link, rejecting(1)).await;
-    let Publishing { publisher, cut, .. } = publishing(&vhost.url, None);
+    let Publishing { publisher, cut, .. } = publishing(&vhost.url);
     let publish = async |exchange: &str, key: &str, mandatory| {
         publisher
             .publish_confirmed(exchange, key, json_properties(), b"{}", mandatory)
@@ -406,7 +463,7 @@ async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
 async fn a_returned_message_is_told_to_the_one_that_published_it() {
     let vhost = Vhost::new().await;
     vhost.declared().await;
-    let Publishing { publisher, .. } = publishing(&vhost.url, None);
+    let Publishing { publisher, .. } = publishing(&vhost.url);
     let one = async |number: u32| {
         let key = if number.is_multiple_of(3) {
             "nowhere"
