@@ -155,6 +155,12 @@ names! {
         /// `.plexum-codex-session` can't be written, so it does not name this turn's conversation; the next turn goes on
         /// with it all the same.
         SessionNotKept = "workspace.session_not_kept" => no("look at what stands in that file's place, or whether the disk is full"),
+        /// Parts of the request's `messages` are not used, such as a system message, a block of an unknown type or a message
+        /// of the assistant after the prompt; the message names them.
+        ContentIgnored = "request.content_ignored" => no("put what matters into the prompt, or into files of the workspace"),
+        /// The request's message has the property `expiration`; the broker drops such a turn, without an event, if it waits
+        /// for longer.
+        ExpirationSet = "request.expiration_set" => no("don't set it; see `start_within_s`"),
         /// It stands for an event that is larger than the broker takes; also with `minimal`.
         EventTooLarge = "event.too_large" => no("let the agent write less at once"),
     }

@@ -10,6 +10,8 @@ mod ids;
 mod image;
 pub mod json;
 mod json_schema;
+mod messages;
+mod notices;
 mod parse;
 mod rejection;
 mod scan;
@@ -29,6 +31,8 @@ pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use image::{Image, ImagePath, MediaType};
 pub(crate) use image::{decode, encode};
+pub use messages::{IgnoredPart, IgnoredParts};
+pub use notices::RequestNotice;
 pub use rejection::{Rejection, Violation};
 pub use scan::{BodyForm, MAX_SCANNED, Scan};
 pub use schema::OutputSchema;
@@ -80,6 +84,8 @@ pub struct TurnRequest {
     pub enqueued_at: Option<Timestamp>,
     /// What it is a part of for its producer; decides nothing either.
     pub trace: Option<Arc<TraceContext>>,
+    /// For its producer, once it runs.
+    pub notices: Vec<RequestNotice>,
 }
 
 impl TurnRequest {
@@ -110,6 +116,8 @@ pub struct Limits {
     /// Spellings of the workspace root, absolute; a workspace that is an
     /// absolute path must lie under one of them.
     pub roots: Vec<PathBuf>,
+    /// It comes from a sequencer, in its canonical form.
+    pub handed_on: bool,
 }
 
 impl Limits {
@@ -122,6 +130,7 @@ impl Limits {
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: None,
             roots: Vec::new(),
+            handed_on: true,
         }
     }
 }
@@ -133,6 +142,7 @@ pub struct Properties<'a> {
     pub correlation_id: Option<&'a str>,
     pub content_type: Option<&'a str>,
     pub content_encoding: Option<&'a str>,
+    pub expiration: Option<&'a str>,
     /// Seconds since the Unix epoch.
     pub timestamp: Option<u64>,
     /// The headers of these names, as they came.

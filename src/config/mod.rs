@@ -222,6 +222,7 @@ impl Settings {
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: self.codex_models.clone(),
             roots,
+            handed_on: false,
         }
     }
 }

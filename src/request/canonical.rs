@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Image, Limits, OnBusy, OutputSchema, Properties, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+    Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ThreadChoice, TurnId,
+    TurnRequest, WorkspaceId,
 };
 
 #[derive(Serialize)]
@@ -38,6 +39,8 @@ struct Canonical<'a> {
     traceparent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tracestate: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notices: &'a [RequestNotice],
 }
 
 #[derive(Serialize)]
@@ -97,6 +100,7 @@ impl<'a> Canonical<'a> {
             enqueued_at: request.enqueued_at,
             traceparent: trace.map(|trace| trace.traceparent.as_str()),
             tracestate: trace.and_then(|trace| trace.tracestate.as_deref()),
+            notices: &request.notices,
         }
     }
 
@@ -117,13 +121,14 @@ impl TurnRequest {
     }
 
     /// Tells whether two requests with one turn id ask for the same. When
-    /// they were sent, and in which trace, plays no part: a producer that sends
-    /// a turn again may stamp it anew.
+    /// they were sent, in which trace, and with what that is ignored plays no part:
+    /// a producer that sends a turn again may stamp it anew.
     pub fn fingerprint(&self) -> u32 {
         let timeless = Canonical {
             enqueued_at: None,
             traceparent: None,
             tracestate: None,
+            notices: &[],
             ..Canonical::of(self)
         };
         crc32fast::hash(timeless.json().as_bytes())

@@ -92,7 +92,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "messages",
             json!({
-                "description": "The prompt is the last message of role `user` that has text: its text blocks joined by newlines.",
+                "description": "The prompt is the last message of role `user` that has content: its text blocks joined by newlines.",
                 "type": "array",
                 "items": generator.subschema_for::<Message>(),
                 "contains": generator.subschema_for::<UserMessageWithText>(),
@@ -112,7 +112,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "timeout_s",
             json!({
-                "description": "Seconds, written as an integer; the worker's own limit caps it.",
+                "description": "Whole seconds; the worker's own limit caps it.",
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": u64::MAX,
@@ -130,7 +130,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "start_within_s",
             json!({
-                "description": "Seconds, written as an integer: a turn that could not start within them is not run, and ends with turn.expired.",
+                "description": "Whole seconds: a turn that could not start within them is not run, and ends with turn.expired.",
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": u64::MAX,
@@ -210,7 +210,7 @@ fn beyond() -> String {
         ),
         "a path has at most 1024 bytes in UTF-8".to_owned(),
         "the model is on the operator's list, where there is one".to_owned(),
-        "an integer is written without fraction and exponent (1, not 1.0)".to_owned(),
+        "of several messages, the last one of role `user` that has content has text; blocks of types other than text and image (and x-…) without any, no `content` beside other fields, and a role such as `User` or `human` are rejected there".to_owned(),
         format!(
             "metadata has at most {MAX_METADATA_BYTES} bytes of compact JSON and is nested at most {MAX_METADATA_DEPTH} deep"
         ),

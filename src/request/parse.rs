@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::ids::{MODEL_NAME_RULE, is_model_name};
+use super::messages::{self, IgnoredParts, Prompt};
+use super::notices;
 use super::rejection::{Violations, quoted, shown};
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
@@ -73,7 +75,7 @@ impl TurnRequest {
         };
         let turn_id = reader.turn_id();
         let workspace = reader.workspace();
-        let (prompt, images) = reader.prompt().unzip();
+        let prompt = reader.prompt();
         let model = reader.model();
         let seconds = "a whole number of seconds, at least 1";
         let timeout = reader.at_least_one("timeout_s", seconds);
@@ -87,12 +89,16 @@ impl TurnRequest {
         let trace = properties.trace().or_else(|| reader.trace());
 
         match (turn_id, workspace, prompt) {
-            (Some(turn_id), Some(workspace), Some(prompt)) if reader.violations.is_empty() => {
+            (Some(turn_id), Some(workspace), Some((prompt, images, ignored)))
+                if reader.violations.is_empty() =>
+            {
+                let mut notices = notices::handed_on(fields.get("notices"), limits);
+                notices.extend(notices::found(&ignored, properties));
                 Ok(Self {
                     turn_id,
                     workspace,
                     prompt,
-                    images: images.unwrap_or_default(),
+                    images,
                     model,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
@@ -103,6 +109,7 @@ impl TurnRequest {
                     output_schema,
                     enqueued_at: enqueued_at.or(properties.timestamp()),
                     trace,
+                    notices,
                 })
             }
             (turn_id, workspace, _) => {
@@ -194,28 +201,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The last user message that has text: it, and the images with it. Older
-    /// ones are read too, so that what is wrong with their texts is told.
-    fn prompt(&mut self) -> Option<(String, Vec<Image>)> {
+    fn prompt(&mut self) -> Option<(String, Vec<Image>, IgnoredParts)> {
         let Some(messages) = self.present("messages").and_then(Value::as_array) else {
             self.violates("messages", "an array of messages");
             return None;
         };
-        let mut prompt = None;
-        for (index, message) in messages.iter().enumerate() {
-            let text = user_text(index, message, &mut self.violations);
-            prompt = text.map(|text| (index, text)).or(prompt);
-        }
-        let Some((index, prompt)) = prompt else {
-            let rule = "at least one message of role \"user\" that has text";
-            self.violates("messages", rule);
-            return None;
-        };
+        let Prompt { index, text } = messages::prompt(messages, &mut self.violations)?;
         let content = messages
             .get(index)
             .and_then(|message| message.get("content"));
         let images = images(index, content, &mut self.violations);
-        let chars = prompt.chars().count();
+        let chars = text.chars().count();
         let limit = self.limits.max_prompt_chars;
         if chars > limit {
             let found = format!("a prompt of {chars} characters");
@@ -223,7 +219,7 @@ impl<'a> Reader<'a> {
             self.violations.add("messages", found, rule);
             return None;
         }
-        Some((prompt, images))
+        Some((text, images, IgnoredParts::beside(messages, Some(index))))
     }
 
     fn model(&mut self) -> Option<String> {
@@ -243,7 +239,7 @@ impl<'a> Reader<'a> {
     }
 
     fn at_least_one(&mut self, field: &str, rule: &str) -> Option<u64> {
-        let number = self.present(field)?.as_u64().filter(|n| *n >= 1);
+        let number = whole(self.present(field)?).filter(|n| *n >= 1);
         if number.is_none() {
             self.violates(field, rule);
         }
@@ -317,36 +313,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The text of a user message, if it is one and has any.
-fn user_text(index: usize, message: &Value, violations: &mut Violations) -> Option<String> {
-    let Some(message) = message.as_object() else {
-        violations.add(
-            format!("messages[{index}]"),
-            shown(Some(message)),
-            "an object",
-        );
-        return None;
+/// JSON has one type of numbers: 60.0 is 60.
+fn whole(value: &Value) -> Option<u64> {
+    const BEYOND: f64 = 18_446_744_073_709_551_616.0;
+    let float = || {
+        let float = value.as_f64()?;
+        ((0.0..BEYOND).contains(&float) && float.fract() == 0.0).then_some(float as u64)
     };
-    match message.get("role") {
-        Some(Value::String(role)) if role == "user" => {}
-        Some(Value::String(_)) => return None,
-        role => {
-            let rule = "a role, such as \"user\"";
-            violations.add(format!("messages[{index}].role"), shown(role), rule);
-            return None;
-        }
-    }
-    let path = format!("messages[{index}].content");
-    let text = match message.get("content") {
-        None | Some(Value::Null) => return None,
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(blocks)) => text_of_blocks(&path, blocks, violations),
-        other => {
-            violations.add(path, shown(other), "a string or an array of blocks");
-            return None;
-        }
-    };
-    (!text.trim().is_empty()).then_some(text)
+    value.as_u64().or_else(float)
 }
 
 /// The images of the message that the prompt is taken from, but for wrong ones.
@@ -371,23 +345,6 @@ fn images(index: usize, content: Option<&Value>, violations: &mut Violations) ->
         violations.add(field, format!("{count} images"), rule);
     }
     images
-}
-
-fn text_of_blocks(path: &str, blocks: &[Value], violations: &mut Violations) -> String {
-    let mut texts = Vec::new();
-    for (index, block) in blocks.iter().enumerate() {
-        if !block.is_object() {
-            violations.add(format!("{path}[{index}]"), shown(Some(block)), "an object");
-        } else if block.get("type").and_then(Value::as_str) == Some("text") {
-            match block.get("text") {
-                Some(Value::String(text)) => texts.push(text.as_str()),
-                other => {
-                    violations.add(format!("{path}[{index}].text"), shown(other), "a string");
-                }
-            }
-        }
-    }
-    texts.join("\n")
 }
 
 /// Whether an object from a stranger can be handed on to others; else what was

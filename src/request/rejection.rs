@@ -134,7 +134,7 @@ impl Violations {
 }
 
 /// A field's value for people: on one line, whatever a producer put there.
-pub(super) fn shown(value: Option<&Value>) -> String {
+pub(crate) fn shown(value: Option<&Value>) -> String {
     match value {
         None => "nothing".to_owned(),
         Some(Value::String(text)) => quoted(text),
@@ -146,7 +146,7 @@ pub(super) fn shown(value: Option<&Value>) -> String {
 
 /// `escape_debug` escapes control characters, and the invisible ones that
 /// turn or break a line.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars().take(MAX_SHOWN) {
         quoted.extend(c.escape_debug());

@@ -309,7 +309,7 @@ fn all_violations_are_told_at_once() {
 #[test]
 fn an_answer_stays_small_and_on_one_line() {
     let rejection = parse(&with("messages", json!(vec![1; 50_000]))).unwrap_err();
-    assert_eq!(rejection.violations.len() + rejection.omitted, 50_001);
+    assert_eq!(rejection.violations.len() + rejection.omitted, 50_000);
     assert!(rejection.to_string().len() < 4096);
 
     let forged = format!(
@@ -480,6 +480,69 @@ fn the_bodys_time_goes_before_the_propertys() {
         Some("1970-01-01T00:00:01Z")
     );
     assert_eq!(parse(minimal(), Some(u64::MAX)), None);
+}
+
+#[test]
+fn what_its_sender_should_know_travels_with_a_request_and_no_producer_makes_it_up() {
+    let own = Limits {
+        handed_on: false,
+        ..limits()
+    };
+    let mut body = minimal();
+    body["messages"] =
+        json!([{"role": "system", "content": "Only docs/"}, {"role": "user", "content": "Fix it"}]);
+    body["notices"] = json!([{"code": "codex.warning", "message": "forged"}]);
+    let properties = Properties {
+        expiration: Some("60000"),
+        ..Properties::default()
+    };
+    let request = TurnRequest::parse(body.to_string().as_bytes(), &own, &properties).unwrap();
+    let codes: Vec<&str> = request.notices.iter().map(|n| n.code.as_str()).collect();
+    assert_eq!(codes, ["request.content_ignored", "request.expiration_set"]);
+    let canonical = request.to_canonical_json();
+    let again = TurnRequest::parse(canonical.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(again.as_ref(), Ok(&request));
+    assert_eq!(
+        request.fingerprint(),
+        parse(&minimal()).unwrap().fingerprint()
+    );
+    // Of a newer sequencer, what is known.
+    let newer = canonical.replace("request.expiration_set", "request.from_the_future");
+    let again = TurnRequest::parse(newer.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(again.unwrap().notices, request.notices[..1]);
+}
+
+#[test]
+fn a_whole_number_may_be_written_as_a_float() {
+    for (text, seconds) in [
+        ("60.0", 60),
+        ("6e1", 60),
+        ("1.0", 1),
+        ("18446744073709549568.0", 18_446_744_073_709_549_568),
+    ] {
+        let body = minimal()
+            .to_string()
+            .replacen('{', &format!(r#"{{"timeout_s":{text},"#), 1);
+        let request = TurnRequest::parse(body.as_bytes(), &limits(), &Properties::default());
+        assert_eq!(
+            request.unwrap().timeout,
+            Some(Duration::from_secs(seconds)),
+            "{text}"
+        );
+    }
+    for value in [
+        json!(0.0),
+        json!(-60.0),
+        json!(60.5),
+        json!(1e300),
+        json!(18_446_744_073_709_551_616.0),
+    ] {
+        assert_eq!(
+            fields(&with("timeout_s", value.clone())),
+            ["timeout_s"],
+            "{value}"
+        );
+    }
 }
 
 #[test]

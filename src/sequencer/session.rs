@@ -352,6 +352,7 @@ fn told_by(properties: &BasicProperties) -> Properties<'_> {
         correlation_id: text(properties.correlation_id()),
         content_type: text(properties.content_type()),
         content_encoding: text(properties.content_encoding()),
+        expiration: text(properties.expiration()),
         timestamp: *properties.timestamp(),
         traceparent: header(properties, TRACEPARENT),
         tracestate: header(properties, TRACESTATE),

@@ -28,7 +28,7 @@ use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnErr
 use crate::fault;
 use crate::guard::{SpawnError, log_strays, proc};
 use crate::host::Part;
-use crate::request::{ThreadChoice, TurnRequest};
+use crate::request::{RequestNotice, ThreadChoice, TurnRequest};
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
     Unkept, Workspace, resolve_session,
@@ -98,6 +98,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let mut clocks = Clocks::start(stop.clone(), self.limits());
         // A stop that comes this early is met again as soon as codex runs.
         let _ = out.emit(message_start(self.request), &mut clocks).await;
+        for RequestNotice { code, message } in &self.request.notices {
+            let _ = out.emit(notice(*code, message.clone()), &mut clocks).await;
+        }
         if let Some(why) = ignored {
             let notice = notice(NoticeCode::SessionIgnored, why);
             let _ = out.emit(notice, &mut clocks).await;

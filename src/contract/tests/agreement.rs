@@ -245,6 +245,22 @@ fn is_beyond(request: &Value) -> bool {
         || request["metadata"].to_string().len() > 1000
         || request["output_schema"].to_string().len() > 1000
         || has_image_beyond(&request["messages"])
+        || has_unusable_message(&request["messages"])
+}
+
+/// Which of several messages is the last of the user's: there a block, a role
+/// or a missing content may be wrong that is ignored elsewhere.
+fn has_unusable_message(messages: &Value) -> bool {
+    let messages = messages.as_array().map(Vec::as_slice).unwrap_or_default();
+    let known = |block: &Value| {
+        !block.is_object() || matches!(block["type"].as_str(), Some("text" | "image"))
+    };
+    messages.len() > 1
+        && messages.iter().any(|message| {
+            let blocks = message["content"].as_array();
+            let unknown = blocks.is_some_and(|blocks| !blocks.iter().all(known));
+            unknown || (message.is_object() && message.get("content").is_none())
+        })
 }
 
 /// Which message is the prompt's, and what an image's bytes are.

@@ -124,6 +124,8 @@ pub fn understood(request: &TurnRequest) -> Value {
         output_schema,
         enqueued_at,
         trace,
+        // What its producer should know besides; no part of what it means.
+        notices: _,
     } = request;
     let mut summary = json!({
         "turn_id": turn_id,

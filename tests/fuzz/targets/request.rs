@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use turn_worker::request::{
-    Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, Properties, TurnRequest,
+    Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, Properties, Scan, TurnRequest,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -13,6 +13,7 @@ fuzz_target!(|input: &[u8]| {
         max_metadata_bytes: MAX_METADATA_BYTES,
         models: Some(["gpt-5.5".to_owned()].into()),
         roots: vec!["/srv/workspaces".into(), "/srv".into()],
+        handed_on: false,
     };
     // The first bytes may stand for a message id as well.
     let id = std::str::from_utf8(&input[..input.len().min(16)]).ok();
@@ -22,7 +23,11 @@ fuzz_target!(|input: &[u8]| {
         timestamp: Some(input.len() as u64),
         traceparent: std::str::from_utf8(input).ok(),
         tracestate: std::str::from_utf8(input).ok(),
+        content_type: id,
+        content_encoding: id,
+        expiration: id,
     };
+    let _ = Scan::of(input);
     // A hundred times its text is what an object of one field takes; their number has a limit.
     match fuzz::bounded(input, 128, 64 << 10, || TurnRequest::parse(input, &limits, &properties)) {
         Ok(request) => {
