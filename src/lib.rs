@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod fault;
 pub mod tested;
+pub mod throttle;
 
 pub mod event;
 pub mod request;

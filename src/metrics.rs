@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
+use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, TurnError, Usage};
@@ -193,6 +194,12 @@ impl Metrics {
             .rejected
             .with_label_values(&[code.as_str()])
             .inc();
+    }
+
+    /// A control message can't be acted on.
+    pub fn control_ignored(&self, fault: ControlFault) {
+        let series = &self.series().controls_ignored;
+        series.with_label_values(&[fault.as_str()]).inc();
     }
 
     pub fn set_slots(&self, slots: usize) {

@@ -33,6 +33,7 @@ pub use image::{Image, ImagePath, MediaType};
 pub(crate) use image::{decode, encode};
 pub use messages::{IgnoredPart, IgnoredParts};
 pub use notices::RequestNotice;
+pub(crate) use rejection::shown;
 pub use rejection::{Rejection, Violation};
 pub use scan::{BodyForm, MAX_SCANNED, Scan};
 pub use schema::OutputSchema;

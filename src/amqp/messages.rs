@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 mod backlog;
+mod cancel;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -17,6 +18,7 @@ use crate::conditions::ConditionReport;
 use crate::request::TurnId;
 
 pub use backlog::{BacklogTold, LineTold, MAX_LINES, WaitTold};
+pub use cancel::{Cancel, ControlFault, IgnoredControl};
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;

@@ -1,4 +1,8 @@
-//! `turn-worker validate`: what the workers would say of a request.
+//! `turn-worker validate`: what the workers would say of a request, or of a
+//! control message.
+
+mod control;
+mod ignored;
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -6,10 +10,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
+use turn_worker::amqp::messages::Cancel;
 use turn_worker::config::Settings;
-use turn_worker::contract::request_fields;
 use turn_worker::request::{Properties, Rejection, TurnRequest};
 
+use self::ignored::Ignored;
 use super::exit;
 use super::render::clean::clean_json;
 use super::render::style::Style;
@@ -18,6 +23,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   turn-worker validate request.json
   jq -n '{turn_id: \"t-01\", workspace: \"acme/website\", messages: []}' | turn-worker validate - --json
+  turn-worker validate --control cancel.json
 
 Everything that is wrong is told at once, in the words with which the workers would reject it. A worker's own limits \
 hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_WORKSPACE_ROOT. \
@@ -29,16 +35,16 @@ Exit status: 0 it would be accepted, 1 it would not, 2 wrong arguments or settin
 /// More than any worker takes: what is larger is not worth reading on.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A misspelled field is so many letters away from the right one, at most.
-const NEAR: usize = 2;
-
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
     /// The file that holds the request, - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// It is a control message, such as a cancel
+    #[arg(long)]
+    control: bool,
     /// One JSON object, also on a terminal: valid, and code, message, turn_id (of the answer), violations (field, found,
-    /// allowed), omitted or understood; ignored (field, meant)
+    /// allowed), omitted or understood; ignored (field, what, meant)
     #[arg(long)]
     json: bool,
 }
@@ -50,21 +56,29 @@ pub fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<Exit
     let resolved = root.canonicalize().ok();
     let roots = [root.clone()].into_iter().chain(resolved).collect();
     let limits = settings.request_limits(roots);
-    let verdict = TurnRequest::parse(&body, &limits, &Properties::default());
-    let ignored = ignored(&body);
-
     let is_terminal = io::stdout().is_terminal();
-    let text = if args.json || !is_terminal {
-        clean_json(&as_json(&verdict, &ignored).to_string()) + "\n"
+    let style = Style::for_output(is_terminal);
+    let (valid, json, people) = if args.control {
+        let verdict = Cancel::read(&body, &limits.roots);
+        let (json, people) = control::shown(&verdict, &Ignored::in_control(&body), style);
+        (verdict.is_ok(), json, people)
     } else {
-        for_people(&verdict, &ignored, Style::for_output(is_terminal))
+        let verdict = TurnRequest::parse(&body, &limits, &Properties::default());
+        let ignored = Ignored::in_request(&body);
+        let json = as_json(&verdict, &ignored);
+        (verdict.is_ok(), json, for_people(&verdict, &ignored, style))
+    };
+    let text = if args.json || !is_terminal {
+        clean_json(&json.to_string()) + "\n"
+    } else {
+        people
     };
     if io::stdout().write_all(text.as_bytes()).is_err() {
         return Ok(ExitCode::from(exit::CLOSED_PIPE));
     }
-    Ok(match verdict {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(exit::FAILURE),
+    Ok(match valid {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(exit::FAILURE),
     })
 }
 
@@ -83,35 +97,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// A field that nobody reads.
-struct Ignored {
-    field: String,
-    /// What was probably meant.
-    meant: Option<String>,
-}
-
-/// No fault, as the contract has it, but perhaps a misspelling.
-fn ignored(body: &[u8]) -> Vec<Ignored> {
-    let Ok(Value::Object(fields)) = turn_worker::request::json::from_slice(body) else {
-        return Vec::new();
-    };
-    let known = request_fields();
-    let unknown = fields.into_iter().map(|(field, _)| field);
-    unknown
-        .filter(|field| !known.contains(field))
-        .map(|field| {
-            let near = known
-                .iter()
-                .map(|name| (strsim::levenshtein(name, &field), name))
-                .filter(|(distance, _)| *distance <= NEAR)
-                .min();
-            let meant = near.map(|(_, name)| name.clone());
-            Ignored { field, meant }
-        })
-        .collect()
-}
-
-fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &[Ignored]) -> Value {
+fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &Ignored) -> Value {
     let mut told = match verdict {
         Ok(request) => json!({ "valid": true, "understood": request }),
         Err(rejection) => {
@@ -128,19 +114,11 @@ fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &[Ignored]) -> Val
             })
         }
     };
-    let ignored: Vec<Value> = ignored
-        .iter()
-        .map(|field| json!({ "field": field.field, "meant": field.meant }))
-        .collect();
-    told["ignored"] = ignored.into();
+    ignored.add_to(&mut told);
     told
 }
 
-fn for_people(
-    verdict: &Result<TurnRequest, Rejection>,
-    ignored: &[Ignored],
-    style: Style,
-) -> String {
+fn for_people(verdict: &Result<TurnRequest, Rejection>, ignored: &Ignored, style: Style) -> String {
     let mut lines = Vec::new();
     match verdict {
         Ok(request) => {
@@ -166,14 +144,6 @@ fn for_people(
             });
         }
     }
-    for Ignored { field, meant } in ignored {
-        let field = field.escape_debug();
-        let hint = meant
-            .as_ref()
-            .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
-        lines.push(style.yellow(&format!(
-            "ignored: the field {field}, which nobody reads{hint}"
-        )));
-    }
+    lines.extend(ignored.lines(style));
     lines.join("\n") + "\n"
 }

@@ -53,12 +53,17 @@ impl Document {
 
 /// The fields that a request may have.
 pub fn request_fields() -> Vec<String> {
-    let schema = schema::request();
-    let fields = schema["properties"].as_object();
-    fields
-        .into_iter()
-        .flat_map(|fields| fields.keys().cloned())
-        .collect()
+    fields(&schema::request())
+}
+
+/// The fields that a control message may have.
+pub fn control_fields() -> Vec<String> {
+    fields(&schema::control())
+}
+
+fn fields(schema: &Value) -> Vec<String> {
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    fields.map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]

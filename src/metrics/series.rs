@@ -4,6 +4,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Usage};
@@ -80,6 +81,7 @@ pub(super) struct Series {
     pub redeliveries: IntCounter,
     pub duplicates: IntCounter,
     pub rejected: IntCounterVec,
+    pub controls_ignored: IntCounterVec,
     pub connected: IntGauge,
     pub reconnects: IntCounterVec,
     pub consumer_active: IntGauge,
@@ -221,6 +223,11 @@ impl Series {
                 "Requests that were not accepted, by code.",
                 &["code"],
             ),
+            controls_ignored: new.counters(
+                "controls_ignored_total",
+                "Control messages that can't be acted on, by why; each process counts all that it hears.",
+                &["why"],
+            ),
             connected: new.gauge(
                 "amqp_connected",
                 "1 while the publishing connection to the broker is open.",
@@ -317,6 +324,9 @@ impl Series {
         self.not_started.with_label_values(&[WORKSPACE]);
         for code in REJECTIONS {
             self.rejected.with_label_values(&[code.as_str()]);
+        }
+        for fault in ControlFault::ALL {
+            self.controls_ignored.with_label_values(&[fault.as_str()]);
         }
         for kind in EVENT_KINDS {
             self.events.with_label_values(&[*kind]);

@@ -10,6 +10,7 @@
 pub mod queue;
 
 mod actions;
+mod complaints;
 mod receipt;
 mod rejection;
 mod session;

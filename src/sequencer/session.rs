@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actor, Answer};
+use super::complaints::Complaints;
 use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
 use super::telling;
@@ -21,7 +22,7 @@ use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{Control, Decoded, Status};
+use crate::amqp::messages::{Cancel, Decoded, Status};
 use crate::amqp::publish::header;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::conditions::Conditions;
@@ -127,6 +128,7 @@ impl Sequencer {
             active: false,
             answers,
             out: Vec::new(),
+            complaints: Complaints::default(),
         };
         let own = [
             (Fanout::Status, status_queue.as_str()),
@@ -188,6 +190,7 @@ struct Session<'a> {
     active: bool,
     answers: mpsc::UnboundedSender<Answer>,
     out: Vec<Action>,
+    complaints: Complaints,
 }
 
 impl Session<'_> {
@@ -200,6 +203,9 @@ impl Session<'_> {
         let tag = self.next_tag;
         self.next_tag += 1;
         let properties = told_by(&delivery.properties);
+        if let Some(expiration) = properties.expiration {
+            self.complaints.expiration(expiration);
+        }
         match TurnRequest::parse(&delivery.body, &sequencer.limits, &properties) {
             Ok(request) => {
                 let redelivered = delivery.redelivered;
@@ -274,32 +280,23 @@ impl Session<'_> {
     }
 
     async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
-        match Control::decode(&delivery.body) {
+        match Cancel::read(&delivery.body, &self.sequencer.limits.roots) {
             // Another sequencer's word to the workers: who interrupts whom is in the records.
-            Ok(Decoded::Known(Control::Cancel {
+            Ok(Cancel {
                 superseded_by: Some(_),
                 ..
-            })) => {}
-            Ok(Decoded::Known(Control::Cancel {
+            }) => {}
+            Ok(Cancel {
                 turn_id, workspace, ..
-            })) => {
-                let roots = &self.sequencer.limits.roots;
-                match workspace
-                    .map(|name| WorkspaceId::parse(&name, roots))
-                    .transpose()
-                {
-                    Ok(workspace) => {
-                        let workspace = workspace.as_ref().map(WorkspaceId::as_str);
-                        self.queue
-                            .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
-                    }
-                    Err(rule) => {
-                        tracing::warn!(%rule, "ignored a cancel whose workspace can't be one")
-                    }
-                }
+            }) => {
+                let workspace = workspace.as_ref().map(WorkspaceId::as_str);
+                self.queue
+                    .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
             }
-            Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),
-            Err(error) => tracing::warn!(error = with_sources(&error), "ignored a control message"),
+            Err(ignored) => {
+                self.sequencer.metrics.control_ignored(ignored.fault);
+                self.complaints.control(&ignored);
+            }
         }
         delivery.ack().await
     }

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::consume::{ConsumeError, Consumer};
 use crate::amqp::link::Link;
-use crate::amqp::messages::{Control, Decoded};
+use crate::amqp::messages::Cancel;
 use crate::amqp::outbox::OutboxSettings;
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{Fanout, Topology};
@@ -239,16 +239,10 @@ impl<E: Engine> Worker<E> {
 
     async fn listen_to_control(self: Arc<Self>, mut control: Consumer) {
         while let Ok(delivery) = control.next().await {
-            match Control::decode(&delivery.body) {
-                Ok(Decoded::Known(Control::Cancel {
-                    turn_id,
-                    workspace,
-                    superseded_by,
-                })) => self.cancel(&turn_id, workspace.as_deref(), superseded_by.as_deref()),
-                Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown control message"),
-                Err(error) => {
-                    tracing::warn!(error = with_sources(&error), "ignored a control message");
-                }
+            match Cancel::read(&delivery.body, &self.limits.roots) {
+                Ok(cancel) => self.cancel(&cancel),
+                // This process's sequencer hears it, too, which logs and counts it.
+                Err(ignored) => tracing::debug!(%ignored, "ignored a control message"),
             }
             if delivery.ack().await.is_err() {
                 return;
@@ -256,17 +250,9 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn cancel(&self, turn_id: &str, workspace: Option<&str>, superseded_by: Option<&str>) {
-        // Both spellings of a workspace are one; another one than ours is none of ours.
-        let spelt = workspace.map(|name| WorkspaceId::parse(name, &self.limits.roots));
-        let workspace = match &spelt {
-            None => None,
-            Some(Ok(id)) => Some(id.as_str()),
-            Some(Err(rule)) => {
-                tracing::warn!(%rule, "ignored a cancel whose workspace can't be one");
-                return;
-            }
-        };
+    fn cancel(&self, cancel: &Cancel) {
+        let workspace = cancel.workspace.as_ref().map(WorkspaceId::as_str);
+        let (turn_id, superseded_by) = (&*cancel.turn_id, cancel.superseded_by.as_deref());
         for workspace in self.running.cancel(turn_id, workspace, superseded_by) {
             tracing::info!(turn_id, %workspace, superseded_by, "cancelling");
             self.mark_cancelled(&workspace, turn_id, superseded_by);

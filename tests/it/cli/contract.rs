@@ -78,7 +78,10 @@ async fn a_good_request_is_told_as_it_is_understood_and_so_is_what_nobody_reads(
         told(&done)["understood"]["messages"][0]["content"],
         "Look at this:\nfix it"
     );
-    assert_eq!(told(&done)["ignored"], json!([]));
+    assert_eq!(
+        told(&done)["ignored"],
+        json!([{"field": "messages[0].content[1]", "what": "a block of type \"x-note\"", "meant": null}])
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("request.json");
@@ -90,7 +93,7 @@ async fn a_good_request_is_told_as_it_is_understood_and_so_is_what_nobody_reads(
     let done = Call::new(&["validate", file]).run().await.ended(0);
     assert_eq!(
         told(&done)["ignored"][0],
-        json!({"field": "timeout", "meant": "timeout_s"})
+        json!({"field": "timeout", "what": "an unknown field", "meant": "timeout_s"})
     );
     let done = Call::new(&["validate", file])
         .env("NO_COLOR", "1")
@@ -105,10 +108,69 @@ async fn a_good_request_is_told_as_it_is_understood_and_so_is_what_nobody_reads(
     );
     assert!(
         done.out
-            .contains("the field timeout, which nobody reads; did you mean timeout_s?"),
+            .contains("ignored: timeout, an unknown field; did you mean timeout_s?"),
         "{done:?}"
     );
     assert!(!done.out.contains('\u{1b}'), "{done:?}");
+}
+
+#[tokio::test]
+async fn what_of_the_messages_is_not_used_is_listed() {
+    let file = example("v1/requests/last-user-message-counts.json");
+    let done = Call::new(&["validate", &file]).run().await.ended(0);
+    let told = told(&done);
+    let ignored = told["ignored"].as_array().unwrap();
+    let listed: Vec<&Value> = ignored.iter().map(|part| &part["field"]).collect();
+    assert_eq!(
+        listed,
+        ["messages[0]", "messages[1]", "messages[2]", "messages[3]"]
+    );
+    assert_eq!(
+        told["understood"]["notices"][0]["code"],
+        "request.content_ignored"
+    );
+    let file = example("rejected/by-worker/last-message-of-unknown-blocks.json");
+    let done = Call::new(&["validate", &file]).run().await.ended(1);
+    let told = self::told(&done);
+    assert_eq!(
+        told["violations"],
+        json!([{"field": "messages[2].content[0].type", "found": "\"input_text\"", "allowed": "\"text\" or \"image\""}])
+    );
+    assert_eq!(told["ignored"][2]["meant"], Value::Null);
+    assert_eq!(told["ignored"][3]["meant"], "text");
+}
+
+#[tokio::test]
+async fn a_control_message_is_judged_as_the_workers_do() {
+    let file = example("v1/control/cancel-with-unknown-fields.json");
+    let call = Call::new(&["validate", "--control", &file]);
+    let done = told(&call.run().await.ended(0));
+    assert_eq!(done["valid"], true);
+    assert_eq!(done["understood"]["action"], "cancel");
+    assert_ne!(done["ignored"], json!([]));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cancel.json");
+    let file = file.to_str().unwrap();
+    fs::write(file, r#"{"action":"cancel","turnId":"t"}"#).unwrap();
+    let done = Call::new(&["validate", "--control", file])
+        .run()
+        .await
+        .ended(1);
+    let done = told(&done);
+    assert_eq!(done["code"], "unusable_field");
+    assert_eq!(done["violations"][0]["field"], "turn_id");
+    assert_eq!(done["ignored"][0]["meant"], "turn_id");
+    fs::write(file, r#"{"action":"stop","turn_id":"t"}"#).unwrap();
+    let done = Call::new(&["validate", "--control", file])
+        .env("NO_COLOR", "1")
+        .start_on_terminal()
+        .done()
+        .await
+        .ended(1);
+    let text =
+        "not valid: unknown_action\r\naction\r\n  found    \"stop\"\r\n  expected \"cancel\"\r\n";
+    assert_eq!(done.out, text);
 }
 
 #[tokio::test]

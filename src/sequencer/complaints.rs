@@ -1,0 +1,37 @@
+//! What producers do wrong without being told by an event: logged, but not as
+//! often as they do it.
+
+use std::time::Instant;
+
+use crate::amqp::messages::{ControlFault, IgnoredControl};
+use crate::throttle::Throttle;
+
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    controls: [Throttle; ControlFault::ALL.len()],
+    expiration: Throttle,
+}
+
+impl Complaints {
+    /// Once a minute for each kind.
+    pub fn control(&mut self, ignored: &IgnoredControl) {
+        let kinds = ControlFault::ALL.iter().zip(&mut self.controls);
+        for (_, throttle) in kinds.filter(|(kind, _)| **kind == ignored.fault) {
+            if let Some(suppressed) = throttle.admit(Instant::now()) {
+                let fault = ignored.fault.as_str();
+                tracing::warn!(%ignored, fault, suppressed, "ignored a control message");
+            }
+        }
+    }
+
+    pub fn expiration(&mut self, expiration: &str) {
+        if let Some(suppressed) = self.expiration.admit(Instant::now()) {
+            tracing::warn!(
+                expiration = %expiration.escape_debug(),
+                suppressed,
+                "a request has the property expiration, expected none: the broker drops such a turn \
+                 without an event if it waits for longer"
+            );
+        }
+    }
+}
