@@ -33,6 +33,7 @@ use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner};
 use parts::{host, idle_servers, tried, warn_of_trust};
 use watched::{EventWatch, Watched};
+pub use watched::{channels_needed, too_few_channels};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats and what is told of ended turns.
@@ -184,7 +185,12 @@ async fn run(
         return Ok(());
     }
 
-    let watched = Watched::new(metrics.clone(), health.clone(), conditions.clone());
+    let watched = Watched::new(
+        metrics.clone(),
+        health.clone(),
+        conditions.clone(),
+        settings.slots,
+    );
     watched.keep_together(topology.clone(), shutdown.end.clone());
     let publisher_connector = watched
         .connector(&connector, watched::PUBLISHER)

@@ -43,7 +43,10 @@ pub enum State {
     /// The broker takes no publishes; its reason.
     Blocked(String),
     Unblocked,
-    Disconnected,
+    /// Lost or closed; why.
+    Disconnected(String),
+    /// The broker allows no more connections; in full.
+    LimitReached(String),
 }
 
 pub(super) type StateHook = Arc<dyn Fn(State) + Send + Sync>;
@@ -80,6 +83,14 @@ pub enum ConnectError {
     VhostMissing { target: Arc<Target>, detail: String },
     #[error("broker {target}: user {:?} has no permissions in virtual host {:?}: {detail}", .target.user, .target.vhost)]
     VhostRefused { target: Arc<Target>, detail: String },
+    #[error("broker {target}: virtual host {:?} is down; its node's log says why, and `rabbitmqctl restart_vhost` starts it: {detail}", .target.vhost)]
+    VhostDown { target: Arc<Target>, detail: String },
+    #[error(
+        "broker {target}: a limit of connections is reached; each process needs 3, and each command 1: raise it (rabbitmqctl set_user_limits, set_vhost_limits), or end other clients: {detail}"
+    )]
+    LimitReached { target: Arc<Target>, detail: String },
+    #[error("broker {target}: the connection was refused: {detail}")]
+    Refused { target: Arc<Target>, detail: String },
     #[error(
         "broker {target}: the AMQP handshake failed (is this the AMQP port, and the right one for amqp or amqps?)"
     )]
@@ -257,7 +268,13 @@ impl Connector {
                         tracing::info!(broker = %link.target(), connection = self.name, "connected to the broker");
                         return Some(link);
                     }
-                    Err(error) => with_sources(&error),
+                    Err(error) => {
+                        let text = with_sources(&error);
+                        if let ConnectError::LimitReached { .. } = error {
+                            (self.on_state)(State::LimitReached(text.clone()));
+                        }
+                        text
+                    }
                 },
                 () = shutdown.cancelled() => return None,
             };
@@ -321,7 +338,10 @@ fn refused(target: Arc<Target>, error: lapin::Error) -> ConnectError {
     match refusal.get_id() {
         403 => ConnectError::AuthRefused { target, detail },
         530 if detail.contains("not found") => ConnectError::VhostMissing { target, detail },
-        530 => ConnectError::VhostRefused { target, detail },
+        530 if detail.contains("limit (") => ConnectError::LimitReached { target, detail },
+        530 if detail.ends_with("is down") => ConnectError::VhostDown { target, detail },
+        530 if detail.contains("access to vhost") => ConnectError::VhostRefused { target, detail },
+        530 => ConnectError::Refused { target, detail },
         _ => ConnectError::Handshake {
             target,
             source: error,

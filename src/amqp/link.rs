@@ -197,6 +197,16 @@ impl Link {
             .await;
     }
 
+    /// Completes when the broker takes no publishes, with its reason.
+    pub(super) async fn blocked(&self) -> String {
+        let mut state = self.0.state.clone();
+        let blocked = state.wait_for(|state| matches!(state, LinkState::Blocked(_)));
+        match blocked.await.as_deref() {
+            Ok(LinkState::Blocked(reason)) => reason.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
     /// A new channel. Fails within `RPC_LIMIT`.
     pub async fn channel(&self) -> Result<Channel, LinkError> {
         if !self.is_open() {
@@ -339,8 +349,8 @@ impl Watching {
             None if status.closing() || status.closed() => "it was closed".to_owned(),
             None => "it was lost".to_owned(),
         };
-        self.state.send_replace(LinkState::Closed(reason));
-        (self.on_state)(State::Disconnected);
+        self.state.send_replace(LinkState::Closed(reason.clone()));
+        (self.on_state)(State::Disconnected(reason));
         // An orderly close still has to hear the broker's answer.
         let _ = timeout(CLOSE_LIMIT, async {
             while status.closing() {

@@ -8,6 +8,7 @@
 //! in flight without a word. Whatever ends here is closed and built anew, by
 //! code that knows what it held.
 
+mod alarm;
 pub mod connect;
 pub mod connections;
 pub mod consume;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connector, backoff};
-use super::link::{Link, LinkError, RPC_LIMIT};
+use super::link::{Link, LinkError, LinkState, RPC_LIMIT, blocked};
 
 /// How long a publish may wait for a channel that others hold. They hold one
 /// while they wait for confirms, so it is as long as those may take.
@@ -38,6 +38,8 @@ pub(super) struct ConfirmChannel {
 pub enum ChannelError {
     #[error("there is no connection to the broker")]
     NotConnected,
+    #[error("{}", blocked(.0))]
+    Blocked(String),
     #[error("all publishing channels were in use for {} s", WAIT_LIMIT.as_secs())]
     Exhausted,
     #[error("the publisher is shut down")]
@@ -94,6 +96,14 @@ impl PublisherLink {
             }
             // Lost, and not yet replaced: without this, the loop would spin.
             current.changed().await.ok()?;
+        }
+    }
+
+    /// Why there is no connection that takes publishes.
+    pub(super) fn not_ready(&self) -> ChannelError {
+        match self.current.borrow().as_ref().map(Link::state) {
+            Some(LinkState::Blocked(reason)) => ChannelError::Blocked(reason),
+            _ => ChannelError::NotConnected,
         }
     }
 

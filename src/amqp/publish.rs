@@ -85,7 +85,7 @@ impl PublisherLink {
         match timeout(CONFIRM_LIMIT, self.ready()).await {
             Ok(Some(_)) => {}
             Ok(None) => return Err(ChannelError::ShutDown.into()),
-            Err(_) => return Err(ChannelError::NotConnected.into()),
+            Err(_) => return Err(self.not_ready().into()),
         }
         let lease = self.lease().await?;
         let verdict = publish_on(&lease.channel, exchange, key, properties, body, mandatory).await;

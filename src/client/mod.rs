@@ -12,15 +12,13 @@ mod tail;
 mod turn;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, ShortString};
-use tokio::time::timeout;
 
 use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::declare_error::DeclareError;
-use crate::amqp::link::Link;
+use crate::amqp::link::{Link, LinkState, blocked};
 use crate::amqp::messages::Control;
 use crate::amqp::publish::{PublishError, json_properties, publish_on, trace_headers};
 use crate::amqp::target::Target;
@@ -33,9 +31,6 @@ pub use order::{Arrival, Order};
 pub use origin::Origin;
 pub use tail::{Tail, TailUpdate};
 pub use turn::{NewTurn, Submission};
-
-/// How long a broker that takes nothing (memory or disk alarm) is waited for.
-const BLOCKED_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -175,17 +170,19 @@ async fn publish(
 ) -> Result<(), ClientError> {
     let target = || Arc::clone(link.target());
     let published = async {
-        if timeout(BLOCKED_LIMIT, link.unblocked()).await.is_err() {
-            let why = "the broker takes no messages now (memory or disk alarm)";
-            return Err(PublishError::Lost(why.to_owned()));
-        }
         let channel = link
             .confirm_channel()
             .await
             .map_err(|error| PublishError::Lost(with_sources(&error)))?;
         publish_on(&channel, exchange, key, properties, body, true).await
     };
-    published.await.map_err(|source| match source {
+    let published = match (published.await, link.state()) {
+        (Err(PublishError::Lost(_)), LinkState::Blocked(reason)) => {
+            Err(PublishError::Lost(blocked(&reason)))
+        }
+        (published, _) => published,
+    };
+    published.map_err(|source| match source {
         PublishError::Lost(_) => ClientError::Unconfirmed {
             what,
             target: target(),

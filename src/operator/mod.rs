@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::consume::ConsumeError;
 use crate::amqp::declare_error::DeclareError;
-use crate::amqp::link::{Link, LinkError};
+use crate::amqp::link::{Link, LinkError, blocked};
 use crate::amqp::target::Target;
 use crate::amqp::topology::Topology;
 use crate::client::is_missing;
@@ -45,6 +45,8 @@ pub enum OperatorError {
         target: Arc<Target>,
         limit: Duration,
     },
+    #[error("{target}: {}; so no process of the pool can report its state", blocked(.reason))]
+    Blocked { target: Arc<Target>, reason: String },
     #[error("the broker does not do what it is asked for")]
     Declare(#[source] DeclareError),
     #[error("can't read from the broker")]

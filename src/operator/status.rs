@@ -104,6 +104,10 @@ impl Operator {
             let _ = delivery.ack().await;
         }
         if heard.workers.is_empty() && heard.sequencers.is_empty() {
+            if let Some(reason) = link.alarm().await {
+                let target = Arc::clone(link.target());
+                return Err(OperatorError::Blocked { target, reason });
+            }
             return Err(OperatorError::Silent {
                 exchange: topology.status.clone(),
                 target: Arc::clone(link.target()),

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::connect::{Connector, State};
 use crate::amqp::connections::Connections;
-use crate::amqp::link::blocked;
+use crate::amqp::link::{WeakLink, blocked};
 use crate::amqp::outbox::{DropReason, HoldUp, OutboxMetrics};
 use crate::amqp::topology::Topology;
 use crate::conditions::{Condition, Conditions};
@@ -21,21 +22,48 @@ pub const PUBLISHER: &str = "publisher";
 pub const SEQUENCER: &str = "sequencer";
 pub const WORKER: &str = "worker";
 
+/// Of the sequencer's connection: its consumers, and what declares and asks.
+const SEQUENCER_CHANNELS: usize = 5;
+/// Beside one for each slot: cancels, heartbeats, offers, what declares.
+const CHANNELS_BESIDE: usize = 4;
+/// In the broker's words for a user's limit of channels.
+const CHANNEL_LIMIT: &str = "number of channels opened for user";
+/// A connection that lasts so long is not ended by a limit.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// How many channels the worker's and the publishing connection need each.
+pub fn channels_needed(slots: usize) -> usize {
+    slots + CHANNELS_BESIDE
+}
+
+/// What is wrong, if a connection may have too few for so many slots.
+pub fn too_few_channels(slots: usize, channel_max: u16) -> Option<String> {
+    let needed = channels_needed(slots);
+    (usize::from(channel_max) < needed).then(|| {
+        format!(
+            "found channel_max {channel_max}: the broker allows that many channels on a connection; expected at \
+             least {needed} for SLOTS={slots}: raise the broker's channel_max, or lower SLOTS"
+        )
+    })
+}
+
 #[derive(Clone)]
 pub struct Watched {
     metrics: Metrics,
     health: Health,
     conditions: Conditions,
     connections: Connections,
+    slots: usize,
 }
 
 impl Watched {
-    pub fn new(metrics: Metrics, health: Health, conditions: Conditions) -> Self {
+    pub fn new(metrics: Metrics, health: Health, conditions: Conditions, slots: usize) -> Self {
         Self {
             metrics,
             health,
             conditions,
             connections: Connections::default(),
+            slots,
         }
     }
 
@@ -47,9 +75,11 @@ impl Watched {
 
     fn news(&self, name: &'static str, first: &AtomicBool, state: State) {
         let set_blocked = |found| self.conditions.set(Condition::BrokerBlocked, name, found);
+        let set_limits = |found| self.conditions.set(Condition::BrokerLimits, name, found);
         match state {
             State::Connected(link) => {
-                self.connections.opened(name, link);
+                self.connections.opened(name, link.clone());
+                self.compare_limits(name, link);
                 self.set_connected(name, true);
                 if !first.swap(false, Ordering::Relaxed) {
                     self.metrics.reconnected(name);
@@ -57,12 +87,40 @@ impl Watched {
             }
             State::Blocked(reason) => set_blocked(Some(blocked(&reason))),
             State::Unblocked => set_blocked(None),
-            State::Disconnected => {
+            State::LimitReached(found) => set_limits(Some(found)),
+            State::Disconnected(reason) => {
                 self.connections.closed(name);
                 self.set_connected(name, false);
                 set_blocked(None);
+                if reason.contains(CHANNEL_LIMIT) {
+                    set_limits(Some(format!(
+                        "the broker closed the connection: {reason}; expected at least {} channels for \
+                         SLOTS={} on all connections of a process together: raise the user's limit \
+                         (rabbitmqctl set_user_limits), or lower SLOTS",
+                        2 * channels_needed(self.slots) + SEQUENCER_CHANNELS,
+                        self.slots
+                    )));
+                }
             }
         }
+    }
+
+    /// What is negotiated is known at once. A user's limit shows by the end of
+    /// the connection, so the condition is over when one has lasted.
+    fn compare_limits(&self, name: &'static str, link: WeakLink) {
+        let Some(open) = link.upgrade() else { return };
+        let lack = too_few_channels(self.slots, open.channel_max());
+        let conditions = self.conditions.clone();
+        let set = move |lack| conditions.set(Condition::BrokerLimits, name, lack);
+        if name != SEQUENCER && lack.is_some() {
+            return set(lack);
+        }
+        tokio::spawn(async move {
+            sleep(STABLE).await;
+            if link.upgrade().is_some() {
+                set(None);
+            }
+        });
     }
 
     /// The publishing connection stands for the process's: without it no turn

@@ -51,7 +51,7 @@ impl Mode {
 }
 
 struct Shared {
-    broker: String,
+    broker: StdMutex<String>,
     /// Part of the names of the connections that it has power over.
     part: String,
     from_broker: watch::Sender<Mode>,
@@ -86,7 +86,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            broker: broker.to_owned(),
+            broker: StdMutex::new(broker.to_owned()),
             part: part.to_owned(),
             from_broker: watch::Sender::new(Mode::Pass),
             from_client: watch::Sender::new(Mode::Pass),
@@ -151,6 +151,11 @@ impl Proxy {
         self.shared.from_client.send_replace(Mode::Pass);
     }
 
+    /// The next connections lead there, a host and a port.
+    pub fn redirect(&self, broker: &str) {
+        *self.shared.broker.lock().unwrap() = broker.to_owned();
+    }
+
     /// Sends the client a `connection.blocked`, as at a memory alarm.
     pub async fn block(&self) {
         self.speak(&[0, 10, 0, 60, 3, b'm', b'e', b'm']).await;
@@ -196,7 +201,8 @@ impl Shared {
         loop {
             let (inward, _) = listener.accept().await.unwrap();
             // The broker may be down; then the client sees its connection end.
-            let Ok(outward) = TcpStream::connect(&self.broker).await else {
+            let broker = self.broker.lock().unwrap().clone();
+            let Ok(outward) = TcpStream::connect(broker).await else {
                 continue;
             };
             let (from_client, to_client) = inward.into_split();

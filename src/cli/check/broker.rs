@@ -2,11 +2,12 @@
 
 use turn_worker::amqp::declare_error::DeclareError;
 use turn_worker::amqp::event_log::LogState;
-use turn_worker::amqp::link::Link;
+use turn_worker::amqp::link::{Link, blocked};
 use turn_worker::amqp::server::{FILTERS_SINCE, Server};
 use turn_worker::amqp::topology::{Fanout, Topology};
 use turn_worker::config::{EventLog, Settings};
 use turn_worker::error::with_sources;
+use turn_worker::serve::{channels_needed, too_few_channels};
 use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
 
 use super::report::Report;
@@ -29,11 +30,30 @@ pub async fn check(settings: &Settings, report: &mut Report) {
         Some(server) => version(server, &target.to_string(), report),
         None => report.ok("broker", &format!("{target}, of which no version is known")),
     }
+    if let Some(reason) = link.alarm().await {
+        // What is to be tried waits for the end of it, too.
+        report.fail("broker", &format!("{target}: {}", blocked(&reason)));
+        link.close().await;
+        return;
+    }
+    channels(settings, &link, report);
     let fits = topology(settings, &link, report).await;
     if let Some(log) = settings.event_log.filter(|_| fits) {
         event_log(settings, &log, &link, server, report).await;
     }
     link.close().await;
+}
+
+/// Whether a connection may have as many channels as the slots need.
+fn channels(settings: &Settings, link: &Link, report: &mut Report) {
+    let (needed, most) = (channels_needed(settings.slots), link.channel_max());
+    match too_few_channels(settings.slots, most) {
+        Some(lack) => report.fail("limits", &lack),
+        None => report.ok(
+            "limits",
+            &format!("a connection may have {most} channels, of which {needed} are needed"),
+        ),
+    }
 }
 
 async fn event_log(

@@ -148,7 +148,7 @@ async fn a_connection_that_the_broker_closes_is_noticed_and_told() {
     }
     assert!(matches!(
         states.lock().unwrap()[..],
-        [State::Connected(_), State::Disconnected]
+        [State::Connected(_), State::Disconnected(_)]
     ));
 }
 

@@ -13,6 +13,7 @@ mod events;
 mod expiry;
 mod images;
 mod limits;
+mod neighbours;
 mod observing;
 mod once;
 mod order;
