@@ -18,6 +18,7 @@ pub mod event_log;
 pub mod link;
 pub mod messages;
 pub mod outbox;
+pub mod policy_probe;
 pub mod pool;
 pub mod publish;
 pub mod rights;

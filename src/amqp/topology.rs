@@ -16,6 +16,9 @@ const DELIVERY_LIMIT: i64 = 1_000_000;
 /// holds a turn for longer.
 const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 
+/// A minute: a probe that was not deleted.
+const PROBE_EXPIRES_MS: i64 = 60 * 1_000;
+
 /// The names of all objects, and their arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
@@ -224,6 +227,23 @@ impl Topology {
             ready: found.message_count().into(),
             consumers: found.consumer_count().into(),
         })
+    }
+
+    /// A queue as that of the turns, but that one may look at what is in it, and
+    /// that it goes by itself. Returns its name.
+    pub(super) async fn declare_probe(&self, link: &Link) -> Result<String, DeclareError> {
+        let queue = format!("{}.probe.{}", self.turns, uuid::Uuid::now_v7().simple());
+        let mut arguments = Self::work_arguments();
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(PROBE_EXPIRES_MS));
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare.quorum_queue(&queue, arguments).await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(queue)
     }
 
     fn turns_arguments(&self) -> FieldTable {

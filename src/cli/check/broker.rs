@@ -38,6 +38,9 @@ pub async fn check(settings: &Settings, report: &mut Report) {
     }
     channels(settings, &link, report);
     let fits = topology(settings, &link, report).await;
+    if fits {
+        policies(settings, &link, report).await;
+    }
     if let Some(log) = settings.event_log.filter(|_| fits) {
         event_log(settings, &log, &link, server, report).await;
     }
@@ -52,6 +55,30 @@ fn channels(settings: &Settings, link: &Link, report: &mut Report) {
         None => report.ok(
             "limits",
             &format!("a connection may have {most} channels, of which {needed} are needed"),
+        ),
+    }
+}
+
+/// Whether a policy would lose turns.
+async fn policies(settings: &Settings, link: &Link, report: &mut Report) {
+    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    match topology.probe_policies(link).await {
+        Ok(None) => report.ok("policies", "none was found that drops turns or their queue"),
+        Ok(Some(loss)) => report.fail(
+            "policies",
+            &format!(
+                "a policy applies to queues such as {}: {loss}; expected: no policy that loses turns; the policy \
+                 in ops/rabbitmq/definitions.json keeps others off (docs/OPERATIONS.md, Policies)",
+                topology.turns
+            ),
+        ),
+        Err(error @ DeclareError::Forbidden { .. }) => report.warn(
+            "policies",
+            &format!("can't be tried: {}; {REMEDY}", with_sources(&error)),
+        ),
+        Err(error) => report.warn(
+            "policies",
+            &format!("can't be tried: {}", with_sources(&error)),
         ),
     }
 }

@@ -61,8 +61,10 @@ async fn a_good_set_up_passes_everything() {
                 "guard",
                 "http",
                 "isolation",
+                "limits",
                 "locks",
                 "login",
+                "policies",
                 "rights",
                 "settings",
                 "topology",
@@ -90,7 +92,7 @@ async fn a_good_set_up_passes_everything() {
         text.out.lines().next().unwrap().starts_with("ok "),
         "{text:?}"
     );
-    assert!(text.out.contains("\nall 15 passed"), "{text:?}");
+    assert!(text.out.contains("\nall 17 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
 }
 
@@ -274,4 +276,47 @@ async fn the_version_comes_with_what_it_was_tested_with() {
     assert_eq!(short, format!("turn-worker {own}\n"));
     let long = Call::new(&["--version"]).run().await.ended(0).out;
     assert_eq!(long, format!("turn-worker {own}\n{}\n", tested::in_words()));
+}
+
+/// Guards that what loses turns without a sign is found, and that the shipped policy keeps it off.
+#[tokio::test]
+async fn g4_a_policy_that_loses_turns_is_found_and_kept_off() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("home/.codex")).unwrap();
+    let url = Broker::vhost();
+    let vhost = url.rsplit('/').next().unwrap();
+    let set = |name: &str, pattern: &str, definition: &str, priority: &str| {
+        let options = ["--priority", priority, "--apply-to", "queues"];
+        let policy = ["set_policy", "-p", vhost, name, pattern, definition];
+        Broker::shared().ctl(&[&policy[..], &options].concat());
+    };
+    let policies = async || {
+        let done = check(dir.path(), &url, &["--json"]).run().await;
+        lines(&done)["policies"].clone()
+    };
+    for (definition, found) in [
+        (r#"{"delivery-limit": 20}"#, "requeued 21 times"),
+        (r#"{"message-ttl": 1500}"#, "was dropped (message-ttl)"),
+        (r#"{"max-length": 2}"#, "of 3 messages 2 were kept"),
+        (
+            r#"{"max-length": 1, "overflow": "reject-publish"}"#,
+            "was refused",
+        ),
+    ] {
+        set("all", ".*", definition, "7");
+        let (status, detail) = policies().await;
+        assert_eq!(status, "fail", "{definition}: {detail}");
+        assert!(detail.contains(found), "{definition}: {detail}");
+    }
+    let shipped = std::fs::read_to_string("ops/rabbitmq/definitions.json").unwrap();
+    let shipped: serde_json::Value = serde_json::from_str(&shipped).unwrap();
+    let policy = &shipped["policies"][0];
+    set(
+        policy["name"].as_str().unwrap(),
+        policy["pattern"].as_str().unwrap(),
+        &policy["definition"].to_string(),
+        &policy["priority"].to_string(),
+    );
+    let (status, detail) = policies().await;
+    assert_eq!(status, "ok", "{detail}");
 }
