@@ -6,6 +6,7 @@
 //! <root>/.turn-worker/                      ours, mode 0700
 //!     registry.lock                         held while a workspace is registered
 //!     root-id                               a random id, under whatever path the root is seen
+//!     processes/<process id>.lock           held by each process that uses the root
 //!     threads/<uuid>                        the workspace that a thread belongs to
 //!     rejected/<turn id>.claim              verdicts on requests without a workspace
 //!     workspaces/<id>/.rejected/            claims, where the workspace can't come to be
@@ -40,6 +41,7 @@ mod image;
 mod journal;
 mod line;
 mod lock;
+mod processes;
 mod prune;
 mod root;
 mod session;
@@ -66,6 +68,7 @@ pub use journal::{
     Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
+pub use processes::{LockTry, ProcessLock, Processes};
 pub use root::{Root, RootError};
 pub use session::{SESSION_FILE, SessionFile};
 pub use threads::{Adoption, Resume, Threads, resolve_session};

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::claims::Claims;
 use super::dir::{Dir, Found, Owner, PRIVATE_FILE, SHARED_DIR};
 use super::error::{DiskError, Rejection, WorkspaceError};
+use super::processes::Processes;
 use super::threads::Threads;
 use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, id, lock};
 
@@ -20,6 +21,7 @@ const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
 pub(super) const OURS: &str = ".turn-worker";
 const WORKSPACES: &str = "workspaces";
 const THREADS: &str = "threads";
+const PROCESSES: &str = "processes";
 /// For requests without a workspace.
 const NAMELESS: &str = "rejected";
 /// A workspace's own CODEX_HOME, among its records or, where agents are
@@ -55,6 +57,7 @@ pub struct Root {
     ours: Arc<Dir>,
     workspaces: Arc<Dir>,
     threads: Threads,
+    processes: Processes,
     rejected: Claims,
     owner: Option<Owner>,
     own_homes: bool,
@@ -106,6 +109,7 @@ impl Root {
         workspaces.try_writing()?;
 
         let threads = ours.make_own_dir(THREADS)?;
+        let processes = Processes::new(ours.make_own_dir(PROCESSES)?);
         let rejected = ours.make_own_dir(NAMELESS)?;
         for dir in [&workspaces, &threads, &rejected] {
             dir.sweep()?;
@@ -114,6 +118,7 @@ impl Root {
             id: root_id(&ours)?,
             workspaces: Arc::new(workspaces),
             threads: Threads::new(threads),
+            processes,
             rejected: Claims::new(rejected),
             dir: Arc::new(dir),
             ours: Arc::new(ours),
@@ -171,6 +176,16 @@ impl Root {
         }
         may_write(&self.dir)?;
         self.workspaces.try_writing()
+    }
+
+    /// Its random id: the same for every process and under every path.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The locks of the processes that use it.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
     }
 
     pub fn threads(&self) -> &Threads {
