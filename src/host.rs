@@ -49,6 +49,8 @@ pub struct Host {
 struct Inner {
     parts: BTreeMap<Part, Probed>,
     findings: watch::Sender<BTreeMap<Part, Finding>>,
+    /// The host may be well, but the pool has work for another root only.
+    barred: watch::Sender<bool>,
     metrics: Metrics,
 }
 
@@ -77,6 +79,7 @@ impl Host {
                     .map(|(part, probe)| (part, Probed::by(probe)))
                     .collect(),
                 findings: watch::Sender::default(),
+                barred: watch::Sender::default(),
                 metrics,
             }),
         }
@@ -99,7 +102,28 @@ impl Host {
     }
 
     pub fn is_fit(&self) -> bool {
-        self.inner.findings.borrow().is_empty()
+        self.inner.findings.borrow().is_empty() && !self.is_barred()
+    }
+
+    /// Whether this process must take no turns, whatever the host's state: see
+    /// [`crate::pool`].
+    pub fn set_barred(&self, barred: bool) {
+        self.inner.barred.send_if_modified(|before| {
+            let changed = *before != barred;
+            *before = barred;
+            changed
+        });
+    }
+
+    pub fn is_barred(&self) -> bool {
+        *self.inner.barred.borrow()
+    }
+
+    /// Completes when the process is barred, or when it is not.
+    pub async fn turns_barred(&self, barred: bool) {
+        // It can't be closed: this is a sender itself.
+        let mut now = self.inner.barred.subscribe();
+        let _ = now.wait_for(|now| *now == barred).await;
     }
 
     /// Completes when turns can run here.
@@ -114,7 +138,14 @@ impl Host {
 
     /// Completes when turns can run here, or when they can't.
     pub async fn turns_out(&self, fit: bool) {
-        self.until(|findings| findings.is_empty() == fit).await;
+        let mut findings = self.inner.findings.subscribe();
+        let mut barred = self.inner.barred.subscribe();
+        while self.is_fit() != fit {
+            tokio::select! {
+                _ = findings.changed() => {}
+                _ = barred.changed() => {}
+            }
+        }
     }
 
     /// Looks at every part for as long as it lives: what is idle notices what

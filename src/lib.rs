@@ -17,6 +17,7 @@ pub mod request;
 pub mod trace;
 
 pub mod amqp;
+pub mod pool;
 pub mod sequencer;
 
 pub mod workspace;

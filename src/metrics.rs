@@ -23,7 +23,7 @@ use crate::event::{ErrorCode, StopReason, TurnError, Usage};
 use crate::guard::Unkillable;
 use crate::host::Lack;
 use models::ModelLabels;
-use series::{AGAIN, EVENT_KINDS, FIRST, Series, WORKSPACE};
+use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, Series, WORKSPACE};
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
 
@@ -99,6 +99,12 @@ impl Metrics {
     pub fn turn_not_started(&self, lack: Option<Lack>) {
         let reason = lack.map_or(WORKSPACE, Lack::as_str);
         self.series().not_started.with_label_values(&[reason]).inc();
+    }
+
+    /// An offer came from a sequencer that has another workspace root.
+    pub fn offer_of_another_root(&self) {
+        let reasons = &self.series().not_started;
+        reasons.with_label_values(&[OTHER_ROOT]).inc();
     }
 
     /// Whether turns can't run on this host for lack of that.

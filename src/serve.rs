@@ -26,6 +26,7 @@ use crate::host::Host;
 use crate::http::{self, BindError, Health};
 use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
+use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Shutdown, Worker};
@@ -84,6 +85,7 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     }
     let host = host(&root, codex, &metrics);
     let conditions = Conditions::new(metrics.clone());
+    let pool = Pool::join(&id, &root, &settings, host.clone(), conditions.clone());
     let health = Health::new(settings.roles, host.clone(), conditions.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
@@ -123,6 +125,7 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         metrics,
         health,
         conditions,
+        pool,
     };
     let outcome = run(settings, &id, local, runner, &shutdown).await;
     shutdown.end.cancel();
@@ -161,6 +164,7 @@ struct Local {
     metrics: Metrics,
     health: Health,
     conditions: Conditions,
+    pool: Pool,
 }
 
 async fn run(
@@ -176,6 +180,7 @@ async fn run(
         metrics,
         health,
         conditions,
+        pool,
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id);
@@ -223,6 +228,12 @@ async fn run(
     ]);
 
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(pool.clone().watch(
+        connector.clone(),
+        topology.clone(),
+        publisher.clone(),
+        shutdown.drain.clone(),
+    ));
     if settings.roles.sequencer {
         let records = Records {
             root: root.clone(),
@@ -246,6 +257,7 @@ async fn run(
             metrics: metrics.clone(),
             health: health.clone(),
             conditions: conditions.clone(),
+            pool: pool.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
         tasks.spawn(async move { sequencer.run(&id, drain).await });
@@ -266,6 +278,7 @@ async fn run(
             metrics,
             health: health.clone(),
             conditions,
+            pool,
             running: RunningTurns::default(),
         });
         let shutdown = shutdown.clone();

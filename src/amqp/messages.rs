@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use uuid::Uuid;
+
 use crate::conditions::ConditionReport;
+use crate::pool::Agreement;
 use crate::request::TurnId;
 
 pub use backlog::{BacklogTold, LineTold, MAX_LINES, WaitTold};
@@ -68,6 +71,8 @@ pub struct Offer {
     pub repeat: bool,
     /// When the turn was enqueued, if that is known.
     pub enqueued_at: Option<Timestamp>,
+    /// The random id of the sequencer's workspace root; older ones report none.
+    pub root: Option<Uuid>,
     /// The request in its canonical form.
     pub request: Box<RawValue>,
 }
@@ -99,7 +104,12 @@ pub enum Status {
         /// Of the active one.
         backlog: Option<BacklogTold>,
         conditions: Vec<ConditionReport>,
+        /// `None` from older versions.
+        pool: Option<Box<Agreement>>,
     },
+    /// Of a process that has just started and does no work yet: for the other
+    /// processes, so that two that start at once hear of each other.
+    Pool { process: String, pool: Agreement },
 }
 
 /// What a worker tells of itself to whoever wants to know. Older ones tell nothing.
@@ -122,6 +132,9 @@ pub struct About {
     /// What is wrong around it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionReport>,
+    /// What must agree among the processes of a pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Box<Agreement>>,
 }
 
 /// A workspace that stays locked after its turn's end, and one of the processes that hold it.
@@ -174,6 +187,7 @@ impl Offer {
             kind: "offer".into(),
             repeat: self.repeat,
             enqueued_at: self.enqueued_at,
+            root: self.root,
             request: Cow::Borrowed(&self.request),
         })
     }
@@ -187,6 +201,7 @@ impl Offer {
                 Ok(Decoded::Known(Self {
                     repeat: wire.repeat,
                     enqueued_at: wire.enqueued_at,
+                    root: wire.root,
                     request: wire.request.into_owned(),
                 }))
             }
@@ -231,6 +246,7 @@ impl Status {
                 active,
                 backlog,
                 conditions,
+                pool,
             } => encode(&SequencerWire {
                 v: VERSION,
                 kind: "sequencer".into(),
@@ -239,6 +255,13 @@ impl Status {
                 active: *active,
                 backlog: backlog.as_ref().map(Cow::Borrowed),
                 conditions: conditions.into(),
+                pool: pool.as_deref().map(Cow::Borrowed),
+            }),
+            Self::Pool { process, pool } => encode(&PoolWire {
+                v: VERSION,
+                kind: "pool".into(),
+                process: process.into(),
+                pool: Cow::Borrowed(pool),
             }),
         }
     }
@@ -283,6 +306,14 @@ impl Status {
                     active: wire.active,
                     backlog: wire.backlog.map(Cow::into_owned),
                     conditions: wire.conditions.into_owned(),
+                    pool: wire.pool.map(|pool| Box::new(pool.into_owned())),
+                }))
+            }
+            Ok("pool") => {
+                let wire: PoolWire<'_> = json(what, body)?;
+                Ok(Decoded::Known(Self::Pool {
+                    process: wire.process.into_owned(),
+                    pool: wire.pool.into_owned(),
                 }))
             }
             Ok(kind) => Ok(unknown_type(kind)),
@@ -341,6 +372,8 @@ struct OfferWire<'a> {
     repeat: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     enqueued_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: Option<Uuid>,
     request: Cow<'a, RawValue>,
 }
 
@@ -382,6 +415,17 @@ struct SequencerWire<'a> {
     backlog: Option<Cow<'a, BacklogTold>>,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     conditions: Cow<'a, [ConditionReport]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pool: Option<Cow<'a, Agreement>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PoolWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    process: Cow<'a, str>,
+    pool: Cow<'a, Agreement>,
 }
 
 /// Ends a turn, waiting or running, as cancelled. One that has ended is left

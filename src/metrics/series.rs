@@ -51,6 +51,8 @@ pub(super) const AGAIN: &str = "again";
 
 /// In place of what a host lacks, where only the turn's workspace is unusable.
 pub(super) const WORKSPACE: &str = "workspace";
+/// The same, where the offer is of a sequencer with another workspace root.
+pub(super) const OTHER_ROOT: &str = "root";
 
 /// Every series that we have.
 pub(super) struct Series {
@@ -322,6 +324,7 @@ impl Series {
             self.not_started.with_label_values(&[lack.as_str()]);
         }
         self.not_started.with_label_values(&[WORKSPACE]);
+        self.not_started.with_label_values(&[OTHER_ROOT]);
         for code in REJECTIONS {
             self.rejected.with_label_values(&[code.as_str()]);
         }

@@ -96,6 +96,7 @@ fn what_alerts_look_at_is_there_before_it_happens() {
         "turn_failures_total{code=\"turn.failed\",reason=\"auth\"}",
         "turn_failures_total{code=\"turn.idle_timeout\",reason=\"unknown\"}",
         "turns_not_started_total{reason=\"workspace\"}",
+        "turns_not_started_total{reason=\"root\"}",
         "host_unfit{reason=\"resources\"}",
         "requests_rejected_total{code=\"workspace.backlog_full\"}",
         "controls_ignored_total{why=\"unknown_action\"}",

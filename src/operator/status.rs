@@ -14,6 +14,7 @@ use crate::amqp::link::Link;
 use crate::amqp::messages::{About, BacklogTold, Decoded, HeldTold, MAX_HELD, Running, Status};
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
+use crate::pool::Agreement;
 use crate::sequencer::queue::LISTEN;
 
 /// Status messages on their way to us.
@@ -53,7 +54,7 @@ pub struct WorkerStatus {
     pub running: Vec<Running>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SequencerStatus {
     pub name: String,
     pub version: String,
@@ -61,6 +62,8 @@ pub struct SequencerStatus {
     pub active: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Box<Agreement>>,
 }
 
 /// What was heard so far, the newest of each process.
@@ -135,7 +138,8 @@ impl Heard {
 
     fn take(&mut self, status: Status) {
         match status {
-            Status::Done { .. } => {}
+            // One that has just started is heard again as worker or sequencer.
+            Status::Done { .. } | Status::Pool { .. } => {}
             Status::Heartbeat {
                 worker,
                 version,
@@ -168,6 +172,7 @@ impl Heard {
                 active,
                 backlog,
                 conditions,
+                pool,
             } => {
                 let process = bounded(&process);
                 let known = self.sequencers.contains_key(&process);
@@ -180,6 +185,7 @@ impl Heard {
                     version: bounded(&version),
                     active,
                     conditions: bounded_conditions(conditions),
+                    pool: bounded_pool(pool),
                 };
                 // Of several that take themselves for it one is right; which, is not known.
                 self.sequencers.insert(process, (told, backlog));
@@ -234,7 +240,12 @@ fn bounded_about(about: About) -> About {
             })
             .collect(),
         conditions: bounded_conditions(about.conditions),
+        pool: bounded_pool(about.pool),
     }
+}
+
+fn bounded_pool(pool: Option<Box<Agreement>>) -> Option<Box<Agreement>> {
+    pool.map(|pool| Box::new(pool.bounded()))
 }
 
 fn bounded_conditions(reports: Vec<ConditionReport>) -> Vec<ConditionReport> {
@@ -281,6 +292,7 @@ mod tests {
                 active: false,
                 backlog: None,
                 conditions: Vec::new(),
+                pool: None,
             });
         }
         // The same one again takes no more.

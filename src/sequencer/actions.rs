@@ -158,6 +158,7 @@ impl Actor {
         let offer = Offer {
             repeat,
             enqueued_at: turn.enqueued_at,
+            root: Some(self.records.root.id()),
             request: RawValue::from_string(request)?,
         };
         // Over the default exchange, to the queue of this name: nobody but

@@ -30,6 +30,7 @@ use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
+use crate::pool::Pool;
 use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
@@ -54,6 +55,7 @@ pub struct Sequencer {
     pub metrics: Metrics,
     pub health: Health,
     pub conditions: Conditions,
+    pub pool: Pool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,8 @@ enum Ended {
     Consume(#[from] ConsumeError),
     #[error("a delivery could not be acked")]
     Ack(#[from] SettleError),
+    #[error("the pool has another workspace root than this process")]
+    Barred,
     #[error("it is asked to end")]
     Drain,
 }
@@ -74,7 +78,9 @@ impl Sequencer {
     pub async fn run(self, id: &str, drain: CancellationToken) {
         let mut queue = Queue::new(self.max_waiting, rand_seed());
         let connector = self.connector.named(format!("{id} sequencer"));
-        while let Some(link) = connector.connect_with_backoff(&drain).await {
+        while self.admitted(id, &queue, &drain).await
+            && let Some(link) = connector.connect_with_backoff(&drain).await
+        {
             let ended = self.session(id, &link, &mut queue, &drain).await;
             // Never by cancelling the consumer: its successor would start before
             // the unacked deliveries are back, out of order (G1).
@@ -93,6 +99,28 @@ impl Sequencer {
                 () = drain.cancelled() => return,
             }
         }
+    }
+
+    /// Waits until this process may take turns; false if drained before. Until
+    /// then it only reports that it is there.
+    async fn admitted(&self, id: &str, queue: &Queue, drain: &CancellationToken) -> bool {
+        let host = &self.actor.records.host;
+        let mut telling = interval(HEARTBEAT);
+        telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return false,
+                () = host.turns_barred(false) => return true,
+                _ = telling.tick() => self.report(id, false, queue),
+            }
+        }
+    }
+
+    fn report(&self, id: &str, active: bool, queue: &Queue) {
+        let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
+        let told = telling::told(id, active, self.backlog, queue, conditions, pool);
+        self.actor.tell(told);
     }
 
     async fn session(
@@ -151,6 +179,10 @@ impl Sequencer {
                     turns.close().await;
                     return Err(Ended::Drain);
                 }
+                () = self.actor.records.host.turns_barred(true) => {
+                    turns.close().await;
+                    return Err(Ended::Barred);
+                }
                 delivery = status.next() => session.status(delivery?).await?,
                 delivery = control.next() => session.control(delivery?).await?,
                 Some(answer) = answered.recv() => session.answer(answer),
@@ -160,10 +192,7 @@ impl Sequencer {
                 delivery = turns.next() => session.turn(delivery?),
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
-                _ = telling.tick() => {
-                    let told = telling::told(id, session.active, self.backlog, session.queue, self.conditions.reports());
-                    self.actor.tell(told);
-                }
+                _ = telling.tick() => self.report(id, session.active, session.queue),
                 _ = depth_pulse.tick() => {
                     // What it cannot tell it tells in ten seconds; a link that is
                     // gone ends this loop by itself.
@@ -272,7 +301,7 @@ impl Session<'_> {
                     .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
                 self.queue.heartbeat(now, running, &mut self.out);
             }
-            Ok(Decoded::Known(Status::Sequencer { .. })) => {}
+            Ok(Decoded::Known(Status::Sequencer { .. } | Status::Pool { .. })) => {}
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
         }

@@ -11,6 +11,7 @@ use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, Status, WaitTold};
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
 use crate::error::with_sources;
+use crate::pool::Agreement;
 
 /// What there is to tell.
 pub(super) fn told(
@@ -19,6 +20,7 @@ pub(super) fn told(
     limit: u16,
     queue: &Queue,
     conditions: Vec<ConditionReport>,
+    pool: Agreement,
 ) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
@@ -26,6 +28,7 @@ pub(super) fn told(
         active,
         backlog: active.then(|| backlog(Instant::now(), limit, queue)),
         conditions,
+        pool: Some(Box::new(pool)),
     }
 }
 

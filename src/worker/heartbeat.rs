@@ -90,6 +90,7 @@ impl<E: Engine> Worker<E> {
             lacks: lacks.iter().map(told).collect(),
             held: self.held(),
             conditions: self.conditions.reports(),
+            pool: Some(Box::new(self.pool.agreement())),
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::conditions::Conditions;
 use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
+use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
 use crate::turn::Runner;
 
@@ -63,6 +64,7 @@ pub struct Worker<E> {
     pub metrics: Metrics,
     pub health: Health,
     pub conditions: Conditions,
+    pub pool: Pool,
     pub running: RunningTurns,
 }
 

@@ -77,10 +77,21 @@ impl<E: Engine> Worker<E> {
                 return None;
             }
         };
+        // Its sequencer keeps other records. The one of this root makes offers of its own.
+        if offer.root.is_some_and(|root| root != self.pool.root()) {
+            self.metrics.offer_of_another_root();
+            self.pool.refused_offer(offer.root);
+            return None;
+        }
         // Parsed again, by the same rules: who may publish here is the broker's
-        // word, what is run here is ours.
+        // word, what is run here is ours. So are the models: a restriction holds
+        // as soon as a worker has it, whichever sequencer is active.
+        let limits = Limits {
+            models: self.limits.models.clone(),
+            ..Limits::accepted()
+        };
         let request = offer.request.get().as_bytes();
-        match TurnRequest::parse(request, &Limits::accepted(), &Properties::default()) {
+        match TurnRequest::parse(request, &limits, &Properties::default()) {
             Ok(request) => Some((offer, request)),
             Err(rejection) => {
                 let rules = rejection.rules();
@@ -99,6 +110,10 @@ impl<E: Engine> Worker<E> {
         request: &TurnRequest,
         shutdown: &Shutdown,
     ) -> Settlement {
+        if self.runner.host.is_barred() {
+            // Delivered just before: others may take it.
+            return Settlement::GiveBack;
+        }
         // Offered again while it is here: the run goes on, its `done` will come.
         let Some(entry) = self.running.enter(request) else {
             return Settlement::Drop;

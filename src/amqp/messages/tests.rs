@@ -40,7 +40,20 @@ fn heartbeat() -> Status {
                 more: 1,
             }],
             conditions: vec![condition()],
+            pool: Some(Box::new(agreement())),
         },
+    }
+}
+
+fn agreement() -> Agreement {
+    Agreement {
+        root: Uuid::from_u128(7),
+        uptime_ms: 90_000,
+        clock: time(),
+        in_service: true,
+        holds_lock: true,
+        settings: [("MAX_WAITING".to_owned(), "1000".to_owned())].into(),
+        broker: Some("rabbit@one".to_owned()),
     }
 }
 
@@ -76,6 +89,7 @@ fn sequencer(lines: usize) -> Status {
             oldest,
             top: vec![line; lines],
         }),
+        pool: Some(Box::new(agreement())),
     }
 }
 
@@ -114,6 +128,7 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
     let offer = Offer {
         repeat: true,
         enqueued_at: Some(time()),
+        root: Some(Uuid::from_u128(7)),
         request: RawValue::from_string(request.to_owned()).unwrap(),
     };
     let Decoded::Known(back) = Offer::decode(&offer.encode()).unwrap() else {
@@ -122,11 +137,16 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
     assert_eq!(back.request.get(), request);
     assert!(back.repeat);
     assert_eq!(back.enqueued_at, Some(time()));
+    assert_eq!(back.root, Some(Uuid::from_u128(7)));
 }
 
 #[test]
 fn status_comes_back() {
-    for status in [done(), heartbeat(), sequencer(2)] {
+    let pool = Status::Pool {
+        process: "host-1".into(),
+        pool: agreement(),
+    };
+    for status in [done(), heartbeat(), sequencer(2), pool] {
         assert_eq!(
             Status::decode(&status.encode()).unwrap(),
             Decoded::Known(status)
@@ -312,6 +332,7 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
     let offer = Offer {
         repeat: false,
         enqueued_at: None,
+        root: Some(Uuid::from_u128(7)),
         request: serde_json::value::to_raw_value(&request).unwrap(),
     };
     assert!(matches!(

@@ -371,6 +371,7 @@ mod tests {
         };
         let sequencer = |name: &str, active| SequencerStatus {
             conditions: Vec::new(),
+            pool: None,
             name: name.to_owned(),
             version: "0.1.0".to_owned(),
             active,

@@ -38,7 +38,9 @@ impl Runs {
                 panic!("the stand-in recorded {line:?}")
             };
             let pid = pid.parse().unwrap();
-            let workspace = Path::new(dir).strip_prefix(&root).unwrap();
+            // As a whole where a process has another root.
+            let dir = Path::new(dir);
+            let workspace = dir.strip_prefix(&root).unwrap_or(dir);
             match what {
                 "start" => runs.all.push(Run {
                     turn: turn.to_owned(),

@@ -1,0 +1,177 @@
+//! What the processes of one pool must agree on, and who stands back where
+//! they do not.
+//!
+//! ```text
+//! heartbeats, reports ─▶ watch ─▶ roster (pure) ─▶ findings ─┬▶ host: takes turns or not
+//!                          └▶ process locks ─▶ roster        └▶ conditions
+//! ```
+//!
+//! All guarantees rest on one workspace root with locks that exclude each
+//! other. Each process reports the root's random id with its heartbeats, and a
+//! process of another root than those in service takes no turns.
+//!
+//! Listening costs the broker one delivery per process and report, so N
+//! processes that always listen cost N² of them. A process therefore listens
+//! before it takes its first turn, and then for one interval in every thirty
+//! seconds; all the time only while something is wrong.
+
+mod agreement;
+mod clock;
+mod roster;
+mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::conditions::{Condition, Conditions};
+use crate::config::Settings;
+use crate::host::Host;
+use crate::workspace::{ProcessLock, Processes, Root};
+
+pub use agreement::{Agreement, settings_of};
+pub use roster::{Findings, Own, Roster};
+pub use watch::{PoolError, hear};
+
+/// Between two log lines on refused offers.
+const LOG_PERIOD: Duration = Duration::from_secs(60);
+
+/// This process among those of its pool; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    own: Own,
+    processes: Processes,
+    /// Held for the life of the process; `None` if the disk did not allow it.
+    lock: Mutex<Option<ProcessLock>>,
+    host: Host,
+    conditions: Conditions,
+    roster: Mutex<Roster>,
+    /// Something suggests that the pool has changed.
+    look: Notify,
+    refused: Mutex<Refused>,
+}
+
+/// Offers of other roots' sequencers.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Pool {
+    /// Bars the host from taking turns until the other processes were heard.
+    pub fn join(
+        id: &str,
+        root: &Root,
+        settings: &Settings,
+        host: Host,
+        conditions: Conditions,
+    ) -> Self {
+        host.set_barred(true);
+        let own = Own {
+            id: id.to_owned(),
+            root: root.id(),
+            settings: settings_of(settings),
+            started: Instant::now(),
+        };
+        Self(Arc::new(Inner {
+            roster: Mutex::new(Roster::new(own.clone())),
+            own,
+            processes: root.processes().clone(),
+            lock: Mutex::default(),
+            host,
+            conditions,
+            look: Notify::new(),
+            refused: Mutex::default(),
+        }))
+    }
+
+    /// What this process reports of itself.
+    pub fn agreement(&self) -> Agreement {
+        let Inner {
+            own, host, lock, ..
+        } = &*self.0;
+        let uptime = own.started.elapsed().as_millis();
+        Agreement {
+            root: own.root,
+            uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
+            clock: Timestamp::now(),
+            in_service: !host.is_barred(),
+            holds_lock: lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some(),
+            settings: own.settings.clone(),
+            broker: None,
+        }
+    }
+
+    /// The random id of this process's root.
+    pub fn root(&self) -> Uuid {
+        self.0.own.root
+    }
+
+    /// By how much the clock of the host on which that process runs, or ran,
+    /// is ahead of this one's. Zero if it is unknown, or within what is
+    /// tolerated.
+    pub fn clock_ahead(&self, process: &str) -> SignedDuration {
+        let roster = self.0.roster.lock();
+        let roster = roster.unwrap_or_else(PoisonError::into_inner);
+        roster.clock_ahead(process).unwrap_or_default()
+    }
+
+    /// An offer of another root's sequencer came: one of both does not belong
+    /// to this pool, so the others are listened to again, now.
+    pub fn refused_offer(&self, of: Option<Uuid>) {
+        self.0.look.notify_one();
+        let mut refused = self
+            .0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused.count += 1;
+        if refused.logged.is_some_and(|at| at.elapsed() < LOG_PERIOD) {
+            return;
+        }
+        refused.logged = Some(Instant::now());
+        tracing::warn!(
+            found = of.map(tracing::field::display),
+            expected = %self.root(),
+            refused = refused.count,
+            "dropped an offer of a sequencer that has another workspace root"
+        );
+    }
+
+    /// Carries out what the roster found. `complete`: everyone who is there
+    /// has had the time to report.
+    fn apply(&self, complete: bool) -> Findings {
+        let Inner {
+            roster,
+            host,
+            conditions,
+            ..
+        } = &*self.0;
+        let in_service = !host.is_barred();
+        let roster = roster.lock().unwrap_or_else(PoisonError::into_inner);
+        let findings = roster.findings(Instant::now(), in_service);
+        drop(roster);
+        for (condition, found) in [
+            (Condition::RootDiffers, &findings.root),
+            (Condition::LocksNotExclusive, &findings.locks),
+            (Condition::SettingsDiffer, &findings.settings),
+            (Condition::ClockDiffers, &findings.clock),
+        ] {
+            conditions.set(condition, "", found.clone());
+        }
+        if findings.stand_back || complete {
+            host.set_barred(findings.stand_back);
+        }
+        findings
+    }
+}

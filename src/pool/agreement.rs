@@ -1,0 +1,172 @@
+//! What a process reports of itself for the others to compare.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::config::Settings;
+
+/// Of the settings that one process reports.
+const MAX_SETTINGS: usize = 16;
+const MAX_NAME_CHARS: usize = 40;
+const MAX_VALUE_CHARS: usize = 200;
+
+/// What must agree among the processes of a pool, and what it is compared by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The random id of the workspace root.
+    pub root: Uuid,
+    /// For how long the process has run.
+    pub uptime_ms: u64,
+    /// Its wall clock when this was sent.
+    pub clock: Timestamp,
+    /// It has compared itself with the others and takes turns, as far as its
+    /// roles and its host allow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_service: bool,
+    /// It holds the lock in the root that is named after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds_lock: bool,
+    /// The settings that decide about turns, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// The broker that it is connected to, by the name that the broker has for
+    /// itself; `None` if that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+}
+
+impl Agreement {
+    /// With as much of what another process reports as is kept (G10).
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let settings = self.settings.iter().take(MAX_SETTINGS);
+        Self {
+            settings: settings
+                .map(|(name, value)| {
+                    (
+                        printable(name, MAX_NAME_CHARS),
+                        printable(value, MAX_VALUE_CHARS),
+                    )
+                })
+                .collect(),
+            broker: self
+                .broker
+                .as_deref()
+                .map(|broker| printable(broker, MAX_VALUE_CHARS)),
+            ..self.clone()
+        }
+    }
+}
+
+/// The settings whose value decides about a turn, and which one counts is the
+/// broker's choice: that of the active sequencer, or of the worker that gets
+/// the offer. None of them is a secret.
+pub fn settings_of(settings: &Settings) -> BTreeMap<String, String> {
+    let or = |value: &Option<String>, default: &str| {
+        value.clone().unwrap_or_else(|| format!("({default})"))
+    };
+    let models = settings.codex_models.as_ref().map(|models| {
+        let names: Vec<_> = models.iter().map(String::as_str).collect();
+        names.join(",")
+    });
+    let mut all = vec![
+        ("CODEX_MODELS", or(&models, "any")),
+        ("MAX_REQUEST_BYTES", settings.max_request_bytes.to_string()),
+    ];
+    if settings.roles.sequencer {
+        all.push(("MAX_WAITING", settings.max_waiting.to_string()));
+    }
+    if settings.roles.worker {
+        let seconds = |time: std::time::Duration| format!("{}s", time.as_secs_f64());
+        all.extend([
+            ("CODEX_MODEL", or(&settings.codex_model, "codex's own")),
+            ("CODEX_SANDBOX", settings.codex_sandbox.as_str().to_owned()),
+            ("EVENTS", settings.events.as_str().to_owned()),
+            ("MAX_ATTEMPTS", settings.max_attempts.to_string()),
+            ("TURN_TIMEOUT", seconds(settings.turn_timeout)),
+            ("TURN_IDLE_TIMEOUT", seconds(settings.turn_idle_timeout)),
+        ]);
+    }
+    all.into_iter()
+        .map(|(name, value)| (name.to_owned(), short(value)))
+        .collect()
+}
+
+/// Values that are too long still differ where the whole ones do.
+fn short(value: String) -> String {
+    if value.chars().count() <= MAX_VALUE_CHARS {
+        return value;
+    }
+    let start: String = value.chars().take(MAX_VALUE_CHARS - 30).collect();
+    format!(
+        "{start}… (checksum {:08x})",
+        crc32fast::hash(value.as_bytes())
+    )
+}
+
+/// At most `max` characters of what somebody else has written, all of them
+/// visible.
+pub(super) fn printable(text: &str, max: usize) -> String {
+    let visible = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().take(max).map(visible).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vars: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let vars = vars
+            .iter()
+            .map(|(name, value)| (format!("TURN_WORKER_{name}"), (*value).to_owned()));
+        settings_of(&Settings::from_vars(vars).unwrap().0)
+    }
+
+    #[test]
+    fn the_order_of_models_makes_no_difference_and_long_lists_do() {
+        let of = |models: &str| settings(&[("CODEX_MODELS", models)])["CODEX_MODELS"].clone();
+        assert_eq!(of("b,a"), "a,b");
+        assert_eq!(settings(&[])["CODEX_MODELS"], "(any)");
+        let long = |last: &str| {
+            let names = (0..100).map(|number| format!("model-{number}"));
+            let mut names: Vec<_> = names.collect();
+            names.push(last.to_owned());
+            of(&names.join(","))
+        };
+        assert_ne!(long("x"), long("y"));
+        assert!(long("x").chars().count() <= MAX_VALUE_CHARS);
+    }
+
+    #[test]
+    fn a_process_reports_what_its_roles_decide() {
+        let sequencer = settings(&[("ROLES", "sequencer")]);
+        assert!(sequencer.contains_key("MAX_WAITING") && !sequencer.contains_key("TURN_TIMEOUT"));
+        let worker = settings(&[("ROLES", "worker")]);
+        assert!(!worker.contains_key("MAX_WAITING") && worker.contains_key("TURN_TIMEOUT"));
+        assert!(settings(&[]).len() <= MAX_SETTINGS);
+    }
+
+    #[test]
+    fn g10_little_of_what_others_report_is_kept() {
+        let many = (0..1_000).map(|number| (format!("{number}\n"), "x".repeat(10_000)));
+        let reported = Agreement {
+            root: Uuid::nil(),
+            uptime_ms: 0,
+            clock: Timestamp::UNIX_EPOCH,
+            in_service: false,
+            holds_lock: false,
+            settings: many.collect(),
+            broker: Some("b".repeat(10_000)),
+        };
+        let kept = reported.bounded();
+        assert_eq!(kept.settings.len(), MAX_SETTINGS);
+        for (name, value) in &kept.settings {
+            assert!(name.len() <= MAX_NAME_CHARS && value.len() <= MAX_VALUE_CHARS);
+            assert!(!name.contains('\n'));
+        }
+        assert_eq!(kept.broker.unwrap().len(), MAX_VALUE_CHARS);
+    }
+}

@@ -1,0 +1,388 @@
+//! The processes that were heard, and what follows from what they report. Pure.
+//!
+//! A process stands back if another one, whose root differs, outranks its own
+//! camp. A camp is the processes of one root. In this order:
+//!
+//! 1. A camp that is in service outranks one that is not, so a newcomer never
+//!    stops a pool.
+//! 2. Of two in service (they could not hear each other before), the one that
+//!    has run for longer stays, by uptimes: clocks may differ. Uptimes are
+//!    compared at the time of hearing, so two processes may measure a little
+//!    differently. Near the limit both then stand back rather than both go on,
+//!    and the third rule decides.
+//! 3. Of two that are not in service, the smaller id goes on. That needs no
+//!    measurement, so all processes decide alike.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::agreement::{Agreement, printable};
+use super::clock::{Skew, TOLERATED};
+use crate::sequencer::queue::HEARTBEAT;
+
+/// Kept of what is heard, in processes.
+const MAX_PEERS: usize = 500;
+const MAX_ID_CHARS: usize = 200;
+/// A process that was not heard for so long, while listening, has ended.
+const GONE: Duration = HEARTBEAT.saturating_mul(3);
+/// Processes that started within this time of each other are of one age.
+const SAME_AGE: Duration = Duration::from_secs(5);
+/// What the two sides may differ by in measuring that.
+const AGE_ERROR: Duration = Duration::from_secs(1);
+/// How often a lock that is held as it should be is tried again.
+const LOCK_PERIOD: Duration = Duration::from_secs(300);
+/// A process whose lock could be taken must be heard so long after that: what
+/// was under way when it died does not count.
+const LOCK_SETTLE: Duration = Duration::from_secs(2);
+/// How often a lock must have been free while its process lived.
+const LOCK_MISSES: u32 = 2;
+
+/// What the other processes are compared with.
+#[derive(Debug, Clone)]
+pub struct Own {
+    pub id: String,
+    pub root: Uuid,
+    pub settings: BTreeMap<String, String>,
+    pub started: Instant,
+}
+
+#[derive(Debug)]
+pub struct Roster {
+    own: Own,
+    peers: BTreeMap<String, Peer>,
+    /// For how long this process has listened, in sum.
+    listened: Duration,
+}
+
+#[derive(Debug)]
+struct Peer {
+    agreement: Agreement,
+    /// By this process's clock; the earliest that its reports have shown.
+    started: Instant,
+    /// When it was last heard, in time that was spent listening.
+    heard: Duration,
+    clock: Skew,
+    lock: LockRecord,
+}
+
+/// What was found when another process's lock was tried.
+#[derive(Debug, Default)]
+struct LockRecord {
+    misses: u32,
+    tried: Option<Instant>,
+    heard_since: bool,
+    broken: bool,
+}
+
+/// What is wrong, in words for the operator.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Findings {
+    pub root: Option<String>,
+    pub locks: Option<String>,
+    pub settings: Option<String>,
+    pub clock: Option<String>,
+    /// This process must not take turns.
+    pub stand_back: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rank<'a> {
+    in_service: bool,
+    started: Instant,
+    key: &'a str,
+}
+
+impl Findings {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Roster {
+    pub fn new(own: Own) -> Self {
+        Self {
+            own,
+            peers: BTreeMap::new(),
+            listened: Duration::ZERO,
+        }
+    }
+
+    /// A report of another process, at `now`, which is `clock` on this host.
+    pub fn heard(&mut self, now: Instant, clock: Timestamp, process: &str, reported: &Agreement) {
+        let process = printable(process, MAX_ID_CHARS);
+        if process == self.own.id {
+            return;
+        }
+        if !self.peers.contains_key(&process) && self.peers.len() >= MAX_PEERS && !self.forget_one()
+        {
+            return;
+        }
+        let uptime = Duration::from_millis(reported.uptime_ms);
+        // Longer than this host is up: as long as can be told.
+        let started = now.checked_sub(uptime).unwrap_or(self.own.started);
+        let listened = self.listened;
+        let peer = self.peers.entry(process).or_insert_with(|| Peer {
+            agreement: reported.bounded(),
+            started,
+            heard: listened,
+            clock: Skew::default(),
+            lock: LockRecord::default(),
+        });
+        peer.started = peer.started.min(started);
+        peer.heard = listened;
+        peer.clock.heard(reported.clock, clock);
+        peer.lock.heard(now);
+        peer.agreement = reported.bounded();
+    }
+
+    /// This process has listened for so long since the last call.
+    pub fn listened(&mut self, time: Duration) {
+        self.listened += time;
+    }
+
+    /// How many other processes are there.
+    pub fn count(&self) -> usize {
+        self.live().count()
+    }
+
+    /// A process of this root is in service, and no other root's.
+    pub fn own_root_is_in_service(&self) -> bool {
+        let in_service = self.live().filter(|(_, peer)| peer.agreement.in_service);
+        let mut in_service = in_service.peekable();
+        in_service.peek().is_some() && in_service.all(|(_, peer)| !self.conflicts(peer))
+    }
+
+    /// A lock could be taken, and it is not yet known whether its process lives.
+    pub fn is_in_doubt(&self) -> bool {
+        let mut live = self.live();
+        live.any(|(_, peer)| peer.lock.misses > 0 && !peer.lock.broken)
+    }
+
+    /// Processes whose locks are to be tried now.
+    pub fn locks_to_try(&self, now: Instant, most: usize) -> Vec<String> {
+        let due = self.live().filter(|(_, peer)| {
+            peer.agreement.root == self.own.root
+                && peer.agreement.holds_lock
+                && peer.lock.is_due(now)
+        });
+        due.map(|(id, _)| id.clone()).take(most).collect()
+    }
+
+    /// The lock of a process was tried; `held`: that process, or another, had it.
+    pub fn lock_tried(&mut self, now: Instant, process: &str, held: bool) {
+        if let Some(peer) = self.peers.get_mut(process) {
+            peer.lock.tried(now, held);
+        }
+    }
+
+    /// By how much the clock of the process's host is ahead of this one's;
+    /// `None` if that is unknown, or within what is tolerated.
+    pub fn clock_ahead(&self, process: &str) -> Option<SignedDuration> {
+        let host = host_of(process)?;
+        if host_of(&self.own.id) == Some(host) {
+            return None;
+        }
+        let of_host = |id: &String| host_of(id) == Some(host);
+        let mut peers = self.peers.iter();
+        let same_host = peers.find(|(id, peer)| of_host(id) && peer.clock.ahead().is_some());
+        let peer = self.peers.get(process).or(same_host.map(|(_, peer)| peer));
+        peer?.clock.ahead()
+    }
+
+    pub fn findings(&self, now: Instant, in_service: bool) -> Findings {
+        let root = self.outranked_by(now, in_service, false);
+        let broken = self.live().find(|(_, peer)| peer.lock.broken);
+        Findings {
+            stand_back: root.is_some() || self.outranked_by(now, in_service, true).is_some(),
+            root: root.map(|(id, peer)| {
+                format!(
+                    "found workspace root {} here, expected root {}, which process {id} has: \
+                     mount the pool's root at TURN_WORKER_WORKSPACE_ROOT, or use another TURN_WORKER_PREFIX; \
+                     no turns are taken",
+                    self.own.root, peer.agreement.root
+                )
+            }),
+            locks: broken.map(|(id, _)| {
+                format!(
+                    "found that the lock of process {id}, which lives, can be taken here, expected it to be held: \
+                     the workspace root is a copy, or its file system does not lock between these hosts or mounts"
+                )
+            }),
+            settings: self.settings_differ(),
+            clock: self.clock_differs(),
+        }
+    }
+
+    fn settings_differ(&self) -> Option<String> {
+        let mut found: BTreeMap<&str, (&str, &str, &str, usize)> = BTreeMap::new();
+        for (id, peer) in self.live() {
+            for (name, theirs) in &peer.agreement.settings {
+                let Some(ours) = self.own.settings.get(name) else {
+                    continue;
+                };
+                if ours != theirs {
+                    found.entry(name).or_insert((ours, theirs, id, 0)).3 += 1;
+                }
+            }
+        }
+        let texts: Vec<_> = found
+            .iter()
+            .map(|(name, (ours, theirs, id, count))| {
+                let more = match count - 1 {
+                    0 => String::new(),
+                    more => format!(" and differs at {more} more"),
+                };
+                format!("{name} is {ours} here, {theirs} at process {id}{more}")
+            })
+            .collect();
+        (!texts.is_empty()).then(|| format!("{}; expected equal settings", texts.join("; ")))
+    }
+
+    fn clock_differs(&self) -> Option<String> {
+        let skews = self
+            .live()
+            .filter_map(|(id, peer)| Some((id, peer.clock.ahead()?)));
+        let (id, ahead) = skews.max_by_key(|(_, ahead)| ahead.abs())?;
+        let direction = if ahead.is_positive() {
+            "ahead of"
+        } else {
+            "behind"
+        };
+        Some(format!(
+            "the clock of process {id} is {:.1} s {direction} this one, expected at most {} s: synchronize the hosts' clocks (NTP)",
+            ahead.abs().as_secs_f64(),
+            TOLERATED.as_secs()
+        ))
+    }
+
+    /// The process that this one stands back for, if there is one: of another
+    /// root, or, `same_root`, of the same one with locks that do not exclude.
+    fn outranked_by(
+        &self,
+        now: Instant,
+        in_service: bool,
+        same_root: bool,
+    ) -> Option<(&String, &Peer)> {
+        let own_root = self.own.root.to_string();
+        let own_key = if same_root { &self.own.id } else { &own_root };
+        let friends = self.live().filter(|(_, peer)| !self.conflicts(peer));
+        let friends = friends.map(|(_, peer)| (peer.agreement.in_service, peer.started));
+        let own = camp(
+            friends.chain([(in_service, self.own.started)]),
+            own_key,
+            now,
+        );
+        let others = self.live().filter(|(_, peer)| {
+            self.conflicts(peer) && (peer.agreement.root == self.own.root) == same_root
+        });
+        for (id, peer) in others {
+            let root = peer.agreement.root;
+            let key = if same_root {
+                id.clone()
+            } else {
+                root.to_string()
+            };
+            let members = self
+                .live()
+                .filter(|(member, one)| match same_root {
+                    true => *member == id,
+                    false => one.agreement.root == root,
+                })
+                .map(|(_, one)| (one.agreement.in_service, one.started));
+            if own.yields_to(camp(members, &key, now)) {
+                return Some((id, peer));
+            }
+        }
+        None
+    }
+
+    fn conflicts(&self, peer: &Peer) -> bool {
+        peer.agreement.root != self.own.root || peer.lock.broken
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&String, &Peer)> {
+        let listened = self.listened;
+        let live = move |peer: &Peer| listened.saturating_sub(peer.heard) <= GONE;
+        self.peers.iter().filter(move |(_, peer)| live(peer))
+    }
+
+    /// Makes room: the one that has been silent for longest goes, if it has ended.
+    fn forget_one(&mut self) -> bool {
+        let oldest = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
+        let gone = oldest.filter(|(_, peer)| self.listened.saturating_sub(peer.heard) > GONE);
+        let Some(id) = gone.map(|(id, _)| id.clone()) else {
+            return false;
+        };
+        self.peers.remove(&id).is_some()
+    }
+}
+
+impl LockRecord {
+    fn is_due(&self, now: Instant) -> bool {
+        let Some(tried) = self.tried else { return true };
+        match self.misses {
+            0 => now.duration_since(tried) >= LOCK_PERIOD,
+            _ => self.heard_since,
+        }
+    }
+
+    fn tried(&mut self, now: Instant, held: bool) {
+        self.tried = Some(now);
+        self.heard_since = false;
+        self.misses = if held {
+            0
+        } else {
+            self.misses.saturating_add(1)
+        };
+        self.broken &= !held;
+    }
+
+    fn heard(&mut self, now: Instant) {
+        let settled = |tried| now.duration_since(tried) >= LOCK_SETTLE;
+        self.heard_since |= self.tried.is_some_and(settled);
+        self.broken |= self.misses >= LOCK_MISSES && self.heard_since;
+    }
+}
+
+/// Of those in service, if there are any, the one that has run for longest.
+fn camp<'a>(
+    members: impl Iterator<Item = (bool, Instant)>,
+    key: &'a str,
+    now: Instant,
+) -> Rank<'a> {
+    let first = members.min_by_key(|(in_service, started)| (!in_service, *started));
+    let (in_service, started) = first.unwrap_or((false, now));
+    Rank {
+        in_service,
+        started,
+        key,
+    }
+}
+
+impl Rank<'_> {
+    fn yields_to(self, other: Rank<'_>) -> bool {
+        match (self.in_service, other.in_service) {
+            (true, false) => false,
+            (false, true) => true,
+            (false, false) => other.key < self.key,
+            (true, true) => {
+                let older = self.started.saturating_duration_since(other.started);
+                let younger = other.started.saturating_duration_since(self.started);
+                older > SAME_AGE - AGE_ERROR
+                    || (other.key < self.key && younger < SAME_AGE + AGE_ERROR)
+            }
+        }
+    }
+}
+
+/// Process ids are `host-pid-random`.
+fn host_of(process: &str) -> Option<&str> {
+    let mut parts = process.rsplitn(3, '-');
+    parts.nth(2).filter(|host| !host.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

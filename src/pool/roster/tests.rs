@@ -1,0 +1,299 @@
+use super::*;
+
+const PERIOD: Duration = HEARTBEAT;
+
+fn root(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// Processes that hear each other, on one clock.
+struct World {
+    now: Instant,
+    clock: Timestamp,
+    processes: Vec<(Roster, bool)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Instant::now() + Duration::from_secs(100_000),
+            clock: Timestamp::from_second(1_800_000_000).unwrap(),
+            processes: Vec::new(),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.clock += SignedDuration::try_from(time).unwrap();
+    }
+
+    fn start(&mut self, id: &str, root: Uuid) -> usize {
+        let own = Own {
+            id: id.to_owned(),
+            root,
+            settings: BTreeMap::new(),
+            started: self.now,
+        };
+        self.processes.push((Roster::new(own), false));
+        self.processes.len() - 1
+    }
+
+    fn report(&self, number: usize) -> (String, Agreement) {
+        let (roster, in_service) = &self.processes[number];
+        let uptime = self.now.duration_since(roster.own.started);
+        let agreement = Agreement {
+            root: roster.own.root,
+            uptime_ms: uptime.as_millis() as u64,
+            clock: self.clock,
+            in_service: *in_service,
+            holds_lock: true,
+            settings: roster.own.settings.clone(),
+            broker: None,
+        };
+        (roster.own.id.clone(), agreement)
+    }
+
+    /// One heartbeat of each of these, heard by all of them; then all decide.
+    fn round(&mut self, alive: &[usize]) {
+        self.pass(PERIOD);
+        let reports: Vec<_> = alive.iter().map(|number| self.report(*number)).collect();
+        for number in alive {
+            let (roster, _) = &mut self.processes[*number];
+            roster.listened(PERIOD);
+            for (id, agreement) in &reports {
+                roster.heard(self.now, self.clock, id, agreement);
+            }
+        }
+        for number in alive {
+            let findings = self.findings(*number);
+            self.processes[*number].1 = !findings.stand_back;
+        }
+    }
+
+    fn findings(&self, number: usize) -> Findings {
+        let (roster, in_service) = &self.processes[number];
+        roster.findings(self.now, *in_service)
+    }
+
+    fn in_service(&self) -> Vec<usize> {
+        let all = self.processes.iter().enumerate();
+        let serving = all.filter(|(_, (_, in_service))| *in_service);
+        serving.map(|(number, _)| number).collect()
+    }
+}
+
+#[test]
+fn a_newcomer_with_another_root_stands_back_and_names_both() {
+    let mut world = World::new();
+    let first = world.start("a-1-x", root(9));
+    world.round(&[first]);
+    assert_eq!(world.in_service(), [first]);
+    // Its root's id is the smaller one, and yet.
+    let second = world.start("b-1-x", root(1));
+    let third = world.start("c-1-x", root(9));
+    for _ in 0..3 {
+        world.round(&[first, second, third]);
+        assert_eq!(world.in_service(), [first, third]);
+    }
+    let found = world.findings(second).root.unwrap();
+    for part in [root(1).to_string(), root(9).to_string()] {
+        assert!(found.contains(&part), "{found}");
+    }
+    assert!(
+        found.contains("a-1-x") || found.contains("c-1-x"),
+        "{found}"
+    );
+    assert_eq!(world.findings(first), Findings::default());
+}
+
+#[test]
+fn one_that_stood_back_serves_when_the_other_root_is_gone() {
+    let mut world = World::new();
+    let first = world.start("a-1-x", root(9));
+    world.round(&[first]);
+    let second = world.start("b-1-x", root(1));
+    world.round(&[first, second]);
+    // Restarted before that was noticed: its root stays the pool's.
+    world.processes[first].1 = false;
+    let restarted = world.start("a-2-x", root(9));
+    world.processes[restarted].1 = true;
+    world.round(&[second, restarted]);
+    assert!(world.findings(second).stand_back);
+    for _ in 0..4 {
+        world.round(&[second]);
+    }
+    assert!(!world.findings(second).stand_back);
+}
+
+#[test]
+fn of_processes_that_start_at_once_those_of_one_root_serve() {
+    let mut world = World::new();
+    let all = [
+        world.start("a-1-x", root(2)),
+        world.start("b-1-x", root(1)),
+        world.start("c-1-x", root(3)),
+        world.start("d-1-x", root(1)),
+    ];
+    world.round(&all);
+    assert_eq!(world.in_service(), [all[1], all[3]]);
+}
+
+/// Both could not hear each other, as when the network was split at the broker.
+#[test]
+fn of_two_in_service_the_one_that_has_run_for_longer_stays() {
+    for apart in [
+        Duration::ZERO,
+        SAME_AGE - Duration::from_millis(1),
+        SAME_AGE,
+        SAME_AGE + Duration::from_millis(1),
+        SAME_AGE * 2,
+    ] {
+        for roots in [[1, 2], [2, 1]] {
+            let mut world = World::new();
+            let elder = world.start("a-1-x", root(roots[0]));
+            world.pass(apart);
+            let younger = world.start("b-1-x", root(roots[1]));
+            for number in [elder, younger] {
+                world.processes[number].1 = true;
+            }
+            for _ in 0..3 {
+                world.round(&[elder, younger]);
+            }
+            let serving = world.in_service();
+            assert_eq!(serving.len(), 1, "{apart:?} {roots:?}");
+            if apart > SAME_AGE + AGE_ERROR {
+                assert_eq!(serving, [elder]);
+            }
+        }
+    }
+}
+
+#[test]
+fn old_processes_report_none_and_are_compared_with_nobody() {
+    let mut world = World::new();
+    let only = world.start("a-1-x", root(1));
+    world.round(&[only]);
+    assert_eq!(world.findings(only), Findings::default());
+    assert!(!world.processes[only].0.own_root_is_in_service());
+}
+
+#[test]
+fn settings_that_differ_are_named_with_both_values() {
+    let mut world = World::new();
+    let ids = ["a-1-x", "b-1-x", "c-1-x"].map(|id| world.start(id, root(1)));
+    for (number, models) in ids.into_iter().zip(["o9", "gpt", "gpt"]) {
+        let settings = &mut world.processes[number].0.own.settings;
+        settings.insert("CODEX_MODELS".to_owned(), models.to_owned());
+    }
+    // What the others do not report is not compared.
+    let settings = &mut world.processes[ids[0]].0.own.settings;
+    settings.insert("MAX_WAITING".to_owned(), "1".to_owned());
+    world.round(&ids);
+    let found = world.findings(ids[0]);
+    assert!(!found.stand_back);
+    assert_eq!(
+        found.settings.unwrap(),
+        "CODEX_MODELS is o9 here, gpt at process b-1-x and differs at 1 more; expected equal settings"
+    );
+}
+
+#[test]
+fn a_clock_that_is_ahead_is_known_by_host() {
+    let mut world = World::new();
+    let ours = world.start("a-1-x", root(1));
+    let theirs = world.start("far-away-1-x", root(1));
+    let (id, mut report) = world.report(theirs);
+    report.clock += SignedDuration::from_hours(2);
+    let (now, clock) = (world.now, world.clock);
+    let roster = &mut world.processes[ours].0;
+    roster.heard(now, clock, &id, &report);
+    let ahead = |process: &str| roster.clock_ahead(process).map(|ahead| ahead.as_hours());
+    assert_eq!(ahead("far-away-1-x"), Some(2));
+    // An earlier process there had the same clock.
+    assert_eq!(ahead("far-away-7-y"), Some(2));
+    assert_eq!(ahead("other-7-y"), None);
+    assert_eq!(ahead("a-7-y"), None);
+    assert_eq!(ahead(""), None);
+    let found = world.findings(ours).clock.unwrap();
+    assert!(found.contains("7200.0 s ahead of"), "{found}");
+}
+
+#[test]
+fn g3_a_lock_that_can_be_taken_while_its_process_lives_is_found() {
+    let mut world = World::new();
+    let first = world.start("a-1-x", root(1));
+    world.round(&[first]);
+    world.pass(SAME_AGE * 3);
+    let second = world.start("b-1-x", root(1));
+    world.round(&[first, second]);
+    let due = |world: &World| world.processes[second].0.locks_to_try(world.now, 10);
+    for miss in 1..=LOCK_MISSES {
+        assert_eq!(due(&world), ["a-1-x"], "before miss {miss}");
+        let now = world.now;
+        world.processes[second].0.lock_tried(now, "a-1-x", false);
+        assert!(due(&world).is_empty());
+        assert!(world.processes[second].0.is_in_doubt());
+        assert_eq!(world.findings(second).locks, None);
+        world.round(&[first, second]);
+    }
+    let found = world.findings(second);
+    assert!(found.stand_back && found.locks.unwrap().contains("a-1-x"));
+    assert!(!world.processes[second].0.is_in_doubt());
+    // The other side, which has run for longer, stays in service.
+    for _ in 0..LOCK_MISSES {
+        let now = world.now;
+        world.processes[first].0.lock_tried(now, "b-1-x", false);
+        world.round(&[first, second]);
+    }
+    let found = world.findings(first);
+    assert!(!found.stand_back && found.locks.is_some());
+    // Repaired.
+    let now = world.now;
+    world.processes[second].0.lock_tried(now, "a-1-x", true);
+    assert_eq!(world.findings(second).locks, None);
+}
+
+#[test]
+fn a_lock_that_is_free_because_its_process_has_ended_says_nothing() {
+    let mut world = World::new();
+    let ids = [world.start("a-1-x", root(1)), world.start("b-1-x", root(1))];
+    world.round(&ids);
+    let last_words = world.report(ids[0]);
+    let (now, clock) = (world.now, world.clock);
+    let roster = &mut world.processes[ids[1]].0;
+    roster.lock_tried(now, "a-1-x", false);
+    // Under way when it ended.
+    roster.heard(now + PERIOD / 2, clock, &last_words.0, &last_words.1);
+    assert!(roster.locks_to_try(now + PERIOD / 2, 10).is_empty());
+    for _ in 0..4 {
+        world.round(&ids[1..]);
+    }
+    assert_eq!(world.findings(ids[1]), Findings::default());
+    assert!(!world.processes[ids[1]].0.is_in_doubt());
+}
+
+#[test]
+fn g10_whoever_reports_little_is_kept_and_the_pool_is_still_known() {
+    let mut world = World::new();
+    let ours = world.start("a-1-x", root(1));
+    let theirs = world.start("b-1-x", root(1));
+    let (_, report) = world.report(theirs);
+    let (now, clock) = (world.now, world.clock);
+    let roster = &mut world.processes[ours].0;
+    for number in 0..3 * MAX_PEERS {
+        roster.heard(now, clock, &format!("{number}-1-x"), &report);
+    }
+    assert_eq!(roster.peers.len(), MAX_PEERS);
+    // Those that are gone make room.
+    roster.listened(GONE * 2);
+    roster.heard(now, clock, "new-1-x", &report);
+    assert!(roster.peers.contains_key("new-1-x"));
+    // As far off as can be said.
+    let absurd = Agreement {
+        uptime_ms: u64::MAX,
+        clock: Timestamp::MAX,
+        ..report
+    };
+    roster.heard(now, clock, "new-1-x", &absurd);
+    let _ = world.findings(ours);
+}

@@ -1,0 +1,284 @@
+//! Listens to the other processes, now and then, and tries their locks.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::agreement::Agreement;
+use super::roster::Roster;
+use super::{Findings, Inner, Pool};
+use crate::amqp::connect::Connector;
+use crate::amqp::consume::{ConsumeError, Consumer};
+use crate::amqp::declare_error::DeclareError;
+use crate::amqp::link::Link;
+use crate::amqp::messages::{Decoded, Status};
+use crate::amqp::pool::PublisherLink;
+use crate::amqp::publish::json_properties;
+use crate::amqp::topology::{Fanout, Topology};
+use crate::error::with_sources;
+use crate::sequencer::queue::LISTEN;
+use crate::workspace::{DiskError, LockTry, Processes};
+
+/// Before a connection that ended is replaced.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between two times of listening: 2.5 s in each 32.5 s are 8 % of what always
+/// listening would cost the broker.
+const PERIOD: Duration = Duration::from_secs(30);
+/// The same while something other than the root is wrong.
+const PERIOD_IN_TROUBLE: Duration = Duration::from_secs(10);
+/// Where no process is on the pool's queues, only those have to be heard that
+/// start at the same time, which announce themselves.
+const ALONE: Duration = Duration::from_secs(1);
+/// How often a process that starts announces itself, and for how long.
+const ANNOUNCE: Duration = Duration::from_millis(500);
+const ANNOUNCEMENTS: usize = 10;
+/// How often it is decided upon what was heard.
+const TICK: Duration = Duration::from_millis(250);
+/// For how long the life of a process is doubted whose lock could be taken.
+const DOUBT: Duration = Duration::from_secs(20);
+/// Locks that are tried in one tick.
+const LOCKS_AT_ONCE: usize = 10;
+/// Status messages that are under way to this process.
+const PREFETCH: u16 = 100;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    #[error("cannot listen to the other processes")]
+    Declare(#[from] DeclareError),
+    #[error("cannot listen to the other processes")]
+    Consume(#[from] ConsumeError),
+}
+
+impl Pool {
+    /// Compares this process with the others until `drain`.
+    pub async fn watch(
+        self,
+        connector: Connector,
+        topology: Topology,
+        publisher: PublisherLink,
+        drain: CancellationToken,
+    ) {
+        // Only workers write there, and their messages are small.
+        let connector = connector
+            .named(format!("{} pool", self.0.own.id))
+            .publishing();
+        let announcements = self.announce(&topology, &publisher);
+        let watching = async {
+            while let Some(link) = connector.connect_with_backoff(&drain).await {
+                let Err(error) = self.watch_on(&link, &topology).await;
+                link.close().await;
+                tracing::warn!(
+                    reason = with_sources(&error),
+                    "not comparing this process with the others until the broker is back"
+                );
+                sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = async { tokio::join!(announcements, watching); } => {}
+            () = drain.cancelled() => {}
+        }
+    }
+
+    async fn watch_on(
+        &self,
+        link: &Link,
+        topology: &Topology,
+    ) -> Result<std::convert::Infallible, PoolError> {
+        topology.declare(link).await?;
+        loop {
+            self.keep_lock().await;
+            let findings = self.listen(link, topology).await?;
+            let pause = match findings {
+                Findings {
+                    stand_back: true, ..
+                } => Duration::ZERO,
+                findings if findings.is_empty() => PERIOD,
+                _ => PERIOD_IN_TROUBLE,
+            };
+            // Not in step with the others.
+            let jitter = uuid::Uuid::new_v4().as_u64_pair().0 % 5_000;
+            tokio::select! {
+                () = sleep(pause.saturating_sub(Duration::from_millis(jitter))) => {}
+                () = self.0.look.notified() => {}
+                reason = link.closed() => return Err(ConsumeError::Ended {
+                    queue: topology.status.clone(),
+                    reason,
+                }.into()),
+            }
+        }
+    }
+
+    /// For as long as it takes that every process has reported.
+    async fn listen(&self, link: &Link, topology: &Topology) -> Result<Findings, PoolError> {
+        let starting = self.0.host.is_barred();
+        let consumers = async |queue: &str| topology.depth(link, queue).await.map(|d| d.consumers);
+        let queue = topology.declare_exclusive(link, Fanout::Status).await?;
+        let alone = starting
+            && consumers(&topology.turns).await? == 0
+            && consumers(&topology.work).await? == 0;
+        let needed = if alone { ALONE } else { LISTEN };
+        let mut findings = Findings::default();
+        let enough = |roster: &Roster, listened: Duration| {
+            let joins = starting && roster.own_root_is_in_service();
+            let doubts = roster.is_in_doubt() && listened < DOUBT;
+            (joins || listened >= needed) && !doubts
+        };
+        let mut decide = |complete: bool| findings = self.apply(complete);
+        let Inner {
+            roster, processes, ..
+        } = &*self.0;
+        hear(link, &queue, roster, Some(processes), enough, &mut decide).await?;
+        decide(true);
+        Ok(findings)
+    }
+
+    /// Two processes that start at once do no work yet and would not be heard.
+    async fn announce(&self, topology: &Topology, publisher: &PublisherLink) {
+        let mut left = ANNOUNCEMENTS;
+        let mut ticks = interval(ANNOUNCE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while left > 0 {
+            ticks.tick().await;
+            if !publisher.is_connected() {
+                continue;
+            }
+            left -= 1;
+            let status = Status::Pool {
+                process: self.0.own.id.clone(),
+                pool: self.agreement(),
+            };
+            let (exchange, body) = (&topology.status, status.encode());
+            let published =
+                publisher.publish_confirmed(exchange, "", json_properties(), &body, false);
+            if let Err(error) = published.await {
+                tracing::debug!(error = with_sources(&error), "an announcement failed");
+            }
+        }
+    }
+
+    /// Holds the lock that is named after this process, also where its file was
+    /// removed.
+    async fn keep_lock(&self) {
+        let pool = self.clone();
+        let kept = tokio::task::spawn_blocking(move || pool.renew_lock()).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(
+                error = with_sources(&error),
+                "cannot hold the lock of this process"
+            );
+        }
+    }
+
+    fn renew_lock(&self) -> Result<(), DiskError> {
+        let Inner {
+            own,
+            processes,
+            lock,
+            ..
+        } = &*self.0;
+        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_place = held.as_ref().map(|lock| lock.is_in_place()).transpose()?;
+        drop(held);
+        if in_place == Some(true) {
+            return Ok(());
+        }
+        if in_place.is_none() {
+            processes.sweep()?;
+        }
+        let new = processes.hold(&own.id)?;
+        let mut held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lost) = held.take() {
+            lost.forget();
+        }
+        *held = new;
+        Ok(())
+    }
+}
+
+/// Puts what the processes report on `queue` into the roster, and tries their
+/// locks, until it is `enough`; `decide` is called several times a second.
+pub async fn hear(
+    link: &Link,
+    queue: &str,
+    roster: &Mutex<Roster>,
+    processes: Option<&Processes>,
+    enough: impl Fn(&Roster, Duration) -> bool,
+    decide: &mut impl FnMut(bool),
+) -> Result<(), ConsumeError> {
+    let locked = || roster.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut consumer = Consumer::open(link, queue, PREFETCH).await?;
+    let begun = Instant::now();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut counted = begun;
+    loop {
+        tokio::select! {
+            delivery = consumer.next() => {
+                let delivery = delivery?;
+                if let Some((process, agreement)) = report(&delivery.body) {
+                    locked().heard(Instant::now(), Timestamp::now(), &process, &agreement);
+                }
+                // A queue that goes with this connection needs no care.
+                let _ = delivery.ack().await;
+            }
+            _ = ticks.tick() => {
+                let now = Instant::now();
+                locked().listened(now.duration_since(counted));
+                counted = now;
+                if let Some(processes) = processes {
+                    try_locks(roster, processes).await;
+                }
+                decide(false);
+            }
+        }
+        if enough(&locked(), begun.elapsed()) {
+            break;
+        }
+    }
+    // With its consumer, the queue goes.
+    consumer.stop().await;
+    Ok(())
+}
+
+fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
+    match Status::decode(body) {
+        Ok(Decoded::Known(Status::Heartbeat { worker, about, .. })) => Some((worker, about.pool?)),
+        Ok(Decoded::Known(Status::Sequencer { process, pool, .. })) => Some((process, pool?)),
+        Ok(Decoded::Known(Status::Pool { process, pool })) => Some((process, Box::new(pool))),
+        // What is no status to this version says nothing to it.
+        Ok(Decoded::Known(Status::Done { .. }) | Decoded::Unknown(_)) | Err(_) => None,
+    }
+}
+
+/// A disk that does not answer holds one thread, as nothing else happens
+/// meanwhile; the host's own probe notices it.
+async fn try_locks(roster: &Mutex<Roster>, processes: &Processes) {
+    let locked = || roster.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = locked().locks_to_try(Instant::now(), LOCKS_AT_ONCE);
+    if due.is_empty() {
+        return;
+    }
+    let processes = processes.clone();
+    let tried = tokio::task::spawn_blocking(move || {
+        let tried = due.into_iter().map(|process| {
+            let tried = processes.try_lock(&process);
+            (process, tried)
+        });
+        tried.collect::<Vec<_>>()
+    });
+    for (process, tried) in tried.await.unwrap_or_default() {
+        let held = match tried {
+            Ok(Some(LockTry::Free | LockTry::Missing)) => false,
+            Ok(Some(LockTry::Held) | None) => true,
+            Err(error) => {
+                tracing::debug!(error = with_sources(&error), process, "cannot try a lock");
+                true
+            }
+        };
+        locked().lock_tried(Instant::now(), &process, held);
+    }
+}
