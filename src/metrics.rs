@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use prometheus::{Registry, TextEncoder};
 
 use crate::amqp::messages::ControlFault;
@@ -152,11 +151,9 @@ impl Metrics {
         }
     }
 
-    /// A turn is started for the first time. A producer's clock may be ahead
-    /// of ours; then the turn has not waited.
-    pub fn queue_waited(&self, enqueued_at: Timestamp, now: Timestamp) {
-        let waited = now.duration_since(enqueued_at).as_secs_f64().max(0.0);
-        self.series().queue_wait.observe(waited);
+    /// A turn is started for the first time, so long after it was enqueued.
+    pub fn queue_waited(&self, waited: Duration) {
+        self.series().queue_wait.observe(waited.as_secs_f64());
     }
 
     /// The broker has confirmed an event, so long after it was published.

@@ -17,6 +17,7 @@ mod rejection;
 mod scan;
 mod schema;
 mod unreadable;
+mod wait;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub(crate) use rejection::shown;
 pub use rejection::{Rejection, Violation};
 pub use scan::{BodyForm, MAX_SCANNED, Scan};
 pub use schema::OutputSchema;
+pub use wait::plausible_wait;
 
 use crate::trace::TraceContext;
 

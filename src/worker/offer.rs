@@ -21,7 +21,7 @@ use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::TurnError;
 use crate::fault;
-use crate::request::{Limits, Properties, TurnRequest};
+use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Stop, Summary};
 
@@ -121,7 +121,7 @@ impl<E: Engine> Worker<E> {
         fault::at("turn.taken");
         let tracker = self.metrics.turn_started();
         let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
-        let waited = enqueued_at.map(since);
+        let waited = enqueued_at.and_then(|at| plausible_wait(at, Timestamp::now()));
         tracing::debug!(repeat = offer.repeat, "taking the turn");
         let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &shutdown.cut);
         let sink = OutboxSink {
@@ -130,7 +130,7 @@ impl<E: Engine> Worker<E> {
             shutdown,
             outbox: &outbox,
             entry: &entry,
-            enqueued_at,
+            waited,
         };
         let stop = entry.stop_handle();
         if shutdown.cut.is_cancelled() {
@@ -292,9 +292,4 @@ async fn until_confirmed<F: Future<Output = Result<(), PublishError>>>(
             () = shutdown.cut.cancelled() => return false,
         }
     }
-}
-
-/// Never negative: the producer's clock may be ahead of ours.
-fn since(then: Timestamp) -> Duration {
-    Duration::try_from(Timestamp::now().duration_since(then)).unwrap_or_default()
 }

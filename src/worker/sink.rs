@@ -1,6 +1,6 @@
 //! A turn's events go to its outbox, what can't be accepted to the dead queue.
 
-use jiff::Timestamp;
+use std::time::Duration;
 
 use super::running::Entry;
 use super::{Shutdown, Worker};
@@ -17,18 +17,17 @@ pub(super) struct OutboxSink<'a, E> {
     pub shutdown: &'a Shutdown,
     pub outbox: &'a Outbox,
     pub entry: &'a Entry,
-    /// As the producer says, if it does.
-    pub enqueued_at: Option<Timestamp>,
+    /// Before it was taken, as the producer's clock has it.
+    pub waited: Option<Duration>,
 }
 
 impl<E: Engine> EventSink for OutboxSink<'_, E> {
     async fn push(&self, event: &SealedEvent) {
         self.entry.in_attempt(event.attempt);
         if (event.attempt, event.seq) == (1, 0)
-            && let Some(enqueued_at) = self.enqueued_at
+            && let Some(waited) = self.waited
         {
-            let metrics = &self.worker.metrics;
-            metrics.queue_waited(enqueued_at, Timestamp::now());
+            self.worker.metrics.queue_waited(waited);
         }
         if self.outbox.push(event).await.is_err() {
             // Nothing is published any more: the worker is being cut off, and

@@ -8,6 +8,8 @@ use turn_worker::amqp::messages::WaitTold;
 use turn_worker::operator::{PoolStatus, WorkerStatus};
 
 use crate::cli::render::clean::one_line;
+use turn_worker::request::plausible_wait;
+
 use crate::cli::render::human::{age, since};
 use crate::cli::render::style::Style;
 use crate::cli::render::table::{Column, Look, Table};
@@ -314,7 +316,7 @@ fn more(total: usize, shown: usize, style: Style) -> String {
 /// By whichever tells of more: the sequencer may have taken over lately, and
 /// the producer's clock may be behind.
 fn waited(wait: &WaitTold, now: Timestamp) -> Duration {
-    let enqueued = wait.enqueued_at.map(|then| since(then, now));
+    let enqueued = wait.enqueued_at.and_then(|at| plausible_wait(at, now));
     let held = Duration::from_millis(wait.held_ms);
     enqueued.unwrap_or_default().max(held)
 }

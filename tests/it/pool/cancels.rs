@@ -134,6 +134,11 @@ async fn cancels_that_mean_no_turn_change_nothing() {
     assert_eq!(pool.events.ended("t2").await.stop_reason(), "end_turn");
     assert_eq!(pool.events.turn_ids(), ["t1", "t2", "t3"]);
     assert_eq!(pool.events.duplicates("t1"), 0);
+    // Each process hears and counts each of them once.
+    for why in ["unreadable", "unknown_action", "unusable_field"] {
+        let series = format!("turn_worker_controls_ignored_total{{why=\"{why}\"}}");
+        pool.metric_is(&series, 2.0).await;
+    }
     pool.stop().await;
 }
 

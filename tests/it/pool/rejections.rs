@@ -198,6 +198,57 @@ async fn g5_a_broken_body_is_answered_under_the_id_in_it() {
     pool.stop().await;
 }
 
+/// Guards `request::notices`, and that nonsense times are no waits.
+#[tokio::test]
+async fn what_of_a_request_is_not_used_is_told_and_its_turn_runs() {
+    let mut pool = Pool::start(1, &[]).await;
+    let mut request = turn("t1", "a", &[]);
+    let prompt = request["messages"][0]["content"].clone();
+    request["messages"] = json!([
+        {"role": "system", "content": "Only docs/"},
+        {"role": "user", "content": [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {}}]},
+        {"role": "assistant", "content": "Sure: {"},
+    ]);
+    let properties = persistent()
+        .with_expiration("600000".into())
+        .with_timestamp(0);
+    pool.producer
+        .enqueue_raw(&[(bytes(&request), properties)])
+        .await;
+    let t1 = pool.events.ended("t1").await;
+    assert_eq!((t1.stop_reason(), t1.attempt()), ("end_turn", 1));
+    let notices: Vec<(&str, &str)> = (t1.all())
+        .filter(|event| event["type"] == "notice")
+        .map(|event| {
+            (
+                event["code"].as_str().unwrap(),
+                event["message"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let [(ignored, parts), (expiration, _)] = notices[..] else {
+        panic!("{notices:?}");
+    };
+    assert_eq!(ignored, "request.content_ignored");
+    for part in [
+        "messages[0]: a message of role \"system\"",
+        "messages[1].content[1]",
+        "messages[2]",
+    ] {
+        assert!(parts.contains(part), "{parts}");
+    }
+    assert_eq!(expiration, "request.expiration_set");
+    let mut old = turn("t2", "a", &[]);
+    old["enqueued_at"] = json!("0001-01-01T00:00:00Z");
+    old["messages"] = json!([{"role": "user", "content": "Old"}, {"role": "assistant", "content": "Done"}, old["messages"][0]]);
+    pool.enqueue(&[old]).await;
+    let t2 = pool.events.ended("t2").await;
+    assert!(t2.all().all(|event| event["type"] != "notice"));
+    pool.metric_is("turn_worker_queue_wait_seconds_count", 0.0)
+        .await;
+    pool.stop().await;
+}
+
 /// The examples of the contract, each under an id of its own, of the same length.
 #[tokio::test]
 async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
