@@ -79,7 +79,12 @@ pub enum ConnectError {
     },
     #[error("broker {target}: user {:?} or its password was refused: {detail}", .target.user)]
     AuthRefused { target: Arc<Target>, detail: String },
-    #[error("broker {target}: there is no virtual host {:?}; create it, or name another at the end of the URL: {detail}", .target.vhost)]
+    #[error(
+        "broker {target}: there is no virtual host {:?}; create it, or name another at the end of the URL{}: {detail}",
+        .target.vhost,
+        // A URL that ends with a slash names the empty one.
+        if target.vhost.is_empty() { " (the virtual host / is written %2f)" } else { "" }
+    )]
     VhostMissing { target: Arc<Target>, detail: String },
     #[error("broker {target}: user {:?} has no permissions in virtual host {:?}: {detail}", .target.user, .target.vhost)]
     VhostRefused { target: Arc<Target>, detail: String },

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
+use lapin::protocol::AMQPError;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::time::timeout;
@@ -35,6 +36,11 @@ pub enum PublishError {
     /// the user may not publish to it.
     #[error("publishing to exchange {exchange:?} was refused: {detail}")]
     Refused { exchange: String, detail: String },
+    /// The broker closed the channel over its size; it never takes it.
+    #[error(
+        "found a message of {bytes} bytes, expected at most the broker's max_message_size: {detail}"
+    )]
+    TooLarge { bytes: usize, detail: String },
     /// The broker may or may not have it: published again, it may be there twice.
     #[error("the message is not confirmed: {0}")]
     Lost(String),
@@ -92,7 +98,9 @@ impl PublisherLink {
         // After these, nobody knows what the channel is still good for.
         if !matches!(
             verdict,
-            Err(PublishError::Lost(_) | PublishError::Refused { .. })
+            Err(PublishError::Lost(_)
+                | PublishError::Refused { .. }
+                | PublishError::TooLarge { .. })
         ) {
             lease.give_back();
         }
@@ -142,6 +150,10 @@ pub async fn publish_on(
                     detail: refusal.get_message().to_string(),
                 }
             }
+            ErrorKind::ProtocolError(refusal) if is_too_large(refusal) => PublishError::TooLarge {
+                bytes: body.len(),
+                detail: refusal.get_message().to_string(),
+            },
             _ => PublishError::Lost(with_sources(&error)),
         }),
         Err(_) => {
@@ -149,6 +161,11 @@ pub async fn publish_on(
             Err(PublishError::Lost(format!("no confirm within {limit} s")))
         }
     }
+}
+
+/// Whether the broker closed a channel over a message's size.
+fn is_too_large(refusal: &AMQPError) -> bool {
+    refusal.get_id() == 406 && refusal.get_message().as_str().contains("message size")
 }
 
 /// The headers of a message that belongs to this trace.

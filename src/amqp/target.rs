@@ -113,6 +113,7 @@ fn ipv6_host(rest: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::connect::ConnectError;
 
     fn target(url: &str) -> Result<Arc<Target>, UrlError> {
         parse(&SecretString::from(url)).map(|(_, target)| target)
@@ -133,6 +134,17 @@ mod tests {
         ] {
             assert_eq!(target(url).unwrap().to_string(), shown);
         }
+    }
+
+    #[test]
+    fn a_url_that_ends_with_a_slash_is_told_how_the_virtual_host_is_written() {
+        let missing = |url: &str| {
+            let target = target(url).unwrap();
+            let detail = "not found".to_owned();
+            ConnectError::VhostMissing { target, detail }.to_string()
+        };
+        assert!(missing("amqp://mq.example/").contains("is written %2f): not found"));
+        assert!(!missing("amqp://mq.example/turns").contains("%2f"));
     }
 
     #[test]

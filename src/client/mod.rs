@@ -60,7 +60,11 @@ pub enum ClientError {
         source: PublishError,
     },
     #[error(
-        "whether {target} took the {what} is not known; send it again under the same turn id: it runs once at most"
+        "whether {target} took the {what} is not known; send it again{}",
+        match *what {
+            "cancel" => ": a turn that has ended is left as it is",
+            _ => " under the same turn id: it runs once at most",
+        }
     )]
     Unconfirmed {
         what: &'static str,

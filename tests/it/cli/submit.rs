@@ -91,6 +91,25 @@ async fn the_exit_status_tells_how_the_turn_ended() {
 }
 
 #[tokio::test]
+async fn a_request_larger_than_the_broker_takes_is_not_to_be_sent_again() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    // RabbitMQ 4 takes 16 MiB; this brings an older one, which takes 128, near.
+    let limit = "application:set_env(rabbit, max_message_size, 16777216).";
+    Broker::shared().ctl(&["eval", limit]);
+    let image = pool.stand_in_file("large.gif");
+    let mut bytes = b"GIF89a".to_vec();
+    bytes.resize(13 << 20, 0);
+    std::fs::write(&image, bytes).unwrap();
+    let image = image.to_str().unwrap();
+    let arguments = ["submit", "-w", "a", "--no-wait", "--image", image, "Look"];
+    let done = producer(&url, &arguments).run().await.ended(1);
+    done.says(&["max_message_size", "PRECONDITION_FAILED"]);
+    assert!(!done.err.contains("send it again"), "{done:?}");
+    pool.stop().await;
+}
+
+#[tokio::test]
 async fn the_prompt_is_read_from_stdin_where_a_dash_stands_for_it() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
