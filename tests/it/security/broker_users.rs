@@ -167,6 +167,10 @@ async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
         Act::Declare {
             queue: "codex.events.0123456789abcdef0123456789abcdef",
         },
+        // As aio-pika names its queues.
+        Act::Declare {
+            queue: "amq_0123456789abcdef0123456789abcdef",
+        },
         Act::Publish {
             exchange: "codex.requests",
             key: "nowhere",
