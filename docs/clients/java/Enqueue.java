@@ -1,4 +1,5 @@
 import com.google.gson.Gson;
+import com.rabbitmq.client.AMQP.BasicProperties;
 import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
@@ -25,7 +26,8 @@ public class Enqueue {
                     "workspace", "acme/website",
                     "messages", List.of(Map.of("role", "user", "content", "Fix the failing test")));
             byte[] body = new Gson().toJson(request).getBytes("UTF-8");
-            channel.basicPublish("codex.requests", "turn", true, MessageProperties.PERSISTENT_TEXT_PLAIN, body);
+            BasicProperties properties = MessageProperties.PERSISTENT_TEXT_PLAIN.builder().messageId(turnId).build();
+            channel.basicPublish("codex.requests", "turn", true, properties, body);
             channel.waitForConfirmsOrDie(); // throws when the broker does not take it
             if (returned.get()) throw new IllegalStateException("codex.requests has no queue: no worker has ever run here");
             System.out.println(turnId);

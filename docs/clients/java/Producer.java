@@ -51,6 +51,13 @@ public class Producer {
         }
     }
 
+    /** No queue takes it. */
+    static class Unroutable extends Refused {
+        Unroutable(String message) {
+            super(message);
+        }
+    }
+
     static boolean isRefusal(Throwable error) {
         if (error instanceof ShutdownSignalException) {
             return !((ShutdownSignalException) error).isHardError(); // it has closed the channel, not the connection
@@ -122,25 +129,30 @@ public class Producer {
         }
 
         void enqueue(Map<String, Object> request) throws IOException, InterruptedException {
-            publish("codex.requests", "turn", request, true);
+            publish("codex.requests", "turn", request);
         }
 
         void cancel(String turnId) throws IOException, InterruptedException {
-            publish("codex.control", "", Map.of("action", "cancel", "turn_id", turnId), false);
+            try {
+                publish("codex.control", "", Map.of("action", "cancel", "turn_id", turnId));
+            } catch (Unroutable error) {
+                say("no worker is connected, so the cancel is repeated until one is");
+            }
         }
 
         /** Returns when the broker has it, and throws when it does not. */
-        private void publish(String exchange, String key, Map<String, Object> message, boolean mandatory)
+        private void publish(String exchange, String key, Map<String, Object> message)
                 throws IOException, InterruptedException {
             BasicProperties properties = new BasicProperties.Builder()
                     .contentType("application/json")
                     .deliveryMode(2) // survives a restart of the broker
+                    .messageId((String) message.get("turn_id")) // a rejection is published under it
                     .timestamp(new Date())
                     .build();
             returned = false;
-            channel.basicPublish(exchange, key, mandatory, properties, GSON.toJson(message).getBytes(StandardCharsets.UTF_8));
+            channel.basicPublish(exchange, key, true, properties, GSON.toJson(message).getBytes(StandardCharsets.UTF_8));
             if (!channel.waitForConfirms()) throw new Refused(exchange + " refuses it");
-            if (returned) throw new Refused("no queue is bound to " + exchange);
+            if (returned) throw new Unroutable("no queue is bound to " + exchange);
         }
 
         /** The next event; null when none comes for a moment. */

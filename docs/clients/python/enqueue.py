@@ -14,6 +14,6 @@ request = {
     "workspace": "acme/website",
     "messages": [{"role": "user", "content": "Fix the failing test"}],
 }
-properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, message_id=request["turn_id"])
 channel.basic_publish("codex.requests", "turn", json.dumps(request), properties, mandatory=True)
 print(request["turn_id"])

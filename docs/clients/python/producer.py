@@ -32,7 +32,7 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def publish(channel, exchange, routing_key, message, mandatory):
+def publish(channel, exchange, routing_key, message):
     """Returns when the broker has it, and raises when it does not."""
     channel.basic_publish(
         exchange,
@@ -41,18 +41,22 @@ def publish(channel, exchange, routing_key, message, mandatory):
         pika.BasicProperties(
             content_type="application/json",
             delivery_mode=2,  # survives a restart of the broker
+            message_id=message["turn_id"],  # a rejection is published under it, whatever is wrong with the body
             timestamp=int(time.time()),
         ),
-        mandatory=mandatory,
+        mandatory=True,
     )
 
 
 def enqueue(channel, request):
-    publish(channel, "codex.requests", "turn", request, mandatory=True)
+    publish(channel, "codex.requests", "turn", request)
 
 
 def cancel(channel, turn_id):
-    publish(channel, "codex.control", "", {"action": "cancel", "turn_id": turn_id}, mandatory=False)
+    try:
+        publish(channel, "codex.control", "", {"action": "cancel", "turn_id": turn_id})
+    except UnroutableError:
+        say("no worker is connected, so the cancel is repeated until one is")
 
 
 class Broker:

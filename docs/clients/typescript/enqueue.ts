@@ -12,7 +12,7 @@ const request = {
   workspace: "acme/website",
   messages: [{ role: "user", content: "Fix the failing test" }],
 };
-const options = { mandatory: true, persistent: true, contentType: "application/json" };
+const options = { mandatory: true, persistent: true, contentType: "application/json", messageId: request.turn_id };
 channel.publish("codex.requests", "turn", Buffer.from(JSON.stringify(request)), options);
 await channel.waitForConfirms(); // throws when the broker does not take it
 if (returned) throw new Error("nobody takes turns here");

@@ -50,8 +50,7 @@ async function publish(
   channel: ConfirmChannel,
   exchange: string,
   routingKey: string,
-  message: object,
-  mandatory: boolean,
+  message: { turn_id: string },
 ): Promise<void> {
   let returned = false;
   const noteReturn = () => {
@@ -59,7 +58,8 @@ async function publish(
   };
   channel.once("return", noteReturn);
   channel.publish(exchange, routingKey, Buffer.from(JSON.stringify(message)), {
-    mandatory,
+    mandatory: true,
+    messageId: message.turn_id, // a rejection is published under it, whatever is wrong with the body
     contentType: "application/json",
     persistent: true, // survives a restart of the broker
     timestamp: Math.floor(Date.now() / 1000),
@@ -70,11 +70,17 @@ async function publish(
 }
 
 function enqueue(channel: ConfirmChannel, request: TurnRequest): Promise<void> {
-  return publish(channel, "codex.requests", "turn", request, true);
+  return publish(channel, "codex.requests", "turn", request);
 }
 
-function cancel(channel: ConfirmChannel, turnId: string): Promise<void> {
-  return publish(channel, "codex.control", "", { action: "cancel", turn_id: turnId }, false);
+async function cancel(channel: ConfirmChannel, turnId: string): Promise<void> {
+  const message = { action: "cancel", turn_id: turnId };
+  try {
+    await publish(channel, "codex.control", "", message);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    say("no worker is connected, so the cancel is repeated until one is");
+  }
 }
 
 /** A connection, and a queue for events that outlives it: what comes while there is none waits there. */

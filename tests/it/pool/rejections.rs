@@ -1,5 +1,7 @@
 //! G5 for requests that are not accepted.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::support::pool::{DeadLetter, Pool, Turn, persistent, turn};
@@ -254,7 +256,7 @@ async fn what_of_a_request_is_not_used_is_told_and_its_turn_runs() {
 async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
     const ID: &str = "0199a213-81c0-7800-8aa1-bbab2a035a53";
     let mut pool = Pool::start(1, &[]).await;
-    let mut sent = 0;
+    let (mut sent, mut codes) = (0, BTreeMap::<String, f64>::new());
     for folder in ["by-schema", "by-worker"] {
         let root = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -276,7 +278,9 @@ async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
             let properties = persistent().with_message_id(id.as_str().into());
             pool.producer.enqueue_raw(&[(body, properties)]).await;
             let turn = pool.events.ended(&id).await;
-            assert_refused(&turn, error["error"]["code"].as_str().unwrap());
+            let code = error["error"]["code"].as_str().unwrap();
+            assert_refused(&turn, code);
+            *codes.entry(code.to_owned()).or_default() += 1.0;
             assert_eq!(
                 turn.all().nth(1).unwrap()["error"],
                 error["error"],
@@ -286,6 +290,10 @@ async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
         }
     }
     assert!(sent > 40, "{sent}");
+    // Counted after the answer: then the request is settled, too.
+    for (code, count) in codes {
+        pool.metric_is(&rejected(&code), count).await;
+    }
     pool.stop().await;
 }
 

@@ -29,7 +29,9 @@ func main() {
 		"messages":  []map[string]string{{"role": "user", "content": "Fix the failing test"}},
 	})
 	check(err)
-	message := amqp.Publishing{ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: body}
+	message := amqp.Publishing{
+		ContentType: "application/json", DeliveryMode: amqp.Persistent, MessageId: turnID, Body: body,
+	}
 	check(channel.PublishWithContext(context.Background(), "codex.requests", "turn", true, false, message))
 	if confirm, open := <-confirms; !open || !confirm.Ack || len(returns) > 0 {
 		log.Fatal("the broker did not take it: has a worker ever run here, with the exchange codex.requests?")

@@ -66,13 +66,19 @@ type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
+// No queue takes it.
+type unroutable string
+
+func (u unroutable) Error() string { return string(u) }
+
 func isRefusal(err error) bool {
 	var broker *amqp.Error
 	if errors.As(err, &broker) {
 		return broker.Server && broker.Recover // it has closed the channel, not the connection
 	}
 	var own refusal
-	return errors.As(err, &own)
+	var back unroutable
+	return errors.As(err, &own) || errors.As(err, &back)
 }
 
 func say(format string, arguments ...any) {
@@ -142,14 +148,15 @@ func (b *broker) close() {
 }
 
 // Returns without an error when the broker has it.
-func (b *broker) publish(exchange, key string, content any, mandatory bool) error {
+func (b *broker) publish(exchange, key, turnID string, content any) error {
 	body, err := json.Marshal(content)
 	if err != nil {
 		return err
 	}
-	err = b.channel.PublishWithContext(context.Background(), exchange, key, mandatory, false, amqp.Publishing{
+	err = b.channel.PublishWithContext(context.Background(), exchange, key, true, false, amqp.Publishing{
 		ContentType:  "application/json",
 		DeliveryMode: amqp.Persistent, // survives a restart of the broker
+		MessageId:    turnID,          // a rejection is published under it, whatever is wrong with the body
 		Timestamp:    time.Now(),
 		Body:         body,
 	})
@@ -166,17 +173,23 @@ func (b *broker) publish(exchange, key string, content any, mandatory bool) erro
 	case !confirm.Ack:
 		return refusal(exchange + " refuses it")
 	case len(b.returns) > 0:
-		return refusal("no queue is bound to " + exchange)
+		<-b.returns
+		return unroutable("no queue is bound to " + exchange)
 	}
 	return nil
 }
 
 func (b *broker) enqueue(turn request) error {
-	return b.publish("codex.requests", "turn", turn, true)
+	return b.publish("codex.requests", "turn", turn.TurnID, turn)
 }
 
 func (b *broker) cancel(turnID string) error {
-	return b.publish("codex.control", "", map[string]string{"action": "cancel", "turn_id": turnID}, false)
+	err := b.publish("codex.control", "", turnID, map[string]string{"action": "cancel", "turn_id": turnID})
+	if _, isUnroutable := err.(unroutable); isUnroutable {
+		say("no worker is connected, so the cancel is repeated until one is")
+		return nil
+	}
+	return err
 }
 
 // A reader shows the events of one turn, each once.
