@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use turn_worker::amqp::connect::{ConnectError, Connector, State};
 use turn_worker::amqp::link::LinkState;
 
-use super::{Vhost, connector};
+use super::{Vhost, connector, ctl};
 use crate::support::proxy::Proxy;
 
 /// A port that nobody listens on.
@@ -104,6 +104,19 @@ async fn the_url_is_read_again_for_every_attempt() {
         .unwrap();
     assert!(link.is_open());
     assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_limit_of_connections_is_no_missing_permission() {
+    let vhost = Vhost::new().await;
+    let limit = r#"{"max-connections": 0}"#;
+    ctl(&["set_vhost_limits", "-p", &vhost.name, limit]).await;
+    let error = vhost.connector().connect().await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::LimitReached { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("limit (0)"), "{error}");
 }
 
 #[tokio::test]

@@ -145,3 +145,56 @@ async fn g4_connections_that_lead_to_two_brokers_are_brought_together() {
     assert_eq!(found.unwrap()["condition"], "brokers_differ");
     pool.stop().await;
 }
+
+/// Guards that a limit which keeps the process from working is named, and that
+/// all goes on once it is raised.
+#[tokio::test]
+async fn g10_a_users_limit_of_channels_is_named() {
+    let url = Broker::vhost();
+    let vhost = url.rsplit('/').next().unwrap();
+    let user = format!("few-{vhost}");
+    let ctl = |words: &[&str]| Broker::shared().ctl(words);
+    ctl(&["add_user", &user, "pw"]);
+    ctl(&["set_permissions", "-p", vhost, &user, ".*", ".*", ".*"]);
+    ctl(&["set_user_limits", &user, r#"{"max-channels": 5}"#]);
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let limited = url.replace("guest:guest", &format!("{user}:pw"));
+    let limited = pool.spawn(&[("AMQP_URL", &limited)]);
+    let process = &pool.processes()[limited];
+    process.unready("number of channels opened for user").await;
+    process
+        .unready("expected at least 21 channels for SLOTS=4")
+        .await;
+    ctl(&["clear_user_limits", &user, "max-channels"]);
+    process.ready().await;
+    pool.stop().await;
+}
+
+/// Guards that what the broker negotiates is compared with what the slots need.
+#[tokio::test]
+async fn g10_a_channel_max_below_the_slots_is_named() {
+    let broker = Broker::configured("channels", "", |_| "channel_max = 8\n".to_owned());
+    let url = broker.url();
+    // With few slots, eight are enough.
+    let mut pool = Pool::on(&url, 1, &[("SLOTS", "2")]).await;
+    let many = pool.spawn(&[("SLOTS", "16")]);
+    let found = "found channel_max 8";
+    pool.processes()[many].unready(found).await;
+    let root = pool.root();
+    let check = Call::new(&["check", "--json"])
+        .set("AMQP_URL", &url)
+        .set("SLOTS", "16")
+        .set("WORKSPACE_ROOT", root.to_str().unwrap())
+        .set("HTTP_ADDR", "127.0.0.1:0");
+    let done = check.run().await.ended(1);
+    let mut lines = done.events().into_iter();
+    let limits = lines.find(|line| line["check"] == "limits").unwrap();
+    assert_eq!(limits["status"], "fail");
+    assert!(
+        limits["detail"].as_str().unwrap().contains(found),
+        "{limits}"
+    );
+    pool.process(many).terminate();
+    pool.process(many).exited().await;
+    pool.stop().await;
+}
