@@ -9,15 +9,16 @@
 //! file `/x`, which a test makes and removes while the process runs.
 
 #[cfg(feature = "faults")]
-pub use with_faults::{at, disk, environment, is_on, process, setup};
+pub use with_faults::{at, death_of, disk, environment, is_on, process, setup};
 #[cfg(not(feature = "faults"))]
-pub use without_faults::{at, disk, environment, is_on, process};
+pub use without_faults::{at, death_of, disk, environment, is_on, process};
 
 #[cfg(feature = "faults")]
 mod with_faults {
     use std::ffi::OsString;
     use std::io;
     use std::path::Path;
+    use std::time::Duration;
 
     use rustix::io::Errno;
     use rustix::process::{Signal, getpid, kill_process};
@@ -28,16 +29,33 @@ mod with_faults {
     }
 
     /// A place where a test lets the process die (`return(kill)`) or freeze
-    /// (`return(stop)`).
+    /// (`return(stop)`), or the task panic (`return(panic)`).
     pub fn at(place: &str) {
         let signal = match asked(place).as_deref() {
             None => return,
             Some("kill") => Signal::KILL,
             Some("stop") => Signal::STOP,
-            Some(other) => panic!("{place}={other}: kill or stop is all that can happen here"),
+            Some("panic") => panic!("a test wants a panic at {place}"),
+            Some(other) => panic!("{place}={other}: expected kill, stop or panic"),
         };
         // It can't fail: a process may always end itself.
         let _ = kill_process(getpid(), signal);
+    }
+
+    /// Panics in a part of the process as soon as a file is there:
+    /// `return(NAME:/x)` for the part of that name. Never completes.
+    pub async fn death_of(place: &str, part: &str) {
+        const LOOK: Duration = Duration::from_millis(20);
+        let Some(asked) = asked(place) else {
+            return std::future::pending().await;
+        };
+        let Some((_, file)) = asked.split_once(':').filter(|(name, _)| *name == part) else {
+            return std::future::pending().await;
+        };
+        while !Path::new(file).exists() {
+            tokio::time::sleep(LOOK).await;
+        }
+        panic!("a test wants the part {part} to die");
     }
 
     /// A use of the disk, which a test lets fail: `return(full)`.
@@ -89,6 +107,11 @@ mod without_faults {
 
     #[inline]
     pub fn at(_place: &str) {}
+
+    #[inline]
+    pub async fn death_of(_place: &str, _part: &str) {
+        std::future::pending().await
+    }
 
     #[inline]
     pub fn disk(_place: &str) -> io::Result<()> {

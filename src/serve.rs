@@ -7,8 +7,9 @@ mod watched;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::declare_error::DeclareError;
@@ -26,10 +27,11 @@ use crate::host::Host;
 use crate::http::{self, BindError, Health};
 use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
+use crate::parts::{PartName, Parts, Shutdown};
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
-use crate::worker::{RunningTurns, Shutdown, Worker};
+use crate::worker::{RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner};
 use parts::{host, idle_servers, tried, warn_of_trust};
@@ -56,13 +58,19 @@ pub enum ServeError {
     Http(#[from] BindError),
     #[error("the broker's objects can't be set up")]
     Topology(#[from] DeclareError),
-    #[error("a part of the process failed, so it has ended; the log tells more")]
-    Part,
+    #[error("the part `{0}` of the process failed, so the process has ended; see the log")]
+    Part(PartName),
 }
 
 /// Serves until `shutdown.drain`, and then until everything is settled or
-/// `shutdown.cut`.
-pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeError> {
+/// `shutdown.cut`. `signals` is what cancels both.
+pub async fn serve(
+    settings: Settings,
+    shutdown: Shutdown,
+    signals: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let parts = Parts::new(shutdown.clone());
+    parts.spawn(PartName::Signals, &shutdown.cut, signals);
     for exposed in settings.exposed_files() {
         tracing::warn!("{exposed}");
     }
@@ -108,17 +116,16 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
     if settings.roles.sequencer {
         metrics.set_backlog_limit(settings.backlog);
     }
-    let watching = tokio::spawn(host.clone().watch(shutdown.end.clone()));
+    let end = &shutdown.end;
+    let watching = parts.spawn(PartName::Host, end, host.clone().watch(end.clone()));
     if let Some(runner) = &runner {
-        let held = runner.held.clone();
-        tokio::spawn(watch_held(held, metrics.clone(), shutdown.end.clone()));
+        let watch = watch_held(runner.held.clone(), metrics.clone(), end.clone());
+        parts.spawn(PartName::HeldWorkspaces, end, watch);
     }
-
-    let http = tokio::spawn(http::serve(listener, metrics.clone(), health.clone(), {
-        // To the very end: an operator wants to see how a drain goes.
-        let end = shutdown.end.clone();
-        async move { end.cancelled().await }
-    }));
+    // To the very end: an operator wants to see how a drain goes.
+    let until = end.clone().cancelled_owned();
+    let http = http::serve(listener, metrics.clone(), health.clone(), until);
+    let http = parts.spawn(PartName::Http, end, http);
     let local = Local {
         root,
         host,
@@ -127,11 +134,15 @@ pub async fn serve(settings: Settings, shutdown: Shutdown) -> Result<(), ServeEr
         conditions,
         pool,
     };
-    let outcome = run(settings, &id, local, runner, &shutdown).await;
+    let outcome = run(settings, &id, local, runner, &parts, &shutdown).await;
     shutdown.end.cancel();
-    let _ = watching.await;
-    let _ = http.await;
-    outcome
+    for part in [watching, http] {
+        let _ = timeout(CLOSE_LIMIT, part).await;
+    }
+    match parts.failed() {
+        Some(part) => Err(ServeError::Part(part)),
+        None => outcome,
+    }
 }
 
 /// Keeps the metrics of the workspaces that are locked by what can't be killed.
@@ -172,6 +183,7 @@ async fn run(
     id: &str,
     local: Local,
     runner: Option<Runner<AnyEngine>>,
+    parts: &Parts,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
     let Local {
@@ -196,16 +208,17 @@ async fn run(
         conditions.clone(),
         settings.slots,
     );
-    watched.keep_together(topology.clone(), shutdown.end.clone());
+    let keeping = watched.keep_together(topology.clone(), shutdown.end.clone());
+    parts.spawn(PartName::Connections, &shutdown.end, keeping);
     let publisher_connector = watched
         .connector(&connector, watched::PUBLISHER)
         .named(format!("{id} publisher"))
         .publishing();
-    let publisher = PublisherLink::start(
-        publisher_connector,
-        settings.slots + EXTRA_CHANNELS,
-        shutdown.end.clone(),
-    );
+    let end = &shutdown.end;
+    let channels = settings.slots + EXTRA_CHANNELS;
+    let (publisher, keep_connected) =
+        PublisherLink::new(publisher_connector, channels, end.clone());
+    parts.spawn(PartName::Publisher, end, keep_connected);
     let outbox = OutboxSettings {
         exchange: topology.events.clone(),
         metrics: Arc::new(EventWatch::new(metrics.clone(), conditions.clone())),
@@ -220,20 +233,20 @@ async fn run(
             alarm: outbox.alarm.clone(),
             told: news,
         };
-        tokio::spawn(keeper.run(shutdown.end.clone()));
+        parts.spawn(PartName::EventLog, end, keeper.run(end.clone()));
     }
     let limits = settings.request_limits(vec![
         settings.workspace_root.clone(),
         root.path().to_owned(),
     ]);
 
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(pool.clone().watch(
+    let comparing = pool.clone().watch(
         connector.clone(),
         topology.clone(),
         publisher.clone(),
         shutdown.drain.clone(),
-    ));
+    );
+    let mut tasks = vec![parts.spawn(PartName::Pool, &shutdown.drain, comparing)];
     if settings.roles.sequencer {
         let records = Records {
             root: root.clone(),
@@ -258,15 +271,17 @@ async fn run(
             health: health.clone(),
             conditions: conditions.clone(),
             pool: pool.clone(),
+            parts: parts.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
-        tasks.spawn(async move { sequencer.run(&id, drain).await });
+        let sequencing = async move { sequencer.run(&id, drain).await };
+        tasks.push(parts.spawn(PartName::Sequencer, &shutdown.drain, sequencing));
     }
     let idle = runner
         .as_ref()
         .and_then(|runner| runner.engine.idle().cloned());
-    if let Some(runner) = runner {
-        let worker = Arc::new(Worker {
+    let worker = runner.map(|runner| {
+        Arc::new(Worker {
             runner,
             id: id.to_owned(),
             slots: settings.slots,
@@ -280,35 +295,36 @@ async fn run(
             conditions,
             pool,
             running: RunningTurns::default(),
-        });
-        let shutdown = shutdown.clone();
-        tasks.spawn(worker.run(shutdown));
-    }
-    let draining = {
-        let (drain, health) = (shutdown.drain.clone(), health);
-        tokio::spawn(async move {
-            drain.cancelled().await;
-            health.set_draining();
-            // Nobody will ask for them any more.
-            if let Some(idle) = idle {
-                idle.close();
-            }
+            turns: TaskTracker::new(),
+            parts: parts.clone(),
         })
-    };
-    let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            outcome = Err(ServeError::Part);
-            tracing::error!(error = with_sources(&error), "a part of the process failed");
-            // What is left can't do the whole work; a new process can.
-            shutdown.drain.cancel();
+    });
+    if let Some(worker) = &worker {
+        let working = Arc::clone(worker).run(shutdown.clone());
+        tasks.push(parts.spawn(PartName::Worker, &shutdown.drain, working));
+    }
+    let drain = shutdown.drain.clone();
+    let draining = async move {
+        drain.cancelled().await;
+        health.set_draining();
+        // Nobody will ask for them any more.
+        if let Some(idle) = idle {
+            idle.close();
         }
+    };
+    let draining = parts.spawn(PartName::Drain, &shutdown.drain, draining);
+    for task in tasks {
+        // What went wrong in it, `parts` knows.
+        let _ = task.await;
+    }
+    if let (Some(worker), Some(PartName::Worker)) = (worker, parts.failed()) {
+        worker.cut().await;
     }
     draining.abort();
     shutdown.end.cancel();
-    let _ = tokio::time::timeout(CLOSE_LIMIT, publisher.closed()).await;
+    let _ = timeout(CLOSE_LIMIT, publisher.closed()).await;
     tracing::info!("ended");
-    outcome
+    Ok(())
 }
 
 /// Once before anything runs: what does not fit is the operator's to mend, and

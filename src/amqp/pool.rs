@@ -49,9 +49,21 @@ pub enum ChannelError {
 }
 
 impl PublisherLink {
-    /// Connects in the background and keeps connected until `cut`. `channels`
-    /// bounds what publishes at the same time: the slots and a few more.
+    /// Connects in the background and keeps connected until `cut`.
     pub fn start(connector: Connector, channels: usize, cut: CancellationToken) -> Self {
+        let (publisher, keep_connected) = Self::new(connector, channels, cut);
+        tokio::spawn(keep_connected);
+        publisher
+    }
+
+    /// With the work of keeping it connected until `cut`, which must run in a
+    /// task of its own. `channels` bounds what publishes at the same time: the
+    /// slots and a few more.
+    pub fn new(
+        connector: Connector,
+        channels: usize,
+        cut: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, current) = watch::channel(None);
         let manager = ConfirmChannels {
             current: current.clone(),
@@ -67,8 +79,8 @@ impl PublisherLink {
             .runtime(Runtime::Tokio1)
             .build()
             .expect("the pool has a runtime for its time limits");
-        tokio::spawn(keep_connected(connector, sender, pool.clone(), cut));
-        Self { pool, current }
+        let keep_connected = keep_connected(connector, sender, pool.clone(), cut);
+        (Self { pool, current }, keep_connected)
     }
 
     pub fn is_connected(&self) -> bool {

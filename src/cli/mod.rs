@@ -74,6 +74,10 @@ enum Command {
 /// The command that tells whether a lock can be had.
 const TRY_LOCK: &str = "__try-lock";
 
+/// Each turn may wait for a disk that hangs, and the runtime needs threads
+/// beside those: more than `SLOTS` may be, and made only when needed.
+const BLOCKING_THREADS: usize = 4_096;
+
 /// For what still writes in the background when a command is done.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
@@ -137,11 +141,12 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     let done = match command {
         Command::Serve => {
             let settings = prepared(settings?, false)?;
-            return runtime.block_on(serve::serve(settings));
+            runtime.block_on(serve::serve(settings))
         }
         Command::Run(args) => {
             let settings = prepared(settings?, true)?;

@@ -30,6 +30,7 @@ use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
+use crate::parts::Parts;
 use crate::pool::Pool;
 use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
 use crate::trace::{TRACEPARENT, TRACESTATE};
@@ -56,6 +57,7 @@ pub struct Sequencer {
     pub health: Health,
     pub conditions: Conditions,
     pub pool: Pool,
+    pub parts: Parts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +165,7 @@ impl Sequencer {
             (Fanout::Control, control_queue.as_str()),
         ];
         let mut upkeep = pin!(self.topology.keep(link, &own));
-        let watchdog = Watchdog::start(link.clone());
+        let watchdog = Watchdog::start(link.clone(), &self.parts);
         let mut pulse = interval(PULSE);
         let mut depth_pulse = interval(DEPTH_PULSE);
         let mut telling = interval(HEARTBEAT);

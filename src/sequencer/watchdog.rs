@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::amqp::link::Link;
+use crate::parts::{PartName, Parts};
 
 /// A loop that has not come round for so long hangs: it wakes every second,
 /// and waits for nothing but acks, for 10 s at most.
@@ -21,10 +22,11 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    pub fn start(link: Link) -> Self {
+    pub fn start(link: Link, parts: &Parts) -> Self {
         let rounds = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&rounds);
-        let task = tokio::spawn(async move {
+        let parts = parts.clone();
+        let watching = async move {
             loop {
                 let before = seen.load(Ordering::Relaxed);
                 sleep(LIMIT).await;
@@ -34,6 +36,9 @@ impl Watchdog {
                     return;
                 }
             }
+        };
+        let task = tokio::spawn(async move {
+            let _ = parts.guard(PartName::Watchdog, watching).await;
         });
         Self {
             rounds,

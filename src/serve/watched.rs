@@ -132,12 +132,16 @@ impl Watched {
         }
     }
 
-    /// Keeps all connections on one broker, in the background, until `end`.
-    pub fn keep_together(&self, topology: Topology, end: CancellationToken) {
+    /// Keeps all connections on one broker until `end`.
+    pub fn keep_together(
+        &self,
+        topology: Topology,
+        end: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let conditions = self.conditions.clone();
         let report = move |found| conditions.set(Condition::BrokersDiffer, "", found);
         let connections = self.connections.clone();
-        tokio::spawn(connections.keep_together(topology, report, end));
+        connections.keep_together(topology, report, end)
     }
 }
 

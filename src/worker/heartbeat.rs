@@ -12,26 +12,19 @@ use crate::error::with_sources;
 use crate::host::Finding;
 use crate::sequencer::queue::HEARTBEAT;
 
-/// How often the durable cancel marks of what runs here are looked for: a
-/// cancel may have come while this process heard nothing.
-const BEATS_PER_LOOK: u64 = 5;
 /// Of what the system says of a host's lack, which has a path in it.
 const MAX_LACK_CHARS: usize = 500;
 
 impl<E: Engine> Worker<E> {
+    /// Waits for the broker only, never for a disk.
     pub(super) async fn tell_heartbeats(self: Arc<Self>, shutdown: Shutdown) {
         let mut ticks = interval(HEARTBEAT);
         // One that could not be told in time tells nothing any more.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beats: u64 = 0;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = shutdown.cut.cancelled() => return,
-            }
-            beats = beats.wrapping_add(1);
-            if beats.is_multiple_of(BEATS_PER_LOOK) {
-                self.hear_missed_cancels();
             }
             if !self.publisher.is_connected() {
                 continue;

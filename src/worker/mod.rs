@@ -10,6 +10,7 @@
 //! that run a turn keep running it; only free slots consume on the next one.
 //! While the host can't run turns, none consumes: other hosts take the work.
 
+mod cancel_marks;
 mod heartbeat;
 mod offer;
 mod running;
@@ -20,8 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::amqp::connect::{Connector, backoff};
@@ -36,10 +36,14 @@ use crate::conditions::Conditions;
 use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
+use crate::parts::{PartName, Parts};
 use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
 use crate::turn::Runner;
 
+use cancel_marks::{CancelMarks, Cancelled};
+
+pub use crate::parts::Shutdown;
 pub use running::RunningTurns;
 
 /// A connection that ends sooner counts as a failed attempt.
@@ -47,6 +51,8 @@ const STABLE: Duration = Duration::from_secs(10);
 /// How long the turns that are cut off may take to end: only processes that the
 /// system can't kill at once, or a file system that hangs, take that long.
 const CUT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a drained worker waits for cancel marks to be written.
+const MARKS_LIMIT: Duration = Duration::from_secs(5);
 /// Control messages are tiny and handled at once.
 const CONTROL_PREFETCH: u16 = 100;
 
@@ -66,25 +72,24 @@ pub struct Worker<E> {
     pub conditions: Conditions,
     pub pool: Pool,
     pub running: RunningTurns,
-}
-
-/// How a worker is brought to an end.
-#[derive(Debug, Clone, Default)]
-pub struct Shutdown {
-    /// Take no more.
-    pub drain: CancellationToken,
-    /// Wait no longer for what runs.
-    pub cut: CancellationToken,
-    /// Everything is settled: let go of the last connections.
-    pub end: CancellationToken,
+    /// The slots that are at work.
+    pub turns: TaskTracker,
+    pub parts: Parts,
 }
 
 impl<E: Engine> Worker<E> {
     /// Works until `drain`, and then until nothing runs any more.
     pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let slots = Arc::new(Semaphore::new(self.slots));
-        let turns = TaskTracker::new();
-        let heartbeat = tokio::spawn(Arc::clone(&self).tell_heartbeats(shutdown.clone()));
+        let heartbeats = Arc::clone(&self).tell_heartbeats(shutdown.clone());
+        let heartbeats = self
+            .parts
+            .spawn(PartName::Heartbeats, &shutdown.cut, heartbeats);
+        let (marks, keeper) = CancelMarks::of(self.runner.root.clone(), self.running.clone());
+        let marks = Arc::new(marks);
+        let keeper = self
+            .parts
+            .spawn(PartName::CancelMarks, &shutdown.end, keeper.run());
         let connector = self.connector.named(format!("{} worker", self.id));
         let mut last_link = None;
         let mut delays = backoff();
@@ -93,7 +98,7 @@ impl<E: Engine> Worker<E> {
             let link = last_link.insert(link);
             let since = Instant::now();
             let reason = Arc::clone(&self)
-                .consume(link, &slots, &turns, &shutdown)
+                .consume(link, &slots, &marks, &shutdown)
                 .await;
             self.set_consuming(false);
             if shutdown.drain.is_cancelled() {
@@ -115,26 +120,37 @@ impl<E: Engine> Worker<E> {
                 () = shutdown.drain.cancelled() => break,
             }
         }
-        turns.close();
+        self.turns.close();
         let running = self.running.len();
         if running > 0 {
             tracing::info!(running, "waiting for running turns");
         }
         tokio::select! {
-            () = turns.wait() => {}
-            () = shutdown.cut.cancelled() => {
-                tracing::warn!(running = self.running.len(), "giving back what still runs");
-                self.running.cut();
-                if tokio::time::timeout(CUT_LIMIT, turns.wait()).await.is_err() {
-                    // Their guards hold the locks until everything is gone.
-                    tracing::error!(running = self.running.len(), "leaving what does not end");
-                }
-            }
+            () = self.turns.wait() => {}
+            () = shutdown.cut.cancelled() => self.cut().await,
+        }
+        if timeout(MARKS_LIMIT, marks.written()).await.is_err() {
+            tracing::error!("shutting down with cancel marks not written");
         }
         if let Some(link) = last_link {
             link.close().await;
         }
-        heartbeat.abort();
+        heartbeats.abort();
+        keeper.abort();
+    }
+
+    /// Cuts off what runs, and waits for its end.
+    pub async fn cut(&self) {
+        tracing::warn!(running = self.running.len(), "giving back what still runs");
+        self.running.cut();
+        self.turns.close();
+        if timeout(CUT_LIMIT, self.turns.wait()).await.is_err() {
+            // Their guards hold the locks until everything is gone.
+            tracing::error!(
+                running = self.running.len(),
+                "shutting down with turns still running"
+            );
+        }
     }
 
     /// Serves one connection until it ends; tells why it did.
@@ -142,7 +158,7 @@ impl<E: Engine> Worker<E> {
         self: Arc<Self>,
         link: &Link,
         slots: &Arc<Semaphore>,
-        turns: &TaskTracker,
+        marks: &Arc<CancelMarks>,
         shutdown: &Shutdown,
     ) -> String {
         if let Err(error) = self.topology.declare(link).await {
@@ -158,13 +174,20 @@ impl<E: Engine> Worker<E> {
             Err(error) => return with_sources(&error),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&self).listen_to_control(control));
+        let listening = Arc::clone(&self).listen_to_control(control, Arc::clone(marks));
+        let parts = self.parts.clone();
+        tasks.spawn(async move {
+            let _ = parts.guard(PartName::Control, listening).await;
+        });
         let (topology, own_link) = (self.topology.clone(), link.clone());
+        let parts = self.parts.clone();
         tasks.spawn(async move {
             let own = [(Fanout::Control, queue.as_str())];
-            match topology.keep(&own_link, &own).await {}
+            let keeping = topology.keep(&own_link, &own);
+            let _ = parts.guard(PartName::Topology, keeping).await;
         });
-        self.hear_missed_cancels();
+        // A cancel that came while this worker was cut off has left its mark.
+        marks.look();
         let host = &self.runner.host;
         // A slot that can't consume ends this connection, also for the others.
         let (failed, mut failures) = tokio::sync::mpsc::channel(1);
@@ -187,17 +210,19 @@ impl<E: Engine> Worker<E> {
                 failed.clone(),
                 shutdown.clone(),
             );
-            turns.spawn(async move {
-                if let Err(error) = worker.serve_slot(&link, &shutdown).await {
+            self.turns.spawn(async move {
+                let serving = worker.serve_slot(&link, &shutdown);
+                let served = worker.parts.guard(PartName::Slot, serving).await;
+                if let Some(Err(error)) = served {
                     let _ = failed.try_send(error);
                 }
                 drop(slot);
             });
         }
         // What runs may still be cancelled, and its offers acked.
-        turns.close();
+        self.turns.close();
         tokio::select! {
-            () = turns.wait() => "drained".to_owned(),
+            () = self.turns.wait() => "drained".to_owned(),
             reason = link.closed() => reason,
             Some(_) = tasks.join_next() => "the control queue ended".to_owned(),
             () = shutdown.cut.cancelled() => "cut off".to_owned(),
@@ -239,10 +264,10 @@ impl<E: Engine> Worker<E> {
         self.metrics.set_consumer_active(consuming);
     }
 
-    async fn listen_to_control(self: Arc<Self>, mut control: Consumer) {
+    async fn listen_to_control(self: Arc<Self>, mut control: Consumer, marks: Arc<CancelMarks>) {
         while let Ok(delivery) = control.next().await {
             match Cancel::read(&delivery.body, &self.limits.roots) {
-                Ok(cancel) => self.cancel(&cancel),
+                Ok(cancel) => self.cancel(&cancel, &marks),
                 // This process's sequencer hears it, too, which logs and counts it.
                 Err(ignored) => tracing::debug!(%ignored, "ignored a control message"),
             }
@@ -252,51 +277,16 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn cancel(&self, cancel: &Cancel) {
+    fn cancel(&self, cancel: &Cancel, marks: &CancelMarks) {
         let workspace = cancel.workspace.as_ref().map(WorkspaceId::as_str);
         let (turn_id, superseded_by) = (&*cancel.turn_id, cancel.superseded_by.as_deref());
         for workspace in self.running.cancel(turn_id, workspace, superseded_by) {
             tracing::info!(turn_id, %workspace, superseded_by, "cancelling");
-            self.mark_cancelled(&workspace, turn_id, superseded_by);
-        }
-    }
-
-    /// A cancel that came while this worker was cut off has left its mark.
-    fn hear_missed_cancels(&self) {
-        for turn in self.running.snapshot() {
-            let marked = tokio::task::block_in_place(|| {
-                let workspace = self.runner.root.workspace(&turn.workspace)?;
-                Ok::<_, crate::turn::NotStarted>(workspace.claims().cancel_mark(&turn.turn_id)?)
+            marks.write(Cancelled {
+                workspace,
+                turn_id: turn_id.to_owned(),
+                superseded_by: cancel.superseded_by.clone(),
             });
-            match marked {
-                Ok(Some(mark)) => {
-                    let (workspace, by) = (Some(&*turn.workspace), mark.superseded_by.as_deref());
-                    drop(self.running.cancel(&turn.turn_id, workspace, by));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(
-                        error = with_sources(&error),
-                        "can't look for missed cancels"
-                    );
-                }
-            }
-        }
-    }
-
-    /// For the next attempt to see, should this one be cut off before its end.
-    fn mark_cancelled(&self, workspace: &WorkspaceId, turn_id: &str, superseded_by: Option<&str>) {
-        let marked = tokio::task::block_in_place(|| {
-            let workspace = self.runner.root.workspace(workspace.as_str())?;
-            workspace.claims().mark_cancelled(turn_id, superseded_by)?;
-            Ok::<_, crate::turn::NotStarted>(())
-        });
-        if let Err(error) = marked {
-            tracing::error!(
-                error = with_sources(&error),
-                turn_id,
-                "can't keep the cancel"
-            );
         }
     }
 }

@@ -86,6 +86,10 @@ impl RunningTurns {
         self.len() == 0
     }
 
+    pub fn keys(&self) -> Vec<(WorkspaceId, TurnId)> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// For heartbeats.
     pub fn snapshot(&self) -> Vec<Running> {
         let turns = self.lock();

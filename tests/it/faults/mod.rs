@@ -13,6 +13,7 @@ mod frozen;
 mod full_disk;
 mod half_open;
 mod missing_codex;
+mod part_deaths;
 mod places;
 mod refusals;
 mod rolling;

@@ -12,6 +12,7 @@ mod crashes;
 mod event_log;
 mod events;
 mod expiry;
+mod hanging_disk;
 mod images;
 mod limits;
 mod neighbours;

@@ -1,4 +1,4 @@
-//! G9: SIGTERM.
+//! G9: SIGTERM and SIGHUP.
 
 use crate::support::pool::{Pool, Run, turn};
 
@@ -33,6 +33,26 @@ async fn g9_a_running_turn_ends_within_the_grace_time() {
     assert_eq!(pool.process(number).exited().await, Some(0));
     assert_eq!(pool.events.ended("t2").await.attempt(), 1);
     assert_eq!(pool.runs().first_starts()["a"], ["t1", "t2"]);
+    pool.stop().await;
+}
+
+/// Guards that SIGHUP is one of the signals that drain (`cli::serve`): a closed
+/// terminal would cost an attempt of each turn.
+#[tokio::test]
+async fn g9_a_hang_up_drains() {
+    let mut pool = Pool::start(2, &[("MAX_ATTEMPTS", "1")]).await;
+    let turns = [turn("t1", "a", &["wait go"]), turn("t2", "a", &[])];
+    pool.enqueue(&turns).await;
+    let run = pool.started("t1", 1).await;
+    let number = pool.process_of(&run);
+    pool.process(number).hang_up();
+    pool.process(number).draining().await;
+    pool.release("go");
+    assert_eq!(pool.process(number).exited().await, Some(0));
+    for id in ["t1", "t2"] {
+        let turn = pool.events.ended(id).await;
+        assert_eq!((turn.stop_reason(), turn.attempt()), ("end_turn", 1));
+    }
     pool.stop().await;
 }
 

@@ -88,6 +88,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGHUP; not waited for.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// It stands still until thawed; don't ask it for anything meanwhile.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
