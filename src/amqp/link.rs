@@ -1,11 +1,12 @@
 //! One connection to the broker, and how its end is noticed.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, ConnectionStatus, Event};
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::{State, StateHook};
 use super::target::Target;
+use crate::fault;
 
 /// How long the broker may take to open a channel or to answer a declaration.
 pub(super) const RPC_LIMIT: Duration = Duration::from_secs(15);
@@ -115,7 +117,12 @@ impl Link {
         }));
         // Before the watching begins, so that no end is reported first.
         on_state(State::Connected(link.downgrade()));
-        tokio::spawn(watching.run(events));
+        tokio::spawn(async move {
+            if (AssertUnwindSafe(watching.run(events)).catch_unwind().await).is_err() {
+                watching.end("watching it panicked".to_owned());
+                watching.socket.shut();
+            }
+        });
         link
     }
 
@@ -320,7 +327,8 @@ struct Watching {
 impl Watching {
     /// Until the end; then it shuts the socket, which the second handle would
     /// keep open.
-    async fn run(self, events: impl futures_util::Stream<Item = Event>) {
+    async fn run(&self, events: impl futures_util::Stream<Item = Event>) {
+        fault::at("link.watched");
         let mut events = std::pin::pin!(events);
         let mut tick = interval(STATE_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -349,8 +357,7 @@ impl Watching {
             None if status.closing() || status.closed() => "it was closed".to_owned(),
             None => "it was lost".to_owned(),
         };
-        self.state.send_replace(LinkState::Closed(reason.clone()));
-        (self.on_state)(State::Disconnected(reason));
+        self.end(reason);
         // An orderly close still has to hear the broker's answer.
         let _ = timeout(CLOSE_LIMIT, async {
             while status.closing() {
@@ -359,6 +366,11 @@ impl Watching {
         })
         .await;
         self.socket.shut();
+    }
+
+    fn end(&self, reason: String) {
+        self.state.send_replace(LinkState::Closed(reason.clone()));
+        (self.on_state)(State::Disconnected(reason));
     }
 
     fn set(&self, now: LinkState) {

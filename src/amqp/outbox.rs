@@ -18,6 +18,7 @@ use super::event_log::LogAlarm;
 use super::pool::PublisherLink;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
+use crate::fault;
 
 pub use self::queue::{Cut, WINDOW_BYTES, WINDOW_EVENTS};
 
@@ -109,6 +110,15 @@ pub struct Outbox {
     _stop: DropGuard,
 }
 
+/// Lets all who wait for the queue go on when its publishing is over, also by a panic.
+struct CutAtEnd(Arc<Queue>);
+
+impl Drop for CutAtEnd {
+    fn drop(&mut self) {
+        self.0.cut(std::thread::panicking());
+    }
+}
+
 impl Outbox {
     pub fn start(
         publisher: PublisherLink,
@@ -117,12 +127,8 @@ impl Outbox {
     ) -> Self {
         let queue = Arc::new(Queue::default());
         let cut = cut.child_token();
-        tokio::spawn(publish(
-            publisher,
-            settings,
-            Arc::clone(&queue),
-            cut.clone(),
-        ));
+        let (published, until) = (CutAtEnd(Arc::clone(&queue)), cut.clone());
+        tokio::spawn(async move { publish(publisher, settings, &published.0, until).await });
         Self {
             queue,
             _stop: cut.drop_guard(),
@@ -147,6 +153,11 @@ impl Outbox {
         self.queue.snapshot()
     }
 
+    /// Whether publishing has panicked, and nothing is published any more.
+    pub fn has_failed(&self) -> bool {
+        self.queue.has_failed()
+    }
+
     /// Completes when everything is confirmed.
     pub async fn drained(&self) -> Result<(), Cut> {
         self.queue.drained().await
@@ -165,15 +176,14 @@ impl std::fmt::Debug for Outbox {
 async fn publish(
     publisher: PublisherLink,
     settings: OutboxSettings,
-    queue: Arc<Queue>,
+    queue: &Queue,
     cut: CancellationToken,
 ) {
-    let work = Publishing::new(&publisher, &settings, &queue).run();
+    let work = Publishing::new(&publisher, &settings, queue).run();
     tokio::select! {
         () = work => {}
         () = cut.cancelled() => {}
     }
-    queue.cut();
 }
 
 /// What is known from one session to the next.
@@ -209,6 +219,7 @@ impl<'a> Publishing<'a> {
         let mut delays = backoff();
         loop {
             self.queue.not_empty().await;
+            fault::at("outbox.publishes");
             if !self.ready().await {
                 return;
             }

@@ -178,8 +178,12 @@ impl<E: Engine> Worker<E> {
         if settlement == Settlement::Done
             && !self.report_done(request, &outbox, shutdown, &entry).await
         {
-            // Cut off before it was told: whoever gets the offer next reads the record.
-            return Settlement::GiveBack;
+            // Whoever gets the offer next reads the record: at once if this one was cut
+            // off, later if publishing has panicked and might do so again.
+            return match outbox.has_failed() {
+                true => Settlement::Drop,
+                false => Settlement::GiveBack,
+            };
         }
         settlement
     }

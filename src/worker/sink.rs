@@ -30,6 +30,11 @@ impl<E: Engine> EventSink for OutboxSink<'_, E> {
             self.worker.metrics.queue_waited(waited);
         }
         if self.outbox.push(event).await.is_err() {
+            // A part of the turn has died, and so does the turn: see `serve_offer`.
+            assert!(
+                !self.outbox.has_failed(),
+                "publishing the turn's events panicked"
+            );
             // Nothing is published any more: the worker is being cut off, and
             // this turn hears of that by its stop handle.
             std::future::pending().await

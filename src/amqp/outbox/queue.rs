@@ -13,9 +13,10 @@ pub const WINDOW_EVENTS: usize = 64;
 /// Bytes of unconfirmed events of a turn: with the slots, the memory bound.
 pub const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
-/// The shutdown came first: nothing is published any more.
+/// Nothing is published any more: the shutdown came first, or publishing has
+/// panicked ([`super::Outbox::has_failed`]).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("publishing was cut off by the shutdown")]
+#[error("publishing has ended")]
 pub struct Cut;
 
 #[derive(Default)]
@@ -30,6 +31,8 @@ struct State {
     events: VecDeque<SealedEvent>,
     bytes: usize,
     cut: bool,
+    /// The cut is due to a panic.
+    failed: bool,
 }
 
 impl State {
@@ -126,8 +129,16 @@ impl Queue {
         .await
     }
 
-    pub(super) fn cut(&self) {
-        self.lock().cut = true;
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// `failed`: what publishes has panicked.
+    pub(super) fn cut(&self, failed: bool) {
+        let mut state = self.lock();
+        state.cut = true;
+        state.failed = failed;
+        drop(state);
         self.changed.notify_waiters();
     }
 
@@ -232,7 +243,7 @@ mod tests {
         let mut drained = std::pin::pin!(queue.drained());
         assert!(poll!(push.as_mut()).is_pending());
         assert!(poll!(drained.as_mut()).is_pending());
-        queue.cut();
+        queue.cut(false);
         assert_eq!(poll!(push.as_mut()), Poll::Ready(Err(Cut)));
         assert_eq!(poll!(drained.as_mut()), Poll::Ready(Err(Cut)));
         queue.push_now([late.clone()]);
