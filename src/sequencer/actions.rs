@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::lanes::Lanes;
 use super::queue::{Action, ClaimAnswer, QueuedTurn, Ticket};
 use crate::amqp::messages::{Control, Offer};
 use crate::amqp::outbox::{Outbox, OutboxSettings};
@@ -42,6 +43,30 @@ pub(super) enum Answer {
     },
 }
 
+/// Brings a task's answer to the session: if the task ends without any, also by
+/// a panic, that it has failed. Else the turn's line would wait for ever.
+struct Reply {
+    answers: mpsc::UnboundedSender<Answer>,
+    failed: Option<Answer>,
+}
+
+impl Reply {
+    fn send(mut self, answer: Answer) {
+        self.failed = None;
+        // A session that is over has no use for the answer.
+        let _ = self.answers.send(answer);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(failed) = self.failed.take() {
+            tracing::error!(answer = ?failed, "a task of the sequencer ended without an answer");
+            let _ = self.answers.send(failed);
+        }
+    }
+}
+
 /// Where verdicts are recorded.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -66,7 +91,8 @@ pub struct Actor {
     /// whose queue refuses it must not hold up other workspaces' offers (G2).
     endings: Arc<Semaphore>,
     /// Apart: these wait for the disk only.
-    receipts: Arc<Semaphore>,
+    pub(super) receipts: Arc<Semaphore>,
+    pub(super) lanes: Lanes,
     /// For what operators are told: one at a time.
     pub(super) telling: Arc<Semaphore>,
 }
@@ -90,39 +116,48 @@ impl Actor {
             offers: Arc::new(Semaphore::new(AT_ONCE)),
             endings: Arc::new(Semaphore::new(AT_ONCE)),
             receipts: Arc::new(Semaphore::new(AT_ONCE)),
+            lanes: Lanes::default(),
             telling: Arc::new(Semaphore::new(1)),
         }
     }
 
     pub(super) fn act(&self, action: Action, answers: &mpsc::UnboundedSender<Answer>) {
         let (actor, answers) = (self.clone(), answers.clone());
-        // A session that is over has no use for the answer.
-        let tell = move |answer| drop(answers.send(answer));
+        let or = |failed| Reply {
+            answers: answers.clone(),
+            failed: Some(failed),
+        };
         match action {
             Action::Ack { .. } => {}
             Action::Offer {
                 ticket,
                 turn,
                 repeat,
-            } => drop(tokio::spawn(async move {
-                let _place = actor.offers.acquire().await;
-                tell(match actor.offer(&turn, repeat).await {
-                    Ok(()) => Answer::OfferConfirmed(ticket),
-                    Err(error) => {
-                        let error = with_sources(&*error);
-                        tracing::warn!(error, turn_id = &*turn.turn_id, "an offer failed");
-                        Answer::OfferFailed(ticket)
-                    }
-                });
-            })),
+            } => {
+                let reply = or(Answer::OfferFailed(ticket));
+                drop(tokio::spawn(async move {
+                    let _place = actor.offers.acquire().await;
+                    reply.send(match actor.offer(&turn, repeat).await {
+                        Ok(()) => Answer::OfferConfirmed(ticket),
+                        Err(error) => {
+                            let error = with_sources(&*error);
+                            tracing::warn!(error, turn_id = &*turn.turn_id, "an offer failed");
+                            Answer::OfferFailed(ticket)
+                        }
+                    });
+                }));
+            }
             Action::Claim {
                 ticket,
                 turn,
                 verdict,
-            } => drop(tokio::spawn(async move {
-                let _place = actor.place_for_ending().await;
-                tell(Answer::Claim(ticket, actor.decide(&turn, verdict).await));
-            })),
+            } => {
+                let reply = or(Answer::Claim(ticket, ClaimAnswer::Failed));
+                drop(tokio::spawn(async move {
+                    let answer = actor.decide(&turn, verdict).await;
+                    reply.send(Answer::Claim(ticket, answer));
+                }));
+            }
             Action::RepeatCancel {
                 turn,
                 superseded_by,
@@ -130,10 +165,10 @@ impl Actor {
                 let _place = actor.offers.acquire().await;
                 actor.repeat_cancel(&turn, superseded_by.as_deref()).await;
             })),
+            // Unanswered, it costs nothing but the time that a predecessor has counted.
             Action::Receive { ticket, turn } => drop(tokio::spawn(async move {
-                let _place = actor.receipts.acquire().await;
                 if let Some(ago) = actor.received(turn).await {
-                    tell(Answer::Received { ticket, ago });
+                    let _ = answers.send(Answer::Received { ticket, ago });
                 }
             })),
         }

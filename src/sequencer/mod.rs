@@ -11,6 +11,7 @@ pub mod queue;
 
 mod actions;
 mod complaints;
+mod lanes;
 mod receipt;
 mod rejection;
 mod session;

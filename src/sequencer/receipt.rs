@@ -18,7 +18,12 @@ impl Actor {
     /// can't be kept: the next sequencer would have to count anew.
     pub(super) async fn received(&self, turn: Arc<QueuedTurn>) -> Option<Duration> {
         let root = self.records.root.clone();
-        let kept = tokio::task::spawn_blocking(move || ago(&root, &turn)).await;
+        let lane = self.lanes.enter(Some(&turn.workspace)).await;
+        let _place = self.receipts.acquire().await;
+        let kept = match lane {
+            Ok(lane) => lane.run(move || ago(&root, &turn)).await,
+            Err(error) => Err(error),
+        };
         fault::at("sequencer.receipt_kept");
         match kept {
             Ok(Ok(ago)) => Some(ago),
@@ -27,8 +32,9 @@ impl Actor {
                 tracing::warn!(error, "can't keep when a turn came");
                 None
             }
-            Err(panic) => {
-                tracing::error!(%panic, "keeping when a turn came failed");
+            Err(error) => {
+                let error = with_sources(&error);
+                tracing::error!(error, "keeping when a turn came failed");
                 None
             }
         }

@@ -1,9 +1,12 @@
 //! Answers requests that can't be accepted: kept in the dead queue with the
 //! reason, and told to whoever listens for the turn, where it has a usable id.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
+use tokio::sync::SemaphorePermit;
 use tokio::time::sleep;
 
 use super::actions::Actor;
@@ -12,7 +15,7 @@ use crate::amqp::dead_letter::{Refusal, bury};
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
-use crate::request::{Rejection, TurnId};
+use crate::request::{Rejection, TurnId, WorkspaceId};
 use crate::turn::{NotStarted, rejected_ending};
 use crate::workspace::{Claim, ClaimOutcome, Claims, Root, Verdict, WorkspaceError};
 
@@ -34,11 +37,12 @@ impl Actor {
             let mut delays = backoff();
             let mut kept = false;
             loop {
-                let place = actor.place_for_ending().await;
-                if actor.try_reject(&refused, &mut kept).await {
-                    break;
+                let trying = AssertUnwindSafe(actor.try_reject(&refused, &mut kept));
+                match trying.catch_unwind().await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(_) => tracing::error!("rejecting a request panicked; will retry"),
                 }
-                drop(place);
                 tokio::select! {
                     () = sleep(delays.next().unwrap_or_default()) => {}
                     () = actor.cut.cancelled() => return,
@@ -52,7 +56,7 @@ impl Actor {
         let rejection = &refused.rejection;
         let (root, refused_) = (self.records.root.clone(), Arc::clone(refused));
         let again = move || refused_.was_dealt_with(&root);
-        let Some(again) = self.on_disk(again).await else {
+        let Some((again, place)) = self.on_disk(refused, again).await else {
             return false;
         };
         if !again && !*kept {
@@ -68,10 +72,11 @@ impl Actor {
             }
             *kept = true;
         }
+        drop(place);
         // Only now, so that it tells whoever gets the request again that it is kept.
         let (records, refused_) = (self.records.clone(), Arc::clone(refused));
         let claim = move || refused_.claim(&records.root, records.by);
-        let Some(ending) = self.on_disk(claim).await else {
+        let Some((ending, _place)) = self.on_disk(refused, claim).await else {
             return false;
         };
         fault::at("sequencer.rejected");
@@ -105,20 +110,31 @@ impl Actor {
         buried.is_ok()
     }
 
-    /// Off the loop; nothing where it failed.
+    /// Off the loop, with a place for the ending. Returns `None` if it failed.
     async fn on_disk<T: Send + 'static>(
         &self,
+        refused: &Refused,
         work: impl FnOnce() -> Result<T, NotStarted> + Send + 'static,
-    ) -> Option<T> {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(done)) => Some(done),
+    ) -> Option<(T, Option<SemaphorePermit<'_>>)> {
+        let workspace = refused.rejection.workspace.as_ref();
+        let workspace = workspace.map(WorkspaceId::as_str);
+        // The lane first: those who wait for it must not have all permits.
+        let lane = self.lanes.enter(workspace).await;
+        let place = self.place_for_ending().await;
+        let done = match lane {
+            Ok(lane) => lane.run(work).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(Ok(done)) => Some((done, place)),
             Ok(Err(error)) => {
                 self.not_recorded(&error).await;
                 tracing::error!(error = with_sources(&error), "can't record a rejection yet");
                 None
             }
-            Err(panic) => {
-                tracing::error!(%panic, "recording a rejection failed");
+            Err(error) => {
+                let error = with_sources(&error);
+                tracing::error!(error, "failed to record a rejection; will retry");
                 None
             }
         }

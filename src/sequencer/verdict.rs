@@ -52,7 +52,13 @@ impl Actor {
             self.records.by.clone(),
             Arc::clone(turn),
         );
-        let decided = tokio::task::spawn_blocking(move || claim(&root, &turn_, wanted, by)).await;
+        // The lane first: those who wait for it must not have all permits.
+        let lane = self.lanes.enter(Some(&turn.workspace)).await;
+        let _place = self.place_for_ending().await;
+        let decided = match lane {
+            Ok(lane) => lane.run(move || claim(&root, &turn_, wanted, by)).await,
+            Err(error) => Err(error),
+        };
         let decided = match decided {
             Ok(Ok(decided)) => decided,
             Ok(Err(error)) => {
@@ -65,8 +71,15 @@ impl Actor {
                 );
                 return ClaimAnswer::Failed;
             }
-            Err(panic) => {
-                tracing::error!(%panic, "deciding a turn's fate failed");
+            Err(error) => {
+                let error = with_sources(&error);
+                let (turn_id, workspace) = (&*turn.turn_id, &*turn.workspace);
+                tracing::error!(
+                    error,
+                    turn_id,
+                    workspace,
+                    "failed to record a verdict; will retry"
+                );
                 return ClaimAnswer::Failed;
             }
         };

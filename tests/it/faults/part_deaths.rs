@@ -1,6 +1,8 @@
 //! A part of a process that dies, by a panic, while turns run: a task that
 //! lives as long as the process, or one that only has to answer.
 
+use std::collections::BTreeSet;
+
 use turn_worker::parts::PartName;
 
 use crate::support::pool::{Pool, turn};
@@ -48,6 +50,59 @@ async fn g4_a_part_that_dies_ends_its_process_and_costs_no_turn() {
             );
         }
     }
+    pool.stop().await;
+}
+
+/// Guards `Reply` and the retries beside it: without its task's answer, a line
+/// would stand until another sequencer takes over.
+#[tokio::test]
+async fn g4_a_task_of_the_sequencer_that_dies_leaves_no_line_standing() {
+    let faults: Vec<String> = [
+        "sequencer.offered",
+        "sequencer.marked",
+        "sequencer.claimed",
+        "sequencer.receipt_kept",
+        "sequencer.buried",
+        "sequencer.rejected",
+        "sequencer.answered",
+    ]
+    .map(|place| format!("{place}=1*return(panic)"))
+    .into();
+    let mut pool = Pool::start(1, &[("FAILPOINTS", &faults.join(";"))]).await;
+    let mut in_time = turn("in-time", "a", &["wait go"]);
+    in_time["start_within_s"] = 1_000.into();
+    let mut invalid = turn("invalid", "a", &[]);
+    invalid["messages"] = "none".into();
+    let requests = [
+        in_time,
+        turn("cancelled", "a", &[]),
+        invalid,
+        turn("last", "a", &["say hi"]),
+    ];
+    pool.enqueue(&requests).await;
+    pool.started("in-time", 1).await;
+    pool.cancel("cancelled").await;
+    let ends = [
+        ("cancelled", "cancelled"),
+        ("invalid", "error"),
+        ("in-time", "end_turn"),
+        ("last", "end_turn"),
+    ];
+    for (id, reason) in ends {
+        if id == "in-time" {
+            pool.release("go");
+        }
+        assert_eq!(pool.events.ended(id).await.stop_reason(), reason, "{id}");
+    }
+    assert_eq!(pool.runs().of_turn("in-time").count(), 1);
+    let letters = pool.producer.dead_letters(1).await;
+    assert_eq!(letters.len(), 1);
+    let panics = pool.processes()[0].log_text();
+    let panicked: BTreeSet<&str> = (faults.iter())
+        .filter_map(|fault| fault.split('=').next())
+        .filter(|place| panics.contains(&format!("a test wants a panic at {place}")))
+        .collect();
+    assert_eq!(panicked.len(), faults.len(), "{panicked:?}");
     pool.stop().await;
 }
 

@@ -48,3 +48,40 @@ async fn g2_heartbeats_and_cancels_wait_for_no_disk_that_hangs() {
     assert_eq!(pool.events.ended("also").await.stop_reason(), "end_turn");
     pool.stop().await;
 }
+
+/// Guards `Lanes`: with more cancels for one workspace than there are permits,
+/// the other workspaces would have none.
+#[tokio::test]
+async fn g2_the_endings_of_other_workspaces_wait_for_no_disk_that_hangs() {
+    let mut pool = Pool::start(1, &[]).await;
+    let waiting: Vec<String> = (0..20).map(|number| format!("a{number}")).collect();
+    let mut requests = vec![
+        turn("a", "a", &["wait go"]),
+        turn("b", "b", &["wait go"]),
+        turn("b1", "b", &[]),
+    ];
+    requests.extend(waiting.iter().map(|id| turn(id, "a", &[])));
+    pool.enqueue(&requests).await;
+    for id in ["a", "b"] {
+        pool.started(id, 1).await;
+    }
+    pool.metric_is("turn_worker_backlog_turns", 23.0).await;
+    let Some(hung) = hang(&pool, "a") else {
+        pool.release("go");
+        pool.events.all_ended(&waiting).await;
+        return pool.stop().await;
+    };
+    for id in &waiting {
+        pool.cancel(id).await;
+    }
+    pool.cancel("b1").await;
+    assert_eq!(pool.events.ended("b1").await.stop_reason(), "cancelled");
+    assert_eq!(pool.events.turn_ids(), ["a", "b", "b1"]);
+    drop(hung);
+    for id in &waiting {
+        assert_eq!(pool.events.ended(id).await.stop_reason(), "cancelled");
+    }
+    pool.release("go");
+    pool.events.all_ended(["a", "b"]).await;
+    pool.stop().await;
+}
