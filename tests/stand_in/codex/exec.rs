@@ -51,8 +51,9 @@ pub fn run(dir: PathBuf, args: &[String]) {
     turn.asked = asked(args);
     fs::write(turn.dir.join("argv"), args.join(" ")).unwrap();
     note_resumed(&turn.dir, resume.as_deref());
-    write_line(&json!({"type": "thread.started", "thread_id": turn.thread.id}));
+    // First: a worker that has read its id and dies at once resumes it.
     turn.thread.create();
+    write_line(&json!({"type": "thread.started", "thread_id": turn.thread.id}));
     write_line(&json!({"type": "turn.started"}));
     turn.run(&prompt);
 }
