@@ -59,6 +59,8 @@ pub enum Rejection {
     Holds { other: String },
     #[error("is workspace `{other}` in another spelling: this file system takes them for one")]
     Spelling { other: String },
+    #[error("lies in {}, expected a directory that is no workspace root: another pool keeps its workspaces there", path.display())]
+    OtherRoot { path: PathBuf },
     #[error("leads over {}, which is {found}, not a directory", path.display())]
     NotADirectory { path: PathBuf, found: &'static str },
     #[error(

@@ -1,10 +1,12 @@
 //! The workspace root, and how a workspace comes to be under it.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::claims::Claims;
@@ -42,11 +44,19 @@ const MAX_ROOT_ID_BYTES: u64 = 64;
 
 /// The root can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{VARIABLE}: `{}` is not a directory that may be written to", path.display())]
-pub struct RootError {
-    pub path: PathBuf,
-    #[source]
-    pub source: DiskError,
+pub enum RootError {
+    #[error("{VARIABLE}: `{}` is not a directory that may be written to", path.display())]
+    Disk {
+        path: PathBuf,
+        #[source]
+        source: DiskError,
+    },
+    #[error(
+        "{VARIABLE}: found root `{}` inside root `{}`, expected roots that lie apart, \
+         as a directory in both would have two locks; use a directory outside of `{}`",
+        inner.display(), outer.display(), outer.display()
+    )]
+    Nested { inner: PathBuf, outer: PathBuf },
 }
 
 #[derive(Debug, Clone)]
@@ -89,7 +99,12 @@ fn root_id(ours: &Dir) -> Result<Uuid, DiskError> {
 impl Root {
     /// Opens the root, making it and our own directories if need be.
     pub fn open(path: &Path) -> Result<Root, RootError> {
-        Self::open_all(path).map_err(|source| RootError {
+        // Before anything is made there.
+        if let Some(outer) = root_around(path) {
+            let inner = path.to_owned();
+            return Err(RootError::Nested { inner, outer });
+        }
+        Self::open_all(path).map_err(|source| RootError::Disk {
             path: path.to_owned(),
             source,
         })
@@ -166,6 +181,19 @@ impl Root {
     /// Tries whether records can be written where they were when the root was
     /// opened: another folder in that place would hold other locks.
     pub fn probe(&self) -> Result<(), DiskError> {
+        self.in_place()?;
+        // It may have been made into a root since, or be mounted there.
+        if let Some(outer) = root_around(self.path()) {
+            let nested = format!("it lies inside root `{}`", outer.display());
+            return Err(DiskError::new("use", self.path(), io::Error::other(nested)));
+        }
+        may_write(&self.dir)?;
+        self.workspaces.try_writing()
+    }
+
+    /// Whether the folder of the records is still the one that was there at the
+    /// start: another file system may have been mounted over it.
+    fn in_place(&self) -> Result<(), DiskError> {
         let path = self.workspaces.path();
         let look = |errno| DiskError::new("look at", path, errno);
         let opened = rustix::fs::fstat(&self.workspaces).map_err(look)?;
@@ -174,8 +202,7 @@ impl Root {
             let other = io::Error::other("it is not the folder that was there at the start");
             return Err(DiskError::new("use", path, other));
         }
-        may_write(&self.dir)?;
-        self.workspaces.try_writing()
+        Ok(())
     }
 
     /// Its random id: the same for every process and under every path.
@@ -235,6 +262,7 @@ impl Root {
     pub fn workspace(&self, id: &str) -> Result<Workspace, WorkspaceError> {
         let rejected = |why| rejected(id, why);
         let segments = id::segments(id).map_err(rejected)?;
+        self.in_place()?;
         let state = match self.find_state(&segments)? {
             Some(state) => state,
             None => self.register(id, &segments)?,
@@ -323,7 +351,20 @@ impl Root {
     /// The agent's directory, made if it is missing: also when somebody has
     /// removed it since.
     fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
-        let found = match walk(&self.dir, segments)? {
+        let mut path = PathBuf::new();
+        let mut inner = None;
+        let known = steps(segments, |dir, name| {
+            path.push(name);
+            let found = dir.unwrap_or(&self.dir).dir(name)?;
+            if matches!(&found, Found::Dir(dir) if is_root(dir, Path::new(""))) {
+                inner.get_or_insert_with(|| path.clone());
+            }
+            Ok(found)
+        })?;
+        if let Some(path) = inner {
+            return Err(rejected(id, Rejection::OtherRoot { path }));
+        }
+        let found = match known {
             Walk::Missing => self.make_agent_dir(segments)?,
             found => found,
         };
@@ -396,6 +437,34 @@ impl Root {
             }
         })
     }
+}
+
+/// Whether the directory is a workspace root, of whatever pool. Another user's
+/// records can't be looked into, and yet they are records.
+fn is_root(at: impl AsFd, path: &Path) -> bool {
+    let kind = |path: &Path| -> rustix::io::Result<FileType> {
+        let stat = rustix::fs::statat(&at, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
+    };
+    let ours = path.join(OURS);
+    kind(&ours) == Ok(FileType::Directory)
+        && matches!(
+            kind(&ours.join(WORKSPACES)),
+            Ok(FileType::Directory) | Err(Errno::ACCESS)
+        )
+}
+
+/// The root in which `path` lies, or would lie.
+fn root_around(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    // Only what is there can be a symbolic link.
+    let there = path
+        .ancestors()
+        .find_map(|above| above.canonicalize().ok())?;
+    let itself = path.canonicalize().is_ok();
+    let mut around = there.ancestors().skip(itself.into());
+    let found = around.find(|above| is_root(CWD, above))?;
+    Some(found.to_owned())
 }
 
 fn may_write(dir: &Dir) -> Result<(), DiskError> {
@@ -504,6 +573,67 @@ mod tests {
         crate::workspace::durable::syncs::take();
         root.workspace("a/b").unwrap();
         assert_eq!(crate::workspace::durable::syncs::take(), 0);
+    }
+
+    #[test]
+    fn g3_a_root_inside_a_root_is_refused() {
+        let (_tmp, outer) = root();
+        for inner in ["a", "a/b/c"] {
+            let inner = outer.path().join(inner);
+            let error = Root::open(&inner).unwrap_err();
+            assert!(matches!(error, RootError::Nested { .. }), "{error}");
+            let text = error.to_string();
+            for path in [&inner, outer.path()] {
+                assert!(text.contains(path.to_str().unwrap()), "{text}");
+            }
+            assert!(!inner.exists(), "nothing was made");
+        }
+        // Also over a link, and where the directory is there.
+        outer.workspace("w").unwrap();
+        let link = outer.path().with_file_name("link");
+        symlink(outer.path().join("w"), &link).unwrap();
+        Root::open(&link).unwrap_err();
+        // The same root again is no other.
+        Root::open(outer.path()).unwrap();
+    }
+
+    #[test]
+    fn g3_a_root_around_a_root_leaves_it_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let around = tmp.path().join("root");
+        let inner = Root::open(&around.join("team")).unwrap();
+        inner.workspace("w").unwrap();
+        inner.probe().unwrap();
+        let outer = Root::open(&around).unwrap();
+        let path = PathBuf::from("team");
+        for id in ["team", "team/w", "team/new/w"] {
+            let why = rejection(&outer, id);
+            assert_eq!(why, Rejection::OtherRoot { path: path.clone() }, "{id}");
+        }
+        outer.workspace("other/w").unwrap();
+        // The inner one finds out, too.
+        let found = crate::error::with_sources(&inner.probe().unwrap_err());
+        assert!(found.contains("inside root"), "{found}");
+        Root::open(inner.path()).unwrap_err();
+    }
+
+    #[test]
+    fn g4_no_workspace_is_opened_where_another_file_system_was_mounted() {
+        let (_tmp, root) = root();
+        root.workspace("a").unwrap();
+        // As if: a test can't mount.
+        let hidden = root.path().with_file_name("hidden");
+        std::fs::rename(root.path(), &hidden).unwrap();
+        for covered in [false, true] {
+            if covered {
+                std::fs::create_dir_all(root.workspaces.path()).unwrap();
+            }
+            for id in ["a", "new"] {
+                let opened = root.workspace(id);
+                assert!(matches!(opened, Err(WorkspaceError::Io(_))), "{opened:?}");
+            }
+        }
+        assert!(!hidden.join("new").exists());
     }
 
     #[test]
