@@ -32,9 +32,9 @@ use crate::config::Settings;
 use crate::host::Host;
 use crate::workspace::{ProcessLock, Processes, Root};
 
-pub use agreement::{Agreement, settings_of};
+pub use agreement::Agreement;
 pub use roster::{Findings, Own, Roster};
-pub use watch::{PoolError, hear};
+pub use watch::{PoolError, compare};
 
 /// Between two log lines on refused offers.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -51,6 +51,8 @@ struct Inner {
     lock: Mutex<Option<ProcessLock>>,
     host: Host,
     conditions: Conditions,
+    /// That it is connected to.
+    broker: Mutex<Option<String>>,
     roster: Mutex<Roster>,
     /// Something suggests that the pool has changed.
     look: Notify,
@@ -74,12 +76,7 @@ impl Pool {
         conditions: Conditions,
     ) -> Self {
         host.set_barred(true);
-        let own = Own {
-            id: id.to_owned(),
-            root: root.id(),
-            settings: settings_of(settings),
-            started: Instant::now(),
-        };
+        let own = Own::new(id, root.id(), settings);
         Self(Arc::new(Inner {
             roster: Mutex::new(Roster::new(own.clone())),
             own,
@@ -87,6 +84,7 @@ impl Pool {
             lock: Mutex::default(),
             host,
             conditions,
+            broker: Mutex::default(),
             look: Notify::new(),
             refused: Mutex::default(),
         }))
@@ -95,7 +93,11 @@ impl Pool {
     /// What this process reports of itself.
     pub fn agreement(&self) -> Agreement {
         let Inner {
-            own, host, lock, ..
+            own,
+            host,
+            lock,
+            broker,
+            ..
         } = &*self.0;
         let uptime = own.started.elapsed().as_millis();
         Agreement {
@@ -108,7 +110,10 @@ impl Pool {
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_some(),
             settings: own.settings.clone(),
-            broker: None,
+            broker: broker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 
@@ -146,6 +151,13 @@ impl Pool {
             refused = refused.count,
             "dropped an offer of a sequencer that has another workspace root"
         );
+    }
+
+    /// As if the process had reported this.
+    #[cfg(test)]
+    pub fn heard(&self, process: &str, reported: &Agreement) {
+        let mut roster = self.0.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        roster.heard(Instant::now(), Timestamp::now(), process, reported);
     }
 
     /// Carries out what the roster found. `complete`: everyone who is there

@@ -252,6 +252,7 @@ async fn run(
             root: root.clone(),
             host,
             by: id.to_owned(),
+            pool: pool.clone(),
         };
         let sequencer = Sequencer {
             connector: watched.connector(&connector, watched::SEQUENCER),

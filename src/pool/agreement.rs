@@ -32,8 +32,8 @@ pub struct Agreement {
     /// The settings that decide about turns, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// The broker that it is connected to, by the name that the broker has for
-    /// itself; `None` if that is unknown.
+    /// The broker that it is connected to, as its URL names it. For operators:
+    /// one broker may have several names. `None` before it is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<String>,
 }

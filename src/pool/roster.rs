@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::agreement::{Agreement, printable};
+use super::agreement::{Agreement, printable, settings_of};
 use super::clock::{Skew, TOLERATED};
+use crate::config::Settings;
 use crate::sequencer::queue::HEARTBEAT;
 
 /// Kept of what is heard, in processes.
@@ -47,6 +48,17 @@ pub struct Own {
     pub root: Uuid,
     pub settings: BTreeMap<String, String>,
     pub started: Instant,
+}
+
+impl Own {
+    pub fn new(id: &str, root: Uuid, settings: &Settings) -> Self {
+        Self {
+            id: id.to_owned(),
+            root,
+            settings: settings_of(settings),
+            started: Instant::now(),
+        }
+    }
 }
 
 #[derive(Debug)]

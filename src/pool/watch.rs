@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::agreement::Agreement;
-use super::roster::Roster;
+use super::roster::{Own, Roster};
 use super::{Findings, Inner, Pool};
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer};
@@ -27,8 +27,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Between two times of listening: 2.5 s in each 32.5 s are 8 % of what always
 /// listening would cost the broker.
 const PERIOD: Duration = Duration::from_secs(30);
-/// The same while something other than the root is wrong.
-const PERIOD_IN_TROUBLE: Duration = Duration::from_secs(10);
+/// The same while something other than the root is wrong, and at first, for
+/// processes that started at the same time and were slow to announce themselves.
+const SHORT_PERIOD: Duration = Duration::from_secs(10);
+const AT_FIRST: Duration = Duration::from_secs(60);
 /// Where no process is on the pool's queues, only those have to be heard that
 /// start at the same time, which announce themselves.
 const ALONE: Duration = Duration::from_secs(1);
@@ -39,6 +41,10 @@ const ANNOUNCEMENTS: usize = 10;
 const TICK: Duration = Duration::from_millis(250);
 /// For how long the life of a process is doubted whose lock could be taken.
 const DOUBT: Duration = Duration::from_secs(20);
+/// For how long a process that stands back listens on one queue.
+const STANDING_BACK: Duration = Duration::from_secs(60);
+/// For how long a lock is tried: reports that wait meanwhile look late.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// Locks that are tried in one tick.
 const LOCKS_AT_ONCE: usize = 10;
 /// Status messages that are under way to this process.
@@ -50,6 +56,16 @@ pub enum PoolError {
     Declare(#[from] DeclareError),
     #[error("cannot listen to the other processes")]
     Consume(#[from] ConsumeError),
+}
+
+impl PoolError {
+    /// The broker understood, and did not want to.
+    fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Declare(DeclareError::Link(_)) | Self::Consume(_)
+        )
+    }
 }
 
 impl Pool {
@@ -65,22 +81,39 @@ impl Pool {
         let connector = connector
             .named(format!("{} pool", self.0.own.id))
             .publishing();
-        let announcements = self.announce(&topology, &publisher);
+        let announcing = self.announce(&topology, &publisher);
         let watching = async {
             while let Some(link) = connector.connect_with_backoff(&drain).await {
-                let Err(error) = self.watch_on(&link, &topology).await;
+                let ended = tokio::select! {
+                    ended = self.watch_on(&link, &topology) => ended.err(),
+                    () = drain.cancelled() => None,
+                };
                 link.close().await;
+                let Some(error) = ended else { return };
                 tracing::warn!(
                     reason = with_sources(&error),
-                    "not comparing this process with the others until the broker is back"
+                    "this process is not compared with the others of its pool for now"
                 );
-                sleep(PAUSE).await;
+                let pause = if error.is_refusal() {
+                    // A missing right stops no turns: that was no condition before.
+                    self.apply(true);
+                    PERIOD
+                } else {
+                    PAUSE
+                };
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = drain.cancelled() => return,
+                }
             }
         };
-        tokio::select! {
-            () = async { tokio::join!(announcements, watching); } => {}
-            () = drain.cancelled() => {}
-        }
+        let announcing = async {
+            tokio::select! {
+                () = announcing => {}
+                () = drain.cancelled() => {}
+            }
+        };
+        tokio::join!(announcing, watching);
     }
 
     async fn watch_on(
@@ -88,6 +121,8 @@ impl Pool {
         link: &Link,
         topology: &Topology,
     ) -> Result<std::convert::Infallible, PoolError> {
+        *self.0.broker.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(link.target().to_string());
         topology.declare(link).await?;
         loop {
             self.keep_lock().await;
@@ -96,8 +131,10 @@ impl Pool {
                 Findings {
                     stand_back: true, ..
                 } => Duration::ZERO,
-                findings if findings.is_empty() => PERIOD,
-                _ => PERIOD_IN_TROUBLE,
+                findings if findings.is_empty() && self.0.own.started.elapsed() >= AT_FIRST => {
+                    PERIOD
+                }
+                _ => SHORT_PERIOD,
             };
             // Not in step with the others.
             let jitter = uuid::Uuid::new_v4().as_u64_pair().0 % 5_000;
@@ -112,26 +149,29 @@ impl Pool {
         }
     }
 
-    /// For as long as it takes that every process has reported.
+    /// For as long as it takes for every process to report.
     async fn listen(&self, link: &Link, topology: &Topology) -> Result<Findings, PoolError> {
         let starting = self.0.host.is_barred();
-        let consumers = async |queue: &str| topology.depth(link, queue).await.map(|d| d.consumers);
         let queue = topology.declare_exclusive(link, Fanout::Status).await?;
-        let alone = starting
-            && consumers(&topology.turns).await? == 0
-            && consumers(&topology.work).await? == 0;
+        let alone = starting && !is_anybody_there(link, topology).await?;
         let needed = if alone { ALONE } else { LISTEN };
         let mut findings = Findings::default();
         let enough = |roster: &Roster, listened: Duration| {
             let joins = starting && roster.own_root_is_in_service();
             let doubts = roster.is_in_doubt() && listened < DOUBT;
-            (joins || listened >= needed) && !doubts
+            let stands_back = || {
+                let in_service = !self.0.host.is_barred();
+                roster.findings(Instant::now(), in_service).stand_back
+            };
+            (joins || listened >= needed)
+                && !doubts
+                && (listened >= STANDING_BACK || !stands_back())
         };
         let mut decide = |complete: bool| findings = self.apply(complete);
         let Inner {
             roster, processes, ..
         } = &*self.0;
-        hear(link, &queue, roster, Some(processes), enough, &mut decide).await?;
+        hear(link, &queue, roster, processes, enough, &mut decide).await?;
         decide(true);
         Ok(findings)
     }
@@ -199,13 +239,44 @@ impl Pool {
     }
 }
 
+/// Compares what is to join a pool with the processes that run, for an operator:
+/// how many there are, and what differs.
+pub async fn compare(
+    link: &Link,
+    topology: &Topology,
+    own: Own,
+    processes: &Processes,
+) -> Result<(usize, Findings), PoolError> {
+    if !is_anybody_there(link, topology).await? {
+        return Ok((0, Findings::default()));
+    }
+    let queue = topology.declare_exclusive(link, Fanout::Status).await?;
+    let roster = Mutex::new(Roster::new(own));
+    let enough = |roster: &Roster, listened: Duration| {
+        listened >= LISTEN && (!roster.is_in_doubt() || listened >= DOUBT)
+    };
+    hear(link, &queue, &roster, processes, enough, &mut |_| {}).await?;
+    let roster = roster.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((roster.count(), roster.findings(Instant::now(), false)))
+}
+
+/// A sequencer, or a worker with a free slot.
+async fn is_anybody_there(link: &Link, topology: &Topology) -> Result<bool, DeclareError> {
+    for queue in [&topology.turns, &topology.work] {
+        if topology.depth(link, queue).await?.consumers > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Puts what the processes report on `queue` into the roster, and tries their
 /// locks, until it is `enough`; `decide` is called several times a second.
-pub async fn hear(
+async fn hear(
     link: &Link,
     queue: &str,
     roster: &Mutex<Roster>,
-    processes: Option<&Processes>,
+    processes: &Processes,
     enough: impl Fn(&Roster, Duration) -> bool,
     decide: &mut impl FnMut(bool),
 ) -> Result<(), ConsumeError> {
@@ -229,14 +300,12 @@ pub async fn hear(
                 let now = Instant::now();
                 locked().listened(now.duration_since(counted));
                 counted = now;
-                if let Some(processes) = processes {
-                    try_locks(roster, processes).await;
-                }
+                try_locks(roster, processes).await;
                 decide(false);
+                if enough(&locked(), begun.elapsed()) {
+                    break;
+                }
             }
-        }
-        if enough(&locked(), begun.elapsed()) {
-            break;
         }
     }
     // With its consumer, the queue goes.
@@ -254,27 +323,26 @@ fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
     }
 }
 
-/// A disk that does not answer holds one thread, as nothing else happens
-/// meanwhile; the host's own probe notices it.
+/// A disk that does not answer is the concern of the host's own probe.
 async fn try_locks(roster: &Mutex<Roster>, processes: &Processes) {
     let locked = || roster.lock().unwrap_or_else(PoisonError::into_inner);
     let due = locked().locks_to_try(Instant::now(), LOCKS_AT_ONCE);
     if due.is_empty() {
         return;
     }
-    let processes = processes.clone();
-    let tried = tokio::task::spawn_blocking(move || {
-        let tried = due.into_iter().map(|process| {
-            let tried = processes.try_lock(&process);
-            (process, tried)
-        });
+    let (names, processes) = (due.clone(), processes.clone());
+    let trying = tokio::task::spawn_blocking(move || {
+        let tried = names.iter().map(|process| processes.try_lock(process));
         tried.collect::<Vec<_>>()
     });
-    for (process, tried) in tried.await.unwrap_or_default() {
-        let held = match tried {
-            Ok(Some(LockTry::Free | LockTry::Missing)) => false,
-            Ok(Some(LockTry::Held) | None) => true,
-            Err(error) => {
+    // One that was not answered is tried again at the next time, as one that is held.
+    let tried = timeout(LOCK_LIMIT, trying).await;
+    let mut tried = tried.ok().and_then(Result::ok).into_iter().flatten();
+    for process in due {
+        let held = match tried.next() {
+            Some(Ok(Some(LockTry::Free | LockTry::Missing))) => false,
+            Some(Ok(Some(LockTry::Held) | None)) | None => true,
+            Some(Err(error)) => {
                 tracing::debug!(error = with_sources(&error), process, "cannot try a lock");
                 true
             }

@@ -20,6 +20,7 @@ use crate::event::SealedEvent;
 use crate::fault;
 use crate::host::Host;
 use crate::metrics::Metrics;
+use crate::pool::Pool;
 use crate::turn::NotStarted;
 use crate::workspace::Root;
 
@@ -75,6 +76,8 @@ pub struct Records {
     pub host: Host,
     /// Names this process in them.
     pub by: String,
+    /// Knows by how much other hosts' clocks differ.
+    pub pool: Pool,
 }
 
 /// Carries out actions; cheap to clone.

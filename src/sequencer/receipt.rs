@@ -4,24 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::actions::Actor;
+use super::actions::{Actor, Records};
 use super::queue::QueuedTurn;
 use crate::error::with_sources;
 use crate::fault;
 use crate::turn::NotStarted;
-use crate::workspace::Root;
+use crate::workspace::Received;
 
 impl Actor {
     /// How long ago a sequencer first received the turn. Nothing where that
     /// can't be kept: the next sequencer would have to count anew.
     pub(super) async fn received(&self, turn: Arc<QueuedTurn>) -> Option<Duration> {
-        let root = self.records.root.clone();
+        let records = self.records.clone();
         let lane = self.lanes.enter(Some(&turn.workspace)).await;
         let _place = self.receipts.acquire().await;
         let kept = match lane {
-            Ok(lane) => lane.run(move || ago(&root, &turn)).await,
+            Ok(lane) => lane.run(move || ago(&records, &turn)).await,
             Err(error) => Err(error),
         };
         fault::at("sequencer.receipt_kept");
@@ -41,10 +41,86 @@ impl Actor {
     }
 }
 
-/// Never negative: the sequencer that received it may have had another clock.
-fn ago(root: &Root, turn: &QueuedTurn) -> Result<Duration, NotStarted> {
+/// A record of another host is by that host's clock. If that is known to
+/// differ from this one's, it is corrected; else the clocks are taken for
+/// equal. Never negative.
+fn ago(records: &Records, turn: &QueuedTurn) -> Result<Duration, NotStarted> {
     let now = Timestamp::now();
-    let workspace = root.workspace(&turn.workspace)?;
-    let first = workspace.claims().received(&turn.turn_id, now)?;
-    Ok(Duration::try_from(now.duration_since(first)).unwrap_or_default())
+    let new = Received {
+        at: now,
+        by: Some(records.by.clone()),
+    };
+    let workspace = records.root.workspace(&turn.workspace)?;
+    let first = workspace.claims().received(&turn.turn_id, new)?;
+    let ahead = match &first.by {
+        Some(by) => records.pool.clock_ahead(by),
+        None => SignedDuration::ZERO,
+    };
+    Ok(Duration::try_from(now.duration_since(first.at) + ahead).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conditions::Conditions;
+    use crate::config::Settings;
+    use crate::host::Host;
+    use crate::metrics::Metrics;
+    use crate::pool::Pool;
+    use crate::request::OnBusy;
+    use crate::workspace::Root;
+
+    fn records(root: &Root, id: &str) -> Records {
+        let metrics = Metrics::new(None);
+        let host = Host::new([], metrics.clone());
+        let (settings, _) = Settings::from_vars([]).unwrap();
+        let conditions = Conditions::new(metrics);
+        Records {
+            root: root.clone(),
+            pool: Pool::join(id, root, &settings, host.clone(), conditions),
+            host,
+            by: id.to_owned(),
+        }
+    }
+
+    fn turn(id: &str) -> QueuedTurn {
+        QueuedTurn {
+            workspace: "a".into(),
+            turn_id: id.into(),
+            fingerprint: 0,
+            start_within: Some(Duration::from_secs(600)),
+            on_busy: OnBusy::Enqueue,
+            request: b"{}".as_slice().into(),
+            enqueued_at: None,
+        }
+    }
+
+    /// The predecessor's clock was two hours off in either direction.
+    #[test]
+    fn the_clock_of_another_host_makes_no_turn_older_or_younger() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let records = records(&root, "here-1-x");
+        let workspace = root.workspace("a").unwrap();
+        for (hours, process) in [(-2, "behind-1-x"), (2, "ahead-1-x")] {
+            let off = SignedDuration::from_hours(hours);
+            let a_minute_ago = Timestamp::now() - SignedDuration::from_mins(1);
+            let received = Received {
+                at: a_minute_ago + off,
+                by: Some(process.to_owned()),
+            };
+            let claims = workspace.claims();
+            claims.received(process, received).unwrap();
+            let unknown = ago(&records, &turn(process)).unwrap();
+            assert!(!(60..600).contains(&unknown.as_secs()), "{unknown:?}");
+            // Heard more than once, as a late report makes a clock look late.
+            for _ in 0..3 {
+                let mut reported = records.pool.agreement();
+                reported.clock += off;
+                records.pool.heard(process, &reported);
+            }
+            let known = ago(&records, &turn(process)).unwrap();
+            assert!((60..600).contains(&known.as_secs()), "{known:?}");
+        }
+    }
 }

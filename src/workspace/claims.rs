@@ -79,9 +79,13 @@ pub struct CancelMark {
 }
 
 /// When a sequencer first received a turn for which that matters.
-#[derive(Serialize, Deserialize)]
-struct Received {
-    at: Timestamp,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// By the clock of its host.
+    pub at: Timestamp,
+    /// The process; `None` from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -159,21 +163,19 @@ impl Claims {
         Ok(bytes.map(|bytes| line::decode(&bytes).unwrap_or_default()))
     }
 
-    /// When the turn was first received: now, unless that is kept already.
-    pub fn received(&self, turn_id: &str, now: Timestamp) -> Result<Timestamp, StateError> {
+    /// When the turn was first received: as `new` says, unless that is kept
+    /// already.
+    pub fn received(&self, turn_id: &str, new: Received) -> Result<Received, StateError> {
         let name = received_name(turn_id)?;
-        let record = line::encode(&Received { at: now });
-        if self.dir.create_exclusive(&name, &record)? == Created::New {
-            return Ok(now);
+        if self.dir.create_exclusive(&name, &line::encode(&new))? == Created::New {
+            return Ok(new);
         }
         // Pruned since it was met? Then it is of no turn that waits.
         let Some(bytes) = self.dir.read(&name, MAX_BYTES)? else {
-            return Ok(now);
+            return Ok(new);
         };
-        match line::decode::<Received>(&bytes) {
-            Ok(received) => Ok(received.at),
-            Err(why) => Err(StateError::unreadable(&self.dir.path().join(name), 0, why)),
-        }
+        line::decode(&bytes)
+            .map_err(|why| StateError::unreadable(&self.dir.path().join(name), 0, why))
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Option<Claim>, StateError> {
@@ -350,15 +352,33 @@ mod tests {
             assert_eq!(claims.claim(id, &claim).unwrap(), ClaimOutcome::Won);
             claims.mark_cancelled(id, None).unwrap();
             claims.mark_cancelled(id, None).unwrap();
-            let at = Timestamp::from_second(n as i64).unwrap();
-            assert_eq!(claims.received(id, at).unwrap(), at, "{id}");
+            assert_eq!(claims.received(id, received(n)).unwrap(), received(n));
         }
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(claims.find(id).unwrap().unwrap().fingerprint, n as u32);
             assert!(claims.cancel_mark(id).unwrap().is_some());
-            let at = Timestamp::from_second(n as i64).unwrap();
-            assert_eq!(claims.received(id, time()).unwrap(), at, "the first counts");
+            let later = claims.received(id, received(1_000)).unwrap();
+            assert_eq!(later, received(n), "the first counts");
         }
+    }
+
+    fn received(second: usize) -> Received {
+        Received {
+            at: Timestamp::from_second(second as i64).unwrap(),
+            by: Some(format!("host-{second}-x")),
+        }
+    }
+
+    #[test]
+    fn a_receipt_of_an_older_version_has_no_process() {
+        let (_tmp, claims) = store();
+        let old = line::encode(&serde_json::json!({"at": time()}));
+        claims.dir.create_exclusive("t.received", &old).unwrap();
+        let expected = Received {
+            at: time(),
+            by: None,
+        };
+        assert_eq!(claims.received("t", received(1)).unwrap(), expected);
     }
 
     #[test]
@@ -373,7 +393,7 @@ mod tests {
             assert!(claims.mark_cancelled(id, None).is_err());
             assert!(claims.mark_cancelled(id, Some("x")).is_err());
             assert!(claims.cancel_mark(id).is_err());
-            assert!(claims.received(id, time()).is_err());
+            assert!(claims.received(id, received(0)).is_err());
         }
     }
 

@@ -59,7 +59,7 @@ use uuid::Uuid;
 use crate::request::ImagePath;
 
 pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
-pub use claims::{CancelMark, Claim, ClaimOutcome, Claims, Verdict};
+pub use claims::{CancelMark, Claim, ClaimOutcome, Claims, Received, Verdict};
 pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use image::ImageError;

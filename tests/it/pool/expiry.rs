@@ -2,7 +2,7 @@
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
-use turn_worker::workspace::Root;
+use turn_worker::workspace::{Received, Root};
 
 use crate::support::pool::{Pool, turn};
 
@@ -81,7 +81,11 @@ async fn the_time_to_start_goes_on_through_a_takeover() {
     let root = Root::open(&pool.root()).unwrap();
     let claims = root.workspace("a").unwrap().claims().clone();
     let an_hour_ago = Timestamp::now().checked_sub(1.hour()).unwrap();
-    claims.received("t2", an_hour_ago).unwrap();
+    let received = Received {
+        at: an_hour_ago,
+        by: None,
+    };
+    claims.received("t2", received).unwrap();
     pool.enqueue(&[urgent("t2", "a", 3600)]).await;
     let t2 = pool.events.ended("t2").await;
     assert_eq!((t2.error_code(), t2.attempt()), (EXPIRED, 0));
