@@ -3,6 +3,7 @@
 mod broker;
 mod codex;
 mod isolation;
+mod pool;
 mod report;
 mod root;
 
@@ -65,6 +66,9 @@ async fn all(settings: &Settings, warnings: &[Warning], report: &mut Report) {
     }
     broker::check(settings, report).await;
     let root = root::check(settings, report);
+    if let Some(root) = &root {
+        pool::check(settings, root, report).await;
+    }
     codex::check(settings, root.as_ref(), report).await;
     http(settings, report).await;
 }

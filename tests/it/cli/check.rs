@@ -11,6 +11,7 @@ use turn_worker::tested;
 use super::call::{Call, Done};
 use crate::support::broker::Broker;
 use crate::support::host::stand_in;
+use crate::support::pool::Pool;
 
 fn check(dir: &Path, url: &str, arguments: &[&str]) -> Call {
     call("check", dir, url, arguments)
@@ -65,6 +66,7 @@ async fn a_good_set_up_passes_everything() {
                 "locks",
                 "login",
                 "policies",
+                "pool",
                 "rights",
                 "settings",
                 "topology",
@@ -92,8 +94,47 @@ async fn a_good_set_up_passes_everything() {
         text.out.lines().next().unwrap().starts_with("ok "),
         "{text:?}"
     );
-    assert!(text.out.contains("\nall 17 passed"), "{text:?}");
+    assert!(text.out.contains("\nall 18 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
+}
+
+/// What is wrong between hosts and mounts shows before a process is started there.
+#[tokio::test]
+async fn a_process_that_would_not_fit_its_pool_is_told_apart() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[("MAX_WAITING", "7")]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let mut copying = std::process::Command::new("cp");
+    let copied = copying.arg("-a").arg(pool.root()).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let checked = async |root: &Path, max_waiting: &str| {
+        let call = check(dir.path(), &url, &["--json"])
+            .set("WORKSPACE_ROOT", root.to_str().unwrap())
+            .set("MAX_WAITING", max_waiting);
+        lines(&call.run().await).remove("pool").unwrap()
+    };
+    let (status, detail) = checked(&pool.root(), "7").await;
+    assert_eq!(status, "ok", "{detail}");
+    assert!(detail.contains("agree with 1 processes"), "{detail}");
+    let (status, detail) = checked(&pool.root(), "8").await;
+    assert_eq!(status, "warn", "{detail}");
+    assert!(detail.contains("MAX_WAITING is 8 here, 7 at"), "{detail}");
+    let (status, detail) = checked(&copy, "7").await;
+    assert_eq!(status, "fail", "{detail}");
+    assert!(detail.contains("can be taken here"), "{detail}");
+    let (status, detail) = checked(&dir.path().join("other"), "7").await;
+    assert_eq!(status, "fail", "{detail}");
+    let id = std::fs::read_to_string(pool.root().join(".turn-worker/root-id")).unwrap();
+    assert!(detail.contains(id.trim()), "{detail}");
+    let inside = pool.root().join("team");
+    let call = check(dir.path(), &url, &["--json"]);
+    let call = call.set("WORKSPACE_ROOT", inside.to_str().unwrap());
+    let lines = lines(&call.run().await.ended(1));
+    let (status, detail) = &lines["workspace root"];
+    assert_eq!(status, "fail");
+    assert!(detail.contains("inside root"), "{detail}");
+    pool.stop().await;
 }
 
 /// Whatever is in it, `workspace-write` opens the agents' folder for temporary files.
