@@ -138,10 +138,15 @@ fn workers(status: &PoolStatus, style: Style, width: usize) -> String {
     ]);
     for worker in &status.workers {
         let about = &worker.about;
-        let state = match (about.draining, about.lacks.is_empty()) {
-            (true, _) => ("draining", Look::Odd),
-            (false, false) => ("unfit", Look::Bad),
-            (false, true) => ("takes turns", Look::Good),
+        let stands_back = about.pool.as_ref().is_some_and(|pool| !pool.in_service);
+        let state = if about.draining {
+            ("draining", Look::Odd)
+        } else if !about.lacks.is_empty() {
+            ("unfit", Look::Bad)
+        } else if stands_back {
+            ("stands back", Look::Bad)
+        } else {
+            ("takes turns", Look::Good)
         };
         let codex = match &about.codex {
             Some(version) => (version.clone(), Look::Plain),
@@ -331,6 +336,7 @@ mod tests {
     use super::*;
     use turn_worker::amqp::messages::{About, BacklogTold, HeldTold, LineTold, Running};
     use turn_worker::operator::SequencerStatus;
+    use turn_worker::pool::Agreement;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -431,6 +437,34 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
             ),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_process_that_stands_back_is_not_shown_as_taking_turns() {
+        let mut pool = pool();
+        for (in_service, state) in [(true, "takes turns"), (false, "stands back")] {
+            pool.workers[1].about.pool = Some(Box::new(Agreement {
+                root: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+                uptime_ms: 0,
+                clock: at(0),
+                in_service,
+                holds_lock: true,
+                settings: Default::default(),
+                broker: None,
+            }));
+            let told = shown(
+                &PoolStatus {
+                    workers: vec![pool.workers[1].clone()],
+                    ..PoolStatus::default()
+                },
+                2,
+                at(10_000),
+                Style::default(),
+                80,
+            );
+            let line = told.lines().find(|line| line.starts_with("beta-2"));
+            assert!(line.unwrap().ends_with(state), "{told}");
+        }
     }
 
     #[test]
