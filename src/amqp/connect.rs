@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::frames::{self, RepairedFrame};
 use super::link::{Link, Socket, WeakLink};
 use super::target::{self, Target, UrlError};
 use super::tls;
@@ -49,6 +50,8 @@ pub enum State {
     LimitReached(String),
 }
 
+/// What a [`Connector`] calls for each frame that it has changed.
+pub(super) type RepairHook = Arc<dyn Fn(&RepairedFrame<'_>) + Send + Sync>;
 pub(super) type StateHook = Arc<dyn Fn(State) + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +121,7 @@ pub struct Connector {
     tls: Arc<dyn Fn() -> Result<RustlsConnector, BoxError> + Send + Sync>,
     name: String,
     on_state: StateHook,
+    on_repair: RepairHook,
     /// In bytes.
     frame_max: u32,
 }
@@ -134,6 +138,7 @@ impl Connector {
             tls: Arc::new(|| Ok(RustlsConnector::new_with_native_certs()?)),
             name: name.into(),
             on_state: Arc::new(|_| {}),
+            on_repair: Arc::new(|_| {}),
             frame_max: FRAME_MAX_BYTES,
         }
     }
@@ -157,6 +162,13 @@ impl Connector {
     /// Calls `hook` with every change of each connection's state.
     pub fn on_state(mut self, hook: impl Fn(State) + Send + Sync + 'static) -> Self {
         self.on_state = Arc::new(hook);
+        self
+    }
+
+    /// Calls `hook`, on lapin's thread, for each frame that lapin could not have
+    /// read and that was changed therefore.
+    pub fn on_repair(mut self, hook: impl Fn(&RepairedFrame<'_>) + Send + Sync + 'static) -> Self {
+        self.on_repair = Arc::new(hook);
         self
     }
 
@@ -201,9 +213,8 @@ impl Connector {
             target: Arc::clone(&target),
             source,
         };
-        let runtime = lapin::runtime::default_runtime()
-            .map_err(|error| tcp_error(io::Error::other(error)))?;
-        let stream = timeout_at(deadline, AsyncTcpStream::connect(&runtime, addresses))
+        let (connecting, runtime) = frames::runtime::current();
+        let stream = timeout_at(deadline, AsyncTcpStream::connect(&connecting, addresses))
             .await
             .map_err(timed_out("the TCP connection"))?
             .map_err(tcp_error)?;
@@ -227,6 +238,7 @@ impl Connector {
         } else {
             stream
         };
+        let stream = frames::runtime::filtered(stream, self.frame_max, self.on_repair.clone());
 
         // lapin connects on a thread of its own, without a time limit, and
         // lets nobody at the socket; so it gets one that is connected. What

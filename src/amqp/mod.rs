@@ -15,6 +15,7 @@ pub mod consume;
 pub mod dead_letter;
 pub mod declare_error;
 pub mod event_log;
+pub mod frames;
 pub mod link;
 pub mod messages;
 pub mod outbox;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::frames::repair_method;
 use super::target::Target;
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -38,10 +39,11 @@ impl Server {
             return None;
         }
         let start = timeout(LIMIT, start_frame(target)).await;
-        Self::parse(&start.ok()?.ok()?)
+        Self::parse(start.ok()?.ok()?)
     }
 
-    fn parse(start: &[u8]) -> Option<Self> {
+    fn parse(mut start: Vec<u8>) -> Option<Self> {
+        repair_method(&mut start);
         let properties = start.strip_prefix(START_HEAD)?;
         let (_, properties) = parse_field_table(properties).ok()?;
         let text = |name: &str| {
@@ -91,17 +93,30 @@ mod tests {
     }
 
     #[test]
+    fn properties_nested_without_end_are_no_broker() {
+        let mut value = Vec::new();
+        for _ in 0..10_000 {
+            let size = u32::try_from(value.len()).unwrap().to_be_bytes();
+            value = [&b"A"[..], &size, &value].concat();
+        }
+        let fields = [&[1, b'h'], &value[..]].concat();
+        let size = u32::try_from(fields.len()).unwrap().to_be_bytes();
+        let start = [START_HEAD, &size, &fields].concat();
+        assert_eq!(Server::parse(start), None);
+    }
+
+    #[test]
     fn a_broker_is_known_by_its_first_words() {
         let fields = [field("product", "RabbitMQ"), field("version", "3.10.8")].concat();
         let mut start = START_HEAD.to_vec();
         start.extend(u32::try_from(fields.len()).unwrap().to_be_bytes());
         start.extend(fields);
         start.extend(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
-        let server = Server::parse(&start).unwrap();
+        let server = Server::parse(start.clone()).unwrap();
         assert_eq!(server.product, "RabbitMQ");
         assert_eq!(server.number(), Some((3, 10)));
         for cut in 0..start.len() - 20 {
-            assert_eq!(Server::parse(&start[..cut]), None);
+            assert_eq!(Server::parse(start[..cut].to_vec()), None);
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::thread;
 
+use amq_protocol::frame::parse_frame;
+use turn_worker::amqp::frames::FrameFilter;
 use turn_worker::codex::app_server::{Conversation, Heard, Load};
 use turn_worker::codex::protocol::{self, CliEvent};
 use turn_worker::config::Sandbox;
@@ -87,4 +90,50 @@ fn in_a_turn() -> Conversation {
     server.hear(br#"{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}}}"#);
     drop(server.take_outgoing());
     server
+}
+
+/// What the filter makes of a broker's octets, read in pieces of that length.
+pub fn filtered(octets: &[u8], piece: usize) -> Vec<u8> {
+    let mut filter = FrameFilter::new(128 << 10);
+    let mut done = Vec::new();
+    let mut left = octets;
+    while !left.is_empty() {
+        let space = filter.space();
+        let read = space.len().min(piece).min(left.len());
+        space[..read].copy_from_slice(&left[..read]);
+        left = &left[read..];
+        filter.filled(read, &mut |_| {});
+        let mut out = [0; 4096];
+        loop {
+            match filter.take(&mut out) {
+                0 => break,
+                taken => done.extend_from_slice(&out[..taken]),
+            }
+        }
+    }
+    done
+}
+
+/// How many frames lapin's parser reads, with an eighth of the stack that lapin
+/// gives it and in bounded memory; `None` if it finds something that is no frame.
+pub fn parsed(octets: &[u8]) -> Option<usize> {
+    let parse = || {
+        let mut frames = 0;
+        let mut left = octets;
+        while !left.is_empty() {
+            let read = || parse_frame(left).map(|(rest, frame)| (rest, drop(frame)));
+            match bounded(left, 8, 2 << 20, read) {
+                Ok((rest, ())) => left = rest,
+                Err(error) if error.is_incomplete() => break,
+                Err(_) => return None,
+            }
+            frames += 1;
+        }
+        Some(frames)
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(256 << 10);
+        let thread = thread.spawn_scoped(scope, parse).expect("a thread starts");
+        thread.join().expect("nothing panics")
+    })
 }
