@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::{Registry, TextEncoder};
 
+use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
@@ -227,6 +228,16 @@ impl Metrics {
     pub fn reconnected(&self, connection: &str) {
         let labels = [connection];
         self.series().reconnects.with_label_values(&labels).inc();
+    }
+
+    /// The broker delivered what could not be read as it came.
+    pub fn amqp_repaired(&self, repairs: &Repairs) {
+        for kind in RepairKind::ALL {
+            let series = &self.series().repaired;
+            series
+                .with_label_values(&[kind.as_str()])
+                .inc_by(repairs.of(kind));
+        }
     }
 
     /// Whether the worker consumes offers.

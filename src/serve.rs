@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::event_log::{LogAlarm, LogKeeper, LogNews};
+use crate::amqp::frames::{RepairLog, RepairedFrame};
 use crate::amqp::outbox::{OutboxSettings, REFUSAL_LIMIT};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::Topology;
@@ -195,7 +196,7 @@ async fn run(
         pool,
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
-    let connector = connector(&settings, id);
+    let connector = connector(&settings, id).on_repair(repairs(metrics.clone()));
     let mut news = LogNews::default();
     let log = settings.event_log.map(|log| (log, &mut news));
     if !declare(&connector, &topology, log, &shutdown.drain).await? {
@@ -361,4 +362,13 @@ async fn declare(
         }
     }
     Ok(false)
+}
+
+/// All connections count into the same series and have one log line a minute.
+fn repairs(metrics: Metrics) -> impl Fn(&RepairedFrame<'_>) + Send + Sync + 'static {
+    let log = RepairLog::default();
+    move |frame| {
+        metrics.amqp_repaired(&frame.repairs);
+        log.add(frame);
+    }
 }

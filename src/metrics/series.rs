@@ -4,6 +4,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use crate::amqp::frames::RepairKind;
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
@@ -86,6 +87,7 @@ pub(super) struct Series {
     pub controls_ignored: IntCounterVec,
     pub connected: IntGauge,
     pub reconnects: IntCounterVec,
+    pub repaired: IntCounterVec,
     pub consumer_active: IntGauge,
     pub sequencer_active: IntGauge,
     pub backlog_turns: IntGauge,
@@ -239,6 +241,11 @@ impl Series {
                 "How often a lost connection came back, by connection.",
                 &["connection"],
             ),
+            repaired: new.counters(
+                "amqp_repaired_total",
+                "Parts of messages that could not be read as they came and were changed, by what was wrong.",
+                &["what"],
+            ),
             consumer_active: new.gauge("consumer_active", "1 while the worker consumes offers."),
             sequencer_active: new.gauge(
                 "sequencer_active",
@@ -318,6 +325,9 @@ impl Series {
         }
         for condition in Condition::ALL {
             self.conditions.with_label_values(&[condition.as_str()]);
+        }
+        for kind in RepairKind::ALL {
+            self.repaired.with_label_values(&[kind.as_str()]);
         }
         for lack in Lack::ALL {
             self.host_unfit.with_label_values(&[lack.as_str()]);

@@ -37,6 +37,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
         [
             "amqp_connected gauge",
             "amqp_reconnects_total counter",
+            "amqp_repaired_total counter",
             "attempts_total counter",
             "backlog_limit gauge",
             "backlog_turns gauge",
@@ -92,6 +93,7 @@ fn what_alerts_look_at_is_there_before_it_happens() {
     let metrics = Metrics::new(Some(&["gpt-5.5".to_owned()].into()));
     let series = [
         "turns_total{outcome=\"timeout\"}",
+        "amqp_repaired_total{what=\"depth\"}",
         "attempts_total{start=\"again\"}",
         "turn_failures_total{code=\"turn.failed\",reason=\"auth\"}",
         "turn_failures_total{code=\"turn.idle_timeout\",reason=\"unknown\"}",
