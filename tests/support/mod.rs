@@ -12,8 +12,10 @@ pub mod limit;
 #[path = "../stand_in/model_server.rs"]
 pub mod model_server;
 pub mod operator;
+pub mod poison;
 pub mod pool;
 pub mod ports;
 pub mod processes;
 pub mod proxy;
+pub mod raw_amqp;
 pub mod reachable;

@@ -19,6 +19,7 @@ mod neighbours;
 mod observing;
 mod once;
 mod order;
+pub mod poison;
 mod rejections;
 mod shared_ids;
 mod shutdown;

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use tokio::task::spawn_blocking;
+
 use turn_worker::amqp::connect::{ConnectError, Connector};
 use turn_worker::amqp::link::Link;
 use turn_worker::config::Settings;
@@ -9,7 +11,10 @@ use turn_worker::error::with_sources;
 
 use super::tls_node::{Node, PASSWORD, Set};
 use crate::cli::call::Call;
-use crate::support::pool::{Pool, turn};
+use crate::pool::poison::{cancel, published, request};
+use crate::support::poison::matrix;
+use crate::support::pool::{Pool, Process, turn};
+use crate::support::raw_amqp::RawProducer;
 
 impl Node {
     /// A connection by these settings, to localhost.
@@ -159,6 +164,43 @@ async fn every_command_speaks_tls() {
     pool.started("t1", 1).await;
     call(&["cancel", "t1"]).run().await.ended(0);
     assert_eq!(pool.events.ended("t1").await.stop_reason(), "cancelled");
+    pool.stop().await;
+}
+
+/// Guards that `Connector::connect` filters what TLS carries.
+#[tokio::test]
+async fn g4_what_a_producer_publishes_ends_no_connection_over_tls() {
+    let node = Node::get().await;
+    spawn_blocking(|| {
+        let broker = &Node::started().broker;
+        broker.ctl(&["add_vhost", "poison"]);
+        for user in ["guest", "worker"] {
+            broker.ctl(&["set_permissions", "-p", "poison", user, ".*", ".*", ".*"]);
+        }
+    })
+    .await
+    .unwrap();
+    let plain = node.broker.url().replace("%2f", "poison");
+    let url = node.url(node.lenient).replace("%2f", "poison");
+    let (name, ca) = node.ca();
+    let pool = Pool::on(&plain, 2, &[("AMQP_URL", &url), (name, &ca)]).await;
+    let mut producer = RawProducer::new(&plain);
+    let mut turns = Vec::new();
+    for (number, poison) in matrix().iter().step_by(7).enumerate() {
+        let properties = poison.properties.clone();
+        published(&mut producer, poison, &cancel(b"\xFC", properties.clone())).await;
+        let id = format!("t{number}");
+        if published(&mut producer, poison, &request(&id, "a", properties)).await {
+            turns.push(id);
+        }
+    }
+    for id in turns {
+        assert_eq!(pool.events.ended(&id).await.stop_reason(), "end_turn");
+    }
+    pool.ready().await;
+    assert!(pool.processes().iter().all(Process::lives));
+    pool.metric_is("turn_worker_amqp_reconnects_total", 0.0)
+        .await;
     pool.stop().await;
 }
 

@@ -33,9 +33,13 @@ pub struct Node {
 impl Node {
     /// The first call starts it, which takes seconds.
     pub async fn get() -> &'static Self {
+        tokio::task::spawn_blocking(Self::started).await.unwrap()
+    }
+
+    /// The same, for a thread that may wait.
+    pub fn started() -> &'static Self {
         static NODE: OnceLock<Node> = OnceLock::new();
-        let get = || NODE.get_or_init(Self::start);
-        tokio::task::spawn_blocking(get).await.unwrap()
+        NODE.get_or_init(Self::start)
     }
 
     fn start() -> Self {
