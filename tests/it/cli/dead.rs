@@ -11,8 +11,11 @@ use turn_worker::amqp::topology::Topology;
 
 use super::call::{Call, Done};
 use super::submit::producer;
+use crate::pool::poison::published;
 use crate::support::broker::Broker;
+use crate::support::poison::{Poison, matrix};
 use crate::support::pool::{Deadline, Pool, persistent, turn};
+use crate::support::raw_amqp::{RawMessage, RawProducer};
 
 const DEAD: &str = "codex.turns.dead";
 
@@ -218,6 +221,39 @@ async fn a_dead_letter_of_anybodys_making_is_told() {
         (&told[0]["place"], &told[0]["others"]),
         (&json!(4), &json!([1]))
     );
+}
+
+/// Guards that these commands filter what they get.
+#[tokio::test]
+async fn poisonous_dead_letters_are_listed_and_shown() {
+    let url = Broker::vhost();
+    buried(&url, 1).await;
+    let mut producer = RawProducer::new(&url);
+    let mut letters = vec!["the first".to_owned()];
+    // RabbitMQ itself takes seconds to deliver the deepest, longer than these wait.
+    let is_slow = |poison: &Poison| {
+        let slow = ["26000 of A", "18000 of F"];
+        slow.iter().any(|name| poison.name.starts_with(name))
+    };
+    for poison in matrix().into_iter().filter(|poison| !is_slow(poison)) {
+        let body = json!({"turn_id": "t1", "workspace": "a"}).to_string();
+        let properties = poison.properties.clone();
+        let message = RawMessage::new("", DEAD.as_bytes(), properties, body.as_bytes());
+        if published(&mut producer, &poison, &message).await {
+            letters.push(poison.name);
+        }
+    }
+    let count = letters.len();
+    assert!(count > 100, "{count}");
+    let lines = listed(&url, &["--limit", "1000"]).await;
+    assert_eq!(lines.len(), count);
+    for (number, name) in letters.iter().enumerate().step_by(9) {
+        let place = (number + 1).to_string();
+        let shown = dead(&url, &["show", &place]).run().await.ended(0).events();
+        assert_eq!(shown[0]["place"], number + 1, "{name}");
+        assert_eq!(shown[0]["body"]["workspace"], "a", "{name}");
+    }
+    assert_eq!(listed(&url, &["--limit", "1000"]).await, lines);
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use serde_json::Value;
 use super::call::Call;
 use super::submit::producer;
 use crate::support::broker::Broker;
+use crate::support::poison::matrix;
 use crate::support::pool::{Pool, turn};
+use crate::support::raw_amqp::{Answer, RawMessage, RawProducer, typed};
 
 const ON: (&str, &str) = ("EVENT_LOG", "on");
 
@@ -13,7 +15,7 @@ fn tail(url: &str, arguments: &[&str]) -> Call {
     producer(url, &[&["tail"], arguments].concat())
 }
 
-fn published(pool: &Pool, id: &str) -> Vec<Value> {
+fn published_of(pool: &Pool, id: &str) -> Vec<Value> {
     pool.events.turn(id).all().cloned().collect()
 }
 
@@ -48,11 +50,11 @@ async fn a_turn_is_read_from_the_log_and_goes_on_live_without_gap_or_duplicate()
     called.said("reading on").await;
     pool.release("end");
     let done = called.done().await.ended(0);
-    assert_eq!(done.events(), published(&pool, "t1"));
+    assert_eq!(done.events(), published_of(&pool, "t1"));
 
     // Long after its end, all of it or a part.
     let again = tail(&url, &["--since", "1h", "t1"]).run().await.ended(0);
-    assert_eq!(again.events(), published(&pool, "t1"));
+    assert_eq!(again.events(), published_of(&pool, "t1"));
     // A sequencer that has just come back holds what came before it, too.
     pool.ready().await;
     pool.enqueue(&[turn("last", "c", &[])]).await;
@@ -74,7 +76,7 @@ async fn a_turn_of_which_the_log_has_nothing_is_an_error_unless_it_is_waited_for
     waiting.said("waiting for it").await;
     pool.enqueue(&[turn("t2", "a", &["fail no"])]).await;
     let done = waiting.done().await.ended(1);
-    assert_eq!(done.events(), published(&pool, "t2"));
+    assert_eq!(done.events(), published_of(&pool, "t2"));
     pool.stop().await;
 }
 
@@ -94,13 +96,54 @@ async fn g5_a_turn_of_the_same_id_in_another_workspace_is_another_turn() {
         (&["-w", "b", "t1"], "t1 in b"),
     ] {
         let done = tail(&url, arguments).run().await.ended(0);
-        assert_eq!(done.events(), published(&pool, of_id), "{arguments:?}");
+        assert_eq!(done.events(), published_of(&pool, of_id), "{arguments:?}");
     }
     let done = tail(&url, &["-w", "c", "t1"]).run().await.ended(1);
     done.says_at_last(&["the event log has nothing of turn t1"]);
     pool.stop().await;
     let wrong = tail(&url, &["-w", "a b", "t1"]).run().await.ended(2);
     wrong.says(&["\"a b\"", "segments"]);
+}
+
+/// Guards that a reader of the log filters what it gets. A log has what
+/// anybody has published to the events.
+#[tokio::test]
+async fn a_turn_is_read_from_a_log_with_poisonous_messages_in_it() {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[ON]).await;
+    let mut producer = RawProducer::new(&url);
+    let mut taken = 0;
+    let mut poisoned = async |part: usize| {
+        let matrix = matrix();
+        for poison in matrix.iter().skip(part).step_by(4) {
+            // As of that turn, so that no broker leaves it out.
+            let of_turn = typed(b'S', b"t1");
+            let properties = poison
+                .properties
+                .clone()
+                .header(b"x-stream-filter-value", &of_turn);
+            let message = RawMessage::new("", b"codex.events.log", properties, b"{}");
+            // A stream takes less than a queue does: no decimals, for example.
+            taken += usize::from(producer.publish(&message).await == Answer::Taken);
+        }
+    };
+    poisoned(0).await;
+    pool.enqueue(&[turn("t1", "a", &["say one", "wait go", "say two"])])
+        .await;
+    pool.events.said("t1", "one").await;
+    poisoned(1).await;
+    let live = tail(&url, &["t1"]).start();
+    live.printed("one").await;
+    poisoned(2).await;
+    pool.release("go");
+    let done = live.done().await.ended(0);
+    assert_eq!(done.events(), published_of(&pool, "t1"));
+    poisoned(3).await;
+    let again = tail(&url, &["--since", "1h", "t1"]).run().await.ended(0);
+    assert_eq!(again.events(), published_of(&pool, "t1"));
+    assert!(!again.err.contains("reading on"), "{again:?}");
+    assert!(taken > 100, "{taken}");
+    pool.stop().await;
 }
 
 #[tokio::test]
