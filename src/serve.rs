@@ -258,7 +258,7 @@ async fn run(
         let sequencer = Sequencer {
             connector: watched.connector(&connector, watched::SEQUENCER),
             topology: topology.clone(),
-            backlog: u16::try_from(settings.backlog).unwrap_or(u16::MAX),
+            backlog: settings.backlog,
             max_waiting: settings.max_waiting,
             limits: limits.clone(),
             actor: Actor::new(

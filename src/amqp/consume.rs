@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties, Channel};
 use tokio::time::timeout;
 
@@ -85,6 +85,28 @@ impl Delivery {
     /// Whether it can still be acked; if not, it is the broker's again.
     pub fn is_held(&self) -> bool {
         self.receipt.acker.usable()
+    }
+
+    /// How often the broker had it back; `None` if it is delivered for the first
+    /// time, whatever its headers say.
+    pub fn times_returned(&self) -> Option<u64> {
+        let count = || match self
+            .properties
+            .headers()
+            .as_ref()?
+            .inner()
+            .get("x-delivery-count")?
+        {
+            AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+            AMQPValue::LongInt(count) => u64::try_from(*count).ok(),
+            AMQPValue::LongUInt(count) => Some((*count).into()),
+            AMQPValue::ShortInt(count) => u64::try_from(*count).ok(),
+            AMQPValue::ShortUInt(count) => Some((*count).into()),
+            AMQPValue::ShortShortInt(count) => u64::try_from(*count).ok(),
+            AMQPValue::ShortShortUInt(count) => Some((*count).into()),
+            _ => None,
+        };
+        self.redelivered.then(|| count().unwrap_or_default())
     }
 
     /// Lets go of the message, to be settled later: much smaller (G10).

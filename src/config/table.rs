@@ -192,7 +192,7 @@ settings! {
         "the longest line that is read from codex; longer ones are skipped with a notice" }
     backlog BACKLOG {
         Preset::Value("10000"), Count(1, 65_535),
-        "how many turns the sequencer holds" }
+        "how many turns the sequencer looks at; of more it only keeps the order" }
     max_waiting MAX_WAITING {
         Preset::Value("1000"), Count(1, 65_535),
         "how many of them may be of one workspace; more are rejected with workspace.backlog_full" }

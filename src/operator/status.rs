@@ -34,7 +34,8 @@ pub struct PoolStatus {
     pub sequencers: Vec<SequencerStatus>,
     /// Of the active sequencer; nothing where none has told of being it.
     pub backlog: Option<BacklogTold>,
-    /// Turns that no sequencer holds: more than it may hold, or nobody is there.
+    /// Turns that no sequencer's queue has taken: they are beyond its limit, or
+    /// no sequencer is there.
     pub turns_not_held: u64,
     /// Offers that lie there for want of a free slot.
     pub offers_untaken: u64,
@@ -122,11 +123,13 @@ impl Operator {
             let depth = depth.map_err(|error| OperatorError::of_declare(link, error))?;
             Ok::<_, OperatorError>(depth.ready)
         };
+        let status = heard.into_status();
+        let beyond = status.backlog.as_ref().map_or(0, |backlog| backlog.beyond);
         Ok(PoolStatus {
-            turns_not_held: depth(&topology.turns).await?,
+            turns_not_held: depth(&topology.turns).await?.saturating_add(beyond),
             offers_untaken: depth(&topology.work).await?,
             dead_letters: depth(&topology.dead).await?,
-            ..heard.into_status()
+            ..status
         })
     }
 }

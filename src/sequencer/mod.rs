@@ -2,18 +2,21 @@
 //! first of each to the workers. It runs nothing.
 //!
 //! ```text
-//! codex.turns ─▶ session ─▶ queue (pure) ─▶ actions ─┬▶ offers   ─▶ codex.turns.work
-//! codex.status ─▶   ▲                                ├▶ verdicts ─▶ claims, events
-//! codex.control ─▶  └──────── answers ◀──────────────┘  acks
+//! codex.turns ─▶ intake (pure) ─▶ session ─▶ queue (pure) ─▶ actions ─┬▶ offers   ─▶ codex.turns.work
+//! codex.status ──────────────────▶   ▲                                ├▶ verdicts ─▶ claims, events
+//! codex.control ─────────────────▶   └──────── answers ◀──────────────┘  acks
 //! ```
 
 pub mod queue;
 
 mod actions;
 mod complaints;
+mod intake;
 mod lanes;
+mod message;
 mod receipt;
 mod rejection;
+mod restarts;
 mod session;
 mod telling;
 mod verdict;

@@ -6,24 +6,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lapin::BasicProperties;
-use lapin::types::ShortString;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actor, Answer};
 use super::complaints::Complaints;
+use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
+use super::message::TurnMessage;
 use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
+use super::restarts::{Restarts, cause};
 use super::telling;
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{Cancel, Decoded, Status};
-use crate::amqp::publish::header;
+use crate::amqp::messages::{BacklogTold, Cancel, Decoded, Status};
 use crate::amqp::topology::{Fanout, Topology};
 use crate::conditions::Conditions;
 use crate::error::with_sources;
@@ -32,11 +32,8 @@ use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
 use crate::parts::Parts;
 use crate::pool::Pool;
-use crate::request::{Limits, Properties, TurnRequest, WorkspaceId};
-use crate::trace::{TRACEPARENT, TRACESTATE};
+use crate::request::{Limits, TurnRequest, WorkspaceId};
 
-/// Before a connection that ended is built anew.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Status and control messages are tiny and handled at once.
 const STATUS_PREFETCH: u16 = 1_000;
 /// So that a loop with nothing to do shows that it lives.
@@ -48,8 +45,8 @@ const DEPTH_PULSE: Duration = Duration::from_secs(10);
 pub struct Sequencer {
     pub connector: Connector,
     pub topology: Topology,
-    /// Turns held at once: the consumer's prefetch.
-    pub backlog: u16,
+    /// Turns that the queue has at once.
+    pub backlog: usize,
     pub max_waiting: usize,
     pub limits: Limits,
     pub actor: Actor,
@@ -70,6 +67,9 @@ enum Ended {
     Ack(#[from] SettleError),
     #[error("the pool has another workspace root than this process")]
     Barred,
+    /// Not a failure: see [`super::intake`].
+    #[error("it takes all turns again, for the requests that it did not keep")]
+    TakeAgain,
     #[error("it is asked to end")]
     Drain,
 }
@@ -80,10 +80,13 @@ impl Sequencer {
     pub async fn run(self, id: &str, drain: CancellationToken) {
         let mut queue = Queue::new(self.max_waiting, rand_seed());
         let connector = self.connector.named(format!("{id} sequencer"));
-        while self.admitted(id, &queue, &drain).await
+        let mut restarts = Restarts::default();
+        while self.admitted(id, &drain).await
             && let Some(link) = connector.connect_with_backoff(&drain).await
         {
+            let began = Instant::now();
             let ended = self.session(id, &link, &mut queue, &drain).await;
+            let connection = cause(&link).await;
             // Never by cancelling the consumer: its successor would start before
             // the unacked deliveries are back, out of order (G1).
             link.close().await;
@@ -92,12 +95,16 @@ impl Sequencer {
             self.metrics.set_sequencer_active(false);
             self.metrics.set_backlog(Backlog::default());
             let Err(ended) = ended;
-            if matches!(ended, Ended::Drain) {
-                return;
-            }
-            tracing::warn!(reason = with_sources(&ended), "the sequencer begins anew");
+            let pause = match ended {
+                Ended::Drain => return,
+                Ended::TakeAgain => {
+                    tracing::info!("the sequencer takes all turns again");
+                    continue;
+                }
+                ended => restarts.pause(began.elapsed(), connection, &with_sources(&ended)),
+            };
             tokio::select! {
-                () = sleep(PAUSE) => {}
+                () = sleep(pause) => {}
                 () = drain.cancelled() => return,
             }
         }
@@ -105,7 +112,7 @@ impl Sequencer {
 
     /// Waits until this process may take turns; false if drained before. Until
     /// then it only reports that it is there.
-    async fn admitted(&self, id: &str, queue: &Queue, drain: &CancellationToken) -> bool {
+    async fn admitted(&self, id: &str, drain: &CancellationToken) -> bool {
         let host = &self.actor.records.host;
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -114,15 +121,16 @@ impl Sequencer {
                 biased;
                 () = drain.cancelled() => return false,
                 () = host.turns_barred(false) => return true,
-                _ = telling.tick() => self.report(id, false, queue),
+                _ = telling.tick() => self.report(id, None),
             }
         }
     }
 
-    fn report(&self, id: &str, active: bool, queue: &Queue) {
+    /// `backlog`: of an active sequencer.
+    fn report(&self, id: &str, backlog: Option<BacklogTold>) {
         let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
-        let told = telling::told(id, active, self.backlog, queue, conditions, pool);
-        self.actor.tell(told);
+        self.actor
+            .tell(telling::told(id, backlog, conditions, pool));
     }
 
     async fn session(
@@ -145,14 +153,14 @@ impl Sequencer {
             .await?;
         let mut status = Consumer::open(link, &status_queue, STATUS_PREFETCH).await?;
         let mut control = Consumer::open(link, &control_queue, STATUS_PREFETCH).await?;
-        let mut turns =
-            ConsumerHold::open(link.clone(), &self.topology.turns, self.backlog).await?;
+        let mut turns = ConsumerHold::open(link.clone(), &self.topology.turns, PREFETCH).await?;
         self.health.set_sequencer(SequencerState::Standby);
 
         let (answers, mut answered) = mpsc::unbounded_channel();
         let mut session = Session {
             sequencer: self,
             queue,
+            intake: Intake::new(KEPT_BYTES),
             held: HashMap::new(),
             next_tag: 0,
             active: false,
@@ -171,10 +179,9 @@ impl Sequencer {
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = session
-                .queue
-                .next_deadline()
-                .unwrap_or_else(|| Instant::now() + PULSE);
+            let deadlines = [session.queue.next_deadline(), session.intake.deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
+            let deadline = deadline.unwrap_or_else(|| Instant::now() + PULSE);
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {
@@ -191,10 +198,10 @@ impl Sequencer {
                 () = sleep_until(deadline.into()) => {
                     session.queue.tick(Instant::now(), &mut session.out);
                 }
-                delivery = turns.next() => session.turn(delivery?),
+                delivery = turns.next() => session.arrived(delivery?),
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
-                _ = telling.tick() => self.report(id, session.active, session.queue),
+                _ = telling.tick() => session.report(id),
                 _ = depth_pulse.tick() => {
                     // What it cannot tell it tells in ten seconds; a link that is
                     // gone ends this loop by itself.
@@ -203,6 +210,7 @@ impl Sequencer {
                     }
                 }
             }
+            session.admit()?;
             session.act().await?;
             session.observe();
             watchdog.alive();
@@ -214,7 +222,9 @@ impl Sequencer {
 struct Session<'a> {
     sequencer: &'a Sequencer,
     queue: &'a mut Queue,
-    /// Unacked deliveries of `codex.turns`, by the tags that the queue knows.
+    /// What comes from `codex.turns`, until the queue takes it.
+    intake: Intake<Receipt, TurnMessage>,
+    /// Unacked deliveries that the queue has taken, by the tags that it knows.
     held: HashMap<u64, Receipt>,
     next_tag: u64,
     /// It has been given turns: of all sequencers, the broker chose this one.
@@ -225,23 +235,52 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn turn(&mut self, mut delivery: Delivery) {
+    fn arrived(&mut self, mut delivery: Delivery) {
         fault::at("sequencer.received");
         let sequencer = self.sequencer;
         sequencer.health.set_sequencer(SequencerState::Active);
         sequencer.metrics.set_sequencer_active(true);
         self.active = true;
+        let returned = delivery.times_returned();
+        let message = TurnMessage::take(&mut delivery);
+        let bytes = message.bytes();
+        let receipt = delivery.into_receipt();
+        let kept = self.intake.keeps_all();
+        self.intake
+            .arrived(Instant::now(), returned, receipt, message, bytes);
+        if kept && !self.intake.keeps_all() {
+            tracing::debug!("requests beyond BACKLOG are left with the broker");
+        }
+    }
+
+    /// Lets the queue have as many turns as it may have.
+    fn admit(&mut self) -> Result<(), Ended> {
+        let backlog = self.sequencer.backlog.max(1);
+        while self.held.len() < backlog {
+            match self.intake.next(Instant::now()) {
+                NextTurn::Turn(receipt, message) => self.turn(receipt, message),
+                // Not for each turn: all that is held is delivered again then.
+                NextTurn::Again if self.held.len() > backlog / 2 => return Ok(()),
+                NextTurn::Again => return Err(Ended::TakeAgain),
+                NextTurn::None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, receipt: Receipt, mut message: TurnMessage) {
+        let sequencer = self.sequencer;
         let tag = self.next_tag;
         self.next_tag += 1;
-        let properties = told_by(&delivery.properties);
+        let properties = message.properties();
         if let Some(expiration) = properties.expiration {
             self.complaints.expiration(expiration);
         }
-        match TurnRequest::parse(&delivery.body, &sequencer.limits, &properties) {
+        // The queue keeps what was understood of it: once is enough (G10).
+        self.held.insert(tag, receipt);
+        let redelivered = message.redelivered;
+        match TurnRequest::parse(&message.body, &sequencer.limits, &properties) {
             Ok(request) => {
-                let redelivered = delivery.redelivered;
-                // The queue keeps what was understood of it: once is enough (G10).
-                self.held.insert(tag, delivery.into_receipt());
                 let turn = QueuedTurn {
                     workspace: request.workspace.shared(),
                     turn_id: request.turn_id.shared(),
@@ -270,16 +309,15 @@ impl Session<'_> {
                 // The turn that is in line came first; this one is only counted.
                 let names_held = (rejection.turn_id.as_ref())
                     .is_some_and(|turn_id| self.queue.holds_turn_id(turn_id.as_str()));
-                let mut body = std::mem::take(&mut delivery.body);
+                let mut body = std::mem::take(&mut message.body);
                 // What is too large is kept in part: enough to see what it was (G10).
                 body.truncate(sequencer.limits.max_request_bytes);
                 let refused = Refused {
                     rejection,
                     body,
                     names_held,
-                    redelivered: delivery.redelivered,
+                    redelivered,
                 };
-                self.held.insert(tag, delivery.into_receipt());
                 sequencer.actor.reject(refused, move || {
                     // A session that is over has no use for it: the delivery comes again.
                     let _ = answers.send(Answer::Rejected { tag });
@@ -361,6 +399,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn report(&self, id: &str) {
+        let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
+        let backlog = || telling::backlog(Instant::now(), limit, beyond, self.queue);
+        self.sequencer.report(id, self.active.then(backlog));
+    }
+
     fn observe(&self) {
         let oldest = self.queue.oldest_waiting(Instant::now());
         self.sequencer.metrics.set_backlog(Backlog {
@@ -368,22 +412,6 @@ impl Session<'_> {
             workspaces: self.queue.workspaces(),
             oldest: oldest.map(|oldest| oldest.received),
         });
-    }
-}
-
-fn told_by(properties: &BasicProperties) -> Properties<'_> {
-    fn text(field: &Option<ShortString>) -> Option<&str> {
-        field.as_ref().map(|text| text.as_str())
-    }
-    Properties {
-        message_id: text(properties.message_id()),
-        correlation_id: text(properties.correlation_id()),
-        content_type: text(properties.content_type()),
-        content_encoding: text(properties.content_encoding()),
-        expiration: text(properties.expiration()),
-        timestamp: *properties.timestamp(),
-        traceparent: header(properties, TRACEPARENT),
-        tracestate: header(properties, TRACESTATE),
     }
 }
 

@@ -13,26 +13,25 @@ use crate::conditions::ConditionReport;
 use crate::error::with_sources;
 use crate::pool::Agreement;
 
-/// What there is to tell.
+/// `backlog`: of an active sequencer.
 pub(super) fn told(
     process: &str,
-    active: bool,
-    limit: u16,
-    queue: &Queue,
+    backlog: Option<BacklogTold>,
     conditions: Vec<ConditionReport>,
     pool: Agreement,
 ) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        active,
-        backlog: active.then(|| backlog(Instant::now(), limit, queue)),
+        active: backlog.is_some(),
+        backlog,
         conditions,
         pool: Some(Box::new(pool)),
     }
 }
 
-fn backlog(now: Instant, limit: u16, queue: &Queue) -> BacklogTold {
+/// `beyond`: turns that the queue has not taken.
+pub(super) fn backlog(now: Instant, limit: usize, beyond: usize, queue: &Queue) -> BacklogTold {
     let summary = queue.summary(now, MAX_LINES);
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let wait = |oldest: Oldest| WaitTold {
@@ -46,9 +45,10 @@ fn backlog(now: Instant, limit: u16, queue: &Queue) -> BacklogTold {
         oldest: line.oldest.map(wait),
     };
     BacklogTold {
-        limit: limit.into(),
+        limit: count(limit),
         turns: count(summary.turns),
         waiting: count(summary.waiting),
+        beyond: count(beyond),
         workspaces: count(summary.workspaces),
         oldest: summary.oldest.map(wait),
         top: summary.top.into_iter().map(line).collect(),

@@ -6,8 +6,13 @@
     reason = "not every test binary needs all of it, and a test fails by panicking"
 )]
 
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions, QueuePurgeOptions};
-use lapin::{Channel, Connection, ConnectionProperties};
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeleteOptions, QueueDeleteOptions,
+    QueuePurgeOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 
 use super::broker::Broker;
 
@@ -16,6 +21,34 @@ pub struct Operator {
     vhost: String,
     _connection: Connection,
     channel: Channel,
+}
+
+/// A consumer with a connection of its own.
+pub struct Stranger {
+    // Not dropped before the connection is closed: a cancel returns nothing.
+    consumer: Consumer,
+    connection: Connection,
+}
+
+impl Stranger {
+    async fn new(url: &str, queue: &str, prefetch: u16) -> Self {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(url, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        qos.await.unwrap();
+        let options = BasicConsumeOptions::default();
+        let arguments = FieldTable::default();
+        let consume = channel.basic_consume(queue.into(), "".into(), options, arguments);
+        Self {
+            consumer: consume.await.unwrap(),
+            connection,
+        }
+    }
+
+    pub async fn end(self) {
+        self.connection.close(200, "OK".into()).await.unwrap();
+    }
 }
 
 impl Operator {
@@ -36,6 +69,21 @@ impl Operator {
         let options = QueueDeleteOptions::default();
         let delete = self.channel.queue_delete(queue.into(), options);
         delete.await.unwrap();
+    }
+
+    /// A program of somebody else's that consumes, and acks nothing.
+    pub async fn consume(&self, queue: &str) -> Stranger {
+        Stranger::new(&self.url, queue, 1).await
+    }
+
+    /// Holds `count` messages of a queue and closes, upon which the broker has
+    /// them back: what a consumer with that prefetch does that dies.
+    pub async fn hold_and_return(&self, queue: &str, count: u16) {
+        let mut stranger = Stranger::new(&self.url, queue, count).await;
+        for _ in 0..count {
+            stranger.consumer.next().await.unwrap().unwrap();
+        }
+        stranger.end().await;
     }
 
     pub async fn purge(&self, queue: &str) -> u32 {

@@ -9,11 +9,15 @@ pub const MAX_LINES: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BacklogTold {
-    /// How many turns it may hold.
+    /// How many turns its queue may have.
     pub limit: u64,
     pub turns: u64,
     /// Those of them that nobody is known to run.
     pub waiting: u64,
+    /// Turns that it holds beyond the limit, in the order in which they came.
+    /// Older ones leave those with the broker.
+    #[serde(default)]
+    pub beyond: u64,
     pub workspaces: u64,
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]

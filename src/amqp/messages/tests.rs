@@ -85,6 +85,7 @@ fn sequencer(lines: usize) -> Status {
             limit: 65_535,
             turns: 65_535,
             waiting: 65_534,
+            beyond: 0,
             workspaces: 1,
             oldest,
             top: vec![line; lines],

@@ -398,6 +398,7 @@ mod tests {
                 limit: 10_000,
                 turns: 42,
                 waiting: 40,
+                beyond: 0,
                 workspaces: 5,
                 oldest: wait(1_000, 9_000),
                 top: vec![
