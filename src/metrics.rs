@@ -193,6 +193,11 @@ impl Metrics {
         self.series().duplicates.inc();
     }
 
+    /// A message that the broker could not deliver was removed.
+    pub fn undeliverable_turn(&self) {
+        self.series().undeliverable.inc();
+    }
+
     pub fn request_rejected(&self, code: ErrorCode) {
         self.series()
             .rejected

@@ -162,6 +162,16 @@ impl Consumer {
         Self::open_with(link, queue, prefetch, options, arguments).await
     }
 
+    /// One whose messages the broker settles as it delivers them, one by one.
+    /// Never with a larger prefetch: what is out when the channel ends is lost.
+    pub async fn open_without_acks(link: &Link, queue: &str) -> Result<Self, ConsumeError> {
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        Self::open_with(link, queue, 1, options, FieldTable::default()).await
+    }
+
     async fn open_with(
         link: &Link,
         queue: &str,
@@ -236,6 +246,13 @@ impl Consumer {
                 return;
             }
         }
+    }
+
+    /// Closes the channel with the consumer alive: the broker has back, in its
+    /// order, what was delivered and not acked.
+    pub async fn close(self) -> Result<(), LinkError> {
+        let closing = self.channel.close(200, "OK".into());
+        self.link.bounded("closing a channel", closing).await
     }
 
     fn ended(&self, reason: String) -> ConsumeError {

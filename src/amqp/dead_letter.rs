@@ -10,6 +10,8 @@ use crate::event::ErrorCode;
 
 pub const CODE_HEADER: &str = "x-error-code";
 pub const MESSAGE_HEADER: &str = "x-error-message";
+/// The code of what is no request of which anything is known; no event has it.
+pub const UNDELIVERABLE: &str = "turn.undeliverable";
 
 /// A request that could not be accepted, and why.
 #[derive(Debug, Clone, Copy)]
@@ -34,9 +36,41 @@ pub async fn bury(
         code,
         message,
     } = refusal;
+    keep(
+        publisher,
+        topology,
+        request,
+        turn_id,
+        code.as_str(),
+        message,
+    )
+    .await
+}
+
+/// Puts a record of a message that the broker cannot deliver into the dead
+/// queue, confirmed. Content and id are not known.
+pub async fn keep_undeliverable(
+    publisher: &PublisherLink,
+    topology: &Topology,
+) -> Result<(), PublishError> {
+    let message = format!(
+        "the broker cannot deliver this message of queue {:?} to AMQP 0-9-1 (channels end with INTERNAL_ERROR), so it is removed; neither its content nor its id can be read",
+        topology.turns
+    );
+    keep(publisher, topology, b"", None, UNDELIVERABLE, &message).await
+}
+
+async fn keep(
+    publisher: &PublisherLink,
+    topology: &Topology,
+    request: &[u8],
+    turn_id: Option<&str>,
+    code: &str,
+    message: &str,
+) -> Result<(), PublishError> {
     let mut headers = FieldTable::default();
     let text = |text: &str| AMQPValue::LongString(header_text(text));
-    headers.insert(CODE_HEADER.into(), text(code.as_str()));
+    headers.insert(CODE_HEADER.into(), text(code));
     headers.insert(MESSAGE_HEADER.into(), text(message));
     let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
     let mut properties = json_properties().with_headers(headers).with_timestamp(now);

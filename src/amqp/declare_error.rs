@@ -97,6 +97,11 @@ impl Operation {
 }
 
 impl DeclareError {
+    /// The queue is another connection's own.
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Refused { detail, .. } if detail.contains("RESOURCE_LOCKED"))
+    }
+
     pub(super) fn of(operation: Operation, target: &Arc<Target>, error: LinkError) -> Self {
         let LinkError::Amqp { source, .. } = &error else {
             return Self::Link(error);

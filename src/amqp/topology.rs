@@ -19,6 +19,9 @@ const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 /// A minute: a probe that was not deleted.
 const PROBE_EXPIRES_MS: i64 = 60 * 1_000;
 
+/// Where other own queues have a UUID: "turns-lock" in ASCII.
+const TURNS_LOCK: &str = "7475726e732d6c6f636b000000000000";
+
 /// The names of all objects, and their arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
@@ -49,10 +52,11 @@ pub enum Fanout {
 }
 
 /// How full a queue is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
     /// Messages that nobody holds.
     pub ready: u64,
+    /// Of a queue with a single active consumer, only that one.
     pub consumers: u64,
 }
 
@@ -204,11 +208,6 @@ impl Topology {
         Ok(())
     }
 
-    /// How many offers lie in the work queue, untaken.
-    pub async fn work_queue_depth(&self, link: &Link) -> Result<u64, DeclareError> {
-        Ok(self.depth(link, &self.work).await?.ready)
-    }
-
     /// What the broker tells of any queue to anybody.
     pub async fn depth(&self, link: &Link, queue: &str) -> Result<Depth, DeclareError> {
         let channel = link.channel().await?;
@@ -244,6 +243,54 @@ impl Topology {
         link.bounded("closing a channel", channel.close(200, "OK".into()))
             .await?;
         Ok(queue)
+    }
+
+    /// Takes the exclusive queue that keeps other processes from consuming
+    /// turns; false if another process has it. It goes when the connection goes.
+    pub async fn lock_turns(&self, link: &Link) -> Result<bool, DeclareError> {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        match self.declare_lock(link, options).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_locked() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether another process has it.
+    pub async fn turns_are_locked(&self, link: &Link) -> Result<bool, DeclareError> {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        match self.declare_lock(link, options).await {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_locked() => Ok(true),
+            Err(DeclareError::Refused { .. }) => Ok(false), // there is none
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn declare_lock(
+        &self,
+        link: &Link,
+        options: QueueDeclareOptions,
+    ) -> Result<(), DeclareError> {
+        // A name that a worker's user may declare, as one of its own queues.
+        let queue = format!("{}.{TURNS_LOCK}", self.status);
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare
+            .queue(&queue, options, FieldTable::default())
+            .await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
     }
 
     fn turns_arguments(&self) -> FieldTable {

@@ -83,6 +83,7 @@ pub(super) struct Series {
     pub unpublished: IntGauge,
     pub redeliveries: IntCounter,
     pub duplicates: IntCounter,
+    pub undeliverable: IntCounter,
     pub rejected: IntCounterVec,
     pub controls_ignored: IntCounterVec,
     pub connected: IntGauge,
@@ -221,6 +222,10 @@ impl Series {
             duplicates: new.counter(
                 "duplicate_turns_total",
                 "Requests for a turn that was known already.",
+            ),
+            undeliverable: new.counter(
+                "undeliverable_turns_total",
+                "Messages removed from the queue of turns, as the broker could not deliver them.",
             ),
             rejected: new.counters(
                 "requests_rejected_total",

@@ -77,6 +77,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "turns_unpublished gauge",
             "turns_unrecorded gauge",
             "turns_without_usage_total counter",
+            "undeliverable_turns_total counter",
             "workspaces_held gauge",
         ]
     );
@@ -162,6 +163,7 @@ fn each_happening_counts_where_it_should() {
     metrics.set_turns_unpublished(2);
     metrics.redelivered();
     metrics.duplicate_turn();
+    metrics.undeliverable_turn();
     metrics.request_rejected(ErrorCode::WorkspaceRejected);
     metrics.set_slots(8);
     for attempt in [1, 2, 3] {
@@ -206,6 +208,7 @@ fn each_happening_counts_where_it_should() {
         ("turns_unpublished", "2"),
         ("redeliveries_total", "1"),
         ("duplicate_turns_total", "1"),
+        ("undeliverable_turns_total", "1"),
         ("requests_rejected_total{code=\"workspace.rejected\"}", "1"),
         ("attempts_total{start=\"first\"}", "1"),
         ("attempts_total{start=\"again\"}", "2"),

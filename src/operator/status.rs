@@ -37,6 +37,8 @@ pub struct PoolStatus {
     /// Turns that no sequencer's queue has taken: they are beyond its limit, or
     /// no sequencer is there.
     pub turns_not_held: u64,
+    /// Consumers of the queue of turns that the broker counts, mostly only the active one.
+    pub turns_consumers: u64,
     /// Offers that lie there for want of a free slot.
     pub offers_untaken: u64,
     pub dead_letters: u64,
@@ -121,14 +123,16 @@ impl Operator {
         let depth = async |queue: &str| {
             let depth = topology.depth(link, queue).await;
             let depth = depth.map_err(|error| OperatorError::of_declare(link, error))?;
-            Ok::<_, OperatorError>(depth.ready)
+            Ok::<_, OperatorError>(depth)
         };
         let status = heard.into_status();
         let beyond = status.backlog.as_ref().map_or(0, |backlog| backlog.beyond);
+        let turns = depth(&topology.turns).await?;
         Ok(PoolStatus {
-            turns_not_held: depth(&topology.turns).await?.saturating_add(beyond),
-            offers_untaken: depth(&topology.work).await?,
-            dead_letters: depth(&topology.dead).await?,
+            turns_not_held: turns.ready.saturating_add(beyond),
+            turns_consumers: turns.consumers,
+            offers_untaken: depth(&topology.work).await?.ready,
+            dead_letters: depth(&topology.dead).await?.ready,
             ..status
         })
     }

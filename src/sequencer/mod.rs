@@ -14,14 +14,18 @@ mod complaints;
 mod intake;
 mod lanes;
 mod message;
+mod peers;
 mod receipt;
 mod rejection;
+mod removal;
 mod restarts;
 mod session;
 mod telling;
+mod undeliverable;
 mod verdict;
 mod watchdog;
 
 pub(crate) use actions::AT_ONCE;
 pub use actions::{Actor, Records};
+pub use peers::foreign_consumer;
 pub use session::Sequencer;

@@ -2,11 +2,12 @@
 //! on it. The queue decides everything; this only listens and obeys.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -14,18 +15,21 @@ use super::actions::{Actor, Answer};
 use super::complaints::Complaints;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
+use super::peers::Peers;
 use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
+use super::removal::Removal;
 use super::restarts::{Restarts, cause};
 use super::telling;
+use super::undeliverable::{CrashCount, HeadState, is_crash};
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{BacklogTold, Cancel, Decoded, Status};
-use crate::amqp::topology::{Fanout, Topology};
-use crate::conditions::Conditions;
+use crate::amqp::topology::{Depth, Fanout, Topology};
+use crate::conditions::{Condition, Conditions};
 use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
@@ -36,9 +40,11 @@ use crate::request::{Limits, TurnRequest, WorkspaceId};
 
 /// Status and control messages are tiny and handled at once.
 const STATUS_PREFETCH: u16 = 1_000;
+/// A message that cannot be delivered ends a session much sooner.
+const HEALTHY: Duration = Duration::from_secs(10);
 /// So that a loop with nothing to do shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
-/// How often the work queue is asked for what lies in it.
+/// How often the broker is asked how full the queues are.
 const DEPTH_PULSE: Duration = Duration::from_secs(10);
 
 /// What a sequencer is made of.
@@ -70,6 +76,8 @@ enum Ended {
     /// Not a failure: see [`super::intake`].
     #[error("it takes all turns again, for the requests that it did not keep")]
     TakeAgain,
+    #[error("another process removes a message that the broker cannot deliver")]
+    StandBack,
     #[error("it is asked to end")]
     Drain,
 }
@@ -81,12 +89,23 @@ impl Sequencer {
         let mut queue = Queue::new(self.max_waiting, rand_seed());
         let connector = self.connector.named(format!("{id} sequencer"));
         let mut restarts = Restarts::default();
+        let mut crashes = CrashCount::default();
+        let mut first = true;
         while self.admitted(id, &drain).await
             && let Some(link) = connector.connect_with_backoff(&drain).await
         {
             let began = Instant::now();
-            let ended = self.session(id, &link, &mut queue, &drain).await;
-            let connection = cause(&link).await;
+            // A process that has seen no crash has no reason to ask.
+            let ended = match crashes.any() {
+                true => self.stand_back(&link).await,
+                false => Ok(()),
+            };
+            let ended = match ended {
+                Ok(()) => self.session(id, &link, &mut queue, first, &drain).await,
+                Err(ended) => Err(ended),
+            };
+            first = false;
+            let closed = cause(&link).await;
             // Never by cancelling the consumer: its successor would start before
             // the unacked deliveries are back, out of order (G1).
             link.close().await;
@@ -95,18 +114,70 @@ impl Sequencer {
             self.metrics.set_sequencer_active(false);
             self.metrics.set_backlog(Backlog::default());
             let Err(ended) = ended;
-            let pause = match ended {
+            let text = with_sources(&ended);
+            match ended {
                 Ended::Drain => return,
                 Ended::TakeAgain => {
                     tracing::info!("the sequencer takes all turns again");
                     continue;
                 }
-                ended => restarts.pause(began.elapsed(), connection, &with_sources(&ended)),
-            };
+                Ended::StandBack => {}
+                _ => {
+                    let crashed = is_crash(&text) || closed.as_deref().is_some_and(is_crash);
+                    crashes.ended(crashed, began.elapsed());
+                }
+            }
+            let pause = restarts.pause(began.elapsed(), closed, &text);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = drain.cancelled() => return,
             }
+            let isolating = connector.named(format!("{id} isolation"));
+            self.attend_to_head(&mut crashes, &isolating, &drain).await;
+        }
+    }
+
+    /// Another process removes a message, and nothing may consume meanwhile.
+    async fn stand_back(&self, link: &Link) -> Result<(), Ended> {
+        match self.topology.turns_are_locked(link).await? {
+            true => Err(Ended::StandBack),
+            false => Ok(()),
+        }
+    }
+
+    /// Alerts, and then removes the message at the head of `codex.turns`, if
+    /// session after session crashes on it.
+    async fn attend_to_head(
+        &self,
+        crashes: &mut CrashCount,
+        connector: &Connector,
+        drain: &CancellationToken,
+    ) {
+        let state = crashes.state();
+        if state == HeadState::Deliverable {
+            return;
+        }
+        let found = format!(
+            "found a message at the head of {} that the broker cannot deliver (connections end with INTERNAL_ERROR), expected one that it can: it is searched for and removed, and recorded in {}",
+            self.topology.turns, self.topology.dead
+        );
+        self.conditions
+            .set(Condition::TurnUndeliverable, "", Some(found));
+        // If the broker itself is the trouble, the other connections end, too.
+        if state == HeadState::Suspicious || !self.actor.publisher.is_connected() {
+            return;
+        }
+        let removal = self.remove_undeliverable(connector, drain).await;
+        crashes.tried();
+        match removal {
+            Ok(Removal::Removed) => {
+                self.conditions.set(Condition::TurnUndeliverable, "", None);
+            }
+            Ok(Removal::Elsewhere) => {}
+            Err(error) => tracing::error!(
+                error = with_sources(&error),
+                "can't remove the message that cannot be delivered yet"
+            ),
         }
     }
 
@@ -138,8 +209,9 @@ impl Sequencer {
         id: &str,
         link: &Link,
         queue: &mut Queue,
+        first: bool,
         drain: &CancellationToken,
-    ) -> Result<std::convert::Infallible, Ended> {
+    ) -> Result<Infallible, Ended> {
         self.topology.declare(link).await?;
         // Bound before the first turn is taken, so that no `done` and no
         // heartbeat is missed; on the same connection, so that none outlives the other.
@@ -153,14 +225,21 @@ impl Sequencer {
             .await?;
         let mut status = Consumer::open(link, &status_queue, STATUS_PREFETCH).await?;
         let mut control = Consumer::open(link, &control_queue, STATUS_PREFETCH).await?;
+        // Later, it may be a session of this process that has not ended yet.
+        let before = match first {
+            true => self.topology.depth(link, &self.topology.turns).await?,
+            false => Depth::default(),
+        };
         let mut turns = ConsumerHold::open(link.clone(), &self.topology.turns, PREFETCH).await?;
         self.health.set_sequencer(SequencerState::Standby);
 
+        let began = Instant::now();
         let (answers, mut answered) = mpsc::unbounded_channel();
         let mut session = Session {
             sequencer: self,
             queue,
             intake: Intake::new(KEPT_BYTES),
+            peers: Peers::new(began, id, before.consumers),
             held: HashMap::new(),
             next_tag: 0,
             active: false,
@@ -175,7 +254,9 @@ impl Sequencer {
         let mut upkeep = pin!(self.topology.keep(link, &own));
         let watchdog = Watchdog::start(link.clone(), &self.parts);
         let mut pulse = interval(PULSE);
-        let mut depth_pulse = interval(DEPTH_PULSE);
+        let depths = watch::Sender::new(None);
+        let mut looks = pin!(self.watch_depths(link, &depths));
+        let mut depths = depths.subscribe();
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -201,13 +282,16 @@ impl Sequencer {
                 delivery = turns.next() => session.arrived(delivery?),
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
-                _ = telling.tick() => session.report(id),
-                _ = depth_pulse.tick() => {
-                    // What it cannot tell it tells in ten seconds; a link that is
-                    // gone ends this loop by itself.
-                    if let Ok(ready) = self.topology.work_queue_depth(link).await {
-                        session.queue.work_queue_depth(ready);
+                _ = telling.tick() => {
+                    if began.elapsed() >= HEALTHY {
+                        self.conditions.set(Condition::TurnUndeliverable, "", None);
                     }
+                    session.report(id);
+                }
+                never = &mut looks => match never {},
+                Ok(()) = depths.changed() => {
+                    let depths = *depths.borrow_and_update();
+                    depths.inspect(|depths| session.depths(depths));
                 }
             }
             session.admit()?;
@@ -218,12 +302,45 @@ impl Sequencer {
     }
 }
 
+/// What the broker says of the queues.
+#[derive(Debug, Clone, Copy)]
+struct Depths {
+    /// Offers that lie in the work queue.
+    offers: u64,
+    turns: Depth,
+}
+
+impl Sequencer {
+    /// Asks for as long as it is polled. What the broker does not answer is
+    /// asked again; a link that is gone ends the session by itself.
+    async fn watch_depths(
+        &self,
+        link: &Link,
+        depths: &watch::Sender<Option<Depths>>,
+    ) -> Infallible {
+        let mut pulse = interval(DEPTH_PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            pulse.tick().await;
+            let work = self.topology.depth(link, &self.topology.work).await;
+            let turns = self.topology.depth(link, &self.topology.turns).await;
+            if let (Ok(work), Ok(turns)) = (work, turns) {
+                depths.send_replace(Some(Depths {
+                    offers: work.ready,
+                    turns,
+                }));
+            }
+        }
+    }
+}
+
 /// What belongs to one connection.
 struct Session<'a> {
     sequencer: &'a Sequencer,
     queue: &'a mut Queue,
     /// What comes from `codex.turns`, until the queue takes it.
     intake: Intake<Receipt, TurnMessage>,
+    peers: Peers,
     /// Unacked deliveries that the queue has taken, by the tags that it knows.
     held: HashMap<u64, Receipt>,
     next_tag: u64,
@@ -241,6 +358,7 @@ impl Session<'_> {
         sequencer.health.set_sequencer(SequencerState::Active);
         sequencer.metrics.set_sequencer_active(true);
         self.active = true;
+        self.peers.delivered();
         let returned = delivery.times_returned();
         let message = TurnMessage::take(&mut delivery);
         let bytes = message.bytes();
@@ -341,7 +459,10 @@ impl Session<'_> {
                     .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
                 self.queue.heartbeat(now, running, &mut self.out);
             }
-            Ok(Decoded::Known(Status::Sequencer { .. } | Status::Pool { .. })) => {}
+            Ok(Decoded::Known(Status::Sequencer {
+                process, active, ..
+            })) => self.peers.heard(now, process, active),
+            Ok(Decoded::Known(Status::Pool { .. })) => {}
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
         }
@@ -403,6 +524,17 @@ impl Session<'_> {
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
         let backlog = || telling::backlog(Instant::now(), limit, beyond, self.queue);
         self.sequencer.report(id, self.active.then(backlog));
+    }
+
+    fn depths(&mut self, depths: &Depths) {
+        self.queue.work_queue_depth(depths.offers);
+        let sequencer = self.sequencer;
+        let turns = &sequencer.topology.turns;
+        let room = self.held.len() + self.intake.len() < usize::from(PREFETCH);
+        let found = self.peers.look(Instant::now(), turns, depths.turns, room);
+        sequencer
+            .conditions
+            .set(Condition::ForeignConsumer, "", found);
     }
 
     fn observe(&self) {

@@ -19,3 +19,4 @@ pub mod processes;
 pub mod proxy;
 pub mod raw_amqp;
 pub mod reachable;
+pub mod undeliverable_proxy;

@@ -1,5 +1,7 @@
 //! Whether the broker is there, is one that fits, and lets a worker do its work.
 
+use std::time::Duration;
+
 use turn_worker::amqp::declare_error::DeclareError;
 use turn_worker::amqp::event_log::LogState;
 use turn_worker::amqp::link::{Link, blocked};
@@ -7,11 +9,15 @@ use turn_worker::amqp::server::{FILTERS_SINCE, Server};
 use turn_worker::amqp::topology::{Fanout, Topology};
 use turn_worker::config::{EventLog, Settings};
 use turn_worker::error::with_sources;
+use turn_worker::operator::{Operator, OperatorError};
+use turn_worker::sequencer;
 use turn_worker::serve::{channels_needed, too_few_channels};
 use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
 
 use super::report::Report;
 
+/// Sequencers report every two seconds.
+const LISTEN: Duration = Duration::from_secs(5);
 /// For a user that lacks a right.
 const REMEDY: &str = "the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
 
@@ -168,7 +174,30 @@ async fn topology(settings: &Settings, link: &Link, report: &mut Report) -> bool
         ),
         Err(error) => report.fail("rights", &format!("{error}; {REMEDY}")),
     }
+    if let Some(found) = foreign_consumer(settings, &topology, link).await {
+        report.warn("consumers", &found);
+    }
     true
+}
+
+/// Whether anything but the pool's sequencers consumes turns. Listens only if
+/// something does.
+async fn foreign_consumer(settings: &Settings, topology: &Topology, link: &Link) -> Option<String> {
+    let consumers = async || topology.depth(link, &topology.turns).await.ok();
+    if consumers().await?.consumers == 0 {
+        return None;
+    }
+    let connector = turn_worker::serve::connector(settings, "turn-worker check");
+    let operator = Operator::new(connector, &settings.prefix);
+    let sequencers = match operator.status(LISTEN).await {
+        Ok(status) => status.sequencers.len() as u64,
+        Err(OperatorError::Silent { .. }) => 0,
+        Err(_) => return None,
+    };
+    // Again: one that came or went meanwhile is no finding.
+    let consumers = consumers().await?.consumers;
+    (consumers > sequencers)
+        .then(|| sequencer::foreign_consumer(&topology.turns, consumers, sequencers))
 }
 
 /// What workers and sequencers do besides declaring.

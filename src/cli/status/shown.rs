@@ -66,6 +66,14 @@ fn summary(status: &PoolStatus, now: Timestamp) -> Vec<(&'static str, String)> {
         );
         lines.push(("beyond", text));
     }
+    let sequencers = status.sequencers.len() as u64;
+    if status.turns_consumers > sequencers {
+        let text = format!(
+            "{} on the queue of turns, expected {sequencers}: another program takes turns (rabbitmqctl list_consumers), or a sequencer is too old to report",
+            status.turns_consumers
+        );
+        lines.push(("consumers", text));
+    }
     lines.push(("offers", format!("{} untaken", status.offers_untaken)));
     let how = match status.dead_letters {
         0 => "",
@@ -407,6 +415,7 @@ mod tests {
                 ],
             }),
             turns_not_held: 7,
+            turns_consumers: 2,
             offers_untaken: 3,
             dead_letters: 1,
             not_kept: 0,

@@ -11,6 +11,7 @@ use turn_worker::tested;
 use super::call::{Call, Done};
 use crate::support::broker::Broker;
 use crate::support::host::stand_in;
+use crate::support::operator::Operator;
 use crate::support::pool::Pool;
 
 fn check(dir: &Path, url: &str, arguments: &[&str]) -> Call {
@@ -135,6 +136,23 @@ async fn a_process_that_would_not_fit_its_pool_is_told_apart() {
     assert_eq!(status, "fail");
     assert!(detail.contains("inside root"), "{detail}");
     pool.stop().await;
+}
+
+/// Guards that a consumer of turns which no sequencer reports is a warning.
+#[tokio::test]
+async fn a_consumer_that_is_no_sequencer_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("home/.codex")).unwrap();
+    let url = Broker::vhost();
+    let check = || check(dir.path(), &url, &["--json"]);
+    assert!(!lines(&check().run().await.ended(0)).contains_key("consumers"));
+    let stranger = Operator::of(&url).await.consume("codex.turns").await;
+    let lines = lines(&check().run().await.ended(0));
+    let (status, detail) = &lines["consumers"];
+    assert_eq!(status, "warn");
+    let found = "found 1 consumers on codex.turns, expected 0";
+    assert!(detail.starts_with(found), "{detail}");
+    stranger.end().await;
 }
 
 /// Whatever is in it, `workspace-write` opens the agents' folder for temporary files.

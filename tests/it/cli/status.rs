@@ -122,6 +122,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
         ("offers_untaken", 1),
         ("dead_letters", 1),
         ("turns_not_held", 0),
+        ("turns_consumers", 1),
     ] {
         assert_eq!(busy[name], count, "{name}");
     }

@@ -21,6 +21,7 @@ mod sequencer_deaths;
 mod takeover;
 mod timeout;
 mod tree_deaths;
+mod undeliverable;
 mod warm_deaths;
 mod worker_deaths;
 

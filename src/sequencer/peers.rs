@@ -1,0 +1,160 @@
+//! Whether a consumer that is no sequencer gets the turns. Pure.
+//!
+//! The broker says only how many consumers are active, which on a queue with a
+//! single active consumer is one at most, and not which. So it is inferred from
+//! what the sequencers report, and from turns that none of them gets.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::queue::HEARTBEAT;
+use crate::amqp::topology::Depth;
+
+/// A sequencer reports with every heartbeat; a few may be late or lost.
+const KNOWN_FOR: Duration = HEARTBEAT.saturating_mul(5);
+/// Of strangers' reports, no more are kept.
+const MOST: usize = 500;
+/// Looks in a row: a sequencer may just have come, or be going.
+const LOOKS: u32 = 2;
+
+/// The other sequencers of the pool, by what is heard on the status exchange.
+#[derive(Debug)]
+pub(super) struct Peers {
+    me: String,
+    since: Instant,
+    /// When each reported last, and whether it is active.
+    heard: HashMap<String, (Instant, bool)>,
+    /// Something consumed before this process did.
+    came_second: bool,
+    /// Turns have come to this process since the last look.
+    delivered: bool,
+    /// Looks in a row at which turns were ready and none came.
+    stalled: u32,
+}
+
+impl Peers {
+    /// `before`: consumers that were there before this process.
+    pub fn new(now: Instant, me: &str, before: u64) -> Self {
+        Self {
+            me: me.to_owned(),
+            since: now,
+            heard: HashMap::new(),
+            came_second: before > 0,
+            delivered: false,
+            stalled: 0,
+        }
+    }
+
+    pub fn heard(&mut self, now: Instant, process: String, active: bool) {
+        self.forget(now);
+        let known = self.heard.len() < MOST || self.heard.contains_key(&process);
+        if process != self.me && known {
+            self.heard.insert(process, (now, active));
+        }
+    }
+
+    /// A turn has come: this process is the one.
+    pub fn delivered(&mut self) {
+        self.delivered = true;
+        self.came_second = false;
+    }
+
+    /// `room`: this process can hold more turns. Returns what was found if
+    /// something else gets the turns.
+    pub fn look(&mut self, now: Instant, queue: &str, depth: Depth, room: bool) -> Option<String> {
+        self.forget(now);
+        let others_active = self.heard.values().any(|(_, active)| *active);
+        let delivered = std::mem::take(&mut self.delivered);
+        let stalls = depth.ready > 0 && depth.consumers > 0 && room;
+        if others_active {
+            self.came_second = false;
+        }
+        if others_active || delivered || !stalls {
+            self.stalled = 0;
+        } else {
+            self.stalled += 1;
+        }
+        let listened = now.duration_since(self.since) >= KNOWN_FOR;
+        if self.stalled >= LOOKS {
+            let ready = depth.ready;
+            return Some(format!(
+                "found {ready} turns ready in {queue} and a consumer that takes none of them as a sequencer, expected that a sequencer gets them: {REMEDY}"
+            ));
+        }
+        (self.came_second && listened && self.heard.is_empty())
+            .then(|| foreign_consumer(queue, 1, 0))
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.heard
+            .retain(|_, (heard, _)| now.duration_since(*heard) < KNOWN_FOR);
+    }
+}
+
+const REMEDY: &str = "another program takes turns, or a sequencer is too old to report; find it with rabbitmqctl list_consumers, and stop it";
+
+/// What is reported of more consumers than sequencers.
+pub fn foreign_consumer(queue: &str, consumers: u64, sequencers: u64) -> String {
+    format!(
+        "found {consumers} consumers on {queue}, expected {sequencers} for the sequencers that report themselves: {REMEDY}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn depth(ready: u64) -> Depth {
+        Depth {
+            ready,
+            consumers: 1,
+        }
+    }
+
+    #[test]
+    fn turns_that_no_sequencer_gets_are_found_at_the_second_look() {
+        let now = Instant::now();
+        let mut peers = Peers::new(now, "me", 0);
+        peers.heard(now, "me".to_owned(), true);
+        peers.heard(now, "standby".to_owned(), false);
+        assert_eq!(peers.look(now, "q", depth(3), true), None);
+        assert!(peers.look(now, "q", depth(3), true).is_some());
+        peers.delivered();
+        assert_eq!(peers.look(now, "q", depth(3), true), None);
+        for _ in 0..LOOKS {
+            assert_eq!(peers.look(now, "q", depth(0), true), None);
+            assert_eq!(peers.look(now, "q", depth(3), false), None);
+        }
+        peers.heard(now, "active".to_owned(), true);
+        for _ in 0..LOOKS {
+            assert_eq!(peers.look(now, "q", depth(3), true), None);
+        }
+    }
+
+    #[test]
+    fn a_consumer_that_was_there_before_the_only_sequencer_is_found() {
+        let start = Instant::now();
+        let later = start + KNOWN_FOR;
+        let mut peers = Peers::new(start, "me", 1);
+        // Others may not have reported yet.
+        assert_eq!(peers.look(start, "q", depth(0), true), None);
+        peers.heard(later, "me".to_owned(), false);
+        assert!(peers.look(later, "q", depth(0), true).is_some());
+        // It may be that one.
+        peers.heard(later, "other".to_owned(), false);
+        assert_eq!(peers.look(later, "q", depth(0), true), None);
+        let mut peers = Peers::new(start, "me", 1);
+        peers.delivered();
+        assert_eq!(peers.look(later, "q", depth(0), true), None);
+    }
+
+    #[test]
+    fn g10_few_reports_are_kept() {
+        let now = Instant::now();
+        let mut peers = Peers::new(now, "me", 0);
+        for number in 0..2 * MOST {
+            peers.heard(now, number.to_string(), false);
+        }
+        assert_eq!(peers.heard.len(), MOST);
+    }
+}
