@@ -52,7 +52,8 @@ impl Run<'_> {
 
     /// As many turns as there are slots must be able to run at the same time.
     async fn deaf_slots(&self) -> Vec<String> {
-        let slots = self.order.processes * self.order.slots;
+        let serving = self.pool.serving();
+        let slots: usize = serving.iter().map(|process| process.slots).sum();
         let turns: Vec<Turn> = (0..slots).map(|number| Turn::waiting(number, GO)).collect();
         let mut missing: Vec<String> = turns.iter().map(|turn| turn.id.clone()).collect();
         self.producer.enqueue(turns).await;

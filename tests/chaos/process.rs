@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::args::Engines;
-use crate::plan::Sabotage;
+use crate::plan::settings::OwnSettings;
+use crate::plan::{Plan, Sabotage};
 use crate::proxy::Proxy;
 
 /// An answer over HTTP takes no longer, unless the process is frozen.
@@ -35,8 +36,11 @@ pub struct Setup {
     pub dir: PathBuf,
     pub vhost: String,
     pub processes: usize,
+    /// Of each process, on average.
     pub slots: usize,
     pub engine: Engines,
+    /// Decides in which settings they differ.
+    pub plan: Plan,
     /// What all of them leave out.
     pub sabotage: Option<Sabotage>,
 }
@@ -100,6 +104,7 @@ pub struct Process {
     pub proxy: Proxy,
     /// It is to die at a certain step.
     pub armed: bool,
+    pub slots: usize,
     pub born: Instant,
     child: RefCell<Child>,
     log: PathBuf,
@@ -120,15 +125,22 @@ impl Process {
         let armed = failpoints.is_some();
         let faults = failpoints.into_iter().chain([setup.faults()]);
         let faults: Vec<String> = faults.collect();
+        let OwnSettings {
+            slots,
+            backlog,
+            warm,
+            idle_ttl_s,
+        } = setup.plan.settings(number, setup.processes, setup.slots);
         let settings = [
             ("AMQP_URL", url.to_owned()),
             ("WORKSPACE_ROOT", shown(&setup.root())),
-            ("SLOTS", setup.slots.to_string()),
+            ("SLOTS", slots.to_string()),
+            ("BACKLOG", backlog.to_string()),
             ("CODEX_BIN", shown(&setup.programs.codex)),
             ("CODEX_ENGINE", setup.engine.of(number).to_owned()),
             // Some servers are used again, some make way, some have waited long enough.
-            ("CODEX_IDLE_TTL", "2s".to_owned()),
-            ("CODEX_WARM", "4".to_owned()),
+            ("CODEX_IDLE_TTL", format!("{idle_ttl_s}s")),
+            ("CODEX_WARM", warm.to_string()),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
@@ -159,6 +171,7 @@ impl Process {
             pid: child.id().cast_signed(),
             proxy,
             armed,
+            slots,
             born: Instant::now(),
             child: RefCell::new(child),
             log,

@@ -65,6 +65,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             processes: order.processes,
             slots: order.slots,
             engine: order.engine,
+            plan: Plan(order.shape),
             sabotage: order.shape.sabotage,
         },
         Rc::clone(&broker),

@@ -2,6 +2,7 @@
 //! each of them does, which faults strike, and after how many ended turns.
 
 pub mod fault;
+pub mod settings;
 pub mod turn;
 
 use clap::ValueEnum;
