@@ -13,11 +13,12 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use lapin::ErrorKind;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::event_log::text;
 use super::link::{Link, LinkError, WeakLink};
 use super::topology::Topology;
 use crate::error::with_sources;
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often in a row a queue must be missing: a member of a cluster may hear of
 /// it a little later.
 const MISSING_LIMIT: u32 = 3;
+/// A probe that was not deleted.
+const EXPIRES_MS: i64 = 60 * 1_000;
 
 /// All that are open, by name. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -88,33 +91,37 @@ impl Connections {
     ) {
         let keep = async {
             let mut delays = regroup_delays();
-            let mut differed = false;
+            let mut settled = true;
             loop {
-                if !differed {
+                if settled {
                     self.0.changed.notified().await;
                 }
                 let Some((newest, others)) = self.newest_and_others() else {
-                    sleep(PAUSE).await;
+                    // The next one that is opened brings it up again.
+                    settled = true;
                     continue;
                 };
-                match compare(&topology, &newest, &others).await {
+                let comparison = compare(&topology, &newest, &others).await;
+                settled = comparison == Comparison::One;
+                match comparison {
                     Comparison::One => {
                         report(None);
-                        differed = false;
                         delays = regroup_delays();
                     }
                     Comparison::Differ(names) => {
                         report(Some(differing(&newest, &others, &names)));
-                        differed = true;
                         for (name, link) in &others {
                             if names.contains(name) {
                                 link.hang_up();
                             }
                         }
-                        drop((newest, others));
-                        sleep(delays.next().unwrap_or(PAUSE)).await;
                     }
-                    Comparison::Unknown => sleep(PAUSE).await,
+                    Comparison::Unknown => {}
+                }
+                // Not to keep them open.
+                drop((newest, others));
+                if !settled {
+                    sleep(delays.next().unwrap_or(PAUSE)).await;
                 }
             }
         };
@@ -188,16 +195,16 @@ async fn probe(
     others: &[Named],
 ) -> Result<Vec<&'static str>, LinkError> {
     // As the process's own queues of the status exchange are called, so that a
-    // user's permissions allow it.
+    // user's permissions allow it. Not exclusive, or the broker would log an
+    // error for each connection that looks for it.
     let queue = format!("{}.{}", topology.status, uuid::Uuid::now_v7().simple());
     let name = ShortString::from(queue);
     let channel = newest.channel().await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declare = channel.queue_declare(name.clone(), options, FieldTable::default());
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("classic"));
+    arguments.insert("x-expires".into(), AMQPValue::LongLongInt(EXPIRES_MS));
+    let options = QueueDeclareOptions::durable();
+    let declare = channel.queue_declare(name.clone(), options, arguments);
     newest.bounded("declaring a probe", declare).await?;
     let mut missing = Vec::new();
     for (other, link) in others {
@@ -215,7 +222,7 @@ async fn probe(
 
 async fn is_missing(link: &Link, queue: &ShortString) -> Result<bool, LinkError> {
     for tried in 1..=MISSING_LIMIT {
-        // The broker closes the channel over either answer.
+        // The broker closes the channel if there is none.
         let channel = link.channel().await?;
         let options = QueueDeclareOptions {
             passive: true,
@@ -223,15 +230,17 @@ async fn is_missing(link: &Link, queue: &ShortString) -> Result<bool, LinkError>
         };
         let declare = channel.queue_declare(queue.clone(), options, FieldTable::default());
         let refused = match link.bounded("looking for a probe", declare).await {
-            Ok(_) => return Ok(false),
+            Ok(_) => {
+                let close = channel.close(200, "OK".into());
+                link.bounded("closing a channel", close).await?;
+                return Ok(false);
+            }
             Err(error) => error,
         };
         let LinkError::Amqp { source, .. } = &refused else {
             return Err(refused);
         };
         match source.kind() {
-            // It is there, and another connection's.
-            ErrorKind::ProtocolError(refusal) if refusal.get_id() == 405 => return Ok(false),
             ErrorKind::ProtocolError(refusal) if refusal.get_id() == 404 => {
                 if tried < MISSING_LIMIT {
                     sleep(PAUSE).await;

@@ -327,7 +327,7 @@ impl<'a> Publishing<'a> {
     }
 }
 
-/// Reports what holds a turn's events up, and at the end that nothing does.
+/// Reports what holds a turn's events up, until that or the outbox ends.
 struct HeldUp<'a> {
     metrics: &'a dyn OutboxMetrics,
     by: Option<HoldUp>,

@@ -113,9 +113,9 @@ impl Probe<'_> {
         Ok(matches!(confirmed, Confirmation::Ack(None)))
     }
 
-    /// Takes a message and gives it back; false if there is none.
+    /// Takes a message and requeues it; false if there is none.
     async fn requeue(&self) -> Result<bool, LinkError> {
-        // One that was given back just now may be there a little later.
+        // One that was requeued just now may be there a little later.
         for wait in [Duration::ZERO, PAUSE, PAUSE] {
             sleep(wait).await;
             let options = BasicGetOptions::default();
@@ -125,7 +125,7 @@ impl Probe<'_> {
             };
             // Not by nack, which some versions do not count.
             let reject = message.reject(BasicRejectOptions { requeue: true });
-            self.link.bounded("giving a probe back", reject).await?;
+            self.link.bounded("requeueing a probe", reject).await?;
             return Ok(true);
         }
         Ok(false)

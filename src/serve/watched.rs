@@ -23,7 +23,7 @@ pub const SEQUENCER: &str = "sequencer";
 pub const WORKER: &str = "worker";
 
 /// Of the sequencer's connection: its consumers, and what declares and asks.
-const SEQUENCER_CHANNELS: usize = 5;
+const SEQUENCER_CHANNELS: usize = 6;
 /// Beside one for each slot: cancels, heartbeats, offers, what declares.
 const CHANNELS_BESIDE: usize = 4;
 /// In the broker's words for a user's limit of channels.

@@ -34,7 +34,7 @@ async fn g6_each_connection_of_a_process_may_be_closed_alone() {
         assert_eq!(operator.close_connections(&pattern).await, 1);
         match connection {
             "publisher" => {
-                let reconnects = "turn_worker_amqp_reconnects_total";
+                let reconnects = r#"turn_worker_amqp_reconnects_total{connection="publisher"}"#;
                 pool.process(at).metric_is(reconnects, 1.0).await;
             }
             "worker" => pool.process(at).logged(TAKES_NONE).await,

@@ -66,9 +66,11 @@ async fn g6_a_turn_goes_on_when_all_connections_are_lost() {
     assert_eq!((t1.stop_reason(), t1.attempt()), ("end_turn", 1));
     assert_eq!(t1.said(1).len(), 202);
     for process in pool.processes() {
-        process
-            .metric_is("turn_worker_amqp_reconnects_total", 1.0)
-            .await;
+        for connection in ["publisher", "sequencer", "worker"] {
+            let series =
+                format!(r#"turn_worker_amqp_reconnects_total{{connection="{connection}"}}"#);
+            process.metric_is(&series, 1.0).await;
+        }
     }
     pool.ready().await;
     // One slot each: these two run at the same time only if both processes take offers.

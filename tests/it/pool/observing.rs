@@ -77,7 +77,8 @@ async fn metrics_tell_exactly_what_happened() {
         ("backlog_workspaces", 0.0),
         ("oldest_waiting_seconds", 0.0),
         ("amqp_connected", 1.0),
-        ("amqp_reconnects_total", 0.0),
+        ("amqp_reconnects_total{connection=\"publisher\"}", 0.0),
+        ("turns_unpublished", 0.0),
         ("consumer_active", 1.0),
         ("sequencer_active", 1.0),
     ] {
