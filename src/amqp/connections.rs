@@ -4,7 +4,7 @@
 //! DNS record, a process may publish to one broker and consume from another,
 //! for as long as nothing breaks there. That is found out by experiment: the
 //! newest connection declares a queue, which the others must see. So it counts
-//! what matters, one cluster and one virtual host, whatever brokers are named.
+//! what matters, one cluster and one virtual host, and not how brokers are named.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,7 +162,7 @@ fn regroup_delays() -> ExponentialBackoff {
 }
 
 async fn compare(topology: &Topology, newest: &Named, others: &[Named]) -> Comparison {
-    // The URL has changed: the others are to follow, whatever is there.
+    // The URL has changed: the others follow it, also within one cluster.
     let elsewhere = |link: &Link| {
         let (a, b) = (link.target(), newest.1.target());
         (&a.host, a.port, &a.vhost) != (&b.host, b.port, &b.vhost)
