@@ -29,15 +29,20 @@ use uuid::Uuid;
 
 use crate::conditions::{Condition, Conditions};
 use crate::config::Settings;
+use crate::fault;
 use crate::host::Host;
 use crate::workspace::{ProcessLock, Processes, Root};
 
-pub use agreement::Agreement;
+pub use agreement::{Agreement, Standing};
 pub use roster::{Findings, Own, Roster};
 pub use watch::{PoolError, compare};
 
 /// Between two log lines on refused offers.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long a process that stood back waits for those to come back that were in
+/// service: a restart takes less.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// This process among those of its pool; cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,6 +59,8 @@ struct Inner {
     /// That it is connected to.
     broker: Mutex<Option<String>>,
     roster: Mutex<Roster>,
+    /// This process stands back, for a reason that was last seen then.
+    yielded: Mutex<Option<(Instant, Findings)>>,
     /// Something suggests that the pool has changed.
     look: Notify,
     refused: Mutex<Refused>,
@@ -85,6 +92,7 @@ impl Pool {
             host,
             conditions,
             broker: Mutex::default(),
+            yielded: Mutex::default(),
             look: Notify::new(),
             refused: Mutex::default(),
         }))
@@ -105,6 +113,7 @@ impl Pool {
             uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
             clock: Timestamp::now(),
             in_service: !host.is_barred(),
+            stands_back: self.stands_back(),
             holds_lock: lock
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -160,29 +169,59 @@ impl Pool {
         roster.heard(Instant::now(), Timestamp::now(), process, reported);
     }
 
+    fn stands_back(&self) -> bool {
+        let yielded = self.0.yielded.lock();
+        yielded.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Carries out what the roster found. `complete`: everyone who is there
     /// has had the time to report.
     fn apply(&self, complete: bool) -> Findings {
-        let Inner {
-            roster,
-            host,
-            conditions,
-            ..
-        } = &*self.0;
-        let in_service = !host.is_barred();
-        let roster = roster.lock().unwrap_or_else(PoisonError::into_inner);
-        let findings = roster.findings(Instant::now(), in_service);
-        drop(roster);
+        let standing = match (self.stands_back(), self.0.host.is_barred()) {
+            (true, _) => Standing::StandsBack,
+            (false, true) => Standing::Starting,
+            (false, false) => Standing::InService,
+        };
+        let findings = self.with_patience(standing);
         for (condition, found) in [
             (Condition::RootDiffers, &findings.root),
             (Condition::LocksNotExclusive, &findings.locks),
             (Condition::SettingsDiffer, &findings.settings),
             (Condition::ClockDiffers, &findings.clock),
         ] {
-            conditions.set(condition, "", found.clone());
+            self.0.conditions.set(condition, "", found.clone());
         }
-        if findings.stand_back || complete {
-            host.set_barred(findings.stand_back);
+        let yields = findings.yields_to.is_some();
+        if yields || complete {
+            self.0.host.set_barred(yields);
+        }
+        findings
+    }
+
+    /// A process that was in the way and is not heard may be about to restart:
+    /// then its pool is to find its place free.
+    fn with_patience(&self, standing: Standing) -> Findings {
+        let now = Instant::now();
+        let roster = self.0.roster.lock();
+        let roster = roster.unwrap_or_else(PoisonError::into_inner);
+        let mut findings = roster.findings(now, standing);
+        let yielded = self.0.yielded.lock();
+        let mut yielded = yielded.unwrap_or_else(PoisonError::into_inner);
+        if findings.yields_to.is_some() {
+            *yielded = Some((now, findings.clone()));
+        } else if let Some((at, before)) = &*yielded {
+            let is_there = |process: &String| roster.is_there(process);
+            let over = now.duration_since(*at) >= PATIENCE
+                || fault::is_on("sabotage.patience")
+                || before.yields_to.as_ref().is_some_and(is_there)
+                || roster.own_root_is_in_service();
+            if over {
+                *yielded = None;
+            } else {
+                findings.root = before.root.clone();
+                findings.locks = before.locks.clone();
+                findings.yields_to = before.yields_to.clone();
+            }
         }
         findings
     }

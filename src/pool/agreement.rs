@@ -26,6 +26,10 @@ pub struct Agreement {
     /// roles and its host allow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_service: bool,
+    /// It takes no turns, as processes that it does not agree with are in
+    /// service, or lately were. With neither, it has just started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_back: bool,
     /// It holds the lock in the root that is named after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds_lock: bool,
@@ -38,7 +42,23 @@ pub struct Agreement {
     pub broker: Option<String>,
 }
 
+/// The less comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    StandsBack,
+    Starting,
+    InService,
+}
+
 impl Agreement {
+    pub fn standing(&self) -> Standing {
+        match (self.in_service, self.stands_back) {
+            (true, _) => Standing::InService,
+            (false, true) => Standing::StandsBack,
+            (false, false) => Standing::Starting,
+        }
+    }
+
     /// With as much of what another process reports as is kept (G10).
     #[must_use]
     pub fn bounded(&self) -> Self {
@@ -157,6 +177,7 @@ mod tests {
             uptime_ms: 0,
             clock: Timestamp::UNIX_EPOCH,
             in_service: false,
+            stands_back: false,
             holds_lock: false,
             settings: many.collect(),
             broker: Some("b".repeat(10_000)),

@@ -4,22 +4,24 @@
 //! camp. A camp is the processes of one root. In this order:
 //!
 //! 1. A camp that is in service outranks one that is not, so a newcomer never
-//!    stops a pool.
+//!    stops a pool; and one that starts outranks one that stands back, so a
+//!    pool that is restarted finds its place again.
 //! 2. Of two in service (they could not hear each other before), the one that
 //!    has run for longer stays, by uptimes: clocks may differ. Uptimes are
 //!    compared at the time of hearing, so two processes may measure a little
 //!    differently. Near the limit both then stand back rather than both go on,
 //!    and the third rule decides.
-//! 3. Of two that are not in service, the smaller id goes on. That needs no
+//! 3. Of two that both start, or stand back, the smaller id goes on. That needs no
 //!    measurement, so all processes decide alike.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::agreement::{Agreement, printable, settings_of};
+use super::agreement::{Agreement, Standing, printable, settings_of};
 use super::clock::{Skew, TOLERATED};
 use crate::config::Settings;
 use crate::sequencer::queue::HEARTBEAT;
@@ -96,13 +98,13 @@ pub struct Findings {
     pub locks: Option<String>,
     pub settings: Option<String>,
     pub clock: Option<String>,
-    /// This process must not take turns.
-    pub stand_back: bool,
+    /// The process that is in the way of this one, which must take no turns.
+    pub yields_to: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Rank<'a> {
-    in_service: bool,
+    standing: Standing,
     started: Instant,
     key: &'a str,
 }
@@ -204,11 +206,17 @@ impl Roster {
         peer?.clock.ahead()
     }
 
-    pub fn findings(&self, now: Instant, in_service: bool) -> Findings {
-        let root = self.outranked_by(now, in_service, false);
+    /// Whether that process was heard lately.
+    pub fn is_there(&self, process: &str) -> bool {
+        self.live().any(|(id, _)| id == process)
+    }
+
+    pub fn findings(&self, now: Instant, standing: Standing) -> Findings {
+        let root = self.outranked_by(now, standing, false);
+        let of_lock = self.outranked_by(now, standing, true);
         let broken = self.live().find(|(_, peer)| peer.lock.broken);
         Findings {
-            stand_back: root.is_some() || self.outranked_by(now, in_service, true).is_some(),
+            yields_to: root.or(of_lock).map(|(id, _)| id.clone()),
             root: root.map(|(id, peer)| {
                 format!(
                     "found workspace root {} here, expected root {}, which process {id} has: \
@@ -275,18 +283,14 @@ impl Roster {
     fn outranked_by(
         &self,
         now: Instant,
-        in_service: bool,
+        standing: Standing,
         same_root: bool,
     ) -> Option<(&String, &Peer)> {
         let own_root = self.own.root.to_string();
         let own_key = if same_root { &self.own.id } else { &own_root };
         let friends = self.live().filter(|(_, peer)| !self.conflicts(peer));
-        let friends = friends.map(|(_, peer)| (peer.agreement.in_service, peer.started));
-        let own = camp(
-            friends.chain([(in_service, self.own.started)]),
-            own_key,
-            now,
-        );
+        let friends = friends.map(|(_, peer)| (peer.agreement.standing(), peer.started));
+        let own = camp(friends.chain([(standing, self.own.started)]), own_key, now);
         let others = self.live().filter(|(_, peer)| {
             self.conflicts(peer) && (peer.agreement.root == self.own.root) == same_root
         });
@@ -303,7 +307,7 @@ impl Roster {
                     true => *member == id,
                     false => one.agreement.root == root,
                 })
-                .map(|(_, one)| (one.agreement.in_service, one.started));
+                .map(|(_, one)| (one.agreement.standing(), one.started));
             if own.yields_to(camp(members, &key, now)) {
                 return Some((id, peer));
             }
@@ -359,16 +363,16 @@ impl LockRecord {
     }
 }
 
-/// Of those in service, if there are any, the one that has run for longest.
+/// Of those with the highest standing, the one that has run for longest.
 fn camp<'a>(
-    members: impl Iterator<Item = (bool, Instant)>,
+    members: impl Iterator<Item = (Standing, Instant)>,
     key: &'a str,
     now: Instant,
 ) -> Rank<'a> {
-    let first = members.min_by_key(|(in_service, started)| (!in_service, *started));
-    let (in_service, started) = first.unwrap_or((false, now));
+    let first = members.min_by_key(|(standing, started)| (Reverse(*standing), *started));
+    let (standing, started) = first.unwrap_or((Standing::StandsBack, now));
     Rank {
-        in_service,
+        standing,
         started,
         key,
     }
@@ -376,17 +380,15 @@ fn camp<'a>(
 
 impl Rank<'_> {
     fn yields_to(self, other: Rank<'_>) -> bool {
-        match (self.in_service, other.in_service) {
-            (true, false) => false,
-            (false, true) => true,
-            (false, false) => other.key < self.key,
-            (true, true) => {
-                let older = self.started.saturating_duration_since(other.started);
-                let younger = other.started.saturating_duration_since(self.started);
-                older > SAME_AGE - AGE_ERROR
-                    || (other.key < self.key && younger < SAME_AGE + AGE_ERROR)
-            }
+        if self.standing != other.standing {
+            return self.standing < other.standing;
         }
+        if self.standing != Standing::InService {
+            return other.key < self.key;
+        }
+        let older = self.started.saturating_duration_since(other.started);
+        let younger = other.started.saturating_duration_since(self.started);
+        older > SAME_AGE - AGE_ERROR || (other.key < self.key && younger < SAME_AGE + AGE_ERROR)
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::agreement::Agreement;
+use super::agreement::{Agreement, Standing};
 use super::roster::{Own, Roster};
 use super::{Findings, Inner, Pool};
 use crate::amqp::connect::Connector;
@@ -129,7 +129,7 @@ impl Pool {
             let findings = self.listen(link, topology).await?;
             let pause = match findings {
                 Findings {
-                    stand_back: true, ..
+                    yields_to: Some(_), ..
                 } => Duration::ZERO,
                 findings if findings.is_empty() && self.0.own.started.elapsed() >= AT_FIRST => {
                     PERIOD
@@ -159,13 +159,9 @@ impl Pool {
         let enough = |roster: &Roster, listened: Duration| {
             let joins = starting && roster.own_root_is_in_service();
             let doubts = roster.is_in_doubt() && listened < DOUBT;
-            let stands_back = || {
-                let in_service = !self.0.host.is_barred();
-                roster.findings(Instant::now(), in_service).stand_back
-            };
             (joins || listened >= needed)
                 && !doubts
-                && (listened >= STANDING_BACK || !stands_back())
+                && (listened >= STANDING_BACK || !self.stands_back())
         };
         let mut decide = |complete: bool| findings = self.apply(complete);
         let Inner {
@@ -257,7 +253,10 @@ pub async fn compare(
     };
     hear(link, &queue, &roster, processes, enough, &mut |_| {}).await?;
     let roster = roster.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok((roster.count(), roster.findings(Instant::now(), false)))
+    Ok((
+        roster.count(),
+        roster.findings(Instant::now(), Standing::Starting),
+    ))
 }
 
 /// A sequencer, or a worker with a free slot.

@@ -51,6 +51,7 @@ fn agreement() -> Agreement {
         uptime_ms: 90_000,
         clock: time(),
         in_service: true,
+        stands_back: true,
         holds_lock: true,
         settings: [("MAX_WAITING".to_owned(), "1000".to_owned())].into(),
         broker: Some("rabbit@one".to_owned()),

@@ -146,7 +146,7 @@ fn workers(status: &PoolStatus, style: Style, width: usize) -> String {
     ]);
     for worker in &status.workers {
         let about = &worker.about;
-        let stands_back = about.pool.as_ref().is_some_and(|pool| !pool.in_service);
+        let stands_back = about.pool.as_ref().is_some_and(|pool| pool.stands_back);
         let state = if about.draining {
             ("draining", Look::Odd)
         } else if !about.lacks.is_empty() {
@@ -458,6 +458,7 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
                 uptime_ms: 0,
                 clock: at(0),
                 in_service,
+                stands_back: !in_service,
                 holds_lock: true,
                 settings: Default::default(),
                 broker: None,

@@ -10,7 +10,7 @@ fn root(number: u128) -> Uuid {
 struct World {
     now: Instant,
     clock: Timestamp,
-    processes: Vec<(Roster, bool)>,
+    processes: Vec<(Roster, Standing)>,
 }
 
 impl World {
@@ -34,18 +34,19 @@ impl World {
             settings: BTreeMap::new(),
             started: self.now,
         };
-        self.processes.push((Roster::new(own), false));
+        self.processes.push((Roster::new(own), Standing::Starting));
         self.processes.len() - 1
     }
 
     fn report(&self, number: usize) -> (String, Agreement) {
-        let (roster, in_service) = &self.processes[number];
+        let (roster, standing) = &self.processes[number];
         let uptime = self.now.duration_since(roster.own.started);
         let agreement = Agreement {
             root: roster.own.root,
             uptime_ms: uptime.as_millis() as u64,
             clock: self.clock,
-            in_service: *in_service,
+            in_service: *standing == Standing::InService,
+            stands_back: *standing == Standing::StandsBack,
             holds_lock: true,
             settings: roster.own.settings.clone(),
             broker: None,
@@ -66,18 +67,21 @@ impl World {
         }
         for number in alive {
             let findings = self.findings(*number);
-            self.processes[*number].1 = !findings.stand_back;
+            self.processes[*number].1 = match findings.yields_to {
+                Some(_) => Standing::StandsBack,
+                None => Standing::InService,
+            };
         }
     }
 
     fn findings(&self, number: usize) -> Findings {
-        let (roster, in_service) = &self.processes[number];
-        roster.findings(self.now, *in_service)
+        let (roster, standing) = &self.processes[number];
+        roster.findings(self.now, *standing)
     }
 
     fn in_service(&self) -> Vec<usize> {
         let all = self.processes.iter().enumerate();
-        let serving = all.filter(|(_, (_, in_service))| *in_service);
+        let serving = all.filter(|(_, (_, standing))| *standing == Standing::InService);
         serving.map(|(number, _)| number).collect()
     }
 }
@@ -113,16 +117,16 @@ fn one_that_stood_back_serves_when_the_other_root_is_gone() {
     world.round(&[first]);
     let second = world.start("b-1-x", root(1));
     world.round(&[first, second]);
-    // Restarted before that was noticed: its root stays the pool's.
-    world.processes[first].1 = false;
+    // Restarted, and found before it is in service; its id is the larger one.
     let restarted = world.start("a-2-x", root(9));
-    world.processes[restarted].1 = true;
     world.round(&[second, restarted]);
-    assert!(world.findings(second).stand_back);
+    assert_eq!(world.processes[second].1, Standing::StandsBack);
+    assert_eq!(world.processes[restarted].1, Standing::InService);
     for _ in 0..4 {
         world.round(&[second]);
     }
-    assert!(!world.findings(second).stand_back);
+    assert_eq!(world.findings(second), Findings::default());
+    assert!(!world.processes[second].0.is_there("a-2-x"));
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn of_two_in_service_the_one_that_has_run_for_longer_stays() {
             world.pass(apart);
             let younger = world.start("b-1-x", root(roots[1]));
             for number in [elder, younger] {
-                world.processes[number].1 = true;
+                world.processes[number].1 = Standing::InService;
             }
             for _ in 0..3 {
                 world.round(&[elder, younger]);
@@ -190,7 +194,7 @@ fn settings_that_differ_are_named_with_both_values() {
     settings.insert("MAX_WAITING".to_owned(), "1".to_owned());
     world.round(&ids);
     let found = world.findings(ids[0]);
-    assert!(!found.stand_back);
+    assert_eq!(found.yields_to, None);
     assert_eq!(
         found.settings.unwrap(),
         "CODEX_MODELS is o9 here, gpt at process b-1-x and differs at 1 more; expected equal settings"
@@ -237,7 +241,8 @@ fn g3_a_lock_that_can_be_taken_while_its_process_lives_is_found() {
         world.round(&[first, second]);
     }
     let found = world.findings(second);
-    assert!(found.stand_back && found.locks.unwrap().contains("a-1-x"));
+    assert_eq!(found.yields_to.as_deref(), Some("a-1-x"));
+    assert!(found.locks.unwrap().contains("a-1-x"));
     assert!(!world.processes[second].0.is_in_doubt());
     // The other side, which has run for longer, stays in service.
     for _ in 0..LOCK_MISSES {
@@ -246,7 +251,7 @@ fn g3_a_lock_that_can_be_taken_while_its_process_lives_is_found() {
         world.round(&[first, second]);
     }
     let found = world.findings(first);
-    assert!(!found.stand_back && found.locks.is_some());
+    assert!(found.yields_to.is_none() && found.locks.is_some());
     // Repaired.
     let now = world.now;
     world.processes[second].0.lock_tried(now, "a-1-x", true);

@@ -28,7 +28,8 @@ fn text(path: &Path) -> &str {
 async fn g1_a_process_with_another_root_takes_no_turns_until_the_others_are_gone() {
     let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
     let other = pool.root().with_file_name("other");
-    let second = pool.spawn(&[("WORKSPACE_ROOT", text(&other))]);
+    let impatient = ("FAILPOINTS", "sabotage.patience=return");
+    let second = pool.spawn(&[("WORKSPACE_ROOT", text(&other)), impatient]);
     pool.process(second).unready("root_differs").await;
     let (_, shown) = pool.process(second).get("/readyz").await.unwrap();
     for id in [root_id(&pool.root()), root_id(&other)] {
@@ -49,6 +50,8 @@ async fn g1_a_process_with_another_root_takes_no_turns_until_the_others_are_gone
     // The one that is in service has no reason to stop.
     pool.process(0).ready().await;
 
+    // What is unacked would come again, and the other root has no record of it.
+    pool.idle().await;
     pool.process(0).terminate();
     assert_eq!(pool.process(0).exited().await, Some(0));
     pool.process(second).ready().await;
@@ -56,6 +59,23 @@ async fn g1_a_process_with_another_root_takes_no_turns_until_the_others_are_gone
     pool.events.ended("t7").await;
     assert!(other.join("a").is_dir());
     pool.stop().await;
+}
+
+/// Guards `Pool::with_patience`: an upgrade hands no pool to a wrong root.
+#[tokio::test]
+async fn g4_a_process_that_stood_back_leaves_a_restarted_pool_its_place() {
+    let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
+    let other = pool.root().with_file_name("other");
+    let second = pool.spawn(&[("WORKSPACE_ROOT", text(&other))]);
+    pool.process(second).unready("root_differs").await;
+    pool.process(0).kill();
+    pool.enqueue(&[turn("t1", "a", &["say hi"])]).await;
+    let restarted = pool.spawn(&[]);
+    pool.process(restarted).ready().await;
+    pool.events.ended("t1").await;
+    pool.process(second).unready("root_differs").await;
+    assert!(pool.root().join("a").is_dir() && !other.join("a").exists());
+    pool.idle().await;
 }
 
 /// Guards `Pool::announce`: none of them is in service when they compare.
@@ -166,7 +186,7 @@ async fn g1_an_offer_of_another_roots_sequencer_is_not_run() {
 async fn a_worker_runs_no_model_that_is_not_on_its_own_list() {
     let mut pool = Pool::start(1, &[("SLOTS", "1"), ("ROLES", "sequencer")]).await;
     let strict = pool.spawn(&[("ROLES", "worker"), ("CODEX_MODELS", "m1")]);
-    let mut request = turn("t1", "a", &["say hi"]);
+    let mut request = turn("t1", "a", &["wait go"]);
     request["model"] = "o9".into();
     pool.enqueue(&[request]).await;
     pool.process(strict)
@@ -175,6 +195,7 @@ async fn a_worker_runs_no_model_that_is_not_on_its_own_list() {
     let open = pool.spawn(&[("ROLES", "worker")]);
     let run = pool.started("t1", 1).await;
     assert_eq!(pool.process_of(&run), open);
+    pool.release("go");
     pool.events.ended("t1").await;
     pool.stop().await;
 }
