@@ -105,7 +105,7 @@ impl Host {
         self.inner.findings.borrow().is_empty() && !self.is_barred()
     }
 
-    /// Whether this process must take no turns, whatever the host's state: see
+    /// Keeps this process from taking turns, independent of the host's state: see
     /// [`crate::pool`].
     pub fn set_barred(&self, barred: bool) {
         self.inner.barred.send_if_modified(|before| {

@@ -127,8 +127,8 @@ fn short(value: String) -> String {
     )
 }
 
-/// At most `max` characters of what somebody else has written, all of them
-/// visible.
+/// At most `max` characters of another process's text, without control
+/// characters.
 pub(super) fn printable(text: &str, max: usize) -> String {
     let visible = |c: char| if c.is_control() { '?' } else { c };
     text.chars().take(max).map(visible).collect()

@@ -135,7 +135,7 @@ impl Roster {
             return;
         }
         let uptime = Duration::from_millis(reported.uptime_ms);
-        // Longer than this host is up: as long as can be told.
+        // Longer than this host is up: taken for this process's own age.
         let started = now.checked_sub(uptime).unwrap_or(self.own.started);
         let listened = self.listened;
         let peer = self.peers.entry(process).or_insert_with(|| Peer {

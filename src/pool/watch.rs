@@ -153,7 +153,7 @@ impl Pool {
     async fn listen(&self, link: &Link, topology: &Topology) -> Result<Findings, PoolError> {
         let starting = self.0.host.is_barred();
         let queue = topology.declare_exclusive(link, Fanout::Status).await?;
-        let alone = starting && !is_anybody_there(link, topology).await?;
+        let alone = starting && !is_in_use(link, topology).await?;
         let needed = if alone { ALONE } else { LISTEN };
         let mut findings = Findings::default();
         let enough = |roster: &Roster, listened: Duration| {
@@ -243,7 +243,7 @@ pub async fn compare(
     own: Own,
     processes: &Processes,
 ) -> Result<(usize, Findings), PoolError> {
-    if !is_anybody_there(link, topology).await? {
+    if !is_in_use(link, topology).await? {
         return Ok((0, Findings::default()));
     }
     let queue = topology.declare_exclusive(link, Fanout::Status).await?;
@@ -260,7 +260,7 @@ pub async fn compare(
 }
 
 /// A sequencer, or a worker with a free slot.
-async fn is_anybody_there(link: &Link, topology: &Topology) -> Result<bool, DeclareError> {
+async fn is_in_use(link: &Link, topology: &Topology) -> Result<bool, DeclareError> {
     for queue in [&topology.turns, &topology.work] {
         if topology.depth(link, queue).await?.consumers > 0 {
             return Ok(true);
@@ -317,7 +317,7 @@ fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
         Ok(Decoded::Known(Status::Heartbeat { worker, about, .. })) => Some((worker, about.pool?)),
         Ok(Decoded::Known(Status::Sequencer { process, pool, .. })) => Some((process, pool?)),
         Ok(Decoded::Known(Status::Pool { process, pool })) => Some((process, Box::new(pool))),
-        // What is no status to this version says nothing to it.
+        // Other types and versions carry no report for this one.
         Ok(Decoded::Known(Status::Done { .. }) | Decoded::Unknown(_)) | Err(_) => None,
     }
 }

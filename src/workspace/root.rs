@@ -312,6 +312,7 @@ impl Root {
             .lock()
             .map_err(|error| self.ours.error("lock", REGISTRY_LOCK, error))?;
         self.must_not_nest(id, segments)?;
+        self.must_not_be_in_another_root(id, segments)?;
         self.agent_dir(id, segments)?;
         let state = self.make_ours(segments, STATE)?;
         state.make_own_dir(CLAIMS)?;
@@ -348,12 +349,16 @@ impl Root {
         Ok(())
     }
 
-    /// The agent's directory, made if it is missing: also when somebody has
-    /// removed it since.
-    fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
+    /// A root that was there before this one. Only of a new workspace: what
+    /// agents make in theirs later means nothing, and no root opens in this one.
+    fn must_not_be_in_another_root(
+        &self,
+        id: &str,
+        segments: &[&str],
+    ) -> Result<(), WorkspaceError> {
         let mut path = PathBuf::new();
         let mut inner = None;
-        let known = steps(segments, |dir, name| {
+        steps(segments, |dir, name| {
             path.push(name);
             let found = dir.unwrap_or(&self.dir).dir(name)?;
             if matches!(&found, Found::Dir(dir) if is_root(dir, Path::new(""))) {
@@ -361,10 +366,16 @@ impl Root {
             }
             Ok(found)
         })?;
-        if let Some(path) = inner {
-            return Err(rejected(id, Rejection::OtherRoot { path }));
+        match inner {
+            Some(path) => Err(rejected(id, Rejection::OtherRoot { path })),
+            None => Ok(()),
         }
-        let found = match known {
+    }
+
+    /// The agent's directory, made if it is missing: also when somebody has
+    /// removed it since.
+    fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
+        let found = match walk(&self.dir, segments)? {
             Walk::Missing => self.make_agent_dir(segments)?,
             found => found,
         };
@@ -439,8 +450,8 @@ impl Root {
     }
 }
 
-/// Whether the directory is a workspace root, of whatever pool. Another user's
-/// records can't be looked into, and yet they are records.
+/// Whether the directory is the workspace root of any pool. Another user's
+/// records cannot be read, but count.
 fn is_root(at: impl AsFd, path: &Path) -> bool {
     let kind = |path: &Path| -> rustix::io::Result<FileType> {
         let stat = rustix::fs::statat(&at, path, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -610,7 +621,10 @@ mod tests {
             let why = rejection(&outer, id);
             assert_eq!(why, Rejection::OtherRoot { path: path.clone() }, "{id}");
         }
-        outer.workspace("other/w").unwrap();
+        // What an agent makes in its own workspace is no root.
+        let known = outer.workspace("other/w").unwrap();
+        std::fs::create_dir_all(known.dir().join(OURS).join(WORKSPACES)).unwrap();
+        assert!(outer.workspace("other/w").unwrap().unusable().is_none());
         // The inner one finds out, too.
         let found = crate::error::with_sources(&inner.probe().unwrap_err());
         assert!(found.contains("inside root"), "{found}");

@@ -173,7 +173,7 @@ fn of_two_in_service_the_one_that_has_run_for_longer_stays() {
 }
 
 #[test]
-fn old_processes_report_none_and_are_compared_with_nobody() {
+fn old_processes_report_no_agreement_and_are_not_compared() {
     let mut world = World::new();
     let only = world.start("a-1-x", root(1));
     world.round(&[only]);
@@ -278,7 +278,7 @@ fn a_lock_that_is_free_because_its_process_has_ended_says_nothing() {
 }
 
 #[test]
-fn g10_whoever_reports_little_is_kept_and_the_pool_is_still_known() {
+fn g10_the_number_of_processes_that_are_kept_is_bounded() {
     let mut world = World::new();
     let ours = world.start("a-1-x", root(1));
     let theirs = world.start("b-1-x", root(1));

@@ -101,7 +101,7 @@ async fn a_good_set_up_passes_everything() {
 
 /// What is wrong between hosts and mounts shows before a process is started there.
 #[tokio::test]
-async fn a_process_that_would_not_fit_its_pool_is_told_apart() {
+async fn a_root_settings_and_locks_that_do_not_fit_the_pool_are_found() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[("MAX_WAITING", "7")]).await;
     let dir = tempfile::tempdir().unwrap();
