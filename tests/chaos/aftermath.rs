@@ -84,15 +84,18 @@ impl Run<'_> {
         processes::of_turns(&self.order.dir, &workers)
     }
 
-    /// Once all processes have ended. The broker counts with some delay.
+    /// Once all processes have ended; also a dead queue that lacks poisonous
+    /// requests. The broker counts with some delay.
     pub async fn messages_left(&self) -> anyhow::Result<Vec<String>> {
         let deadline = Instant::now() + LIMIT;
+        // Rejected turns are there, too, and some of all twice.
+        let poisoned = self.striker.poisoned.get();
         loop {
             let depths = self.striker.broker.depths(&self.order.vhost).await?;
             let left: Vec<String> = depths
                 .into_iter()
                 .filter(|(name, ready, unacked)| match name.as_str() {
-                    "codex.turns.dead" => false,
+                    "codex.turns.dead" => *ready < poisoned,
                     "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
                     _ => true,
                 })

@@ -20,10 +20,14 @@ mod load;
 #[path = "../support/faults.rs"]
 mod places;
 mod plan;
+#[path = "../support/poison.rs"]
+mod poison;
 mod pool;
 mod process;
 mod processes;
 mod proxy;
+#[path = "../support/raw_amqp.rs"]
+mod raw_amqp;
 mod record;
 mod report;
 mod run;

@@ -90,6 +90,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             broker,
             struck: Default::default(),
             killed: Default::default(),
+            poisoned: Default::default(),
         }),
         pool,
         events,

@@ -1,6 +1,6 @@
 //! Carries the plan's faults out, and notes what they hit.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,15 +14,25 @@ use crate::clock::{Nanos, now};
 use crate::full_reader::FullReader;
 use crate::plan::Planned;
 use crate::plan::fault::Fault;
+use crate::poison;
 use crate::pool::Pool;
 use crate::process::Process;
 use crate::proxy::Mode;
+use crate::raw_amqp::{Answer, RawMessage, RawProducer};
 use crate::record::runs::{self, Running};
 
 const WORK: &str = "codex.turns.work";
 const TURNS: &str = "codex.turns";
 /// What opening a connection may take; the broker may be down.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Kinds of poisonous messages in one go, each to both exchanges.
+const POISONS: usize = 8;
+/// What the broker takes to confirm one, or else it is away.
+const POISON_LIMIT: Duration = Duration::from_secs(10);
+const NO_CANCEL: &[u8] = br#"{"action":"cancel","turn_id":"no-such-turn"}"#;
+/// No turn is named, so there is no event of it, either.
+const NO_REQUEST: &[u8] = b"{";
 
 pub struct Striker {
     pub pool: Rc<Pool>,
@@ -31,6 +41,9 @@ pub struct Striker {
     /// The codex processes whose turns may end without a word of theirs: they,
     /// or their guards, were killed.
     pub killed: RefCell<Vec<i32>>,
+    /// Poisonous requests that the broker has confirmed. None can be accepted,
+    /// so each is in the dead queue in the end.
+    pub poisoned: Cell<u64>,
 }
 
 /// A fault that was carried out.
@@ -136,6 +149,7 @@ impl Striker {
                 pause(ms).await;
                 format!("for {ms} ms")
             }
+            Fault::Poison { from } => self.poison(from).await?,
             Fault::FullDisk { ms } => self.lacking(&pool.setup.full_disk(), ms).await?,
             Fault::NoProcesses { ms } => self.lacking(&pool.setup.no_processes(), ms).await?,
             Fault::NoCodex { ms } => {
@@ -161,6 +175,44 @@ impl Striker {
                 self.at_broker(at_broker, pick).await?
             }
         })
+    }
+
+    async fn poison(&self, from: usize) -> anyhow::Result<String> {
+        let proxy = self.pool.proxy(from).await?;
+        let url = self.pool.url(&proxy);
+        let mut producer = RawProducer::new(&url);
+        let matrix = poison::matrix();
+        let (mut taken, mut names) = (0, Vec::new());
+        for poison in matrix
+            .iter()
+            .cycle()
+            .skip(from % matrix.len())
+            .take(POISONS)
+        {
+            for (exchange, key, body) in [
+                ("codex.control", &b"J\xFC"[..], NO_CANCEL),
+                ("codex.requests", b"turn", NO_REQUEST),
+            ] {
+                let properties = poison.properties.clone();
+                let message = RawMessage::new(exchange, key, properties, body);
+                // The broker may be away, or may take no such message.
+                match timeout(POISON_LIMIT, producer.publish(&message)).await {
+                    Ok(Answer::Taken) => {
+                        taken += 1;
+                        let request = u64::from(exchange == "codex.requests");
+                        self.poisoned.set(self.poisoned.get() + request);
+                    }
+                    Ok(Answer::Refused(_)) => {}
+                    // An answer that comes now would be taken for another message's.
+                    Err(_) => producer = RawProducer::new(&url),
+                }
+            }
+            names.push(poison.name.as_str());
+        }
+        if taken == 0 {
+            bail!("the broker took none");
+        }
+        Ok(format!("{taken} messages: {}", names.join(", ")))
     }
 
     async fn at_broker(&self, fault: Fault, pick: usize) -> anyhow::Result<String> {

@@ -45,6 +45,11 @@ pub enum Fault {
     /// The broker closes one connection, of anybody.
     CloseOne,
     CloseAll,
+    /// A stranger publishes what brokers deliver and clients may not survive,
+    /// beginning with that one of its messages.
+    Poison {
+        from: usize,
+    },
     /// What is offered gets lost.
     PurgeOffers,
     /// So does the queue of the offers.
@@ -145,6 +150,7 @@ impl Fault {
             }
             Self::Partition { hang_up, .. } => *hang_up = random.bool(),
             Self::KillLeader { offers, .. } => *offers = random.bool(),
+            Self::Poison { from } => *from = random.usize(0..1_000),
             Self::FailPoint { place, skip } => {
                 *place = PLACES[random.usize(0..PLACES.len())];
                 *skip = random.u32(0..8);
@@ -170,6 +176,7 @@ impl Fault {
             Self::Partition { .. } => "the sequencer alone",
             Self::CloseOne => "broker closes a connection",
             Self::CloseAll => "broker closes all connections",
+            Self::Poison { .. } => "poisonous messages",
             Self::PurgeOffers => "purge the offers",
             Self::DeleteOffers => "delete the offers' queue",
             Self::StopBroker { .. } => "stop the broker",
@@ -218,6 +225,7 @@ pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
         (4, Fault::Partition { hang_up: false, ms }),
         (4, Fault::CloseOne),
         (3, Fault::CloseAll),
+        (8, Fault::Poison { from: 0 }),
         (2, Fault::PurgeOffers),
         (1, Fault::DeleteOffers),
         (only(!shape.short, 2), Fault::StopBroker { ms }),
