@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_ends_with_a_slash_is_told_how_the_virtual_host_is_written() {
+    fn an_empty_virtual_host_is_explained() {
         let missing = |url: &str| {
             let target = target(url).unwrap();
             let detail = "not found".to_owned();

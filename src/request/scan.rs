@@ -1,5 +1,5 @@
 //! Finds the turn id and the workspace in a body that can't be read, so that
-//! its sender gets an answer whatever is wrong with it.
+//! its sender gets an answer all the same.
 //!
 //! One pass over at most [`MAX_SCANNED`] bytes, without recursion. Only the
 //! fields of the outermost object count, and of a repeated field the last, as

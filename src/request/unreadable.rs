@@ -41,7 +41,7 @@ pub(super) fn no_object(value: &Value, scan: &Scan) -> Finding {
     (found, OBJECT.to_owned())
 }
 
-/// What the first bytes give away.
+/// What the first bytes show.
 fn form(body: &[u8], scan: &Scan, properties: &Properties<'_>) -> Option<Finding> {
     let found = match scan.form {
         BodyForm::Plain if body.is_empty() => "an empty body".to_owned(),
@@ -61,8 +61,8 @@ fn form(body: &[u8], scan: &Scan, properties: &Properties<'_>) -> Option<Finding
     Some((found, OBJECT.to_owned()))
 }
 
-/// serde_json has no codes for its errors: their words are told apart, which
-/// the tests below hold against the version in use.
+/// serde_json has no codes for its errors: their texts are matched, which the
+/// tests below check against the version in use.
 fn no_json(
     body: &[u8],
     error: &serde_json::Error,

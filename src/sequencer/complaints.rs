@@ -1,5 +1,5 @@
-//! What producers do wrong without being told by an event: logged, but not as
-//! often as they do it.
+//! Mistakes of producers that no `error` event reports: logged, but not as often
+//! as they happen.
 
 use std::time::Instant;
 

@@ -146,7 +146,7 @@ public class Producer {
             BasicProperties properties = new BasicProperties.Builder()
                     .contentType("application/json")
                     .deliveryMode(2) // survives a restart of the broker
-                    .messageId((String) message.get("turn_id")) // a rejection is published under it
+                    .messageId((String) message.get("turn_id")) // rejections are published under it
                     .timestamp(new Date())
                     .build();
             returned = false;

@@ -41,7 +41,7 @@ def publish(channel, exchange, routing_key, message):
         pika.BasicProperties(
             content_type="application/json",
             delivery_mode=2,  # survives a restart of the broker
-            message_id=message["turn_id"],  # a rejection is published under it, whatever is wrong with the body
+            message_id=message["turn_id"],  # rejections are published under it, even if the body can't be read
             timestamp=int(time.time()),
         ),
         mandatory=True,

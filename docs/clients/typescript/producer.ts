@@ -59,7 +59,7 @@ async function publish(
   channel.once("return", noteReturn);
   channel.publish(exchange, routingKey, Buffer.from(JSON.stringify(message)), {
     mandatory: true,
-    messageId: message.turn_id, // a rejection is published under it, whatever is wrong with the body
+    messageId: message.turn_id, // rejections are published under it, even if the body can't be read
     contentType: "application/json",
     persistent: true, // survives a restart of the broker
     timestamp: Math.floor(Date.now() / 1000),

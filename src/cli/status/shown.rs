@@ -423,6 +423,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_out_of_any_sense_is_no_wait() {
+        let now: Timestamp = "2026-11-30T00:00:00Z".parse().unwrap();
+        let waited = |enqueued_at: &str| {
+            let wait = WaitTold {
+                held_ms: 7_000,
+                enqueued_at: enqueued_at.parse().ok(),
+            };
+            super::waited(&wait, now).as_secs()
+        };
+        assert_eq!(waited("2026-11-29T23:59:00Z"), 60);
+        assert_eq!(waited("1970-01-01T00:00:00Z"), 7);
+        assert_eq!(waited("0001-01-01T00:00:00Z"), 7);
+    }
+
+    #[test]
     fn g8_what_cannot_be_killed_is_named_once() {
         let held = HeldTold {
             workspace: "acme/website".to_owned(),

@@ -86,6 +86,23 @@ pub async fn ctrl_c_cancels_the_turn(language: Language) {
     pool.stop().await;
 }
 
+/// Guards that cancels are mandatory.
+pub async fn a_cancel_that_no_worker_hears(language: Language) {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 1, &[]).await;
+    let called = language
+        .producer("a", &["t1\nsay hi\nwait never"], &url)
+        .start();
+    called.printed("hi").await;
+    pool.process(0).kill();
+    called.signal(Signal::INT);
+    called.said("no worker is connected").await;
+    pool.spawn(&[]);
+    let done = called.done().await.ended(130);
+    assert!(done.err.contains("\ncancelled"), "{done:#?}");
+    pool.stop().await;
+}
+
 /// Everything from the cut to the turn's end comes while the producer has no
 /// connection, and stands still. What comes in between is in no record of the
 /// worker's: it waits in the producer's queue, or is gone.

@@ -36,6 +36,12 @@ macro_rules! tests_in {
             }
 
             #[tokio::test]
+            async fn a_cancel_that_no_worker_hears_is_reported_and_repeated() {
+                $language.build();
+                behaviour::a_cancel_that_no_worker_hears($language).await;
+            }
+
+            #[tokio::test]
             async fn a_connection_lost_in_mid_turn_loses_nothing_and_repeats_nothing() {
                 $language.build();
                 behaviour::a_connection_lost_in_mid_turn($language).await;

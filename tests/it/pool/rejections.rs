@@ -185,6 +185,15 @@ async fn g5_a_broken_body_is_answered_under_the_id_in_it() {
         assert_eq!(error["workspace"], "a", "{id}");
         assert_eq!(letter(&mut pool).await.message, message, "{id}");
     }
+    // Of a compressed one, that it is.
+    let compressed = persistent()
+        .with_message_id("gzip".into())
+        .with_content_encoding("gzip".into());
+    let body = b"\x1f\x8b\x08\x00".to_vec();
+    pool.producer.enqueue_raw(&[(body, compressed)]).await;
+    assert_refused(&pool.events.ended("gzip").await, "request.invalid");
+    let found = r#"found gzip (content_encoding "gzip"), expected a JSON object in UTF-8"#;
+    assert!(letter(&mut pool).await.message.contains(found));
     // Its id is seen, and is that of a turn that waits.
     pool.enqueue(&[turn("t1", "a", &["wait go"]), turn("t2", "a", &[])])
         .await;
@@ -196,13 +205,13 @@ async fn g5_a_broken_body_is_answered_under_the_id_in_it() {
     let t2 = pool.events.ended("t2").await;
     assert_eq!((t2.stop_reason(), t2.attempt()), ("end_turn", 1));
     assert!(!t2.attempts.contains_key(&0));
-    pool.metric_is(&rejected("request.invalid"), 14.0).await;
+    pool.metric_is(&rejected("request.invalid"), 15.0).await;
     pool.stop().await;
 }
 
 /// Guards `request::notices`, and that nonsense times are no waits.
 #[tokio::test]
-async fn what_of_a_request_is_not_used_is_told_and_its_turn_runs() {
+async fn notices_name_what_of_a_request_is_not_used() {
     let mut pool = Pool::start(1, &[]).await;
     let mut request = turn("t1", "a", &[]);
     let prompt = request["messages"][0]["content"].clone();

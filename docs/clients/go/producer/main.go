@@ -156,7 +156,7 @@ func (b *broker) publish(exchange, key, turnID string, content any) error {
 	err = b.channel.PublishWithContext(context.Background(), exchange, key, true, false, amqp.Publishing{
 		ContentType:  "application/json",
 		DeliveryMode: amqp.Persistent, // survives a restart of the broker
-		MessageId:    turnID,          // a rejection is published under it, whatever is wrong with the body
+		MessageId:    turnID,          // rejections are published under it, even if the body can't be read
 		Timestamp:    time.Now(),
 		Body:         body,
 	})
