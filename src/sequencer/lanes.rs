@@ -77,7 +77,11 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::mpsc;
+
+    use futures_util::poll;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -86,18 +90,21 @@ mod tests {
         let lanes = Lanes::default();
         let (go_on, hung) = mpsc::channel::<()>();
         let lane = lanes.enter(Some("a")).await.unwrap();
-        let waits = move || hung.recv().is_ok();
-        assert!(matches!(lane.run(waits).await, Err(LaneError::Hangs)));
+        let mut hanging = pin!(lane.run(move || hung.recv().is_ok()));
+        assert!(poll!(hanging.as_mut()).is_pending());
+        advance(LIMIT).await;
+        assert!(matches!(hanging.await, Err(LaneError::Hangs)));
         // It still does.
-        let again = lanes.enter(Some("a")).await;
-        assert!(matches!(again, Err(LaneError::Hangs)));
+        let mut again = pin!(lanes.enter(Some("a")));
+        assert!(poll!(again.as_mut()).is_pending());
         for other in [Some("b"), None, None] {
             let lane = lanes.enter(other).await.unwrap();
             assert_eq!(lane.run(|| 7).await.unwrap(), 7);
         }
+        advance(LIMIT).await;
+        assert!(matches!(again.await, Err(LaneError::Hangs)));
         go_on.send(()).unwrap();
-        let lane = lanes.of("a").lock_owned().await;
-        drop(lane);
+        drop(lanes.of("a").lock_owned().await);
     }
 
     #[tokio::test]

@@ -124,7 +124,7 @@ impl MarkKeeper {
         loop {
             tokio::select! {
                 Some(ask) = self.asked.recv() => match ask {
-                    Ask::Write(cancelled) => self.to_write(cancelled),
+                    Ask::Write(cancelled) => self.queue(cancelled),
                     Ask::Look => self.look(),
                 },
                 _ = ticks.tick() => {
@@ -140,7 +140,7 @@ impl MarkKeeper {
     }
 
     /// Sequencers repeat a cancel as long as its turn runs: once is enough.
-    fn to_write(&mut self, cancelled: Cancelled) {
+    fn queue(&mut self, cancelled: Cancelled) {
         let same = |other: &Cancelled| {
             (&other.workspace, &other.turn_id) == (&cancelled.workspace, &cancelled.turn_id)
         };
