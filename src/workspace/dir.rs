@@ -287,18 +287,47 @@ impl Dir {
 
     /// The names in here, in no order; those that are no UTF-8 are not ours.
     pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
-        let list = || -> rustix::io::Result<Vec<String>> {
-            let mut names = Vec::new();
-            for entry in rustix::fs::Dir::read_from(&self.fd)? {
-                if let Ok(name) = entry?.file_name().to_str()
-                    && !matches!(name, "." | "..")
-                {
-                    names.push(name.to_owned());
-                }
+        let mut names = Vec::new();
+        self.for_each_name(|name| {
+            #[cfg(test)]
+            kept::count();
+            names.push(name.to_owned());
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    /// As [`Self::names`], one at a time: for folders that may hold millions. A
+    /// name may be removed when it comes.
+    pub(super) fn for_each_name(
+        &self,
+        mut each: impl FnMut(&str) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        let error = |errno| DiskError::new("list", &self.path, errno);
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(error)? {
+            if let Ok(name) = entry.map_err(error)?.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                each(name)?;
             }
-            Ok(names)
-        };
-        list().map_err(|errno| DiskError::new("list", &self.path, errno))
+        }
+        Ok(())
+    }
+}
+
+/// How many names this thread has kept in memory.
+#[cfg(test)]
+pub(super) mod kept {
+    use std::cell::Cell;
+
+    thread_local!(static KEPT: Cell<usize> = const { Cell::new(0) });
+
+    pub fn count() {
+        KEPT.set(KEPT.get() + 1);
+    }
+
+    pub fn take() -> usize {
+        KEPT.take()
     }
 }
 

@@ -112,12 +112,10 @@ impl Dir {
         Ok(created)
     }
 
-    /// Removes temporary files of dead processes.
+    /// Removes temporary files of dead processes. There may be millions of
+    /// other files, so no more than one name is kept.
     pub(super) fn sweep(&self) -> Result<(), DiskError> {
-        for name in self.names()? {
-            self.sweep_if_debris(&name)?;
-        }
-        Ok(())
+        self.for_each_name(|name| self.sweep_if_debris(name))
     }
 
     pub(super) fn sweep_if_debris(&self, name: &str) -> Result<(), DiskError> {

@@ -307,6 +307,9 @@ impl Root {
     }
 
     fn register(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
+        // If it is on a file system that hangs, then here, and not with the lock
+        // that every other new workspace needs, too.
+        let _ = walk(&self.dir, segments);
         let registry = self.ours.make_file(REGISTRY_LOCK)?;
         registry
             .lock()
@@ -543,6 +546,7 @@ fn workspace_below(dir: &Dir) -> Result<Option<String>, DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::dir::kept;
     use crate::workspace::testing::{root, run_claim};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -584,6 +588,21 @@ mod tests {
         crate::workspace::durable::syncs::take();
         root.workspace("a/b").unwrap();
         assert_eq!(crate::workspace::durable::syncs::take(), 0);
+    }
+
+    /// One file for each conversation that there ever was.
+    #[test]
+    fn g10_opening_a_root_keeps_nothing_of_its_threads_in_memory() {
+        let (tmp, root) = root();
+        for _ in 0..2_000 {
+            let thread = Uuid::new_v4().to_string();
+            std::fs::write(root.ours.path().join(THREADS).join(thread), "a").unwrap();
+        }
+        kept::take();
+        assert_eq!(root.threads.names().unwrap().len(), 2_000);
+        assert_eq!(kept::take(), 2_000, "nothing is counted");
+        Root::open(&tmp.path().join("root")).unwrap();
+        assert_eq!(kept::take(), 0);
     }
 
     #[test]

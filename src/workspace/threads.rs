@@ -44,6 +44,11 @@ impl Threads {
         Self { dir: Arc::new(dir) }
     }
 
+    #[cfg(test)]
+    pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
+        self.dir.names()
+    }
+
     /// The id of the workspace that the thread belongs to.
     pub fn owner(&self, thread: Uuid) -> Result<Option<String>, DiskError> {
         let owner = self.dir.read(&thread.to_string(), MAX_BYTES)?;
