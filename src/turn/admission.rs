@@ -243,7 +243,10 @@ fn look_up(workspace: &Workspace, request: &TurnRequest) -> Result<Found, StateE
     if let Some(ended) = ending_of(&claim, request) {
         return Ok(Found::Ended(ended));
     }
-    let history = workspace.history(turn_id)?;
+    let history = match workspace.indexed_end(turn_id)? {
+        Some(finished) => TurnHistory::from(finished),
+        None => workspace.history(turn_id)?,
+    };
     let finished = history.finished.as_ref();
     Ok(
         match finished.filter(|_| !fault::is_on("sabotage.journal")) {

@@ -17,6 +17,7 @@
 //!         unkillable                        says what the lock is held for that can't be killed
 //!         journal, journal.old              what happened to the turns
 //!         checkpoint                        how far the journal has been understood
+//!         ends.0, ends.1                    where the ends of turns stand in it
 //!         begun                             the conversation that a turn was asked to begin
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
 //!         claims/<turn id>.received         when it first came, if it must start in time
@@ -28,7 +29,7 @@
 //! ids hold no `~`, with which our other file names start. Records are lines
 //! of a checksum and versioned JSON, in every file alike.
 //!
-//! All of this blocks: async callers use `spawn_blocking`.
+//! All of this blocks: async callers use `block_in_place` or `spawn_blocking`.
 
 mod begun;
 mod check;
@@ -230,12 +231,20 @@ impl Workspace {
         journal::history(&self.state, id::turn_id(turn_id)?, None)
     }
 
+    /// The turn's end, at the cost of a bounded read. Returns `None` also if it
+    /// has ended, but is not in the journal's index; then [`Self::history`] knows.
+    pub fn indexed_end(&self, turn_id: &str) -> Result<Option<Finished>, StateError> {
+        journal::indexed_end(&self.state, id::turn_id(turn_id)?)
+    }
+
     /// Whether the turn has ended, as its records tell. For ever, if it has.
     pub fn has_ended(&self, turn_id: &str) -> Result<bool, StateError> {
         Ok(match self.claims.find(turn_id)? {
             None => false,
             Some(claim) if claim.verdict.ending().is_some() => true,
-            Some(_) => self.history(turn_id)?.finished.is_some(),
+            Some(_) => {
+                self.indexed_end(turn_id)?.is_some() || self.history(turn_id)?.finished.is_some()
+            }
         })
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::checkpoint::Checkpoint;
+use super::index::{self, Place};
 use super::read::{self, Extent, header, scan};
 use super::record::{Baseline, Finished, Record, Returned, Segment, Started, TurnHistory};
 use super::{JOURNAL, OLD, TURNS_PER_SEGMENT, rotate};
@@ -99,7 +100,17 @@ impl LockedJournal {
     /// on a journal that is opened anew.
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;
+        let offset = self.tally.len;
         self.append(&Borrowed::Finished(finished))?;
+        let place = Place {
+            segment: self.tally.segment,
+            offset,
+            len: self.tally.len - offset,
+        };
+        // Without an entry, the journal is read.
+        if let Err(error) = index::add(self.state(), &finished.turn_id, place) {
+            warn!(error = %error, "the index of the journal stays behind");
+        }
         self.tally.open_attempt = false;
         self.tally.turns += 1;
         if let Some(baseline) = finished.baseline() {
@@ -186,6 +197,7 @@ impl LockedJournal {
             baseline: self.tally.baseline.clone(),
         };
         self.state().rename(JOURNAL, OLD)?;
+        index::begin(self.state(), next.number)?;
         self.file = create(self.state(), &next)?;
         self.tally = take_stock(self.state(), &self.file)?;
         Ok(())

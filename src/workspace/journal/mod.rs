@@ -3,9 +3,12 @@
 //! `journal` begins with a segment record and grows by a line per event of a
 //! turn's life; with [`TURNS_PER_SEGMENT`] turns it becomes `journal.old` and
 //! a new one begins. The `checkpoint` beside it says how far the journal has
-//! been understood, so that opening it costs the same however long it is.
+//! been understood, so that opening it costs the same however long it is. The
+//! `ends` tell where the ends of turns stand, so that a turn that comes again
+//! does, too.
 
 mod checkpoint;
+mod index;
 mod locked;
 mod read;
 mod record;
@@ -14,7 +17,7 @@ mod rotate;
 mod tests;
 
 pub use locked::LockedJournal;
-pub(super) use read::history;
+pub(super) use read::{history, indexed_end};
 pub use record::{
     Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
 };

@@ -8,7 +8,8 @@ use std::path::Path;
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
 
-use super::record::{Record, Segment, TurnHistory};
+use super::index::{self, Place};
+use super::record::{Finished, Record, Segment, TurnHistory};
 use super::{JOURNAL, OLD};
 use crate::workspace::dir::Dir;
 use crate::workspace::durable;
@@ -37,7 +38,7 @@ pub(super) fn scan(
         Extent::Known(end) => end,
         Extent::Open => u64::MAX,
     };
-    let at = At { file, offset: from };
+    let at = At::of(file, from);
     let reader = BufReader::with_capacity(64 * 1024, at.take(end.saturating_sub(from)));
     scan_records(reader, path, from, extent, each)
 }
@@ -91,7 +92,7 @@ fn scan_records(
 pub(super) fn header(file: &File, path: &Path) -> Result<(Segment, u64), StateError> {
     let unreadable = |why| StateError::unreadable(path, 0, why);
     let mut record = Vec::new();
-    BufReader::new(At { file, offset: 0 })
+    BufReader::new(At::of(file, 0))
         .read_until(b'\n', &mut record)
         .map_err(|error| DiskError::new("read", path, error))?;
     match line::decode(&record).map_err(unreadable)? {
@@ -145,6 +146,50 @@ pub(in crate::workspace) fn history(
     Ok(history)
 }
 
+/// A turn's end, if the index leads to it: then nothing else is read.
+pub(in crate::workspace) fn indexed_end(
+    state: &Dir,
+    turn_id: &str,
+) -> Result<Option<Finished>, StateError> {
+    for name in [JOURNAL, OLD] {
+        let Some(file) = state.file(name, OFlags::RDONLY)? else {
+            continue;
+        };
+        let path = state.path().join(name);
+        let segment = header(&file, &path)?.0.number;
+        if let Some(place) = index::find(state, segment, turn_id)?
+            && let Some(finished) = finished_at(&file, &path, place)?
+            && finished.turn_id == turn_id
+        {
+            return Ok(Some(finished));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns `None` if no end of a turn stands there.
+fn finished_at(file: &File, path: &Path, at: Place) -> Result<Option<Finished>, StateError> {
+    let end = at.offset.checked_add(at.len);
+    let Some(end) = end.filter(|end| *end <= u64::MAX / 2) else {
+        return Ok(None);
+    };
+    if end > len(file, path)? {
+        return Ok(None);
+    }
+    let mut record = Vec::new();
+    At::of(file, at.offset)
+        .take(at.len)
+        .read_to_end(&mut record)
+        .map_err(|error| DiskError::new("read", path, error))?;
+    if !record.ends_with(b"\n") {
+        return Ok(None);
+    }
+    Ok(match line::decode(&record) {
+        Ok(Record::Finished(finished)) => Some(*finished),
+        _ => None,
+    })
+}
+
 fn collect(
     file: &File,
     path: &Path,
@@ -173,16 +218,40 @@ pub(super) fn len(file: &File, path: &Path) -> Result<u64, DiskError> {
 }
 
 /// Reads without moving the position that all copies of the descriptor share.
-struct At<'a> {
+pub(super) struct At<'a> {
     file: &'a File,
     offset: u64,
+}
+
+impl<'a> At<'a> {
+    pub fn of(file: &'a File, offset: u64) -> Self {
+        Self { file, offset }
+    }
 }
 
 impl Read for At<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buf, self.offset)?;
         self.offset += read as u64;
+        #[cfg(test)]
+        reads::count(read);
         Ok(read)
+    }
+}
+
+/// How many bytes this thread has read.
+#[cfg(test)]
+pub(super) mod reads {
+    use std::cell::Cell;
+
+    thread_local!(static READS: Cell<u64> = const { Cell::new(0) });
+
+    pub fn count(bytes: usize) {
+        READS.set(READS.get() + bytes as u64);
+    }
+
+    pub fn take() -> u64 {
+        READS.take()
     }
 }
 

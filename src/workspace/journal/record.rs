@@ -142,6 +142,16 @@ pub struct TurnHistory {
     pub finished: Option<Finished>,
 }
 
+impl From<Finished> for TurnHistory {
+    /// Of a turn of which only the end matters.
+    fn from(finished: Finished) -> Self {
+        Self {
+            finished: Some(finished),
+            ..Self::default()
+        }
+    }
+}
+
 impl TurnHistory {
     /// Higher than any attempt's before.
     pub fn next_attempt(&self) -> u32 {

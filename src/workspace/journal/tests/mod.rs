@@ -1,4 +1,5 @@
 mod damage;
+mod index;
 mod life;
 mod rotation;
 
