@@ -309,7 +309,7 @@ async fn run(
     let draining = async move {
         drain.cancelled().await;
         health.set_draining();
-        // Nobody will ask for them any more.
+        // No turn will ask for them any more.
         if let Some(idle) = idle {
             idle.close();
         }

@@ -1,9 +1,9 @@
 //! The durable marks of cancels: written for a turn's next attempt to see, and
 //! looked for, as a cancel may have come while this process heard nothing.
 //!
-//! All of it waits for the disk, which may hang. So whoever hears cancels or
-//! sends heartbeats only asks for it here. There is one job at a time for each
-//! workspace: a folder that hangs holds up no other's marks, and one thread.
+//! All of it waits for the disk, which may hang. So the tasks that hear cancels
+//! or send heartbeats only ask for it here. There is one job at a time for each
+//! workspace: a folder that hangs keeps one thread, and holds up no other's marks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -90,7 +90,7 @@ impl CancelMarks {
         (marks, keeper)
     }
 
-    /// For the next attempt to see, should this one be cut off before its end.
+    /// For the next attempt to see, should this one end without recording its end.
     pub fn write(&self, cancelled: Cancelled) {
         self.ask(Ask::Write(cancelled));
     }

@@ -186,7 +186,7 @@ impl<E: Engine> Worker<E> {
             let keeping = topology.keep(&own_link, &own);
             let _ = parts.guard(PartName::Topology, keeping).await;
         });
-        // A cancel that came while this worker was cut off has left its mark.
+        // A cancel that came while this worker was disconnected has left its mark.
         marks.look();
         let host = &self.runner.host;
         // A slot that can't consume ends this connection, also for the others.

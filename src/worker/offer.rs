@@ -178,8 +178,8 @@ impl<E: Engine> Worker<E> {
         if settlement == Settlement::Done
             && !self.report_done(request, &outbox, shutdown, &entry).await
         {
-            // Whoever gets the offer next reads the record: at once if this one was cut
-            // off, later if publishing has panicked and might do so again.
+            // The next worker that gets the offer reads the record: at once if this
+            // process ends, later if publishing has panicked and might do so again.
             return match outbox.has_failed() {
                 true => Settlement::Drop,
                 false => Settlement::GiveBack,

@@ -3,8 +3,8 @@
 //!
 //! A cache, with a file for each of the two segments. An entry is written when
 //! its record is durable, without waiting for the disk, and the record is
-//! checked where it is read. Whatever is missing here, damaged, or about
-//! another segment costs a reading of the journal: workers of earlier versions
+//! checked where it is read. An entry that is missing, damaged, or of another
+//! segment costs a read of the whole journal: workers of earlier versions
 //! write no entries, and ignore them.
 
 use std::fs::File;

@@ -4,8 +4,8 @@
 //! turn's life; with [`TURNS_PER_SEGMENT`] turns it becomes `journal.old` and
 //! a new one begins. The `checkpoint` beside it says how far the journal has
 //! been understood, so that opening it costs the same however long it is. The
-//! `ends` tell where the ends of turns stand, so that a turn that comes again
-//! does, too.
+//! `ends` list where the ends of turns stand, so that the same holds for a turn
+//! that comes again.
 
 mod checkpoint;
 mod index;

@@ -86,7 +86,7 @@ fn a_turn_that_has_not_ended_is_not_in_the_index() {
     }
 }
 
-/// Whatever stands in the index, an end is the journal's or unknown.
+/// Of a damaged index, no end comes that the journal does not have.
 #[test]
 fn g5_a_damaged_index_costs_a_reading_and_tells_no_other_end() {
     let (_tmp, workspace) = workspace();
