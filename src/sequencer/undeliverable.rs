@@ -165,7 +165,7 @@ impl HeadSearch {
         let (seen, end) = (&self.seen, self.seen.len());
         let alone = seen.iter().rev().take_while(|one| **one == Seen::Crash);
         let alone = alone.count();
-        if alone >= self.ready.min(MOST_ALONE).max(FEWEST_ALONE - 1) + 1 {
+        if alone > self.ready.clamp(FEWEST_ALONE - 1, MOST_ALONE) {
             return Some(end - 1);
         }
         (alone + 1..=end / 2)
