@@ -19,7 +19,7 @@ use crate::amqp::publish::PublishError;
 use crate::error::with_sources;
 
 /// How long the other consumers may take to end.
-const ALONE_LIMIT: Duration = Duration::from_secs(20);
+const ALONE_LIMIT: Duration = Duration::from_secs(10);
 const ALONE_POLL: Duration = Duration::from_millis(200);
 /// How long a message, or the end of its channel, may take to come.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
@@ -58,6 +58,9 @@ pub(super) enum RemovalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removal {
     Removed,
+    /// There is none: all messages were delivered, or another process has
+    /// removed it and consumes.
+    NotFound,
     /// Another process is at it.
     Elsewhere,
 }
@@ -83,11 +86,18 @@ impl Sequencer {
             () = drain.cancelled() => Err(RemovalError::Drain),
         };
         lock.close().await;
-        removed.map(|()| Removal::Removed)
+        removed
     }
 
-    async fn search(&self, connector: &Connector, lock: &Link) -> Result<(), RemovalError> {
-        let ready = self.alone(lock).await?;
+    async fn search(&self, connector: &Connector, lock: &Link) -> Result<Removal, RemovalError> {
+        let ready = match self.alone(lock).await {
+            // It lives, so what is at the head was delivered to it.
+            Err(RemovalError::OtherConsumers(_)) => return Ok(Removal::NotFound),
+            ready => ready?,
+        };
+        if ready == 0 {
+            return Ok(Removal::NotFound);
+        }
         let mut search = HeadSearch::new(usize::try_from(ready).unwrap_or(usize::MAX));
         let mut open = None;
         loop {
@@ -110,7 +120,13 @@ impl Sequencer {
                         link.close().await;
                     }
                     self.alone(lock).await?;
-                    return self.remove(connector).await;
+                    return self.remove(connector).await.map(|()| Removal::Removed);
+                }
+                SearchStep::NotFound => {
+                    if let Some(link) = open.take() {
+                        link.close().await;
+                    }
+                    return Ok(Removal::NotFound);
                 }
             }
         }

@@ -18,7 +18,7 @@ use super::message::TurnMessage;
 use super::peers::Peers;
 use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
-use super::removal::Removal;
+use super::removal::{Removal, RemovalError};
 use super::restarts::{Restarts, cause};
 use super::telling;
 use super::undeliverable::{CrashCount, HeadState, is_crash};
@@ -173,7 +173,7 @@ impl Sequencer {
             Ok(Removal::Removed) => {
                 self.conditions.set(Condition::TurnUndeliverable, "", None);
             }
-            Ok(Removal::Elsewhere) => {}
+            Ok(Removal::Elsewhere | Removal::NotFound) | Err(RemovalError::Drain) => {}
             Err(error) => tracing::error!(
                 error = with_sources(&error),
                 "can't remove the message that cannot be delivered yet"

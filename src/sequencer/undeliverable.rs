@@ -98,6 +98,8 @@ pub(super) enum SearchStep {
     Rotate(u16),
     /// The message at the head is the one: consume it with `no_ack`.
     Remove,
+    /// All of them were delivered: there is none.
+    NotFound,
 }
 
 /// Goes through the returned messages in circles.
@@ -110,6 +112,8 @@ pub(super) struct HeadSearch {
     /// Messages in the queue when the search began: as many as may have been
     /// returned.
     ready: usize,
+    /// A channel has ended since the search began.
+    crashed: bool,
 }
 
 impl HeadSearch {
@@ -118,12 +122,16 @@ impl HeadSearch {
             seen: Vec::new(),
             lap: None,
             ready,
+            crashed: false,
         }
     }
 
     pub fn next(&self) -> SearchStep {
         let Some(next) = self.lap else {
-            return SearchStep::Rotate(1);
+            return match !self.crashed && self.seen.len() > self.ready {
+                true => SearchStep::NotFound,
+                false => SearchStep::Rotate(1),
+            };
         };
         let ahead = self.seen[next..]
             .iter()
@@ -141,6 +149,7 @@ impl HeadSearch {
 
     /// The channel ended.
     pub fn crashed(&mut self) {
+        self.crashed = true;
         self.note(Seen::Crash);
         if self.lap.is_none() {
             self.lap = self.lap();
@@ -222,6 +231,7 @@ mod tests {
         for steps in 0..10_000 {
             match search.next() {
                 SearchStep::Remove => return (line.pop_front(), steps),
+                SearchStep::NotFound => return (None, steps),
                 SearchStep::Rotate(count) => {
                     let count = usize::from(count).min(line.len());
                     let out: Vec<_> = line.drain(..count).collect();
@@ -254,6 +264,13 @@ mod tests {
             assert_eq!(remove(&mut line, ready).0, Some(Err(0)));
         }
         assert!(line.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn g4_nothing_is_removed_where_all_can_be_delivered() {
+        let mut line: Line = [Ok(1), Ok(2), Ok(3)].into();
+        assert_eq!(remove(&mut line, 3), (None, 4));
+        assert_eq!(line.len(), 3);
     }
 
     #[test]

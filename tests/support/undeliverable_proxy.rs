@@ -109,7 +109,7 @@ impl Between {
                 read = client.read_buf(&mut said) => {
                     let mut out = Vec::new();
                     while let Some(frame) = next_frame(&mut said) {
-                        out.extend(self.of_client(frame));
+                        out.extend(self.outward(frame));
                     }
                     if !matches!(read, Ok(1..)) || broker.write_all(&out).await.is_err() {
                         return End::Closed;
@@ -118,7 +118,7 @@ impl Between {
                 read = broker.read_buf(&mut heard) => {
                     let (mut out, mut acks, mut crashed) = (Vec::new(), Vec::new(), false);
                     while !crashed && let Some(frame) = next_frame(&mut heard) {
-                        let from = self.of_broker(frame);
+                        let from = self.inward(frame);
                         out.extend(from.to_client);
                         acks.extend(from.to_broker);
                         crashed = from.crashed;
@@ -140,7 +140,7 @@ impl Between {
         }
     }
 
-    fn of_client(&mut self, mut frame: Vec<u8>) -> Vec<u8> {
+    fn outward(&mut self, mut frame: Vec<u8>) -> Vec<u8> {
         if frame[0] == METHOD && frame[7..11] == CONSUME {
             // After two reserved octets: the names of queue and consumer.
             let mut at = 13;
@@ -155,7 +155,7 @@ impl Between {
         frame
     }
 
-    fn of_broker(&mut self, frame: Vec<u8>) -> FromBroker {
+    fn inward(&mut self, frame: Vec<u8>) -> FromBroker {
         let channel = channel_of(&frame);
         let payload = &frame[7..frame.len() - 1];
         let starts = frame[0] == METHOD && payload.starts_with(&DELIVER);
