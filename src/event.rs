@@ -189,10 +189,37 @@ impl TurnError {
     }
 }
 
-/// Tokens of the turn itself, all attempts together. Cached ones are a subset
-/// of input, thinking ones of output.
+/// What all agents of a turn spent, all attempts together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
+    #[serde(flatten)]
+    pub tokens: Tokens,
+    /// The share of its sub-agents, which the counts beside it include. Absent if none of them is known to
+    /// have spent any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Tokens>,
+}
+
+impl Usage {
+    /// Returns `None` if neither the turn's own agent nor its sub-agents are
+    /// known to have spent any.
+    pub fn of(own: Option<Tokens>, agents: Option<Tokens>) -> Option<Self> {
+        let tokens = [own, agents].into_iter().flatten().reduce(Tokens::plus)?;
+        Some(Self { tokens, agents })
+    }
+
+    pub fn plus(self, other: Self) -> Self {
+        let agents = [self.agents, other.agents].into_iter().flatten();
+        Self {
+            tokens: self.tokens.plus(other.tokens),
+            agents: agents.reduce(Tokens::plus),
+        }
+    }
+}
+
+/// Counts of tokens. Cached ones are a subset of input, thinking ones of output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tokens {
     pub input_tokens: u64,
     pub cache_read_tokens: u64,
     pub cache_write_tokens: u64,
@@ -200,11 +227,11 @@ pub struct Usage {
     pub thinking_tokens: u64,
 }
 
-impl Usage {
+impl Tokens {
     /// `self - base`, or nothing when that would be negative anywhere: then
     /// `base` is not an earlier total of the same thread.
-    pub fn since(self, base: Usage) -> Option<Usage> {
-        Some(Usage {
+    pub fn since(self, base: Tokens) -> Option<Tokens> {
+        Some(Tokens {
             input_tokens: self.input_tokens.checked_sub(base.input_tokens)?,
             cache_read_tokens: self.cache_read_tokens.checked_sub(base.cache_read_tokens)?,
             cache_write_tokens: self
@@ -215,8 +242,8 @@ impl Usage {
         })
     }
 
-    pub fn plus(self, other: Usage) -> Usage {
-        Usage {
+    pub fn plus(self, other: Tokens) -> Tokens {
+        Tokens {
             input_tokens: self.input_tokens.saturating_add(other.input_tokens),
             cache_read_tokens: self
                 .cache_read_tokens
@@ -582,7 +609,7 @@ mod tests {
                 superseded_by: None,
                 duration_ms: 7,
                 metadata: None,
-                usage: Some(Usage::default()),
+                usage: Usage::of(Some(Tokens::default()), None),
             },
         ];
         let mut sealer = Sealer::new("t-01", "a/b", 1);
@@ -630,15 +657,15 @@ mod tests {
 
     #[test]
     fn g7_a_total_below_its_baseline_is_no_difference() {
-        let total = Usage {
+        let total = Tokens {
             input_tokens: 200,
             output_tokens: 40,
-            ..Usage::default()
+            ..Tokens::default()
         };
-        let base = Usage {
+        let base = Tokens {
             input_tokens: 100,
             output_tokens: 20,
-            ..Usage::default()
+            ..Tokens::default()
         };
         assert_eq!(total.since(base), Some(base));
         assert_eq!(base.since(total), None);

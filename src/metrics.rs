@@ -19,7 +19,7 @@ use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
-use crate::event::{ErrorCode, StopReason, TurnError, Usage};
+use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
 use crate::host::Lack;
 use models::ModelLabels;
@@ -59,7 +59,7 @@ impl Metrics {
         let (registry, series) = Series::registered();
         let models = ModelLabels::new(models.cloned().unwrap_or_default());
         for model in models.known() {
-            series.tokens(model, Usage::default());
+            series.tokens(model, Tokens::default());
         }
         Self {
             inner: Arc::new(Inner {
@@ -145,9 +145,9 @@ impl Metrics {
     }
 
     /// What an ended turn used; `None`: codex did not say.
-    pub fn tokens(&self, model: Option<&str>, usage: Option<Usage>) {
-        match usage {
-            Some(usage) => self.series().tokens(self.inner.models.label(model), usage),
+    pub fn tokens(&self, model: Option<&str>, spent: Option<Tokens>) {
+        match spent {
+            Some(spent) => self.series().tokens(self.inner.models.label(model), spent),
             None => self.series().without_usage.inc(),
         }
     }

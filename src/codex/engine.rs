@@ -12,7 +12,7 @@ use super::Exit;
 use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::protocol::CliEvent;
-use crate::event::Usage;
+use crate::event::Tokens;
 use crate::guard::{SpawnError, Tag, Unkillable};
 use crate::request::{MediaType, OutputSchema};
 
@@ -97,6 +97,17 @@ pub struct End {
     pub stderr_tail: String,
 }
 
+/// A turn's tokens, as they were reported while they were spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// On the turn's own thread.
+    pub own: Option<Tokens>,
+    /// By its sub-agents.
+    pub agents: Option<Tokens>,
+    /// The thread's running total, from which the next turn counts.
+    pub total: Option<Tokens>,
+}
+
 pub trait Engine: Send + Sync + 'static {
     type Run: EngineRun;
 
@@ -131,8 +142,9 @@ pub trait EngineRun: Send {
     /// that a slow reader slows codex down.
     fn next(&mut self) -> impl Future<Output = Option<Output>> + Send;
 
-    /// The thread's tokens before this turn, where codex tells them.
-    fn total_before(&self) -> Option<Usage> {
+    /// What codex has reported of the turn's tokens so far. Returns `None` if it
+    /// reports none before the turn's end.
+    fn reported(&self) -> Option<Reported> {
         None
     }
 

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::app_server::{AppServer, AppServerRun, IdleServers, Server};
-use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
+use super::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use super::exec::{Exec, ExecRun};
 use super::process::Codex;
-use crate::event::Usage;
 use crate::guard::SpawnError;
 
 #[derive(Debug, Clone)]
@@ -81,10 +80,10 @@ impl EngineRun for AnyRun {
         }
     }
 
-    fn total_before(&self) -> Option<Usage> {
+    fn reported(&self) -> Option<Reported> {
         match self {
-            Self::Exec(run) => run.total_before(),
-            Self::AppServer(run) => run.total_before(),
+            Self::Exec(run) => run.reported(),
+            Self::AppServer(run) => run.reported(),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod engines;
 pub mod exec;
 pub mod failure;
+mod growth;
 pub mod home;
 pub mod identity;
 pub mod lines;

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::failure::Cause;
 use super::tool::{ToolCall, ToolKind};
-use crate::event::{PlanItem, Usage};
+use crate::event::{PlanItem, Tokens};
 use crate::request::json::Room;
 
 /// What codex tells while it runs a turn.
@@ -31,7 +31,7 @@ pub enum CliEvent {
     ItemCompleted(Item),
     /// The total is the thread's, across all of its turns.
     TurnCompleted {
-        usage: Option<Usage>,
+        usage: Option<Tokens>,
     },
     TurnFailed {
         message: String,
@@ -64,9 +64,9 @@ pub enum CliEvent {
         item_id: String,
         text: String,
     },
-    /// The thread's total so far; the last one counts, however the turn ends.
+    /// What the turn has spent so far on its own thread.
     UsageUpdated {
-        total: Usage,
+        spent: Tokens,
     },
     /// A kind of event or item that this version doesn't know.
     Unknown {
@@ -246,9 +246,9 @@ fn todo(fields: &Map<String, Value>) -> Vec<PlanItem> {
 /// The CLI's token counts, on stdout as in its rollouts. Without whole numbers
 /// for input and output nothing was reported; the other three are newer than
 /// these and read as zero where they are missing.
-pub(super) fn usage(fields: &Map<String, Value>) -> Option<Usage> {
+pub(super) fn usage(fields: &Map<String, Value>) -> Option<Tokens> {
     let count = |name: &str| fields.get(name).and_then(Value::as_u64);
-    Some(Usage {
+    Some(Tokens {
         input_tokens: count("input_tokens")?,
         cache_read_tokens: count("cached_input_tokens").unwrap_or(0),
         cache_write_tokens: count("cache_write_input_tokens").unwrap_or(0),
@@ -445,7 +445,7 @@ mod tests {
             told(
                 r#","usage":{"input_tokens":9,"cached_input_tokens":4,"cache_write_input_tokens":3,"output_tokens":2,"reasoning_output_tokens":1}"#
             ),
-            Some(Usage {
+            Some(Tokens {
                 input_tokens: 9,
                 cache_read_tokens: 4,
                 cache_write_tokens: 3,

@@ -10,15 +10,16 @@
 //!   counts on. After a SIGKILL the killed turn's answers are not in it, and
 //!   never will be; after SIGINT they are.
 //! - Agents that the turn's agent starts have threads, records and totals of
-//!   their own; neither stdout nor this record counts them.
+//!   their own; neither stdout nor this record counts them. This record names
+//!   their threads, and theirs name the turn for which they worked (`turn`).
 //! - A torn tail gets its newline before codex appends to it.
 
 mod lines;
+mod part;
+mod turn;
 
 use std::{
-    collections::HashSet,
     fs::{self, File},
-    hash::{BuildHasher, RandomState},
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -29,8 +30,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::protocol;
-use crate::event::Usage;
+use crate::event::Tokens;
 use crate::request::json;
+pub use part::Part;
+pub use turn::{Recorded, of_turn};
 
 /// How much of the file is in memory at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -64,23 +67,26 @@ impl Rollout {
     /// # Errors
     /// A folder that is there but can't be read.
     pub fn find(codex_home: &Path, thread_id: &str) -> io::Result<Option<Self>> {
-        Self::find_among(codex_home, thread_id, MAX_ENTRIES)
+        Self::find_among(codex_home, thread_id, &mut { MAX_ENTRIES })
     }
 
-    fn find_among(codex_home: &Path, thread_id: &str, entries: usize) -> io::Result<Option<Self>> {
+    fn find_among(
+        codex_home: &Path,
+        thread_id: &str,
+        left: &mut usize,
+    ) -> io::Result<Option<Self>> {
         let Ok(id) = Uuid::try_parse(thread_id) else {
             return Ok(None);
         };
         let thread_id = id.hyphenated().to_string();
         let suffix = format!("-{thread_id}.jsonl");
         let sessions = codex_home.join("sessions");
-        let mut left = entries;
         for day in days(id) {
-            if let Some(path) = search_day(&sessions, day, &suffix, &mut left)? {
+            if let Some(path) = search_day(&sessions, day, &suffix, left)? {
                 return Ok(Some(Self { path, thread_id }));
             }
         }
-        let path = search_below(&sessions, 3, &suffix, &mut left)?;
+        let path = search_below(&sessions, 3, &suffix, left)?;
         Ok(path.map(|path| Self { path, thread_id }))
     }
 
@@ -101,47 +107,34 @@ impl Rollout {
     /// # Errors
     /// The file can't be read, or (`InvalidData`) its last total is in a form
     /// that this version doesn't know: an older one would be a wrong base.
-    pub fn last_total(&self) -> io::Result<Option<Usage>> {
+    pub fn last_total(&self) -> io::Result<Option<Tokens>> {
         let file = self.open()?;
         let end = file.metadata()?.len();
         lines::backwards(file, end, MAX_READ, CHUNK, MAX_LINE, token_count)?.transpose()
     }
 
-    /// What the model's answers since byte `offset` have cost, or `None`
-    /// where the record tells of no answer since then.
+    /// What the record has since byte `offset`.
     ///
     /// # Errors
     /// The file can't be read, or (`InvalidData`) one of the answers is told
     /// in a form that this version doesn't know: a sum without it is wrong.
-    pub fn spent_since(&self, offset: u64) -> io::Result<Option<Usage>> {
+    pub fn since(&self, offset: u64) -> io::Result<Part> {
+        let mut part = Part::of_thread(&self.thread_id);
+        self.read(offset, MAX_READ, &mut part)?;
+        part.whole()
+    }
+
+    /// Visits the record's lines since byte `offset`. Returns their bytes.
+    fn read(&self, offset: u64, at_most: u64, part: &mut Part) -> io::Result<u64> {
         let mut file = self.open()?;
-        if file.metadata()?.len().saturating_sub(offset) > MAX_READ {
+        let bytes = file.metadata()?.len().saturating_sub(offset);
+        if bytes > at_most {
             return Err(lines::too_much());
         }
         file.seek(SeekFrom::Start(offset))?;
-        let mut spent = None;
-        let mut unreadable = false;
-        // Not the keys themselves: there may be millions, as long as lines.
-        let (mut counted, hasher) = (HashSet::new(), RandomState::new());
-        let reader = BufReader::with_capacity(CHUNK, file.take(MAX_READ));
-        lines::forwards(reader, MAX_LINE, |line| {
-            let Some(answer) = Answer::read(line, &self.thread_id) else {
-                return;
-            };
-            if answer
-                .key
-                .is_none_or(|key| counted.insert(hasher.hash_one(key)))
-            {
-                match answer.usage {
-                    Some(usage) => spent = Some(usage.plus(spent.unwrap_or_default())),
-                    None => unreadable = true,
-                }
-            }
-        })?;
-        if unreadable {
-            return Err(unknown_form(ANSWER));
-        }
-        Ok(spent)
+        let reader = BufReader::with_capacity(CHUNK, file.take(at_most));
+        lines::forwards(reader, MAX_LINE, |line| part.visit(line))?;
+        Ok(bytes)
     }
 
     fn open(&self) -> io::Result<File> {
@@ -242,45 +235,12 @@ fn is_gone(why: &io::Error) -> bool {
     )
 }
 
-const ANSWER: &str = "token_usage_record";
 const TOTAL: &str = "token_count";
-
-/// One answer of the model.
-struct Answer {
-    /// What a line written twice has in common, and no other line. The id
-    /// alone won't do: not every provider gives each answer one of its own.
-    key: Option<String>,
-    usage: Option<Usage>,
-}
-
-impl Answer {
-    fn read(line: &[u8], thread_id: &str) -> Option<Self> {
-        let (kind, payload) = record(line, ANSWER)?;
-        if kind != ANSWER {
-            return None;
-        }
-        let text = |name: &str| payload.get(name).and_then(Value::as_str);
-        // A forked thread's record begins with a copy of the other's.
-        if text("thread_id").is_some_and(|of| of != thread_id) {
-            return None;
-        }
-        let key = text("response_id").map(|response| {
-            let turn = text("turn_id").unwrap_or_default();
-            let so_far = payload.get("turn_token_usage").unwrap_or(&Value::Null);
-            format!("{turn} {response} {so_far}")
-        });
-        let usage = payload.get("usage").and_then(Value::as_object);
-        Some(Self {
-            key,
-            usage: usage.and_then(protocol::usage),
-        })
-    }
-}
 
 /// The running total in a line that tells it. Some such lines only tell rate
 /// limits.
-fn token_count(line: &[u8]) -> Option<io::Result<Usage>> {
-    let (kind, payload) = record(line, TOTAL)?;
+fn token_count(line: &[u8]) -> Option<io::Result<Tokens>> {
+    let (kind, payload) = record(line, &[TOTAL])?;
     if kind != "event_msg" || payload.get("type").and_then(Value::as_str) != Some(TOTAL) {
         return None;
     }
@@ -290,10 +250,11 @@ fn token_count(line: &[u8]) -> Option<io::Result<Usage>> {
     Some(total.ok_or_else(|| unknown_form(TOTAL)))
 }
 
-/// A line's type and payload, if it is whole and `word` stands in it.
-fn record(line: &[u8], word: &str) -> Option<(String, Map<String, Value>)> {
+/// A line's type and payload, if it is whole and one of `words` stands in it.
+fn record(line: &[u8], words: &[&str]) -> Option<(String, Map<String, Value>)> {
     // Most lines are long and of no interest; this spares them the parser.
-    if !line.windows(word.len()).any(|part| part == word.as_bytes()) {
+    let has = |word: &&str| memchr::memmem::find(line, word.as_bytes()).is_some();
+    if !words.iter().any(has) {
         return None;
     }
     let Value::Object(mut line) = json::from_slice(line).ok()? else {

@@ -130,7 +130,7 @@ fn replay(name: &str, stdout: &[u8]) -> String {
     let exit = Exit::Code(0);
     let finished = translator.finish(&exit, "");
     assert_eq!(finished.unknown.len(), 0, "{name}: {:?}", finished.unknown);
-    told + &describe(&exit, &events, &finished, false)
+    told + &describe(&exit, &events, &finished, false) + &format!("{:?}\n", conversation.reported())
 }
 
 #[test]

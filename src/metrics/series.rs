@@ -8,7 +8,7 @@ use crate::amqp::frames::RepairKind;
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::conditions::Condition;
-use crate::event::{ErrorCode, Reason, StopReason, Usage};
+use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::host::Lack;
 
 /// Of turns: from the quickest answer to beyond the default time limit.
@@ -356,7 +356,7 @@ impl Series {
         self.set_build_info("unknown");
     }
 
-    pub(super) fn tokens(&self, model: &str, usage: Usage) {
+    pub(super) fn tokens(&self, model: &str, usage: Tokens) {
         let add = |counter: &IntCounterVec, tokens| {
             counter.with_label_values(&[model]).inc_by(tokens);
         };

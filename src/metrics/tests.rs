@@ -239,7 +239,7 @@ fn each_happening_counts_where_it_should() {
 #[test]
 fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
     let metrics = Metrics::new(Some(&["m".to_owned()].into()));
-    let usage = Usage {
+    let usage = Tokens {
         input_tokens: 1200,
         cache_read_tokens: 800,
         cache_write_tokens: 7,
@@ -264,9 +264,9 @@ fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
 #[test]
 fn a_model_off_the_list_is_other_and_none_is_default() {
     let metrics = Metrics::new(Some(&["listed".to_owned()].into()));
-    let one = Some(Usage {
+    let one = Some(Tokens {
         input_tokens: 1,
-        ..Usage::default()
+        ..Tokens::default()
     });
     for model in [Some("listed"), Some("a"), Some("b"), None] {
         metrics.tokens(model, one);
@@ -281,15 +281,15 @@ fn a_model_off_the_list_is_other_and_none_is_default() {
 fn g10_producers_cannot_grow_the_number_of_series() {
     let metrics = Metrics::new(None);
     for index in 0..1000 {
-        metrics.tokens(Some(&format!("model-{index}")), Some(Usage::default()));
+        metrics.tokens(Some(&format!("model-{index}")), Some(Tokens::default()));
         metrics.event_confirmed(&format!("kind-{index}"), Duration::ZERO);
         metrics.set_codex_version(&format!("0.{index}"));
     }
     metrics.tokens(
         Some("model-0"),
-        Some(Usage {
+        Some(Tokens {
             input_tokens: 1,
-            ..Usage::default()
+            ..Tokens::default()
         }),
     );
     let text = text(&metrics);

@@ -17,7 +17,7 @@ use super::hold::{self, Hold};
 use super::images::{self, NoImages};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
-use super::usage::{Meter, Spent};
+use super::usage::{Meter, Spent, Told};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::thread_lost;
@@ -181,6 +181,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             }
             Ok(ran) => {
                 *server = ran.kept;
+                let has_ended = ran.translator.is_over();
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 for (what, times) in &finished.unknown {
                     tracing::warn!(
@@ -189,10 +190,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
                         "codex said something unknown, which was left out"
                     );
                 }
-                meter.told_before(ran.total_before);
-                let spent = block_in_place(|| {
-                    meter.finish(finished.thread_id.as_deref(), finished.reported_total)
-                });
+                let told = match ran.reported {
+                    Some(reported) if ran.stop.is_none() && has_ended => Told::All(reported),
+                    Some(reported) => Told::SoFar(reported),
+                    None => Told::AtEnd(finished.reported_total),
+                };
+                let spent = block_in_place(|| meter.finish(finished.thread_id.as_deref(), told));
                 let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
                     .superseded_by(stop.superseded_by())
@@ -216,7 +219,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             Err(error) => {
                 let message = with_sources(&error);
                 let error = failure(ErrorCode::WorkerInternal, message, true);
-                Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None))
+                Ending::not_run(StopReason::Error, Some(error), meter.unrun())
             }
         };
         let outcome = self.record(journal, ending, out, sink, stop).await;
@@ -234,7 +237,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Outcome {
-        let ending = Ending::not_run(StopReason::Error, Some(error), meter.finish(None, None));
+        let ending = Ending::not_run(StopReason::Error, Some(error), meter.unrun());
         self.record(journal, ending, out, sink, stop).await
     }
 
@@ -280,7 +283,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 Ok(Resume::Thread(thread)) => Some(thread.to_string()),
                 _ => None,
             };
-            Meter::start(home, resume.as_deref(), None, self.earlier()).finish(None, None)
+            Meter::start(home, resume.as_deref(), None, self.earlier()).unrun()
         })
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Ending {
     pub spent: Spent,
     pub leftovers: u64,
     pub ran: bool,
+    /// Whether the model was asked in this attempt.
+    pub reached_model: bool,
     /// The session file does not name the thread.
     pub unkept: Option<Unkept>,
 }
@@ -61,6 +63,7 @@ impl Ending {
             spent,
             leftovers: 0,
             ran: false,
+            reached_model: false,
             unkept: None,
         }
     }
@@ -97,6 +100,7 @@ impl Ending {
             spent,
             leftovers,
             ran: true,
+            reached_model: finished.reached_model,
             unkept: None,
         }
     }

@@ -151,6 +151,8 @@ pub struct Summary {
     pub leftovers: u64,
     /// Whether codex was started in this attempt.
     pub ran: bool,
+    /// Whether the model was asked in this attempt.
+    pub reached_model: bool,
 }
 
 #[cfg(test)]

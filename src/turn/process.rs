@@ -14,9 +14,9 @@ use super::emit::Emitter;
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
-use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
+use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::translate::Translator;
-use crate::event::{EventBody, NoticeCode, Usage};
+use crate::event::{EventBody, NoticeCode};
 use crate::fault;
 use crate::guard::SpawnError;
 
@@ -34,8 +34,8 @@ pub(super) struct Ran {
     pub end: End,
     /// Why it was stopped, unless codex had already said how the turn ended.
     pub stop: Option<Stop>,
-    /// The thread's tokens before the turn, where codex told them.
-    pub total_before: Option<Usage>,
+    /// What codex has reported of the turn's tokens while it ran.
+    pub reported: Option<Reported>,
     /// Why the thread that was to be resumed is gone; nothing was run then.
     pub lost: Option<String>,
     /// What may serve the workspace's next turn.
@@ -73,7 +73,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
     };
     Ok(Ran {
         stop: stop.filter(|_| !process.translator.is_over()),
-        total_before: process.run.total_before(),
+        reported: process.run.reported(),
         translator: process.translator,
         end,
         lost: process.lost,

@@ -118,6 +118,7 @@ impl<E: Engine> Attempt<'_, E> {
             thread_id: ending.thread_id,
             leftovers: ending.leftovers,
             ran: ending.ran,
+            reached_model: ending.reached_model,
         }))
     }
 }

@@ -1,27 +1,45 @@
 //! A turn's own tokens (G7).
 //!
-//! codex reports the thread's running total, so a turn's own tokens are the
-//! difference to the total before it. That total is looked up in the thread's
-//! own record (the rollout) and, where that can't be read, taken from what the
-//! last turn of this workspace left. A turn that was cut off reports no total:
-//! then the rollout's records of single model answers are summed up.
+//! `codex app-server` reports each answer of the model, of sub-agents too.
+//! `codex exec` reports only its own thread's running total, and only at the
+//! end of a turn that was completed: the turn's own tokens are the difference
+//! to the total before it. That total is looked up in the thread's own record
+//! (the rollout) and, where that can't be read, taken from what the last turn
+//! of this workspace left. All else is summed up from the records of single
+//! answers: what was spent before the total was reset, by a turn that was cut
+//! off, by sub-agents.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
-use crate::codex::rollout::Rollout;
-use crate::event::Usage;
+use crate::codex::engine::Reported;
+use crate::codex::rollout::{self, Recorded, Rollout};
+use crate::event::{Tokens, Usage};
 use crate::workspace::{Baseline, ThreadStart};
 
 /// What a turn has spent, as far as codex told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// The turn's own tokens, all of its attempts together.
+    /// What all agents of the turn spent, in all of its attempts together.
     pub usage: Option<Usage>,
     /// The thread's total now, from which the next turn counts.
-    pub total: Option<Usage>,
+    pub total: Option<Tokens>,
     /// codex reported a total, but not what it was before the turn.
     pub base_unknown: bool,
+    /// The model that was asked, where the thread's record was read for it.
+    pub model: Option<String>,
+}
+
+/// What codex itself has reported.
+#[derive(Debug, Clone, Copy)]
+pub enum Told {
+    /// All of the turn.
+    All(Reported),
+    /// What it had spent when codex was stopped, or was gone.
+    SoFar(Reported),
+    /// The thread's total, unless codex was stopped, or has failed.
+    AtEnd(Option<Tokens>),
 }
 
 /// Measures one attempt.
@@ -77,21 +95,6 @@ impl Meter {
         self.start.as_ref()
     }
 
-    /// codex itself told how the thread stood at the start: it knows best.
-    pub fn told_before(&mut self, total: Option<Usage>) {
-        if let (Some(start), Some(total)) = (&mut self.start, total) {
-            if let Some(recorded) = start.base.filter(|recorded| *recorded != total) {
-                tracing::warn!(
-                    thread = start.id,
-                    ?recorded,
-                    told = ?total,
-                    "codex tells another token total of the thread than its record"
-                );
-            }
-            start.base = Some(total);
-        }
-    }
-
     /// Sums up what this turn's earlier attempts spent on each thread since
     /// the first of them. A thread that the first did not begin with was made
     /// by one of them, which started afresh or had lost its own: all that was
@@ -117,7 +120,8 @@ impl Meter {
         }
         since
             .into_iter()
-            .filter_map(|(thread, offset)| self.rollout(thread)?.spent_since(offset).ok()?)
+            .filter_map(|(thread, offset)| self.recorded_since(thread, offset))
+            .filter_map(|recorded| Usage::of(recorded.own, recorded.agents))
             .reduce(Usage::plus)
     }
 
@@ -129,42 +133,90 @@ impl Meter {
         })
     }
 
-    /// What was spent, once codex has ended on `thread` and reported
-    /// `reported_total`, if it did.
-    pub fn finish(&self, thread: Option<&str>, reported_total: Option<Usage>) -> Spent {
+    /// What was spent where this attempt runs no codex.
+    pub fn unrun(&self) -> Spent {
+        Spent {
+            usage: self.carried,
+            ..Spent::default()
+        }
+    }
+
+    /// What was spent, once codex has ended on `thread`.
+    pub fn finish(&self, thread: Option<&str>, told: Told) -> Spent {
         let Some(thread) = thread else {
-            return Spent {
-                usage: self.carried,
-                ..Spent::default()
-            };
+            return self.unrun();
         };
         let resumed = self.start.as_ref().filter(|start| start.id == thread);
         let (base, offset) = match resumed {
             Some(start) => (start.base, start.rollout_len),
             // A thread of this attempt's own.
-            None => (Some(Usage::default()), Some(0)),
+            None => (Some(Tokens::default()), Some(0)),
         };
-        let (own, total) = match reported_total {
-            Some(total) => (base.and_then(|base| total.since(base)), Some(total)),
-            None => {
-                let rollout = self.rollout(thread);
-                let spent = rollout
-                    .as_ref()
-                    .zip(offset)
-                    .and_then(|(rollout, offset)| rollout.spent_since(offset).ok()?);
+        let mut base_unknown = false;
+        let (usage, total, model) = match told {
+            // With the answers of the model, as they came.
+            Told::All(reported) if reported.own.is_some() => (
+                Usage::of(reported.own, reported.agents),
+                reported.total,
+                None,
+            ),
+            Told::All(reported) | Told::SoFar(reported) => {
+                let recorded = self.recorded(thread, offset);
                 (
-                    spent,
-                    rollout.and_then(|rollout| rollout.last_total().ok()?),
+                    Usage::of(
+                        larger(reported.own, recorded.own),
+                        larger(reported.agents, recorded.agents),
+                    ),
+                    reported.total.or_else(|| self.last_total(thread)),
+                    recorded.model,
+                )
+            }
+            Told::AtEnd(total) => {
+                let recorded = self.recorded(thread, offset);
+                let grown = total.zip(base).and_then(|(total, base)| total.since(base));
+                let grown = grown.filter(|grown| *grown != Tokens::default());
+                let own = larger(grown, recorded.own);
+                base_unknown = total.is_some() && base.is_none() && own.is_none();
+                (
+                    Usage::of(own, recorded.agents),
+                    total.or_else(|| self.last_total(thread)),
+                    recorded.model,
                 )
             }
         };
         Spent {
-            usage: [self.carried, own]
+            usage: [self.carried, usage]
                 .into_iter()
                 .flatten()
                 .reduce(Usage::plus),
             total,
-            base_unknown: reported_total.is_some() && own.is_none(),
+            base_unknown,
+            model,
         }
     }
+
+    fn recorded(&self, thread: &str, offset: Option<u64>) -> Recorded {
+        let recorded = offset.and_then(|offset| self.recorded_since(thread, offset));
+        recorded.unwrap_or_default()
+    }
+
+    fn recorded_since(&self, thread: &str, offset: u64) -> Option<Recorded> {
+        let rollout = self.rollout(thread)?;
+        let recorded = rollout::of_turn(self.codex_home.as_deref()?, &rollout, offset);
+        let unreadable = |error: &io::Error| {
+            tracing::warn!(%error, thread, "can't read the thread's own record");
+        };
+        recorded.inspect_err(unreadable).ok()
+    }
+
+    fn last_total(&self, thread: &str) -> Option<Tokens> {
+        self.rollout(thread)?.last_total().ok()?
+    }
+}
+
+/// Both only ever lack something: a total what was before it was reset, and
+/// records what was not written.
+fn larger(one: Option<Tokens>, other: Option<Tokens>) -> Option<Tokens> {
+    let both = [one, other].into_iter().flatten();
+    both.max_by_key(|tokens| tokens.input_tokens.saturating_add(tokens.output_tokens))
 }

@@ -229,17 +229,20 @@ impl<E: Engine> Worker<E> {
 
     fn count_end(&self, summary: &Summary) {
         let error = summary.error.as_ref();
+        let tokens = summary.usage.map(|usage| usage.tokens);
         if !summary.ran {
             self.metrics.turn_decided(summary.stop_reason, error);
             if summary.usage.is_some() {
-                // Spent by attempts that died, and by nobody counted.
-                self.metrics.tokens(summary.model.as_deref(), summary.usage);
+                // Spent by attempts that died, and not counted so far.
+                self.metrics.tokens(summary.model.as_deref(), tokens);
             }
             return;
         }
         self.metrics
             .turn_ended(summary.stop_reason, error, summary.duration);
-        self.metrics.tokens(summary.model.as_deref(), summary.usage);
+        if tokens.is_some() || summary.reached_model {
+            self.metrics.tokens(summary.model.as_deref(), tokens);
+        }
         if let Some(first) = summary.first_text {
             self.metrics.first_text(first);
         }
@@ -248,7 +251,8 @@ impl<E: Engine> Worker<E> {
 
     fn tell_end(&self, summary: &Summary, waited: Option<Duration>) {
         self.count_end(summary);
-        let usage = summary.usage.unwrap_or_default();
+        let usage = summary.usage.unwrap_or_default().tokens;
+        let agents = summary.usage.and_then(|usage| usage.agents);
         if let Some(error) = &summary.error {
             // codex's words may quote the prompt, files, its settings.
             tracing::debug!(error = error.message, "how the turn failed, in full");
@@ -268,6 +272,8 @@ impl<E: Engine> Worker<E> {
             cached_input_tokens = usage.cache_read_tokens,
             output_tokens = usage.output_tokens,
             reasoning_output_tokens = usage.thinking_tokens,
+            agents_input_tokens = agents.map(|agents| agents.input_tokens),
+            agents_output_tokens = agents.map(|agents| agents.output_tokens),
             leftovers = summary.leftovers,
             "turn ended"
         );

@@ -12,7 +12,7 @@ use super::dir::Dir;
 use super::journal::{Finished, LockedJournal, Started, ThreadEnd, ThreadStart};
 use super::lock::WorkspaceLock;
 use super::{Root, Workspace};
-use crate::event::{SealedEvent, StopReason, Usage};
+use crate::event::{SealedEvent, StopReason, Tokens, Usage};
 
 pub fn time() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -78,10 +78,10 @@ pub fn events(turn_id: &str, attempt: u32, count: u64) -> Vec<SealedEvent> {
         .collect()
 }
 
-pub fn usage(input_tokens: u64) -> Usage {
-    Usage {
+pub fn tokens(input_tokens: u64) -> Tokens {
+    Tokens {
         input_tokens,
-        ..Usage::default()
+        ..Tokens::default()
     }
 }
 
@@ -94,7 +94,7 @@ pub fn started(turn_id: &str, attempt: u32) -> Started {
         worker: "w".into(),
         thread: Some(ThreadStart {
             id: "0199a213-81c0-7800-8aa1-bbab2a035a53".into(),
-            base: Some(usage(10)),
+            base: Some(tokens(10)),
             rollout_len: Some(100),
         }),
     }
@@ -107,10 +107,10 @@ pub fn finished(turn_id: &str, attempt: u32, total: u64) -> Finished {
         at: time(),
         stop_reason: StopReason::EndTurn,
         code: None,
-        usage: Some(usage(5)),
+        usage: Usage::of(Some(tokens(5)), None),
         thread: Some(ThreadEnd {
             id: "0199a213-81c0-7800-8aa1-bbab2a035a53".into(),
-            total: Some(usage(total)),
+            total: Some(tokens(total)),
             unkept: None,
         }),
         unconfirmed: events(turn_id, attempt, 3),

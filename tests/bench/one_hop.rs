@@ -28,7 +28,7 @@ use tokio::process::Command;
 use turn_worker::codex::Exit;
 use turn_worker::codex::protocol::parse_line;
 use turn_worker::codex::translate::Translator;
-use turn_worker::event::{EventBody, Sealer, StopReason};
+use turn_worker::event::{EventBody, Sealer, StopReason, Usage};
 use turn_worker::request::{Limits, Properties, TurnRequest};
 
 /// As many unconfirmed events of a turn as the real worker allows.
@@ -174,7 +174,7 @@ impl Worker {
             superseded_by: None,
             duration_ms: u64::try_from(began.elapsed().as_millis())?,
             metadata: None,
-            usage: finished.reported_total,
+            usage: Usage::of(finished.reported_total, None),
         })
         .await?;
         out.confirmed(0).await?;

@@ -47,17 +47,17 @@ pub fn line(
     let duration = duration_text(Duration::from_millis(duration_ms));
     let tokens = match usage {
         None => "tokens unknown".to_owned(),
-        Some(usage) => {
+        Some(Usage { tokens, .. }) => {
             let part = |count: u64, word: &str| match count {
                 0 => String::new(),
                 count => format!(" ({} {word})", grouped(count)),
             };
             format!(
                 "{} tokens in{} · {} out{}",
-                grouped(usage.input_tokens),
-                part(usage.cache_read_tokens, "cached"),
-                grouped(usage.output_tokens),
-                part(usage.thinking_tokens, "thinking"),
+                grouped(tokens.input_tokens),
+                part(tokens.cache_read_tokens, "cached"),
+                grouped(tokens.output_tokens),
+                part(tokens.thinking_tokens, "thinking"),
             )
         }
     };

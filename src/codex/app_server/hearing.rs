@@ -5,8 +5,8 @@ use super::notice;
 use super::wire::Fields;
 use super::{Awaited, Conversation, Heard, Interrupt, Outcome, Thread, Turn};
 use crate::codex::failure::cannot_resume;
+use crate::codex::growth::Growth;
 use crate::codex::protocol::CliEvent;
-use crate::event::Usage;
 
 impl Conversation {
     pub(super) fn answered(&mut self, id: u64, result: Result<Fields<'_>, String>) -> Vec<Heard> {
@@ -43,7 +43,10 @@ impl Conversation {
                 let how = self.loading.take()?;
                 self.thread = Some(Thread {
                     id: thread_id.clone(),
-                    total: how.resume.is_none().then(Usage::default),
+                    growth: match how.resume {
+                        Some(_) => Growth::default(),
+                        None => Growth::of_new_thread(),
+                    },
                     how,
                 });
                 Some(Heard::Loaded { thread_id })
@@ -199,11 +202,15 @@ impl Conversation {
                 Some(notice::end(&turn))
             }
             "thread/tokenUsage/updated" => {
-                let usage = params.object("tokenUsage");
-                let total = items::total(&usage)?;
-                self.thread.as_mut()?.total = Some(total);
-                let ours = self.is_of_turn(params, "turnId") && !items::begins_anew(&usage);
-                ours.then_some(CliEvent::UsageUpdated { total })
+                let (total, last) = items::usage(params)?;
+                let ours = self.is_of_turn(params, "turnId");
+                let growth = &mut self.thread.as_mut()?.growth;
+                if !ours {
+                    growth.observe(total);
+                    return None;
+                }
+                let spent = growth.report(total, last)?;
+                Some(CliEvent::UsageUpdated { spent })
             }
             _ if params.has("turnId") && !self.is_of_turn(params, "turnId") => None,
             _ => notice::of_turn(method, params, &mut self.thinking),
@@ -211,7 +218,7 @@ impl Conversation {
     }
 
     fn turn_started(&mut self, started: &Fields<'_>) -> Option<CliEvent> {
-        let base = self.thread.as_ref()?.total;
+        self.thread.as_ref()?;
         let Some(turn) = &mut self.turn else {
             self.others.unasked(started.text("id"));
             return None;
@@ -222,7 +229,6 @@ impl Conversation {
             return None;
         }
         turn.started = true;
-        turn.base = base;
         Some(CliEvent::TurnStarted)
     }
 

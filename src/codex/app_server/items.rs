@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::super::protocol::{Item, ItemKind};
 use super::super::tool::{ToolCall, ToolKind};
 use super::wire::Fields;
-use crate::event::{PlanItem, Usage};
+use crate::event::{PlanItem, Tokens};
 
 /// Items that `codex exec` does not tell either.
 const SILENT: &[&str] = &[
@@ -158,25 +158,24 @@ pub(super) fn plan(params: &Fields<'_>) -> Vec<PlanItem> {
     params.array("plan").into_iter().map(step).collect()
 }
 
-/// The thread's total in `tokenUsage`.
-pub(super) fn total(usage: &Fields<'_>) -> Option<Usage> {
-    let total = usage.object("total");
-    let count = |name: &str| total.number(name);
-    Some(Usage {
+/// A thread's total, and what its last answer has cost.
+pub(super) fn usage(params: &Fields<'_>) -> Option<(Tokens, Option<Tokens>)> {
+    let usage = params.object("tokenUsage");
+    Some((
+        tokens(&usage.object("total"))?,
+        tokens(&usage.object("last")),
+    ))
+}
+
+fn tokens(counts: &Fields<'_>) -> Option<Tokens> {
+    let count = |name: &str| counts.number(name);
+    Some(Tokens {
         input_tokens: count("inputTokens")?,
         cache_read_tokens: count("cachedInputTokens").unwrap_or(0),
         cache_write_tokens: count("cacheWriteInputTokens").unwrap_or(0),
         output_tokens: count("outputTokens")?,
         thinking_tokens: count("reasoningOutputTokens").unwrap_or(0),
     })
-}
-
-/// Whether it counts on from zero: when the conversation has become too long
-/// for the model, codex puts the size of its window in place of what was spent.
-pub(super) fn begins_anew(usage: &Fields<'_>) -> bool {
-    let last = usage.object("last");
-    let is = |name: &str, zero: bool| last.number(name).is_some_and(|count| (count == 0) == zero);
-    is("inputTokens", true) && is("outputTokens", true) && is("totalTokens", false)
 }
 
 #[cfg(test)]

@@ -34,10 +34,10 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::engine::{Ask, Image};
+use super::engine::{Ask, Image, Reported};
+use super::growth::Growth;
 use super::protocol::CliEvent;
 use crate::config::Sandbox;
-use crate::event::Usage;
 use crate::request::{OutputSchema, encode};
 use notice::Thinking;
 use others::Others;
@@ -104,8 +104,7 @@ enum Awaited {
 struct Thread {
     id: String,
     how: Load,
-    /// The thread's tokens so far, as far as told.
-    total: Option<Usage>,
+    growth: Growth,
 }
 
 /// In the order of a schema's own fields, which no [`serde_json::Value`] keeps.
@@ -125,8 +124,6 @@ struct Turn {
     /// An interrupt is refused before `turn/started`, or what follows it.
     started: bool,
     interrupt: Interrupt,
-    /// The thread's tokens before it.
-    base: Option<Usage>,
     /// What the thread's status says of how it has ended, before its end itself
     /// is reported.
     outcome: Option<Outcome>,
@@ -216,6 +213,10 @@ impl Conversation {
             output_schema: ask.output_schema.as_ref().map(OutputSchema::raw),
             thread_id: thread.id.clone(),
         };
+        if let Some(thread) = &mut self.thread {
+            thread.growth.begin();
+        }
+        self.others.begin();
         self.turn = Some(Turn::default());
         self.thinking = Thinking::default();
         self.request(Awaited::Turn, "turn/start", &params);
@@ -331,9 +332,14 @@ impl Conversation {
         self.thread.as_ref().map(|thread| thread.id.as_str())
     }
 
-    /// The thread's tokens before the turn that runs, as far as codex told.
-    pub fn total_before(&self) -> Option<Usage> {
-        self.turn.as_ref()?.base
+    /// What the last turn that was started has spent so far.
+    pub fn reported(&self) -> Reported {
+        let growth = self.thread.as_ref().map(|thread| thread.growth);
+        Reported {
+            own: growth.and_then(|growth| growth.spent()),
+            agents: self.others.spent(),
+            total: growth.and_then(|growth| growth.total()),
+        }
     }
 
     /// Initialized, no turn runs, not even one that was not asked for, no

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::items;
 use super::wire::Fields;
+use crate::codex::growth::Growth;
 use crate::codex::protocol::{CliEvent, Item, ItemKind};
 use crate::codex::tool::{ToolCall, ToolKind};
+use crate::event::Tokens;
 
 /// So many threads are followed; a server with more is never at rest.
 const MAX_AGENTS: usize = 1_000;
@@ -35,6 +38,9 @@ struct Agent {
     path: Option<String>,
     model: Option<String>,
     state: AgentState,
+    growth: Growth,
+    /// The server has unloaded its thread.
+    closed: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,6 +72,21 @@ impl Others {
     /// Whether all that keeps it from resting are agents, which can be interrupted.
     pub fn can_be_interrupted(&self) -> bool {
         !self.doubted && !self.uncounted && !self.goal && self.unasked.is_none()
+    }
+
+    /// A turn begins, for which agents may go on that earlier ones have spawned.
+    pub fn begin(&mut self) {
+        self.agents.retain(|_, agent| !agent.closed);
+        for agent in self.agents.values_mut() {
+            agent.growth.begin();
+        }
+    }
+
+    /// What the agents have spent since the turn began.
+    pub fn spent(&self) -> Option<Tokens> {
+        let agents = self.agents.values();
+        let spent = agents.filter_map(|agent| agent.growth.spent());
+        spent.reduce(Tokens::plus)
     }
 
     /// The server does not report all that it should.
@@ -202,8 +223,16 @@ impl Others {
                 };
                 None
             }
+            "thread/tokenUsage/updated" => {
+                let (total, last) = items::usage(params)?;
+                self.agent(thread.to_owned())?.growth.report(total, last);
+                None
+            }
             "thread/closed" => {
-                self.agents.remove(thread);
+                if let Some(agent) = self.agents.get_mut(thread) {
+                    agent.state = AgentState::Ended { turn: None };
+                    agent.closed = true;
+                }
                 None
             }
             // Also where the beginning of its turn was not understood.

@@ -9,11 +9,10 @@ use super::idle::IdleServers;
 use super::place::Place;
 use super::server::Server;
 use super::{Heard, Load};
-use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
+use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::lines::Line;
 use crate::codex::process::Codex;
 use crate::codex::protocol::CliEvent;
-use crate::event::Usage;
 use crate::guard::SpawnError;
 
 /// From the server's start until its thread is loaded. It takes half a second;
@@ -82,8 +81,6 @@ pub struct AppServerRun {
     ask: Option<Ask>,
     step: Step,
     overdue: Option<Overdue>,
-    /// The thread's tokens before the turn.
-    base: Option<Usage>,
     /// What was heard and not yet told.
     told: VecDeque<Output>,
     keep: Keep,
@@ -132,7 +129,6 @@ impl AppServerRun {
             ask: Some(ask),
             step: Step::Loading { until },
             overdue: None,
-            base: None,
             told: VecDeque::new(),
             keep: Keep::No,
         }
@@ -213,7 +209,6 @@ impl AppServerRun {
     }
 
     fn heard(&mut self, heard: Vec<Heard>) {
-        self.base = self.server.conversation.total_before().or(self.base);
         for heard in heard {
             let output = match heard {
                 Heard::Loaded { thread_id } => {
@@ -295,8 +290,8 @@ impl EngineRun for AppServerRun {
         }
     }
 
-    fn total_before(&self) -> Option<Usage> {
-        self.base
+    fn reported(&self) -> Option<Reported> {
+        Some(self.server.conversation.reported())
     }
 
     async fn interrupt(&mut self) {

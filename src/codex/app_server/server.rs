@@ -174,7 +174,7 @@ impl Server {
     pub(super) async fn end(&mut self) -> End {
         self.hang_up();
         // Read on, or a full pipe would keep it from ending.
-        while self.process.next_line().await.is_some() {}
+        while self.hear_next().await.is_some() {}
         self.process.end().await
     }
 

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::codex::protocol::{Item, ItemKind};
 use crate::codex::tool::{ToolCall, ToolKind};
+use crate::event::Tokens;
 
 mod agents;
 mod ends;
@@ -482,55 +483,85 @@ fn parts_of_a_reasoning_are_joined_as_its_whole_is() {
     assert!(matches!(&told[..], [CliEvent::ThinkingDelta { text, .. }] if text.len() < 2_000));
 }
 
+fn usage(total: [u64; 2], last: [u64; 2]) -> Value {
+    let tokens = |[input, output]: [u64; 2]| json!({"totalTokens": input + output, "inputTokens": input, "outputTokens": output});
+    json!({"tokenUsage": {"total": tokens(total), "last": tokens(last)}})
+}
+
+fn spent(conversation: &Conversation) -> (Option<u64>, Option<u64>) {
+    let reported = conversation.reported();
+    let input = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.input_tokens);
+    (input(reported.own), input(reported.agents))
+}
+
+const TOKENS: &str = "thread/tokenUsage/updated";
+
 #[test]
-fn g7_a_turns_tokens_and_those_before_it_are_known() {
-    let tokens = |input: u64| {
-        json!({"tokenUsage": {"total": {"totalTokens": input + 5, "inputTokens": input,
-            "cachedInputTokens": 4, "outputTokens": 5, "reasoningOutputTokens": 3}}})
-    };
+fn g7_a_turns_tokens_are_what_its_thread_has_grown_by() {
     let mut conversation = loaded(resume());
-    // Told when the thread was loaded, of its last turn.
-    let mut before = tokens(10);
+    // Reported when the thread was loaded, of its last turn.
+    let mut before = usage([10, 5], [10, 5]);
     before["turnId"] = json!("t0");
-    assert_eq!(
-        note(&mut conversation, "thread/tokenUsage/updated", before),
-        []
-    );
+    assert_eq!(note(&mut conversation, TOKENS, before), []);
     conversation.go("x".into());
     started(&mut conversation);
-    let base = conversation.total_before().unwrap();
-    assert_eq!(
-        (
-            base.input_tokens,
-            base.cache_read_tokens,
-            base.thinking_tokens
-        ),
-        (10, 4, 3)
-    );
-    let told = note(&mut conversation, "thread/tokenUsage/updated", tokens(30));
-    assert!(matches!(told[..], [CliEvent::UsageUpdated { total }] if total.input_tokens == 30));
-    assert_eq!(conversation.total_before(), Some(base));
-    assert_eq!(running().total_before(), Some(Usage::default()));
+    // Where a request fails before it was answered.
+    let repeated = usage([10, 5], [10, 5]);
+    assert_eq!(note(&mut conversation, TOKENS, repeated), []);
+    assert_eq!(spent(&conversation), (None, None));
+    let told = note(&mut conversation, TOKENS, usage([30, 9], [20, 4]));
+    assert!(matches!(told[..], [CliEvent::UsageUpdated { spent }] if spent.input_tokens == 20));
+    assert_eq!(spent(&conversation), (Some(20), None));
+    let total = conversation.reported().total;
+    assert_eq!(total.map(|total| total.input_tokens), Some(30));
+    // The next turn counts from there.
+    completed(&mut conversation, "completed", Value::Null);
+    conversation.go("x".into());
+    assert_eq!(spent(&conversation), (None, None));
 }
 
 #[test]
 fn g7_a_full_context_window_is_nothing_spent() {
-    let usage = |total: Value, last: Value| json!({"tokenUsage": {"total": total, "last": last}});
-    let tokens = |all: u64, input: u64, output: u64| json!({"totalTokens": all, "inputTokens": input, "outputTokens": output});
     let mut conversation = running();
-    let full = usage(tokens(258_400, 0, 0), tokens(258_400, 0, 0));
-    assert_eq!(
-        note(&mut conversation, "thread/tokenUsage/updated", full),
-        []
-    );
-    completed(&mut conversation, "failed", json!({"message": "full"}));
-    // From there on it is counted from zero.
+    // Also when it is full again, and what was answered before it counts.
+    for answered in [None, Some(10), Some(20)] {
+        if let Some(input) = answered {
+            let one = usage([input, 5], [input, 5]);
+            assert_eq!(note(&mut conversation, TOKENS, one).len(), 1);
+        }
+        let mut full = usage([0, 0], [0, 0]);
+        full["tokenUsage"]["total"]["totalTokens"] = json!(258_400);
+        assert_eq!(note(&mut conversation, TOKENS, full), []);
+        assert_eq!(spent(&conversation).0, answered);
+        completed(&mut conversation, "failed", json!({"message": "full"}));
+        conversation.go("x".into());
+        started(&mut conversation);
+    }
+}
+
+#[test]
+fn g7_what_sub_agents_spend_is_the_turns() {
+    let mut conversation = running();
+    let of_agent = |conversation: &mut Conversation, agent: &str, total, last| {
+        let mut params = usage(total, last);
+        params["threadId"] = json!(agent);
+        params["turnId"] = json!("k");
+        assert_eq!(note(conversation, TOKENS, params), []);
+    };
+    of_agent(&mut conversation, "kid", [100, 20], [100, 20]);
+    of_agent(&mut conversation, "kid", [210, 40], [110, 20]);
+    of_agent(&mut conversation, "kid", [210, 40], [110, 20]);
+    of_agent(&mut conversation, "other", [50, 10], [50, 10]);
+    note(&mut conversation, TOKENS, usage([30, 9], [30, 9]));
+    assert_eq!(spent(&conversation), (Some(30), Some(260)));
+    // Its last words may come after the turn's.
+    completed(&mut conversation, "completed", Value::Null);
+    of_agent(&mut conversation, "kid", [310, 60], [100, 20]);
+    assert_eq!(spent(&conversation), (Some(30), Some(360)));
+    // One that goes on for the next turn has spent the rest before.
     conversation.go("x".into());
-    started(&mut conversation);
-    assert_eq!(conversation.total_before(), Some(Usage::default()));
-    let next = usage(tokens(258_415, 10, 5), tokens(15, 10, 5));
-    let told = note(&mut conversation, "thread/tokenUsage/updated", next);
-    assert!(matches!(told[..], [CliEvent::UsageUpdated { total }] if total.input_tokens == 10));
+    of_agent(&mut conversation, "kid", [410, 80], [100, 20]);
+    assert_eq!(spent(&conversation), (None, Some(100)));
 }
 
 #[test]

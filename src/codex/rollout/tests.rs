@@ -31,8 +31,8 @@ impl Home {
 }
 
 /// One answer, or `n` of those that the captures are made of.
-fn answers(n: u64) -> Usage {
-    Usage {
+fn answers(n: u64) -> Tokens {
+    Tokens {
         input_tokens: 100 * n,
         cache_read_tokens: 40 * n,
         cache_write_tokens: 0,
@@ -81,15 +81,15 @@ fn g7_totals_and_spending_of_captured_threads() {
         let (_home, rollout) = rollout(&bytes);
         assert_eq!(rollout.len().unwrap(), bytes.len() as u64);
         assert_eq!(rollout.last_total().unwrap(), total.map(answers), "{name}");
-        let all = rollout.spent_since(0).unwrap();
+        let all = rollout.since(0).unwrap().spent;
         assert_eq!(all, Some(answers(spent)), "{name}");
         if let Some(second) = second {
-            let since = rollout.spent_since(second_turn(&bytes)).unwrap();
+            let since = rollout.since(second_turn(&bytes)).unwrap().spent;
             assert_eq!(since, Some(answers(second)), "{name}");
         }
-        let end = rollout.spent_since(bytes.len() as u64).unwrap();
+        let end = rollout.since(bytes.len() as u64).unwrap().spent;
         assert_eq!(end, None, "{name}");
-        let beyond = rollout.spent_since(bytes.len() as u64 + 9).unwrap();
+        let beyond = rollout.since(bytes.len() as u64 + 9).unwrap().spent;
         assert_eq!(beyond, None, "{name}");
     }
 }
@@ -98,11 +98,11 @@ fn g7_totals_and_spending_of_captured_threads() {
 fn g7_answer_written_twice_counts_once_but_a_common_id_does_not_hide_answers() {
     let text = String::from_utf8(captured("plain.jsonl")).unwrap();
     let (_home, twice) = rollout(format!("{text}{text}").as_bytes());
-    assert_eq!(twice.spent_since(0).unwrap(), Some(answers(2)));
+    assert_eq!(twice.since(0).unwrap().spent, Some(answers(2)));
 
     let same_id = text.replace("resp_8", "resp_7");
     let (_home, same_id) = rollout(same_id.as_bytes());
-    assert_eq!(same_id.spent_since(0).unwrap(), Some(answers(2)));
+    assert_eq!(same_id.since(0).unwrap().spent, Some(answers(2)));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn g7_answers_of_another_thread_are_not_counted() {
     let bytes = captured("plain.jsonl");
     let (_home, mut rollout) = rollout(&bytes);
     rollout.thread_id = THREAD.to_owned();
-    assert_eq!(rollout.spent_since(0).unwrap(), None);
+    assert_eq!(rollout.since(0).unwrap().spent, None);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn g7_torn_and_foreign_lines_are_passed_over() {
     for cut in 0..400 {
         let torn = &whole[..whole.len() - cut];
         let (_home, rollout) = rollout(torn);
-        assert!(rollout.spent_since(0).unwrap().is_some(), "{cut}");
+        assert!(rollout.since(0).unwrap().spent.is_some(), "{cut}");
         assert!(rollout.last_total().unwrap().is_some(), "{cut}");
     }
     let mut noisy = whole;
@@ -131,7 +131,7 @@ fn g7_torn_and_foreign_lines_are_passed_over() {
     // Only rate limits.
     noisy.extend_from_slice(b"\n{\"type\":\"event_msg\",\"payload\":{\"type\":\"token_count\",\"info\":null,\"rate_limits\":{}}}\n{\"type\":");
     let (_home, rollout) = rollout(&noisy);
-    assert_eq!(rollout.spent_since(0).unwrap(), Some(answers(2)));
+    assert_eq!(rollout.since(0).unwrap().spent, Some(answers(2)));
     assert_eq!(rollout.last_total().unwrap(), Some(answers(2)));
 }
 
@@ -143,7 +143,7 @@ fn g10_record_with_lines_beyond_the_limit_is_read() {
     bytes.extend_from_slice(b"\"}\n");
     let (_home, rollout) = rollout(&bytes);
     assert_eq!(rollout.last_total().unwrap(), Some(answers(2)));
-    assert_eq!(rollout.spent_since(0).unwrap(), Some(answers(2)));
+    assert_eq!(rollout.since(0).unwrap().spent, Some(answers(2)));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn g7_counts_in_an_unknown_form_are_an_error_not_an_older_number() {
     let (_home, rollout) = rollout(&bytes);
     let why = rollout.last_total().unwrap_err();
     assert_eq!(why.kind(), io::ErrorKind::InvalidData);
-    let why = rollout.spent_since(0).unwrap_err();
+    let why = rollout.since(0).map(|_| ()).unwrap_err();
     assert_eq!(why.kind(), io::ErrorKind::InvalidData);
 }
 
@@ -167,7 +167,7 @@ fn empty_record_has_no_total() {
     let (_home, rollout) = rollout(b"");
     assert!(rollout.is_empty().unwrap());
     assert_eq!(rollout.last_total().unwrap(), None);
-    assert_eq!(rollout.spent_since(0).unwrap(), None);
+    assert_eq!(rollout.since(0).unwrap().spent, None);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn g10_search_in_a_threads_day_is_bounded() {
         &format!("sessions/2026/11/22/rollout-t-{THREAD}.jsonl"),
         b"",
     );
-    let find = |entries| Rollout::find_among(home.0.path(), THREAD, entries).unwrap();
+    let find = |mut entries| Rollout::find_among(home.0.path(), THREAD, &mut entries).unwrap();
     assert_eq!(find(0), None);
     assert!(find(101).is_some());
 }
@@ -269,7 +269,7 @@ fn g8_links_and_pipes_are_not_records() {
         path: day.join(&name),
         thread_id: THREAD.into(),
     };
-    assert!(rollout.len().is_err() && rollout.spent_since(0).is_err());
+    assert!(rollout.len().is_err() && rollout.since(0).is_err());
 
     // A pipe would block whoever opens it.
     fs::remove_file(day.join(&name)).unwrap();
@@ -306,9 +306,70 @@ fn record_is_read_as_it_grows() {
     let (first, second) = bytes.split_at(usize::try_from(second_turn(&bytes)).unwrap());
     let (_home, rollout) = rollout(first);
     let offset = rollout.len().unwrap();
-    assert_eq!(rollout.spent_since(offset).unwrap(), None);
+    assert_eq!(rollout.since(offset).unwrap().spent, None);
 
     let mut file = File::options().append(true).open(&rollout.path).unwrap();
     file.write_all(second).unwrap();
-    assert_eq!(rollout.spent_since(offset).unwrap(), Some(answers(1)));
+    assert_eq!(rollout.since(offset).unwrap().spent, Some(answers(1)));
+}
+
+const ROOT: &str = "01a229d2-a0f5-7842-8d6d-e19fcad57d04";
+const ROOTS_TURN: &str = "01a229d2-a107-7613-8094-51e1beb3c5d1";
+
+/// A turn with a sub-agent that had one itself.
+fn home_with_agents(change: impl Fn(&str, String) -> String) -> Home {
+    let home = Home::new();
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/codex/0.169.0/rollouts/agents");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let text = change(name, fs::read_to_string(&path).unwrap());
+        home.write(&format!("sessions/2026/11/30/{name}"), text.as_bytes());
+    }
+    home
+}
+
+/// Input tokens of the turn's own thread, and of its sub-agents.
+fn spent_with_agents(home: &Home, offset: u64) -> (Option<u64>, Option<u64>) {
+    let root = home.find(ROOT).unwrap();
+    let recorded = of_turn(home.0.path(), &root, offset).unwrap();
+    let input = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.input_tokens);
+    (input(recorded.own), input(recorded.agents))
+}
+
+#[test]
+fn g7_what_sub_agents_and_theirs_spend_for_a_turn_is_found() {
+    let home = home_with_agents(|_, text| text);
+    assert_eq!(
+        spent_with_agents(&home, 0),
+        (Some(170 + 190 + 220), Some(240 + 260 + 290 + 290))
+    );
+    let root = home.find(ROOT).unwrap();
+    assert_eq!(root.since(0).unwrap().model.as_deref(), Some("gpt-6.1-sol"));
+    // The next turn has none of it.
+    let len = root.len().unwrap();
+    assert_eq!(spent_with_agents(&home, len), (None, None));
+}
+
+#[test]
+fn g7_what_a_sub_agent_spent_for_an_earlier_turn_is_that_ones() {
+    let this = format!("\"root_turn_id\":\"{ROOTS_TURN}\"");
+    let home = home_with_agents(|name, text| match name.contains("c2aebc") {
+        true => text.replace(&this, "\"root_turn_id\":\"earlier\""),
+        false => text,
+    });
+    assert_eq!(spent_with_agents(&home, 0), (Some(580), Some(290)));
+}
+
+#[test]
+fn g7_sub_agents_whose_records_are_gone_or_torn_do_not_hide_the_rest() {
+    let home = home_with_agents(|name, text| match name.contains("c2aebc") {
+        true => text[..text.len() - 100].to_owned(),
+        false => text,
+    });
+    assert_eq!(spent_with_agents(&home, 0), (Some(580), Some(1080)));
+    let grandkid = home.find("01a229d2-a186-7273-af81-4d51044545d9").unwrap();
+    fs::remove_file(grandkid.path).unwrap();
+    assert_eq!(spent_with_agents(&home, 0), (Some(580), Some(790)));
 }

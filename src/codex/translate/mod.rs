@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::Exit;
 use super::failure::Cause;
 use super::protocol::{CliEvent, Item, ItemKind};
-use crate::event::{EventBody, NoticeCode, PlanItem, TurnError, Usage};
+use crate::event::{EventBody, NoticeCode, PlanItem, Reason, Tokens, TurnError};
 use texts::{Kind, Texts};
 use tools::Tools;
 use words::{ended_silently, notice, turn_failed};
@@ -36,8 +36,11 @@ pub struct Finished {
     pub last_text: Option<String>,
     /// The thread that codex said it runs, which need not be the one asked for.
     pub thread_id: Option<String>,
-    /// The thread's running total, not the turn's share of it.
-    pub reported_total: Option<Usage>,
+    /// The thread's running total, not the turn's share of it, as `codex exec`
+    /// reports it at a turn's end.
+    pub reported_total: Option<Tokens>,
+    /// Whether the model was asked, so that something may have been spent.
+    pub reached_model: bool,
     /// How often a kind of event or item came that this version doesn't know.
     pub unknown: BTreeMap<String, u64>,
 }
@@ -51,9 +54,13 @@ pub struct Finished {
 #[derive(Debug, Default)]
 pub struct Translator {
     saw_event: bool,
+    /// codex has begun the turn.
+    has_begun: bool,
+    /// Something came from the model.
+    heard_model: bool,
     thread_id: Option<String>,
     last_text: Option<String>,
-    reported_total: Option<Usage>,
+    reported_total: Option<Tokens>,
     outcome: Option<Outcome>,
     /// An `error` line that may be the first half of a `turn.failed`.
     held_error: Option<(String, Option<Cause>)>,
@@ -103,6 +110,7 @@ impl Translator {
     /// What there is to publish for one event: mostly nothing or one event.
     pub fn translate(&mut self, event: CliEvent) -> Vec<EventBody> {
         self.saw_event = true;
+        self.heard_model |= is_of_model(&event);
         let mut out = Vec::new();
         // What isn't known tells nothing about the held line either.
         if !matches!(event, CliEvent::Unknown { .. }) {
@@ -114,7 +122,7 @@ impl Translator {
                     self.thread_id = Some(ids::id(thread_id));
                 }
             }
-            CliEvent::TurnStarted => {}
+            CliEvent::TurnStarted => self.has_begun = true,
             CliEvent::ItemStarted(item) => match item.kind {
                 ItemKind::Tool(call) => self.tools.started(item.id, &call, &mut out),
                 ItemKind::TodoList { items } => out.extend(self.plan(items)),
@@ -155,7 +163,8 @@ impl Translator {
             CliEvent::OutputDelta { item_id, text } => {
                 self.tools.output(item_id, &text, &mut out);
             }
-            CliEvent::UsageUpdated { total } => self.reported_total = Some(total),
+            // Counted with what sub-agents spend, see `Reported`.
+            CliEvent::UsageUpdated { .. } => {}
             CliEvent::Unknown { what } => self.count_unknown(what),
         }
         out
@@ -180,12 +189,14 @@ impl Translator {
             }
             None => Verdict::Failed(ended_silently(exit, self.held_error, stderr_tail)),
         };
+        let reached_model = self.has_begun && (self.heard_model || !is_before_model(&verdict));
         Finished {
             events,
             verdict,
             last_text: self.last_text,
             thread_id: self.thread_id,
             reported_total: self.reported_total,
+            reached_model,
             unknown: self.unknown,
         }
     }
@@ -247,6 +258,32 @@ impl Translator {
         };
         *self.unknown.entry(what).or_default() += 1;
     }
+}
+
+/// Whether only an answer of the model leads to it.
+fn is_of_model(event: &CliEvent) -> bool {
+    match event {
+        CliEvent::TextDelta { .. }
+        | CliEvent::ThinkingDelta { .. }
+        | CliEvent::UsageUpdated { .. }
+        | CliEvent::TurnCompleted { .. } => true,
+        CliEvent::ItemStarted(item) | CliEvent::ItemCompleted(item) => match item.kind {
+            ItemKind::AgentMessage { .. } | ItemKind::Reasoning { .. } | ItemKind::Tool(_) => true,
+            ItemKind::TodoList { .. } | ItemKind::Warning { .. } => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether the turn failed on its way to the model.
+fn is_before_model(verdict: &Verdict) -> bool {
+    let Verdict::Failed(error) = verdict else {
+        return false;
+    };
+    matches!(
+        error.reason,
+        Reason::Auth | Reason::Config | Reason::Network
+    )
 }
 
 #[cfg(test)]

@@ -346,21 +346,41 @@ fn what_is_tried_again_is_a_notice_and_never_a_failure() {
 }
 
 #[test]
-fn g7_an_interrupted_turn_is_not_over_and_keeps_its_tokens() {
-    let mut translator = Translator::new();
-    for input_tokens in [10, 20] {
-        let total = Usage {
-            input_tokens,
-            ..Usage::default()
-        };
-        translator.translate(CliEvent::UsageUpdated { total });
+fn g7_a_turn_that_failed_before_the_model_was_asked_has_spent_nothing() {
+    const BEGUN: &str = r#"{"type":"turn.started"}"#;
+    const SAID: &str =
+        r#"{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"x"}}"#;
+    let failed = |message: &str| {
+        let line = serde_json::json!({"type": "turn.failed", "error": {"message": message}});
+        line.to_string()
+    };
+    let refused = failed("unexpected status 401 Unauthorized");
+    let disconnected = failed("stream disconnected before completion: x");
+    let quota = failed("You exceeded your current quota");
+    for (lines, reached) in [
+        (&[][..], false),
+        (&[&*quota], false),
+        // A request may be in flight when codex is stopped, or dies.
+        (&[BEGUN], true),
+        (&[BEGUN, &*quota], true),
+        (&[BEGUN, &*refused], false),
+        (&[BEGUN, &*disconnected], false),
+        (&[BEGUN, SAID, &*disconnected], true),
+    ] {
+        let mut translator = Translator::new();
+        for line in lines {
+            translator.translate(parse_line(line.as_bytes()).unwrap());
+        }
+        let finished = translator.finish(&Exit::Code(1), "");
+        assert_eq!(finished.reached_model, reached, "{lines:?}");
     }
+}
+
+#[test]
+fn an_interrupted_turn_is_not_over() {
+    let mut translator = Translator::new();
     translator.translate(CliEvent::TurnInterrupted);
     assert!(!translator.is_over());
     let finished = translator.finish(&Exit::Code(0), "");
-    assert_eq!(
-        finished.reported_total.map(|total| total.input_tokens),
-        Some(20)
-    );
     assert!(failed(&finished).retryable);
 }

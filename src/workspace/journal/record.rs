@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::event::{ErrorCode, SealedEvent, StopReason, Usage};
+use crate::event::{ErrorCode, SealedEvent, StopReason, Tokens, Usage};
 use crate::workspace::SessionFile;
 
 /// One line of a journal.
@@ -43,7 +43,7 @@ pub struct Started {
 pub struct ThreadStart {
     pub id: String,
     /// The thread's token total before; none when unknown.
-    pub base: Option<Usage>,
+    pub base: Option<Tokens>,
     /// Bytes in the thread's rollout file before; none when unknown.
     pub rollout_len: Option<u64>,
 }
@@ -63,7 +63,7 @@ pub struct Finished {
     pub at: Timestamp,
     pub stop_reason: StopReason,
     pub code: Option<ErrorCode>,
-    /// The turn's own tokens.
+    /// What all agents of the turn spent.
     pub usage: Option<Usage>,
     /// The thread that it ran in; none when codex never got to one.
     pub thread: Option<ThreadEnd>,
@@ -77,7 +77,7 @@ pub struct Finished {
 pub struct ThreadEnd {
     pub id: String,
     /// The thread's token total after the turn; none when codex never said.
-    pub total: Option<Usage>,
+    pub total: Option<Tokens>,
     /// Set where the session file could not be made to name the thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unkept: Option<Unkept>,
@@ -97,7 +97,7 @@ pub struct Baseline {
     pub thread_id: String,
     /// None when the thread's last turn never told: then its total has moved
     /// by an unknown amount.
-    pub total: Option<Usage>,
+    pub total: Option<Tokens>,
     /// The turn and attempt that left it so.
     pub turn_id: String,
     pub attempt: u32,

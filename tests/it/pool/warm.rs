@@ -60,7 +60,7 @@ fn thread(pool: &Pool, id: &str) -> String {
     thread.unwrap().to_owned()
 }
 
-/// Guards `IdleServers::take`, and what a turn is counted from (`Meter::told_before`).
+/// Guards `IdleServers::take`, and what a turn is counted from (`codex::growth`).
 #[tokio::test]
 async fn g7_a_conversation_goes_on_on_its_server() {
     let mut pool = pool(1, &[]).await;

@@ -12,7 +12,7 @@ use turn_worker::codex::Exit;
 use turn_worker::codex::app_server::Heard;
 use turn_worker::codex::protocol::{CliEvent, parse_line};
 use turn_worker::codex::translate::{Finished, Translator, Verdict};
-use turn_worker::event::EventBody;
+use turn_worker::event::{EventBody, Tokens};
 
 use super::{Codex, program};
 use crate::support::conversation::Server;
@@ -24,6 +24,8 @@ const IMPATIENT: &str =
 struct Told {
     events: Vec<EventBody>,
     finished: Finished,
+    /// The tokens of its thread, after it.
+    total: Option<Tokens>,
 }
 
 fn codex(kind: &str, home: &Path, dir: &Path) -> Command {
@@ -68,9 +70,11 @@ fn exec(home: &Path, dir: &Path, prompt: &str) -> Told {
         .filter(|line| !line.is_empty())
         .flat_map(|line| translator.translate(parse_line(line).unwrap()))
         .collect();
+    let finished = translator.finish(&Exit::Code(output.status.code().unwrap()), "");
     Told {
         events,
-        finished: translator.finish(&Exit::Code(output.status.code().unwrap()), ""),
+        total: finished.reported_total,
+        finished,
     }
 }
 
@@ -89,6 +93,7 @@ fn turn(server: &mut Server, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool
             .flat_map(|event| translator.translate(event))
             .collect(),
         finished: translator.finish(&Exit::Code(0), ""),
+        total: server.conversation.reported().total,
     }
 }
 
@@ -140,7 +145,7 @@ fn common(told: &Told, dir: &Path) -> Vec<Value> {
         Verdict::EndTurn => json!("end_turn"),
         Verdict::Failed(error) => json!(error),
     });
-    events.push(json!({"text": finished.last_text, "total": finished.reported_total}));
+    events.push(json!({"text": finished.last_text, "total": told.total}));
     let here = dir.to_str().unwrap();
     let placeless = |event: &Value| {
         let text = event.to_string().replace(here, "/here");
@@ -252,7 +257,7 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         panic!("no thread")
     };
     let first = turn(&mut server, "I am Ada.", never);
-    let spent = first.finished.reported_total.unwrap();
+    let spent = first.total.unwrap();
     assert!(server.conversation.is_idle());
     server.load(&dir, Some(&thread_id));
     // Asked for before the server takes it, and in the middle of a command.
@@ -272,10 +277,11 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         }
         runs.get() && is_counted.get()
     });
-    let total = cut.finished.reported_total.unwrap();
+    let total = cut.total.unwrap();
     let answer = total.since(spent).unwrap();
     assert_eq!(answer.output_tokens, 22, "one answer of two items");
     let last = turn(&mut server, "Who am I?", never);
+    let before = last.total.unwrap();
     assert!(last.finished.last_text.unwrap().contains("I am Ada."));
     server.end();
 
@@ -294,16 +300,9 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         Some(Heard::Loaded { .. })
     ));
     let resumed = turn(&mut next, "Go on.", never);
-    let before = next.conversation.total_before();
-    assert_eq!(before, None, "no turn runs");
-    assert!(
-        resumed
-            .finished
-            .reported_total
-            .unwrap()
-            .since(total)
-            .is_some()
-    );
+    let reported = next.conversation.reported();
+    assert!(reported.own.is_some());
+    assert_eq!(resumed.total.unwrap().since(before), reported.own);
     let lost = next.load(&dir, Some("01a201f0-dead-7750-a64c-17c79c2eb47b"));
     assert!(matches!(lost, Some(Heard::Lost { .. })), "{lost:?}");
     assert!(matches!(next.load(&dir, None), Some(Heard::Loaded { .. })));

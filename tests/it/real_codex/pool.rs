@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{cost, program, write_home};
 use crate::support::model_server::{ModelServer, Request};
@@ -124,6 +124,64 @@ async fn g7_also_what_it_has_spent_on_a_new_thread() {
     assert!(work.attempts[&1].iter().any(told));
     assert!(!work.attempts[&2].iter().any(told));
     pool.stop().await;
+}
+
+/// Of a turn that dies with its worker and is not tried again, on both engines.
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_what_sub_agents_have_spent_outlives_their_worker() {
+    for engine in ["exec", "app-server"] {
+        let (mut pool, model, home) = pool(&[("CODEX_ENGINE", engine)]).await;
+        let mut request = turn("work", "a", &["spawn: kid say: Kid done.", "hold: on"]);
+        request["max_attempts"] = json!(1);
+        pool.enqueue(&[request]).await;
+        // The turn's second request is held; the sub-agent has one.
+        let sessions = home.path().join("codex-home/sessions");
+        let recorded = async || {
+            let requests = model.requests();
+            let (own, agents) = requests
+                .iter()
+                .partition::<Vec<&Request>, _>(|of| of.thread == of.session);
+            let answered = [*own.first()?, *agents.first()?].into_iter();
+            let cost = cost(&answered.cloned().collect::<Vec<_>>(), "")?;
+            (own.len() == 2 && answers(&sessions) == cost[0]).then_some(cost)
+        };
+        let spent = pool
+            .deadline
+            .until("both answers' costs are recorded", recorded)
+            .await;
+        pool.process(0).kill();
+        let workspace = pool.root().canonicalize().unwrap().join("a");
+        let gone = async || of_workspace(&workspace).is_empty().then_some(());
+        pool.deadline.until("the attempt is gone", gone).await;
+        pool.spawn(&[]);
+
+        let work = pool.events.ended("work").await;
+        assert_eq!(work.stop_reason(), "error", "{work:#?}");
+        let end = work.end().unwrap();
+        assert_eq!(usage(end), Some(spent), "{engine}");
+        assert_eq!(end["usage"]["agents"]["output_tokens"], 21, "{engine}");
+        pool.stop().await;
+    }
+}
+
+/// The input tokens of all answers that were recorded there, so far.
+fn answers(sessions: &Path) -> u64 {
+    let entries = fs::read_dir(sessions).into_iter().flatten();
+    let counts = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return answers(&path);
+        }
+        let text = fs::read_to_string(path).unwrap();
+        // The last line may be half written.
+        let lines = text.lines();
+        let lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let answers = lines.filter(|line| line["type"] == "token_usage_record");
+        answers
+            .filter_map(|line| line["payload"]["usage"]["input_tokens"].as_u64())
+            .sum()
+    });
+    counts.sum()
 }
 
 fn thread(turn: &Turn) -> String {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::workspace::durable::syncs;
-use crate::workspace::testing::{finished, journal, lock, run_claim, started, usage, workspace};
+use crate::workspace::testing::{finished, journal, lock, run_claim, started, tokens, workspace};
 use uuid::Uuid;
 
 use crate::workspace::{
@@ -119,7 +119,7 @@ fn g4_an_end_is_durable_before_anybody_who_reads_it_tells_it() {
 fn baseline(total: Option<u64>, turn_id: &str) -> Baseline {
     Baseline {
         thread_id: "0199a213-81c0-7800-8aa1-bbab2a035a53".into(),
-        total: total.map(usage),
+        total: total.map(tokens),
         turn_id: turn_id.into(),
         attempt: 1,
         unkept: None,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::ErrorCode;
-use crate::workspace::testing::{events, finished, lock, run_claim, started, usage, workspace};
+use crate::workspace::testing::{events, finished, lock, run_claim, started, tokens, workspace};
 use crate::workspace::{Claim, LockedJournal, TurnHistory, Verdict, Workspace};
 
 const TURNS: u64 = 3;
@@ -93,7 +93,7 @@ fn g7_the_baseline_outlives_the_segment_that_it_comes_from() {
     run(&workspace, 0, TURNS);
     for _ in 0..3 {
         let mut journal = open(&workspace);
-        assert_eq!(journal.baseline().unwrap().total, Some(usage(TURNS - 1)));
+        assert_eq!(journal.baseline().unwrap().total, Some(tokens(TURNS - 1)));
         for n in 0..TURNS {
             let mut no_thread = finished(&format!("n{n}"), 1, 0);
             no_thread.thread = None;
@@ -117,7 +117,7 @@ fn check_goes_on(workspace: &Workspace) {
     let journal = open(workspace);
     assert_eq!(
         journal.baseline().unwrap().total,
-        Some(usage(2 * TURNS - 1))
+        Some(tokens(2 * TURNS - 1))
     );
     drop(journal);
     for n in 0..2 * TURNS {

@@ -10,9 +10,10 @@ pub struct Row {
     pub ends: Ends,
     /// The last turn's messages.
     pub said: &'static [&'static str],
-    pub usage: Usage,
     /// Some of its calls run at the same time.
     pub in_any_order: bool,
+    /// Its sub-agents still work when it ends.
+    pub leaves_agents: bool,
 }
 
 /// What happens to the last turn, or comes along with it.
@@ -40,24 +41,14 @@ pub enum Ends {
     NotOffered,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Usage {
-    /// What the model has counted.
-    Exact,
-    /// A known gap: what sub-agents spend is not counted.
-    WithoutAgents,
-    /// A known gap: with this engine what was spent gets lost.
-    LostWith(&'static str),
-}
-
 const ROW: Row = Row {
     name: "",
     turns: &[],
     with: With::Nothing,
     ends: Ends::EndTurn,
     said: &[],
-    usage: Usage::Exact,
     in_any_order: false,
+    leaves_agents: false,
 };
 
 /// With the settings that a worker has by default.
@@ -109,7 +100,6 @@ pub const DEFAULT: &[Row] = &[
         name: "agent_awaited",
         turns: &["spawn: kid run: echo kid >> kid.txt;;say: Kid done.\nawait\nsay: Parent done."],
         said: &["Parent done."],
-        usage: Usage::WithoutAgents,
         ..ROW
     },
     // The agent works in a command, or thinks between commands, when its parent ends.
@@ -138,7 +128,7 @@ pub const DEFAULT: &[Row] = &[
         name: "agent_just_spawned",
         turns: &["spawn: kid wait: 0.5;;run: date >> kid.txt\nsay: Left it."],
         said: &["Left it."],
-        usage: Usage::WithoutAgents,
+        leaves_agents: true,
         ..ROW
     },
     Row {
@@ -148,7 +138,7 @@ pub const DEFAULT: &[Row] = &[
              nap: 0.5\nsay: Left them.",
         ],
         said: &["Left them."],
-        usage: Usage::WithoutAgents,
+        leaves_agents: true,
         ..ROW
     },
     // Off unless the operator switches it on.
@@ -192,7 +182,36 @@ pub const DEFAULT: &[Row] = &[
         name: "overflow_again",
         turns: &["fail: context", "run: echo a\nfail: context"],
         ends: Ends::Error("turn.failed", "context_window"),
-        usage: Usage::LostWith("app-server"),
+        ..ROW
+    },
+    Row {
+        name: "overflow_third",
+        turns: &[
+            "fail: context",
+            "run: echo a\nfail: context",
+            "run: echo a\nrun: echo b\nfail: context",
+        ],
+        ends: Ends::Error("turn.failed", "context_window"),
+        ..ROW
+    },
+    Row {
+        name: "overflow_survived",
+        turns: &["run: echo a\nfail: context", "say: Next."],
+        said: &["Next."],
+        ..ROW
+    },
+    // Nothing of them was paid for, in a conversation that has spent before.
+    Row {
+        name: "quota",
+        turns: &["say: First.", "fail: quota"],
+        ends: Ends::Error("turn.failed", "usage_limit"),
+        ..ROW
+    },
+    Row {
+        name: "timeout_before_an_answer",
+        turns: &["say: First.", "hang"],
+        with: With::Timeout,
+        ends: Ends::Timeout,
         ..ROW
     },
     Row {
@@ -207,7 +226,7 @@ pub const DEFAULT: &[Row] = &[
         turns: &["spawn: kid run: touch begun; while date >> kid.txt; do sleep 0.1; done\nawait"],
         with: With::Cancel,
         ends: Ends::Cancelled,
-        usage: Usage::WithoutAgents,
+        leaves_agents: true,
         ..ROW
     },
     Row {
