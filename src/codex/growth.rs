@@ -68,7 +68,11 @@ mod tests {
         }
     }
 
-    fn spent(mut growth: Growth, reports: &[((u64, u64), (u64, u64))]) -> Option<Tokens> {
+    /// Of input and output tokens.
+    type Counts = (u64, u64);
+
+    /// Of reports of a total and of what the last answer has cost.
+    fn spent(mut growth: Growth, reports: &[(Counts, Counts)]) -> Option<Tokens> {
         for (total, last) in reports {
             growth.report(tokens(total.0, total.1), Some(tokens(last.0, last.1)));
         }

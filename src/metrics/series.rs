@@ -142,7 +142,7 @@ impl Series {
             ),
             without_usage: new.counter(
                 "turns_without_usage_total",
-                "Turns that ran and ended without codex telling their tokens.",
+                "Turns that asked the model and ended without codex reporting their tokens.",
             ),
             turn_duration: new.histogram(
                 "turn_duration_seconds",
