@@ -270,6 +270,10 @@ pub struct PlanItem {
 pub enum EventBody {
     /// Always first.
     MessageStart {
+        /// The model that the request or the worker's settings name; the turn's agent is asked with it unless
+        /// `message_end` names another. Absent if neither names one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
         /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Map<String, Value>>,
@@ -335,6 +339,10 @@ pub enum EventBody {
         /// The turn that interrupted this one, if that is why it was cancelled.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by: Option<String>,
+        /// The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or has
+        /// not reported it where none was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
         /// Of the last attempt.
         duration_ms: u64,
         /// The request's own.
@@ -607,6 +615,7 @@ mod tests {
                 structured: Some(serde_json::json!({"answer": long})),
                 thread_id: Some("t".into()),
                 superseded_by: None,
+                model: None,
                 duration_ms: 7,
                 metadata: None,
                 usage: Usage::of(Some(Tokens::default()), None),

@@ -22,6 +22,7 @@ use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
 use crate::host::Lack;
+pub use models::Model;
 use models::ModelLabels;
 use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, Series, WORKSPACE};
 use turns::RunningTurns;
@@ -145,7 +146,7 @@ impl Metrics {
     }
 
     /// What an ended turn used; `None`: codex did not say.
-    pub fn tokens(&self, model: Option<&str>, spent: Option<Tokens>) {
+    pub fn tokens(&self, model: Model<'_>, spent: Option<Tokens>) {
         match spent {
             Some(spent) => self.series().tokens(self.inner.models.label(model), spent),
             None => self.series().without_usage.inc(),

@@ -6,6 +6,7 @@
 
 mod canonical;
 mod choice;
+mod effort;
 mod ids;
 mod image;
 pub mod json;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 pub use choice::{OnBusy, ThreadChoice};
+pub use effort::Effort;
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use image::{Image, ImagePath, MediaType};
@@ -72,6 +74,7 @@ pub struct TurnRequest {
     /// Of the same message; at most [`MAX_IMAGES`].
     pub images: Vec<Image>,
     pub model: Option<String>,
+    pub reasoning_effort: Option<Effort>,
     /// Whole seconds, at least one.
     pub timeout: Option<Duration>,
     /// At least one.
@@ -116,6 +119,8 @@ pub struct Limits {
     pub max_metadata_bytes: usize,
     /// The models that may be asked for; `None`: any.
     pub models: Option<BTreeSet<String>>,
+    /// The reasoning efforts that may be asked for; `None`: any.
+    pub efforts: Option<BTreeSet<Effort>>,
     /// Spellings of the workspace root, absolute; a workspace that is an
     /// absolute path must lie under one of them.
     pub roots: Vec<PathBuf>,
@@ -132,6 +137,7 @@ impl Limits {
             max_prompt_chars: MAX_PROMPT_CHARS,
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: None,
+            efforts: None,
             roots: Vec::new(),
             handed_on: true,
         }

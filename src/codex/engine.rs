@@ -3,6 +3,7 @@
 //! A turn goes in, the CLI's events come out, the exit is a value. `exec`
 //! starts one process a turn; `app-server` may keep its server for the next.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -14,7 +15,7 @@ use super::home::Home;
 use super::protocol::CliEvent;
 use crate::event::Tokens;
 use crate::guard::{SpawnError, Tag, Unkillable};
-use crate::request::{MediaType, OutputSchema};
+use crate::request::{Effort, MediaType, OutputSchema};
 
 /// What the model is asked.
 #[derive(Debug, Clone)]
@@ -47,6 +48,9 @@ impl From<&str> for Ask {
 #[derive(Debug, Clone, Copy)]
 pub struct TurnInput<'a> {
     pub model: Option<&'a str>,
+    pub effort: Option<Effort>,
+    /// Those that may be asked; any if there is no list.
+    pub models: Option<&'a BTreeSet<String>>,
     /// A validated thread id; codex would silently start afresh on anything else.
     pub resume: Option<&'a str>,
     /// By which its processes are known.
@@ -97,8 +101,9 @@ pub struct End {
     pub stderr_tail: String,
 }
 
-/// A turn's tokens, as they were reported while they were spent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A turn's tokens, as they were reported while they were spent, and what they
+/// were spent on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
     /// On the turn's own thread.
     pub own: Option<Tokens>,
@@ -106,6 +111,8 @@ pub struct Reported {
     pub agents: Option<Tokens>,
     /// The thread's running total, from which the next turn counts.
     pub total: Option<Tokens>,
+    /// The model that the turn's own agent asked.
+    pub model: Option<String>,
 }
 
 pub trait Engine: Send + Sync + 'static {

@@ -9,10 +9,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::app_server::Server;
 use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
 use super::lines::Line;
-use super::process::{Codex, Process, WITHOUT_GOALS};
+use super::process::{Codex, EFFORT, Process, WITHOUT_GOALS};
 use super::protocol;
 use crate::config::Sandbox;
 use crate::guard::{FileArg, SpawnError};
+use crate::request::Effort;
 
 const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
     match sandbox {
@@ -26,7 +27,13 @@ const fn sandbox_args(sandbox: Sandbox) -> &'static [&'static str] {
 pub struct Exec(pub Codex);
 
 impl Exec {
-    fn args(&self, common: &[String], model: Option<&str>, resume: Option<&str>) -> Vec<String> {
+    fn args(
+        &self,
+        common: &[String],
+        model: Option<&str>,
+        effort: Option<Effort>,
+        resume: Option<&str>,
+    ) -> Vec<String> {
         let mut args = vec!["exec", "--json", "--skip-git-repo-check"];
         args.extend(sandbox_args(self.0.sandbox));
         args.extend(WITHOUT_GOALS);
@@ -34,6 +41,8 @@ impl Exec {
         // One word, so that no value can be taken for a flag.
         let model = model.map(|model| format!("--model={model}"));
         args.extend(model.as_deref());
+        let effort = effort.map(|effort| format!("--config={EFFORT}=\"{effort}\""));
+        args.extend(effort.as_deref());
         if let Some(thread) = resume {
             args.extend(["resume", thread]);
         }
@@ -58,7 +67,7 @@ impl Engine for Exec {
     ) -> Result<ExecRun, SpawnError> {
         let stdin = in_memory("prompt", ask.prompt.as_bytes())?;
         let mut setup = self.0.setup(&input);
-        setup.args = self.args(&setup.args, input.model, input.resume);
+        setup.args = self.args(&setup.args, input.model, input.effort, input.resume);
         Ok(ExecRun(self.0.start(setup, input, stdin, files(&ask)?)?))
     }
 }
@@ -155,24 +164,24 @@ mod tests {
         let common = ["--disable".to_owned(), "plugins".to_owned()];
         assert_eq!(
             exec()
-                .args(&common, Some("gpt-5.5"), Some(thread))
+                .args(&common, Some("gpt-5.5"), Some(Effort::High), Some(thread))
                 .join(" "),
             format!(
                 "exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \
-                 -c features.goals=false --disable plugins --model=gpt-5.5 resume {thread} -"
+                 -c features.goals=false --disable plugins --model=gpt-5.5 --config=model_reasoning_effort=\"high\" resume {thread} -"
             )
         );
         let mut fresh = exec();
         fresh.0.sandbox = Sandbox::ReadOnly;
         assert_eq!(
-            fresh.args(&[], None, None).join(" "),
+            fresh.args(&[], None, None, None).join(" "),
             "exec --json --skip-git-repo-check --sandbox read-only -c features.goals=false -"
         );
     }
 
     #[test]
     fn g8_no_model_name_is_taken_for_a_flag() {
-        let args = exec().args(&[], Some("--config=x"), None);
+        let args = exec().args(&[], Some("--config=x"), None, None);
         assert!(args.contains(&"--model=--config=x".to_owned()));
     }
 }

@@ -102,7 +102,9 @@ fn replay(name: &str, stdout: &[u8]) -> String {
     conversation.load(Load {
         cwd: "/srv/workspaces/ws".to_owned(),
         sandbox: crate::config::Sandbox::Bypass,
-        model: None,
+        // With none it would ask for the default.
+        model: (name == "lost").then(|| "gpt-5.5".to_owned()),
+        effort: None,
         resume: (name == "lost").then(|| "01a201f0-dead-7750-a64c-17c79c2eb47b".to_owned()),
     });
     let mut translator = Translator::new();

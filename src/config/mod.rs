@@ -27,7 +27,7 @@ pub use tls::{ClientFiles, TlsError, TlsFiles};
 
 use secrecy::SecretString;
 
-use crate::request::{Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
 
 /// All that an operator can set. What each is for, its default and its range
 /// stand in [`SETTINGS`].
@@ -44,6 +44,7 @@ pub struct Settings {
     pub codex_model: Option<String>,
     /// `None`: any model may be asked for.
     pub codex_models: Option<BTreeSet<String>>,
+    pub codex_efforts: Option<BTreeSet<Effort>>,
     pub codex_engine: EngineKind,
     pub delta_window: Duration,
     pub codex_idle_ttl: Duration,
@@ -221,6 +222,7 @@ impl Settings {
             max_prompt_chars: MAX_PROMPT_CHARS,
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: self.codex_models.clone(),
+            efforts: self.codex_efforts.clone(),
             roots,
             handed_on: false,
         }

@@ -12,7 +12,7 @@ use super::{
     Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, LogFormat, Roles, RunAs,
     Sandbox, Settings, TlsFiles, broker, value,
 };
-use crate::request::is_model_name;
+use crate::request::{Effort, is_model_name};
 
 /// Variables of tests have our prefix and are no settings.
 const TESTS_PREFIX: &str = "TURN_WORKER_TEST_";
@@ -87,6 +87,7 @@ impl Reader {
         let codex_bin = self.value(&table::CODEX_BIN, raw.codex_bin, path);
         let codex_home = self.value(&table::CODEX_HOME, raw.codex_home, codex_home);
         let codex_models = self.optional(&table::CODEX_MODELS, raw.codex_models, models);
+        let codex_efforts = self.optional(&table::CODEX_EFFORTS, raw.codex_efforts, efforts);
         let codex_model = self.optional(&table::CODEX_MODEL, raw.codex_model, |text| {
             let listed = match &codex_models {
                 Some(Some(list)) => list.contains(text),
@@ -160,6 +161,7 @@ impl Reader {
             codex_home: codex_home?,
             codex_model: codex_model?,
             codex_models: codex_models?,
+            codex_efforts: codex_efforts?,
             codex_engine: codex_engine?,
             delta_window: delta_window?,
             codex_idle_ttl: codex_idle_ttl?,
@@ -356,6 +358,11 @@ fn codex_home(text: &str) -> Option<CodexHome> {
 fn models(text: &str) -> Option<BTreeSet<String>> {
     let names: BTreeSet<String> = value::list(text).map(str::to_owned).collect();
     (!names.is_empty() && names.iter().all(|name| is_model_name(name))).then_some(names)
+}
+
+fn efforts(text: &str) -> Option<BTreeSet<Effort>> {
+    let efforts: Result<BTreeSet<Effort>, _> = value::list(text).map(str::parse).collect();
+    efforts.ok().filter(|efforts| !efforts.is_empty())
 }
 
 fn variables(text: &str) -> Option<Vec<String>> {

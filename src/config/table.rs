@@ -137,7 +137,11 @@ settings! {
     codex_models CODEX_MODELS {
         Preset::Told("any"),
         Allowed::Told("names of models, with commas between them"),
-        "the models that a turn may name" }
+        "the models that a turn may name; with app-server a turn that names none is run only if its model is listed, too" }
+    codex_efforts CODEX_EFFORTS {
+        Preset::Told("any"),
+        Allowed::Told("some of none, minimal, low, medium, high, xhigh, max and ultra, with commas between them"),
+        "the reasoning efforts that a turn may ask for" }
     codex_sandbox CODEX_SANDBOX {
         Preset::Value("bypass"), OneOf(Sandbox::WORDS),
         "what codex lets the agent's commands do" }
@@ -248,6 +252,7 @@ pub(super) const OF_PRODUCERS: &[&str] = &[
 pub(super) const OF_DOCUMENTS: &[&str] = &[
     "WORKSPACE_ROOT",
     "CODEX_MODELS",
+    "CODEX_EFFORTS",
     "MAX_REQUEST_BYTES",
     "PREFIX",
     "LOG",

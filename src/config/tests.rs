@@ -2,6 +2,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::value;
+use crate::request::Effort;
 
 type Read = Result<(Settings, Vec<Warning>), ConfigError>;
 
@@ -100,6 +101,7 @@ fn what_is_set_is_taken() {
         ("CODEX_HOME", "per-workspace"),
         ("CODEX_MODEL", "b"),
         ("CODEX_MODELS", "a, b,"),
+        ("CODEX_EFFORTS", "low, high"),
         ("CODEX_SANDBOX", "workspace-write"),
         ("CODEX_ARGS", r#"-c 'model_reasoning_summary="auto"' --x"#),
         ("CODEX_ENV", "PATH, KEY,PATH"),
@@ -145,6 +147,10 @@ fn what_is_set_is_taken() {
     assert_eq!(
         settings.codex_models,
         Some(["a".to_owned(), "b".to_owned()].into())
+    );
+    assert_eq!(
+        settings.codex_efforts,
+        Some([Effort::Low, Effort::High].into())
     );
     assert_eq!(settings.codex_sandbox, Sandbox::WorkspaceWrite);
     assert_eq!(

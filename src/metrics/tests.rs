@@ -246,9 +246,9 @@ fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
         output_tokens: 90,
         thinking_tokens: 40,
     };
-    metrics.tokens(Some("m"), Some(usage));
-    metrics.tokens(Some("m"), Some(usage));
-    metrics.tokens(Some("m"), None);
+    metrics.tokens(Model::Named("m"), Some(usage));
+    metrics.tokens(Model::Named("m"), Some(usage));
+    metrics.tokens(Model::Named("m"), None);
     let expected = [
         ("input_tokens_total{model=\"m\"}", "2400"),
         ("cached_input_tokens_total{model=\"m\"}", "1600"),
@@ -262,16 +262,29 @@ fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
 }
 
 #[test]
-fn a_model_off_the_list_is_other_and_none_is_default() {
+fn a_model_off_the_list_is_other_unless_it_is_codexs_own_default() {
     let metrics = Metrics::new(Some(&["listed".to_owned()].into()));
     let one = Some(Tokens {
         input_tokens: 1,
         ..Tokens::default()
     });
-    for model in [Some("listed"), Some("a"), Some("b"), None] {
+    for model in [
+        Model::Named("listed"),
+        Model::Default("listed"),
+        Model::Named("a"),
+        Model::Named("b"),
+        Model::Default("codexs-own"),
+        Model::Default("no name\n"),
+        Model::Unknown,
+    ] {
         metrics.tokens(model, one);
     }
-    for (label, count) in [("listed", "1"), ("other", "2"), ("default", "1")] {
+    for (label, count) in [
+        ("listed", "2"),
+        ("other", "3"),
+        ("codexs-own", "1"),
+        ("default", "1"),
+    ] {
         let series = format!("input_tokens_total{{model=\"{label}\"}}");
         assert_eq!(value(&metrics, &series).as_deref(), Some(count), "{label}");
     }
@@ -281,12 +294,19 @@ fn a_model_off_the_list_is_other_and_none_is_default() {
 fn g10_producers_cannot_grow_the_number_of_series() {
     let metrics = Metrics::new(None);
     for index in 0..1000 {
-        metrics.tokens(Some(&format!("model-{index}")), Some(Tokens::default()));
+        metrics.tokens(
+            Model::Named(&format!("model-{index}")),
+            Some(Tokens::default()),
+        );
+        metrics.tokens(
+            Model::Default(&format!("default-{index}")),
+            Some(Tokens::default()),
+        );
         metrics.event_confirmed(&format!("kind-{index}"), Duration::ZERO);
         metrics.set_codex_version(&format!("0.{index}"));
     }
     metrics.tokens(
-        Some("model-0"),
+        Model::Named("model-0"),
         Some(Tokens {
             input_tokens: 1,
             ..Tokens::default()
@@ -297,7 +317,8 @@ fn g10_producers_cannot_grow_the_number_of_series() {
         let start = format!("turn_worker_{family}{{");
         text.lines().filter(|line| line.starts_with(&start)).count()
     };
-    assert_eq!(count("input_tokens_total"), 2);
+    // Besides eight of codex's own defaults.
+    assert_eq!(count("input_tokens_total"), 2 + 8);
     assert_eq!(count("events_published_total"), EVENT_KINDS.len() + 1);
     assert_eq!(count("build_info"), 1);
     assert!(text.contains("input_tokens_total{model=\"other\"} 1\n"));
@@ -355,7 +376,10 @@ fn the_oldest_waiting_turn_has_an_age() {
 #[test]
 fn the_list_of_kinds_is_the_events_own() {
     let bodies = [
-        EventBody::MessageStart { metadata: None },
+        EventBody::MessageStart {
+            model: None,
+            metadata: None,
+        },
         EventBody::ThinkingDelta {
             item_id: String::new(),
             text: String::new(),
@@ -393,6 +417,7 @@ fn the_list_of_kinds_is_the_events_own() {
             structured: None,
             thread_id: None,
             superseded_by: None,
+            model: None,
             duration_ms: 0,
             metadata: None,
             usage: None,

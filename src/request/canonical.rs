@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ThreadChoice, TurnId,
+    Effort, Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ThreadChoice, TurnId,
     TurnRequest, WorkspaceId,
 };
 
@@ -19,6 +19,8 @@ struct Canonical<'a> {
     messages: [Message<'a>; 1],
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<Effort>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +92,7 @@ impl<'a> Canonical<'a> {
                 content: Content::of(request),
             }],
             model: request.model.as_deref(),
+            reasoning_effort: request.reasoning_effort,
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
             start_within_s: request.start_within.map(|t| t.as_secs()),

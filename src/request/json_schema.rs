@@ -13,8 +13,8 @@ use super::image::MAX_PATH_BYTES;
 use super::json::MAX_VALUES;
 use super::parse::{MAX_METADATA_DEPTH, MAX_OUTPUT_SCHEMA_DEPTH, SERDE_JSON_PRIVATE};
 use super::{
-    Image, MAX_IMAGES, MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS, MediaType,
-    OnBusy, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+    Effort, Image, MAX_IMAGES, MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS,
+    MediaType, OnBusy, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
 use crate::trace::{TRACEPARENT, TRACESTATE};
@@ -107,6 +107,13 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
                 "description": "On the operator's list where there is one.",
                 "type": ["string", "null"],
                 "pattern": MODEL_NAME,
+            }),
+        ),
+        (
+            "reasoning_effort",
+            json!({
+                "description": "How much the model is to think, for this turn only. On the operator's list where there is one.",
+                "enum": choices(Effort::ALL.iter().map(|effort| effort.as_str())),
             }),
         ),
         (
@@ -209,7 +216,8 @@ fn beyond() -> String {
             "the images beside the prompt are at most {MAX_IMAGES}, are what their media_type says, and stand in standard base64 with its padding; of several messages, those of the prompt's are looked at"
         ),
         "a path has at most 1024 bytes in UTF-8".to_owned(),
-        "the model is on the operator's list, where there is one".to_owned(),
+        "the model is on the operator's list, where there is one, and so is the reasoning effort"
+            .to_owned(),
         "of several messages, the last one of role `user` that has content has text; blocks of types other than text and image (and x-…) without any, no `content` beside other fields, and a role such as `User` or `human` are rejected there".to_owned(),
         format!(
             "metadata has at most {MAX_METADATA_BYTES} bytes of compact JSON and is nested at most {MAX_METADATA_DEPTH} deep"

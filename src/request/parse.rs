@@ -14,7 +14,7 @@ use super::notices;
 use super::rejection::{Violations, quoted, shown};
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
-    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties,
+    Effort, IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties,
     Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -77,6 +77,7 @@ impl TurnRequest {
         let workspace = reader.workspace();
         let prompt = reader.prompt();
         let model = reader.model();
+        let reasoning_effort = reader.reasoning_effort();
         let seconds = "a whole number of seconds, at least 1";
         let timeout = reader.at_least_one("timeout_s", seconds);
         let start_within = reader.at_least_one("start_within_s", seconds);
@@ -100,6 +101,7 @@ impl TurnRequest {
                     prompt,
                     images,
                     model,
+                    reasoning_effort,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
                     start_within: start_within.map(Duration::from_secs),
@@ -236,6 +238,18 @@ impl<'a> Reader<'a> {
             }
             _ => Some(name.to_owned()),
         }
+    }
+
+    fn reasoning_effort(&mut self) -> Option<Effort> {
+        let value = self.present("reasoning_effort")?;
+        let listed = self.limits.efforts.as_ref();
+        let named = value.as_str().and_then(|name| name.parse().ok());
+        let taken = named.filter(|effort| listed.is_none_or(|listed| listed.contains(effort)));
+        if taken.is_none() {
+            let rule = Effort::rule(listed);
+            self.violates("reasoning_effort", rule);
+        }
+        taken
     }
 
     fn at_least_one(&mut self, field: &str, rule: &str) -> Option<u64> {

@@ -111,6 +111,9 @@ fn each_rule_names_its_field() {
         ("model", json!("a b"), "model"),
         ("model", json!("m".repeat(129)), "model"),
         ("model", json!(["gpt"]), "model"),
+        ("reasoning_effort", json!("High"), "reasoning_effort"),
+        ("reasoning_effort", json!(""), "reasoning_effort"),
+        ("reasoning_effort", json!(3), "reasoning_effort"),
         ("timeout_s", json!(0), "timeout_s"),
         ("timeout_s", json!(-1), "timeout_s"),
         ("timeout_s", json!(1.5), "timeout_s"),
@@ -358,6 +361,35 @@ fn a_model_must_be_on_the_list_when_there_is_one() {
     assert!(parse("gpt-5.5").is_ok());
     let text = parse("gpt-4").unwrap_err().to_string();
     assert_eq!(text, r#"model: found "gpt-4", expected one of gpt-5.5"#);
+}
+
+#[test]
+fn a_reasoning_effort_must_be_on_the_list_when_there_is_one() {
+    let listed = Limits {
+        efforts: Some([Effort::Low, Effort::Medium].into()),
+        ..limits()
+    };
+    let parse = |effort: &str| {
+        let body = with("reasoning_effort", json!(effort)).to_string();
+        TurnRequest::parse(body.as_bytes(), &listed, &Properties::default())
+    };
+    assert_eq!(parse("low").unwrap().reasoning_effort, Some(Effort::Low));
+    let text = parse("xhigh").unwrap_err().to_string();
+    assert!(text.contains("reasoning_effort: found \"xhigh\""), "{text}");
+    assert!(text.ends_with("one of \"low\", \"medium\""), "{text}");
+    // An accepted one stays accepted.
+    let accepted = TurnRequest::parse(
+        with("reasoning_effort", json!("xhigh"))
+            .to_string()
+            .as_bytes(),
+        &Limits::accepted(),
+        &Properties::default(),
+    );
+    let again = accepted.as_ref().unwrap().to_canonical_json();
+    assert_eq!(
+        serde_json::from_str::<TurnRequest>(&again).ok(),
+        accepted.ok()
+    );
 }
 
 #[test]
@@ -739,6 +771,7 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("messages", json!([{"role": "user", "content": "Fix it."}])),
         with("workspace", json!("acme/app")),
         with("model", json!("m")),
+        with("reasoning_effort", json!("low")),
         with("timeout_s", json!(1)),
         with("max_attempts", json!(1)),
         with("start_within_s", json!(1)),

@@ -184,6 +184,7 @@ pub fn runner(
         idle_timeout: settings.turn_idle_timeout,
         max_attempts: settings.max_attempts,
         default_model: settings.codex_model.clone(),
+        models: settings.codex_models.clone(),
         worker,
         host,
         metrics,

@@ -92,12 +92,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
         } = block_in_place(|| self.begin(journal))?;
         fault::at("turn.started");
         self.runner.metrics.attempt_started(self.number);
-        tracing::info!(attempt = self.number, resumes = resume, "turn started");
+        tracing::info!(
+            attempt = self.number,
+            resumes = resume,
+            model = self.model(),
+            "turn started"
+        );
 
         let mut out = self.emitter(sink);
         let mut clocks = Clocks::start(stop.clone(), self.limits());
         // A stop that comes this early is met again as soon as codex runs.
-        let _ = out.emit(message_start(self.request), &mut clocks).await;
+        let _ = out
+            .emit(message_start(self.request, self.model()), &mut clocks)
+            .await;
         for RequestNotice { code, message } in &self.request.notices {
             let _ = out.emit(notice(*code, message.clone()), &mut clocks).await;
         }
@@ -107,6 +114,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
         let mut input = TurnInput {
             model: self.model(),
+            effort: self.request.reasoning_effort,
+            models: self.runner.models.as_ref(),
             resume: resume.as_deref(),
             tag: &tag,
             dir,
@@ -196,6 +205,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     None => Told::AtEnd(finished.reported_total),
                 };
                 let spent = block_in_place(|| meter.finish(finished.thread_id.as_deref(), told));
+                self.check_model(spent.model.as_deref());
                 let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
                     .superseded_by(stop.superseded_by())
@@ -269,7 +279,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
     ) -> Outcome {
         let out = self.emitter(sink);
         // With the rest of it, so that nothing of it is told before it is recorded.
-        ending.trailing.insert(0, message_start(self.request));
+        ending
+            .trailing
+            .insert(0, message_start(self.request, self.model()));
         self.record(journal, ending, out, sink, stop).await
     }
 
@@ -343,6 +355,18 @@ impl<'a, E: Engine> Attempt<'a, E> {
     pub(super) fn model(&self) -> Option<&str> {
         let default = self.runner.default_model.as_deref();
         self.request.model.as_deref().or(default)
+    }
+
+    /// With `codex exec`, which does not report its own default before it asks it.
+    fn check_model(&self, asked: Option<&str>) {
+        if let (Some(models), Some(asked), None) = (&self.runner.models, asked, self.model())
+            && !models.contains(asked)
+        {
+            tracing::warn!(
+                model = asked,
+                "a turn that names no model was run with one that CODEX_MODELS does not list; set CODEX_MODEL"
+            );
+        }
     }
 
     fn ask(&self, images: Vec<Image>) -> Ask {

@@ -21,8 +21,9 @@ pub(super) fn sealer(request: &TurnRequest, attempt: u32) -> Sealer {
     Sealer::new(turn_id, workspace, attempt).traced(request.trace.as_ref())
 }
 
-pub(super) fn message_start(request: &TurnRequest) -> EventBody {
+pub(super) fn message_start(request: &TurnRequest, model: Option<&str>) -> EventBody {
     EventBody::MessageStart {
+        model: model.map(str::to_owned),
         metadata: request.metadata.clone(),
     }
 }
@@ -144,6 +145,7 @@ impl Ending {
     pub fn bodies(
         &self,
         metadata: Option<Map<String, Value>>,
+        model: Option<String>,
         duration: Duration,
     ) -> Vec<EventBody> {
         let error = self.error.clone().map(|error| EventBody::Error { error });
@@ -153,6 +155,7 @@ impl Ending {
             structured: self.structured.clone(),
             thread_id: self.thread_id.clone(),
             superseded_by: self.superseded_by.clone(),
+            model,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             metadata,
             usage: self.spent.usage,
@@ -200,7 +203,7 @@ pub fn cancelled_ending(request: &TurnRequest, superseded_by: Option<String>) ->
 }
 
 fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
-    let start = message_start(request);
+    let start = message_start(request, None);
     let metadata = request.metadata.clone();
     let sealer = sealer(request, 0);
     unrun(sealer, start, ending, metadata)
@@ -212,6 +215,7 @@ pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEve
     let workspace = rejection.workspace.as_ref();
     let workspace = workspace.map_or("", WorkspaceId::as_str);
     let start = EventBody::MessageStart {
+        model: None,
         metadata: rejection.metadata.clone(),
     };
     let error = failure(rejection.code, rejection.to_string(), false);
@@ -228,7 +232,7 @@ fn unrun(
 ) -> Vec<SealedEvent> {
     [start]
         .into_iter()
-        .chain(ending.bodies(metadata, Duration::ZERO))
+        .chain(ending.bodies(metadata, None, Duration::ZERO))
         .map(|body| sealer.seal(body, Timestamp::now()))
         .collect()
 }

@@ -26,6 +26,7 @@ mod stop;
 mod structured;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use ending::{cancelled_ending, rejected_ending, simple_ending};
@@ -54,6 +55,8 @@ pub struct Runner<E> {
     pub max_attempts: u32,
     /// For requests that name none; codex's own choice if this is none either.
     pub default_model: Option<String>,
+    /// The models that may be asked; any if there is no list.
+    pub models: Option<BTreeSet<String>>,
     /// Names this process in records.
     pub worker: String,
     /// Told of whatever may be this host's fault.
@@ -142,6 +145,9 @@ pub struct Summary {
     pub stop_reason: StopReason,
     pub error: Option<TurnError>,
     pub usage: Option<Usage>,
+    /// The model that the request or the settings name.
+    pub asked_model: Option<String>,
+    /// The model that was asked, as far as codex has reported it.
     pub model: Option<String>,
     pub duration: Duration,
     /// From the attempt's start to the first text of the agent.

@@ -50,8 +50,11 @@ impl<E: Engine> Attempt<'_, E> {
     ) -> Outcome {
         let duration = self.began.elapsed();
         let first_text = out.first_text().map(|at| at.duration_since(self.began));
+        // Where codex has not reported one, the one that was named is asked.
+        let model = ending.spent.model.clone();
+        let model = model.or_else(|| self.model().map(str::to_owned));
         let last: Vec<SealedEvent> = ending
-            .bodies(self.request.metadata.clone(), duration)
+            .bodies(self.request.metadata.clone(), model.clone(), duration)
             .into_iter()
             .filter_map(|body| out.seal(body))
             .collect();
@@ -112,7 +115,8 @@ impl<E: Engine> Attempt<'_, E> {
             stop_reason: ending.stop_reason,
             error: ending.error,
             usage: ending.spent.usage,
-            model: self.model().map(str::to_owned),
+            asked_model: self.model().map(str::to_owned),
+            model,
             duration,
             first_text,
             thread_id: ending.thread_id,

@@ -27,12 +27,12 @@ pub struct Spent {
     pub total: Option<Tokens>,
     /// codex reported a total, but not what it was before the turn.
     pub base_unknown: bool,
-    /// The model that was asked, where the thread's record was read for it.
+    /// The model that was asked, as codex has reported or recorded it.
     pub model: Option<String>,
 }
 
 /// What codex itself has reported.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Told {
     /// All of the turn.
     All(Reported),
@@ -158,7 +158,7 @@ impl Meter {
             Told::All(reported) if reported.own.is_some() => (
                 Usage::of(reported.own, reported.agents),
                 reported.total,
-                None,
+                reported.model,
             ),
             Told::All(reported) | Told::SoFar(reported) => {
                 let recorded = self.recorded(thread, offset);
@@ -168,7 +168,7 @@ impl Meter {
                         larger(reported.agents, recorded.agents),
                     ),
                     reported.total.or_else(|| self.last_total(thread)),
-                    recorded.model,
+                    reported.model.or(recorded.model),
                 )
             }
             Told::AtEnd(total) => {

@@ -21,6 +21,7 @@ use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::TurnError;
 use crate::fault;
+use crate::metrics::Model;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
 use crate::turn::{Outcome, Stop, Summary};
@@ -230,18 +231,23 @@ impl<E: Engine> Worker<E> {
     fn count_end(&self, summary: &Summary) {
         let error = summary.error.as_ref();
         let tokens = summary.usage.map(|usage| usage.tokens);
+        let model = match (&summary.asked_model, &summary.model) {
+            (None, Some(model)) => Model::Default(model),
+            (_, Some(model)) => Model::Named(model),
+            (_, None) => Model::Unknown,
+        };
         if !summary.ran {
             self.metrics.turn_decided(summary.stop_reason, error);
             if summary.usage.is_some() {
                 // Spent by attempts that died, and not counted so far.
-                self.metrics.tokens(summary.model.as_deref(), tokens);
+                self.metrics.tokens(model, tokens);
             }
             return;
         }
         self.metrics
             .turn_ended(summary.stop_reason, error, summary.duration);
         if tokens.is_some() || summary.reached_model {
-            self.metrics.tokens(summary.model.as_deref(), tokens);
+            self.metrics.tokens(model, tokens);
         }
         if let Some(first) = summary.first_text {
             self.metrics.first_text(first);
@@ -267,6 +273,7 @@ impl<E: Engine> Worker<E> {
             queue_wait_s = waited.map(|waited| waited.as_secs_f64()),
             first_text_s = summary.first_text.map(|first| first.as_secs_f64()),
             thread_id = summary.thread_id,
+            model = summary.model,
             usage_known = summary.usage.is_some(),
             input_tokens = usage.input_tokens,
             cached_input_tokens = usage.cache_read_tokens,

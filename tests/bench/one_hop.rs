@@ -142,7 +142,11 @@ impl Worker {
             unconfirmed: VecDeque::new(),
         };
         let metadata = request.metadata;
-        out.publish(EventBody::MessageStart { metadata }).await?;
+        out.publish(EventBody::MessageStart {
+            model: None,
+            metadata,
+        })
+        .await?;
 
         let mut codex = Command::new(&self.codex)
             .args(["exec", "--json", "--skip-git-repo-check", "-"])
@@ -172,6 +176,7 @@ impl Worker {
             structured: None,
             thread_id: finished.thread_id,
             superseded_by: None,
+            model: None,
             duration_ms: u64::try_from(began.elapsed().as_millis())?,
             metadata: None,
             usage: Usage::of(finished.reported_total, None),

@@ -50,6 +50,8 @@ pub struct Request {
     /// The thread of the turn that it is for: of a sub-agent's request not its own.
     pub session: String,
     pub model: String,
+    /// How much it is to think, if the request says so.
+    pub effort: Option<String>,
     /// The last thing that the user said.
     pub prompt: String,
     /// How many things the user has said in this conversation.
@@ -179,6 +181,7 @@ impl Shared {
                     .to_owned(),
                 thread,
                 model: body["model"].as_str().unwrap_or_default().to_owned(),
+                effort: body["reasoning"]["effort"].as_str().map(str::to_owned),
                 prompt: conversation.prompt().to_owned(),
                 said: conversation.said.len(),
                 images: conversation.images.clone(),

@@ -53,6 +53,7 @@ impl Server {
             cwd: dir.to_str().unwrap().to_owned(),
             sandbox: Sandbox::Bypass,
             model: None,
+            effort: None,
             resume: resume.map(str::to_owned),
         };
         self.conversation.load(load);

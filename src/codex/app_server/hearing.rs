@@ -1,5 +1,7 @@
 //! What the server's answers and notifications do to a conversation.
 
+use serde_json::json;
+
 use super::items::{self, Told};
 use super::notice;
 use super::wire::Fields;
@@ -35,14 +37,33 @@ impl Conversation {
             }
             (Awaited::PauseGoal, _) => None,
             (Awaited::ClearGoal, _) => {
-                self.ask_to_load();
+                self.find_model();
+                None
+            }
+            (Awaited::Settings, answer) => {
+                let set = answer.map(|settings| settings.object("config").text("model"));
+                match set {
+                    Ok(set) if !set.is_empty() => self.ask_to_load(Some(set)),
+                    _ => self.request(Awaited::Models, "model/list", &json!({})),
+                }
+                None
+            }
+            (Awaited::Models, answer) => {
+                let models = answer.map_or_else(|_| Vec::new(), |list| list.array("data"));
+                let mut models = models.into_iter();
+                let default = models.find(|model| model.raw("isDefault") == "true");
+                let default = default.map(|model| model.text("model"));
+                self.ask_to_load(default.filter(|model| !model.is_empty()));
                 None
             }
             (Awaited::Load, Ok(result)) => {
                 let thread_id = result.object("thread").text("id");
                 let how = self.loading.take()?;
+                let model = Some(result.text("model")).filter(|model| !model.is_empty());
                 self.thread = Some(Thread {
                     id: thread_id.clone(),
+                    model,
+                    rerouted: None,
                     growth: match how.resume {
                         Some(_) => Growth::default(),
                         None => Growth::of_new_thread(),
@@ -134,6 +155,12 @@ impl Conversation {
     }
 
     pub(super) fn notified(&mut self, method: &str, params: &Fields<'_>) -> Option<CliEvent> {
+        if method == "model/rerouted" && self.is_of_thread(params) {
+            let model = Some(params.text("toModel")).filter(|model| !model.is_empty());
+            if let (Some(thread), Some(model)) = (&mut self.thread, model) {
+                thread.rerouted = Some(model);
+            }
+        }
         if notice::is_noise(method) {
             return None;
         }

@@ -36,9 +36,10 @@ use serde_json::value::RawValue;
 
 use super::engine::{Ask, Image, Reported};
 use super::growth::Growth;
+use super::process::EFFORT;
 use super::protocol::CliEvent;
 use crate::config::Sandbox;
-use crate::request::{OutputSchema, encode};
+use crate::request::{Effort, OutputSchema, encode};
 use notice::Thinking;
 use others::Others;
 use wire::{Incoming, Outgoing};
@@ -49,6 +50,7 @@ pub struct Load {
     pub cwd: String,
     pub sandbox: Sandbox,
     pub model: Option<String>,
+    pub effort: Option<Effort>,
     /// The thread to go on with; without one a new thread is begun.
     pub resume: Option<String>,
 }
@@ -93,6 +95,10 @@ enum Awaited {
     /// The goal that an earlier turn has left, before its thread is loaded.
     ClearGoal,
     PauseGoal,
+    /// The model that turns get which name none: by codex's settings, then by
+    /// its list of models.
+    Settings,
+    Models,
     Load,
     Turn,
     /// How the turn has ended.
@@ -105,6 +111,10 @@ struct Thread {
     id: String,
     how: Load,
     growth: Growth,
+    /// The model that it was loaded with, as the server reports it.
+    model: Option<String>,
+    /// The one that the last turn was passed on to instead.
+    rerouted: Option<String>,
 }
 
 /// In the order of a schema's own fields, which no [`serde_json::Value`] keeps.
@@ -215,6 +225,7 @@ impl Conversation {
         };
         if let Some(thread) = &mut self.thread {
             thread.growth.begin();
+            thread.rerouted = None;
         }
         self.others.begin();
         self.turn = Some(Turn::default());
@@ -332,6 +343,12 @@ impl Conversation {
         self.thread.as_ref().map(|thread| thread.id.as_str())
     }
 
+    /// The model that is asked, as far as the server reports it.
+    pub fn model(&self) -> Option<&str> {
+        let thread = self.thread.as_ref()?;
+        thread.rerouted.as_deref().or(thread.model.as_deref())
+    }
+
     /// What the last turn that was started has spent so far.
     pub fn reported(&self) -> Reported {
         let growth = self.thread.as_ref().map(|thread| thread.growth);
@@ -339,6 +356,7 @@ impl Conversation {
             own: growth.and_then(|growth| growth.spent()),
             agents: self.others.spent(),
             total: growth.and_then(|growth| growth.total()),
+            model: self.model().map(str::to_owned),
         }
     }
 
@@ -381,7 +399,7 @@ impl Conversation {
                 let params = json!({"threadId": thread});
                 self.request(Awaited::ClearGoal, "thread/goal/clear", &params);
             }
-            None => self.ask_to_load(),
+            None => self.find_model(),
         }
     }
 
@@ -394,7 +412,23 @@ impl Conversation {
         }
     }
 
-    fn ask_to_load(&mut self) {
+    /// A thread that is resumed keeps the model of its last turn unless one is
+    /// named: what one turn has asked for must not hold for the next. So a turn
+    /// that names none gets the default, as with `codex exec`.
+    fn find_model(&mut self) {
+        let load = self.loading.as_ref();
+        match load.filter(|load| load.resume.is_some() && load.model.is_none()) {
+            Some(load) => {
+                let params = json!({"cwd": load.cwd, "includeLayers": false});
+                self.request(Awaited::Settings, "config/read", &params);
+            }
+            None => self.ask_to_load(None),
+        }
+    }
+
+    /// `default` is the model of a turn that names none; without one codex
+    /// chooses.
+    fn ask_to_load(&mut self, default: Option<String>) {
         let Some(load) = &self.loading else { return };
         let sandbox = match load.sandbox {
             Sandbox::Bypass => "danger-full-access",
@@ -402,8 +436,11 @@ impl Conversation {
             Sandbox::ReadOnly => "read-only",
         };
         let mut params = json!({"cwd": load.cwd, "approvalPolicy": "never", "sandbox": sandbox});
-        if let Some(model) = &load.model {
+        if let Some(model) = load.model.as_ref().or(default.as_ref()) {
             params["model"] = json!(model);
+        }
+        if let Some(effort) = load.effort {
+            params["config"] = json!({EFFORT: effort});
         }
         let method = match &load.resume {
             Some(thread) => {
@@ -447,9 +484,11 @@ impl Thread {
             cwd,
             sandbox,
             model,
+            effort,
             resume: _,
         } = load;
-        (cwd, sandbox, model) == (&self.how.cwd, &self.how.sandbox, &self.how.model)
+        let how = &self.how;
+        (cwd, sandbox, model, effort) == (&how.cwd, &how.sandbox, &how.model, &how.effort)
     }
 }
 

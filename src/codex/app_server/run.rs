@@ -1,6 +1,6 @@
 //! The engine `codex app-server`: a conversation over its stdin and stdout.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
@@ -10,9 +10,11 @@ use super::place::Place;
 use super::server::Server;
 use super::{Heard, Load};
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
+use crate::codex::failure::Cause;
 use crate::codex::lines::Line;
 use crate::codex::process::Codex;
 use crate::codex::protocol::CliEvent;
+use crate::event::Reason;
 use crate::guard::SpawnError;
 
 /// From the server's start until its thread is loaded. It takes half a second;
@@ -42,10 +44,13 @@ impl Engine for AppServer {
         kept: Option<Server>,
     ) -> Result<AppServerRun, SpawnError> {
         let place = Place::of(&self.codex, &input);
+        // A model that is named was held against the list when it was accepted.
+        let models = input.models.filter(|_| input.model.is_none()).cloned();
         let load = Load {
             cwd: input.dir_path.to_string_lossy().into_owned(),
             sandbox: self.codex.sandbox,
             model: input.model.map(str::to_owned),
+            effort: input.effort,
             resume: input.resume.map(str::to_owned),
         };
         if let Some(server) = kept {
@@ -58,7 +63,7 @@ impl Engine for AppServer {
             }
         }
         let server = Server::start(&self.codex, place, load, input)?;
-        Ok(AppServerRun::begin(server, ask))
+        Ok(AppServerRun::begin(server, ask, models))
     }
 
     fn generation(&self) -> u64 {
@@ -79,6 +84,8 @@ pub struct AppServerRun {
     server: Server,
     /// Until the server has it.
     ask: Option<Ask>,
+    /// Those that may be asked without being named; any if there is no list.
+    models: Option<BTreeSet<String>>,
     step: Step,
     overdue: Option<Overdue>,
     /// What was heard and not yet told.
@@ -122,11 +129,12 @@ enum Keep {
 }
 
 impl AppServerRun {
-    fn begin(server: Server, ask: Ask) -> Self {
+    fn begin(server: Server, ask: Ask, models: Option<BTreeSet<String>>) -> Self {
         let until = Instant::now() + STARTUP_LIMIT;
         Self {
             server,
             ask: Some(ask),
+            models,
             step: Step::Loading { until },
             overdue: None,
             told: VecDeque::new(),
@@ -134,10 +142,10 @@ impl AppServerRun {
         }
     }
 
-    /// On a server that has the thread loaded.
+    /// On a server that has the thread loaded, with a model that was looked at then.
     fn go_on(server: Server, ask: Ask) -> Self {
         let thread = server.conversation.thread().unwrap_or_default().to_owned();
-        let mut run = Self::begin(server, ask);
+        let mut run = Self::begin(server, ask, None);
         run.loaded(thread);
         run
     }
@@ -145,6 +153,31 @@ impl AppServerRun {
     fn loaded(&mut self, thread_id: String) {
         self.step = Step::Loaded;
         self.tell(Output::Event(CliEvent::ThreadStarted { thread_id }));
+    }
+
+    /// Ends the turn before it is asked, where the model is off the list.
+    fn check_model(&mut self) {
+        if let Some(message) = self.unlisted() {
+            let cause = Some(Cause {
+                reason: Reason::Config,
+                retryable: false,
+            });
+            self.tell(Output::Event(CliEvent::TurnFailed { message, cause }));
+            self.over();
+        }
+    }
+
+    fn unlisted(&self) -> Option<String> {
+        let (models, model) = (self.models.as_ref()?, self.server.conversation.model()?);
+        if models.contains(model) {
+            return None;
+        }
+        let listed: Vec<&str> = models.iter().map(String::as_str).collect();
+        Some(format!(
+            "found {model:?} as the model of a turn that names none, expected one of CODEX_MODELS ({}); \
+             the operator can set CODEX_MODEL",
+            listed.join(", ")
+        ))
     }
 
     /// Until the server has said something. Cancel-safe.
@@ -213,6 +246,7 @@ impl AppServerRun {
             let output = match heard {
                 Heard::Loaded { thread_id } => {
                     self.loaded(thread_id);
+                    self.check_model();
                     continue;
                 }
                 Heard::Event(event) => Output::Event(event),

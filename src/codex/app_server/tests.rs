@@ -15,6 +15,7 @@ fn load() -> Load {
         cwd: "/srv/ws".into(),
         sandbox: Sandbox::Bypass,
         model: None,
+        effort: None,
         resume: None,
     }
 }
@@ -63,10 +64,16 @@ fn initialized() -> Conversation {
 /// To the request that loads it.
 fn begin_to_load(conversation: &mut Conversation, load: Load) {
     let resumes = load.resume.is_some();
+    let asks_for_default = load.model.is_none();
     conversation.load(load);
     if resumes {
         // As where codex knows of no goals.
         assert_eq!(refuse(conversation, "thread/goal/clear", "no goals"), []);
+        if asks_for_default {
+            // And of no settings.
+            assert_eq!(refuse(conversation, "config/read", "unknown"), []);
+            assert_eq!(refuse(conversation, "model/list", "unknown"), []);
+        }
     }
 }
 
@@ -186,6 +193,7 @@ fn a_resume_asks_for_the_thread_and_not_for_its_history() {
     let asked = Load {
         model: Some("gpt-x".into()),
         sandbox: Sandbox::ReadOnly,
+        effort: Some(Effort::High),
         ..resume()
     };
     begin_to_load(&mut conversation, asked);
@@ -193,20 +201,70 @@ fn a_resume_asks_for_the_thread_and_not_for_its_history() {
     assert_eq!(
         lines[0]["params"],
         json!({"cwd": "/srv/ws", "approvalPolicy": "never", "sandbox": "read-only", "model": "gpt-x",
-            "threadId": THREAD, "excludeTurns": true})
+            "config": {"model_reasoning_effort": "high"}, "threadId": THREAD, "excludeTurns": true})
     );
+}
+
+#[test]
+fn a_model_that_a_turn_has_named_does_not_hold_for_the_next() {
+    let set = json!({"config": {"model": "gpt-set"}});
+    let unset = json!({"config": {"model": null}});
+    let list = json!({"data": [{"model": "gpt-a", "isDefault": false}, {"model": "gpt-b", "isDefault": true}]});
+    let none = json!({"data": [{"model": "gpt-a", "isDefault": false}]});
+    for (settings, models, expected) in [
+        (set, None, json!("gpt-set")),
+        (unset.clone(), Some(list), json!("gpt-b")),
+        (unset, Some(none), Value::Null),
+    ] {
+        let mut conversation = initialized();
+        conversation.load(resume());
+        refuse(&mut conversation, "thread/goal/clear", "no goals");
+        assert_eq!(answer(&mut conversation, "config/read", settings), []);
+        if let Some(models) = models {
+            assert_eq!(answer(&mut conversation, "model/list", models), []);
+        }
+        let lines = sent(&mut conversation);
+        assert_eq!(lines[0]["method"], "thread/resume");
+        assert_eq!(lines[0]["params"]["model"], expected);
+    }
+    // A new thread has none to keep.
+    let mut conversation = initialized();
+    conversation.load(load());
+    let lines = sent(&mut conversation);
+    let last = lines.last().unwrap();
+    assert_eq!(last["method"], "thread/start");
+    assert_eq!(last["params"]["model"], Value::Null);
+}
+
+#[test]
+fn the_model_that_is_asked_is_what_the_server_reports() {
+    let mut conversation = initialized();
+    begin_to_load(&mut conversation, load());
+    let thread = json!({"thread": {"id": THREAD}, "model": "gpt-x"});
+    answer(&mut conversation, "thread/start", thread);
+    conversation.go("Hello".into());
+    started(&mut conversation);
+    assert_eq!(conversation.reported().model.as_deref(), Some("gpt-x"));
+    let rerouted =
+        json!({"fromModel": "gpt-x", "toModel": "gpt-y", "reason": "highRiskCyberActivity"});
+    assert_eq!(note(&mut conversation, "model/rerouted", rerouted), []);
+    assert_eq!(conversation.reported().model.as_deref(), Some("gpt-y"));
+    completed(&mut conversation, "completed", Value::Null);
+    conversation.go("Hello".into());
+    assert_eq!(conversation.reported().model.as_deref(), Some("gpt-x"));
 }
 
 #[test]
 fn a_thread_is_loaded_only_as_it_was_asked_for() {
     let conversation = loaded(load());
     assert!(conversation.has_loaded(&resume()));
-    let mut other = [(); 5].map(|()| resume());
+    let mut other = [(); 6].map(|()| resume());
     other[0].model = Some("other".to_owned());
     other[1].sandbox = Sandbox::ReadOnly;
     other[2].cwd = "/srv/b".into();
     other[3].resume = Some("01a21530-0000-7000-8000-000000000002".to_owned());
     other[4].resume = None;
+    other[5].effort = Some(Effort::Low);
     for other in other {
         assert!(!conversation.has_loaded(&other), "{other:?}");
     }

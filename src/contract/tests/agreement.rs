@@ -148,6 +148,7 @@ fn changes(parts: Vec<Value>) -> impl Strategy<Value = Vec<Change>> {
         "workspace",
         "messages",
         "model",
+        "reasoning_effort",
         "timeout_s",
         "max_attempts",
         "metadata",

@@ -120,6 +120,8 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
     };
     let input = TurnInput {
         model: None,
+        effort: None,
+        models: None,
         resume: None,
         tag: &tag,
         dir: null.as_fd(),

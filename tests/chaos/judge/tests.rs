@@ -188,6 +188,7 @@ fn ending(turn: &str, attempt: u32, stop_reason: StopReason) -> SealedEvent {
         structured: None,
         thread_id: None,
         superseded_by: None,
+        model: None,
         duration_ms: 1,
         metadata: None,
         usage: None,

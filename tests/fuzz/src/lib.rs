@@ -82,6 +82,7 @@ fn in_a_turn() -> Conversation {
         cwd: "/w".to_owned(),
         sandbox: Sandbox::Bypass,
         model: None,
+        effort: None,
         resume: None,
     });
     server.hear(br#"{"id":2,"result":{"thread":{"id":"t"}}}"#);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::scenarios::rows::{DEFAULT_MODEL, OTHER_MODEL};
 use super::{cost, program, write_home};
 use crate::support::model_server::{ModelServer, Request};
 use crate::support::pool::{Pool, Turn, turn};
@@ -38,7 +39,11 @@ fn usage(end: &Value) -> Option<[u64; 3]> {
 
 async fn metrics(pool: &Pool) -> [f64; 3] {
     let metrics = pool.processes().last().unwrap().metrics().await;
-    let of = |name: &str| metrics.get(&format!("turn_worker_{name}_total{{model=\"default\"}}"));
+    let of = |name: &str| {
+        metrics.get(&format!(
+            "turn_worker_{name}_total{{model=\"{DEFAULT_MODEL}\"}}"
+        ))
+    };
     [
         of("input_tokens"),
         of("cached_input_tokens"),
@@ -75,6 +80,37 @@ async fn g1_g7_a_conversation_through_the_pool() {
     pool.idle().await;
     assert_eq!(metrics(&pool).await, total.map(|count| count as f64));
     pool.stop().await;
+}
+
+/// A turn that names no model is held to the list as well, before anything is
+/// asked, where codex reports its default in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_models_are_asked_also_by_default() {
+    for (engine, how) in [("app-server", "error"), ("exec", "end_turn")] {
+        let settings = [("CODEX_ENGINE", engine), ("CODEX_MODELS", OTHER_MODEL)];
+        let (mut pool, model, _home) = pool(&settings).await;
+        let mut named = turn("named", "a", &["say: Named."]);
+        named["model"] = json!(OTHER_MODEL);
+        pool.enqueue(&[named, turn("unnamed", "a", &["say: Unnamed."])])
+            .await;
+        let named = pool.events.ended("named").await;
+        assert_eq!(named.stop_reason(), "end_turn", "{named:#?}");
+        let unnamed = pool.events.ended("unnamed").await;
+        assert_eq!(unnamed.stop_reason(), how, "{unnamed:#?}");
+        let asked = model.requests().into_iter().map(|request| request.model);
+        let asked_default = asked.filter(|asked| asked == DEFAULT_MODEL).count();
+        assert_eq!(asked_default > 0, how == "end_turn", "{engine}");
+        if how == "error" {
+            let error = unnamed.all().find(|event| event["type"] == "error");
+            let error = &error.unwrap()["error"];
+            assert_eq!(error["reason"], "config", "{error}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(DEFAULT_MODEL), "{message}");
+            assert!(message.contains(OTHER_MODEL), "{message}");
+            assert_eq!(usage(unnamed.end().unwrap()), None);
+        }
+        pool.stop().await;
+    }
 }
 
 /// What a server has kept, and another needs to go on from, is on the disk when

@@ -7,7 +7,7 @@
 //! model has counted, and after its end nothing of it goes on: no request, no
 //! process, no write.
 
-mod rows;
+pub(super) mod rows;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::rows::{Ends, Row, With};
+use self::rows::{DEFAULT_MODEL, Ends, OTHER_MODEL, Row, With};
 use super::{program, write_home};
 use crate::support::engine;
 use crate::support::host::stand_in;
@@ -31,6 +31,9 @@ const ENGINES: [&str; 2] = ["exec", "app-server"];
 
 /// Long enough for what goes on after an end to be noticed.
 const QUIET_HEARTBEATS: usize = 3;
+
+/// One that is no model's default.
+const EFFORT: &str = "xhigh";
 
 /// One transparent pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -138,6 +141,12 @@ impl Stage {
     async fn enqueue(&mut self, row: &Row, number: usize) {
         let script: Vec<&str> = row.turns[number].lines().collect();
         let mut request = turn(&id(row, number), row.name, &script);
+        if number == 0 && row.with == With::ModelBefore {
+            request["model"] = json!(OTHER_MODEL);
+        }
+        if number == 0 && row.with == With::EffortBefore {
+            request["reasoning_effort"] = json!(EFFORT);
+        }
         if number + 1 == row.turns.len() {
             match row.with {
                 With::Timeout => request["timeout_s"] = json!(6),
@@ -148,7 +157,13 @@ impl Stage {
                         {"type": "text", "text": text},
                         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}]);
                 }
-                With::Nothing | With::Cancel | With::LostThread => {}
+                With::Effort => request["reasoning_effort"] = json!(EFFORT),
+                With::Model => request["model"] = json!(OTHER_MODEL),
+                With::Nothing
+                | With::Cancel
+                | With::LostThread
+                | With::ModelBefore
+                | With::EffortBefore => {}
             }
         }
         self.pool.enqueue(&[request]).await;
@@ -186,6 +201,7 @@ impl Stage {
         self.judge_end(row, last, &what);
         assert_eq!(last.said(1), row.said, "{what}: {last:#?}");
         self.judge_usage(row, &turns, &what);
+        self.judge_model(row, last, &what);
         self.judge_quiet(row, &turns, &what);
         let mut told = common(last, &self.pool.root().join(row.name));
         if row.in_any_order {
@@ -244,6 +260,24 @@ impl Stage {
         }
         let fits = possible.iter().any(|taken| costs(taken) == told);
         assert!(fits, "{what}: {told:?}, {requests:#?}");
+    }
+
+    /// It is the one that was asked for, of the model's API too, and reported.
+    fn judge_model(&self, row: &Row, turn: &Turn, what: &str) {
+        let named = (row.with == With::Model).then_some(OTHER_MODEL);
+        let asked = named.unwrap_or(DEFAULT_MODEL);
+        let (start, end) = (turn.all().next().unwrap(), turn.end().unwrap());
+        assert_eq!(start["model"].as_str(), named, "{what}");
+        assert_eq!(end["model"].as_str(), Some(asked), "{what}");
+        // The first request of a turn with another model may be for a summary of
+        // what the last one was shown.
+        let requests = self.requests(turn);
+        let request = requests.filter(|of| of.thread == of.session).last();
+        let request = request.unwrap();
+        assert_eq!(request.model, asked, "{what}");
+        let effort = request.effort.as_deref();
+        let is_as_asked = (effort == Some(EFFORT)) == (row.with == With::Effort);
+        assert!(is_as_asked, "{what}: {effort:?}");
     }
 
     /// The requests of a turn's conversation, also of its sub-agents.

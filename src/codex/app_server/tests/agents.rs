@@ -240,7 +240,10 @@ fn a_turn_is_started_only_when_the_one_that_was_not_asked_for_has_ended() {
 #[test]
 fn the_goal_of_an_ended_turn_is_cleared_before_its_thread_is_loaded() {
     let mut conversation = initialized();
-    conversation.load(resume());
+    conversation.load(Load {
+        model: Some("gpt-x".to_owned()),
+        ..resume()
+    });
     let asked = sent(&mut conversation);
     let last = asked.last().unwrap();
     assert_eq!(last["method"], "thread/goal/clear");

@@ -28,7 +28,19 @@ pub enum With {
     LostThread,
     Schema,
     Image,
+    /// Its first turn names a model, and the last one none.
+    ModelBefore,
+    /// It names a model, and the one before none.
+    Model,
+    /// It asks for a reasoning effort, and the one before for none.
+    Effort,
+    /// Its first turn asks for a reasoning effort, and the last one for none.
+    EffortBefore,
 }
+
+/// What codex 0.169.0 takes for a turn that names none.
+pub const DEFAULT_MODEL: &str = "gpt-6.1-sol";
+pub const OTHER_MODEL: &str = "gpt-5.5";
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ends {
@@ -241,6 +253,34 @@ pub const DEFAULT: &[Row] = &[
         turns: &["say: First.", "say: Anew."],
         with: With::LostThread,
         said: &["Anew."],
+        ..ROW
+    },
+    Row {
+        name: "model_of_an_earlier_turn",
+        turns: &["say: First.", "say: Second."],
+        with: With::ModelBefore,
+        said: &["Second."],
+        ..ROW
+    },
+    Row {
+        name: "model",
+        turns: &["say: First.", "say: Second."],
+        with: With::Model,
+        said: &["Second."],
+        ..ROW
+    },
+    Row {
+        name: "effort",
+        turns: &["say: First.", "say: Second."],
+        with: With::Effort,
+        said: &["Second."],
+        ..ROW
+    },
+    Row {
+        name: "effort_of_an_earlier_turn",
+        turns: &["say: First.", "say: Second."],
+        with: With::EffortBefore,
+        said: &["Second."],
         ..ROW
     },
     Row {
