@@ -34,8 +34,8 @@ use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
 use crate::worker::{RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
-pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner};
-use parts::{host, idle_servers, tried, warn_of_trust};
+pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner, tried};
+use parts::{host, idle_servers, warn_of_trust};
 use watched::{EventWatch, Watched};
 pub use watched::{channels_needed, too_few_channels};
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use clap::Args;
 use turn_worker::client::{Arrival, TurnMessage};
+use turn_worker::codex::program::ProgramError;
 use turn_worker::config::Settings;
 use turn_worker::event::SealedEvent;
 use turn_worker::host::Host;
 use turn_worker::metrics::Metrics;
 use turn_worker::request::TurnRequest;
-use turn_worker::serve;
+use turn_worker::serve::{self, EngineError};
 use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
 
 use super::exit::{self, Usage};
@@ -48,6 +49,12 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
     let request = TurnRequest::parse(&submission.body, &limits, &submission.properties())
         .map_err(|rejection| Usage(rejection.to_string()))?;
     let metrics = Metrics::new(None);
+    // The turn itself reports what else is wrong.
+    if let Err(EngineError::Program(error @ ProgramError::TooOld { .. })) =
+        serve::tried(engine.codex(), &metrics).await
+    {
+        return Err(error.into());
+    }
     // No other host is there to run it: whatever is wrong ends it.
     let host = Host::new([], metrics.clone());
     let runner = serve::runner(&settings, root, engine, serve::process_id(), host, metrics);

@@ -145,6 +145,7 @@ mod tests {
             program: Program::find("/bin/sh", "".into()).unwrap(),
             launch: Launch {
                 guards: crate::guard::Guards::new("/proc/self/exe".into()),
+                engine: crate::config::EngineKind::Exec,
                 env: Vec::new(),
                 user: None,
                 limits: Default::default(),

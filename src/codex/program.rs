@@ -16,9 +16,11 @@ use tokio::time::timeout;
 use super::binary::{self, BinaryError};
 use super::identity::FileIdentity;
 use super::{Exit, stderr};
+use crate::config::EngineKind;
 use crate::error::is_out_of_resources;
 use crate::guard::confine::{Limits, User};
 use crate::guard::{GuardSpec, Guards, SpawnError};
+use crate::tested;
 
 /// codex tells its version within a tenth of a second.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +50,8 @@ struct Now {
 #[derive(Debug, Clone)]
 pub struct Launch {
     pub guards: Guards,
+    /// Decides how old codex may be.
+    pub engine: EngineKind,
     /// The agent's environment: the allowed variables that are set.
     pub env: Vec<(String, String)>,
     /// As whom codex runs, if not as the worker.
@@ -87,6 +91,9 @@ pub enum ProgramError {
         how: String,
         stderr: String,
     },
+    /// It would fail turns, if not the first ones.
+    #[error("{}: {why}", program.display())]
+    TooOld { program: PathBuf, why: String },
 }
 
 impl ProgramError {
@@ -138,14 +145,17 @@ impl Program {
         now.runs && identity.is_some() && identity == now.tried
     }
 
-    /// Looks for codex anew, and lets it tell its version: `codex-cli 0.169.0`
-    /// → `0.169.0`. From now on, this is the one that is run.
+    /// Looks for codex again and asks for its version: `codex-cli 0.171.0`
+    /// → `0.171.0`. From now on, this is the one that is run.
     pub async fn version(&self, launch: &Launch) -> Result<String, ProgramError> {
         self.now().runs = false;
         let path = binary::resolve(&self.name, &self.search_path)?;
         // Before it is run: one that is replaced meanwhile is tried again.
         let identity = FileIdentity::of(&path);
         let version = tell_version(&path, launch).await?;
+        if let Some(why) = tested::codex_too_old(&version, launch.engine) {
+            return Err(ProgramError::TooOld { program: path, why });
+        }
         let mut now = self.now();
         now.generation += u64::from(now.tried != identity);
         now.path = path;

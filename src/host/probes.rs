@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::{Finding, Lack, Look, Probe};
 use crate::codex::program::{Launch, Program};
+use crate::config::EngineKind;
 use crate::metrics::Metrics;
 use crate::tested::doubt_of_codex;
 use crate::workspace::Root;
@@ -57,16 +58,16 @@ pub fn codex(program: Program, launch: Launch, metrics: Metrics) -> Probe {
             }
             let version = program.version(&launch).await;
             let version = version.map_err(|error| Finding::from(&error))?;
-            told_of_codex(&version, &metrics);
+            told_of_codex(&version, launch.engine, &metrics);
             Ok(())
         })
     })
 }
 
 /// Passes on which codex runs turns from now on.
-pub fn told_of_codex(version: &str, metrics: &Metrics) {
+pub fn told_of_codex(version: &str, engine: EngineKind, metrics: &Metrics) {
     metrics.set_codex_version(version);
-    if let Some(doubt) = doubt_of_codex(version) {
+    if let Some(doubt) = doubt_of_codex(version, engine) {
         tracing::warn!("{doubt}");
     }
 }

@@ -54,6 +54,7 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
         // Also after the file was replaced by a newer version: the guard
         // must be the one that this worker knows how to talk to.
         guards: Guards::new(PathBuf::from("/proc/self/exe")),
+        engine: settings.codex_engine,
         env: settings.codex_env.iter().filter_map(variable).collect(),
         user: account.map(|account| account.user),
         limits: Limits {
@@ -91,10 +92,11 @@ pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<Idl
     any.then(|| IdleServers::new(most, ttl, metrics.clone()))
 }
 
-/// An operator's mistake is told at once; what goes away later may come back.
-pub(super) async fn tried(codex: &Codex, metrics: &Metrics) -> Result<(), EngineError> {
+/// Runs `codex --version`: an operator's mistake is reported at once, while
+/// what goes away later may come back.
+pub async fn tried(codex: &Codex, metrics: &Metrics) -> Result<(), EngineError> {
     let version = codex.program.version(&codex.launch).await?;
-    host::told_of_codex(&version, metrics);
+    host::told_of_codex(&version, codex.launch.engine, metrics);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ const AT_ONCE: usize = 64 << 10;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|arg| arg == "--version") {
-        println!("codex-cli 0.169.0");
+        println!("codex-cli {}", turn_worker::tested::CODEX);
         return;
     }
     let mut prompt = [0; 64];

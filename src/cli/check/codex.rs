@@ -49,7 +49,7 @@ async fn version(codex: &Codex, report: &mut Report) {
     let path = codex.program.path();
     let program = path.display();
     match told.as_deref() {
-        Ok(version) => match tested::doubt_of_codex(version) {
+        Ok(version) => match tested::doubt_of_codex(version, codex.launch.engine) {
             None => report.ok("codex", &format!("{program}, version {version}")),
             Some(doubt) => report.warn("codex", &format!("{program}: {doubt}")),
         },
@@ -58,7 +58,7 @@ async fn version(codex: &Codex, report: &mut Report) {
         }
         Err(error) => report.fail("codex", &with_sources(error)),
     }
-    if let Ok(_) | Err(ProgramError::Failed { .. }) = told {
+    if let Ok(_) | Err(ProgramError::Failed { .. } | ProgramError::TooOld { .. }) = told {
         report.ok("guard", "codex started and ended under a guard of its own");
     }
 }

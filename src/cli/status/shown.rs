@@ -381,7 +381,7 @@ mod tests {
             running,
         };
         let unfit = About {
-            codex: Some("0.169.0".to_owned()),
+            codex: Some("0.171.0".to_owned()),
             lacks: vec!["disk: /srv/\u{1b}[2Jw: full".to_owned()],
             ..About::default()
         };
@@ -507,7 +507,7 @@ offers      3 untaken
 rejected    1 (turn-worker dead list)
 
 WORKER   VERSION  CODEX    BUSY  STATE
-alpha-1  0.1.0    0.169.0   1/4  unfit
+alpha-1  0.1.0    0.171.0   1/4  unfit
   disk: /srv/w: full
 beta-2   0.1.0    –         1/4  takes turns
 

@@ -6,7 +6,7 @@ use super::super::failure::{Cause, classify};
 use super::wire::Fields;
 use crate::event::Reason::{self, *};
 
-/// Every code of version 0.169.0 that tells why by itself.
+/// Every code of version 0.171.0 that tells why by itself.
 #[rustfmt::skip]
 const TABLE: &[(&str, Reason, bool)] = &[
     ("contextWindowExceeded", ContextWindow, false),
@@ -20,6 +20,7 @@ const TABLE: &[(&str, Reason, bool)] = &[
     ("internalServerError", Overloaded, true),
     ("modelNotFound", Config, false),
     ("cyberPolicy", Policy, false),
+    ("bioPolicy", Policy, false),
     ("misalignmentPolicyViolation", Policy, false),
     ("inferenceHookDenied", Policy, false),
     ("unauthorized", Auth, false),
@@ -107,6 +108,7 @@ mod tests {
         "modelNotFound",
         "policyCapacityUnavailable",
         "cyberPolicy",
+        "bioPolicy",
         "misalignmentPolicyViolation",
         "tooManyDenials",
         "internalServerError",

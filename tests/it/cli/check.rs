@@ -10,7 +10,7 @@ use turn_worker::tested;
 
 use super::call::{Call, Done};
 use crate::support::broker::Broker;
-use crate::support::host::stand_in;
+use crate::support::host::{stand_in, write_program};
 use crate::support::operator::Operator;
 use crate::support::pool::Pool;
 
@@ -86,7 +86,7 @@ async fn a_good_set_up_passes_everything() {
             assert_eq!(status, expected, "{what}: {detail}");
         }
         assert!(lines["broker"].1.contains("RabbitMQ "), "{lines:?}");
-        assert!(lines["codex"].1.contains("0.169.0"), "{lines:?}");
+        assert!(lines["codex"].1.contains(tested::CODEX), "{lines:?}");
         assert!(!done.out.contains("s3cret") && !done.out.contains("guest"));
         assert_eq!(done.err, "");
     }
@@ -322,10 +322,43 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     serve.start().said("codex 9.9.9 is not the version").await;
     assert_eq!(found["guard"].0, "ok", "{found:#?}");
     assert_eq!(found["codex home"].0, "fail", "{found:#?}");
+    let warned = call("run", dir.path(), &url, &["-w", "a", "x"]);
+    let warned = warned.set("CODEX_BIN", codex.to_str().unwrap()).run().await;
+    assert!(warned.err.contains("codex 9.9.9 is not"), "{warned:#?}");
     script("#!/bin/sh\nexit 3\n");
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "fail", "{found:#?}");
     assert!(found["codex"].1.contains("exit status: 3"), "{found:#?}");
+}
+
+/// Its turns would fail, if not the first one: `codex app-server` 0.150.0 fails
+/// every second turn of a workspace.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_turn_is_run_with_a_codex_that_is_known_to_fail_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = Broker::vhost();
+    let codex = dir.path().join("codex");
+    write_program(&codex, "#!/bin/sh\necho 'codex-cli 0.150.0'\n");
+    let with = |command: &'static str, args: &[&str], engine: &str| {
+        let call = call(command, dir.path(), &url, args);
+        let call = call.set("CODEX_BIN", codex.to_str().unwrap());
+        call.set("CODEX_ENGINE", engine)
+    };
+    let why = "found codex 0.150.0, expected 0.151.0 or newer";
+    let found = lines(
+        &with("check", &["--json"], "app-server")
+            .run()
+            .await
+            .ended(1),
+    );
+    assert_eq!(found["codex"].0, "fail", "{found:#?}");
+    assert!(found["codex"].1.contains(why), "{found:#?}");
+    for (command, args) in [("serve", &[][..]), ("run", &["-w", "a", "x"])] {
+        let refused = with(command, args, "app-server").run().await.ended(1);
+        assert!(refused.err.contains(why), "{command}: {}", refused.err);
+    }
+    let found = lines(&with("check", &["--json"], "exec").run().await);
+    assert_eq!(found["codex"].0, "warn", "{found:#?}");
 }
 
 #[tokio::test]

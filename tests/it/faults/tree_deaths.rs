@@ -95,9 +95,11 @@ async fn g5_what_codex_said_last_counts_though_it_or_its_guard_is_killed_then() 
 async fn g5_codex_that_is_killed_at_its_start_ends_the_turn() {
     let dir = tempfile::tempdir().unwrap();
     let codex = dir.path().join("codex");
-    let script =
-        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo codex-cli 0.169.0\nkill -KILL $$\n";
-    write_program(&codex, script);
+    let version = turn_worker::tested::CODEX;
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo codex-cli {version}\nkill -KILL $$\n"
+    );
+    write_program(&codex, &script);
     let mut pool = Pool::start(1, &[("CODEX_BIN", codex.to_str().unwrap())]).await;
     pool.enqueue(&[turn("t1", "a", &[])]).await;
     let t1 = pool.events.ended("t1").await;

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use turn_worker::codex::program::{Launch, Program, ProgramError};
+use turn_worker::config::EngineKind;
 use turn_worker::guard::Guards;
 use turn_worker::guard::confine::{Limits, User};
 
@@ -17,6 +18,7 @@ const AGENT: u32 = 61_009;
 fn launch() -> Launch {
     Launch {
         guards: Guards::new(env!("CARGO_BIN_EXE_turn-worker").into()),
+        engine: EngineKind::AppServer,
         env: vec![("PATH".to_owned(), std::env::var("PATH").unwrap())],
         user: None,
         limits: Limits::default(),

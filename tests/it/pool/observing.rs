@@ -100,8 +100,9 @@ async fn metrics_tell_exactly_what_happened() {
         assert_eq!(metrics.get(&series), told as f64, "{kind}");
     }
     let version = env!("CARGO_PKG_VERSION");
+    let codex = turn_worker::tested::CODEX;
     let build =
-        format!("turn_worker_build_info{{codex_version=\"0.169.0\",version=\"{version}\"}}");
+        format!("turn_worker_build_info{{codex_version=\"{codex}\",version=\"{version}\"}}");
     assert_eq!(metrics.get(&build), 1.0);
     pool.stop().await;
 }

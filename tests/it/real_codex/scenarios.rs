@@ -10,10 +10,10 @@
 pub(super) mod rows;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, fs, thread};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -40,18 +40,18 @@ const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_g5_g7_today_s_agents_end_with_their_turns_alike_on_both_engines() {
-    play(rows::DEFAULT, &[]).await;
+    play("default", rows::DEFAULT, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_goal_lasts_no_longer_than_its_turn() {
     let args = "--disable unbounded_connection_retries --disable plugins \
                 -c analytics.enabled=false --enable goals";
-    play(rows::GOALS, &[("CODEX_ARGS", args)]).await;
+    play("goals", rows::GOALS, &[("CODEX_ARGS", args)]).await;
 }
 
-async fn play(rows: &'static [Row], settings: &[(&str, &str)]) {
-    let [exec, server] = ENGINES.map(|engine| Stage::play(engine, rows, settings));
+async fn play(table: &str, rows: &'static [Row], settings: &[(&str, &str)]) {
+    let [exec, server] = ENGINES.map(|engine| Stage::play(table, engine, rows, settings));
     let (exec, server) = tokio::join!(exec, server);
     let failed = rows.iter().map(|row| row.name).filter(|name| {
         let both = exec.get(name).zip(server.get(name));
@@ -77,6 +77,7 @@ impl Stage {
     /// All rows to their ends. Returns what readers received of each that went
     /// as expected, as far as both engines report it.
     async fn play(
+        table: &str,
         engine: &'static str,
         rows: &'static [Row],
         settings: &[(&str, &str)],
@@ -92,6 +93,7 @@ impl Stage {
         let judged = rows.iter().filter_map(|row| {
             // So that one run shows all rows that fail.
             let judged = catch_unwind(AssertUnwindSafe(|| stage.judge(row)));
+            keep(&format!("{table}.{}.{engine}", row.name), &judged);
             Some((row.name, judged.ok()?))
         });
         let told = judged.collect();
@@ -333,6 +335,21 @@ fn last_of_agents(requests: &[Request]) -> impl Iterator<Item = &Request> {
     let agents = requests.iter().filter(|of| of.thread != of.session);
     let last: BTreeMap<&str, &Request> = agents.map(|of| (&*of.thread, of)).collect();
     last.into_values()
+}
+
+/// Writes down what a row reported, where `ops/codex/try` compares versions.
+fn keep(name: &str, judged: &thread::Result<Vec<Value>>) {
+    let Some(folder) = env::var_os("TURN_WORKER_TEST_REPORTED") else {
+        return;
+    };
+    let text = match judged {
+        Ok(events) => events.iter().map(|event| format!("{event}\n")).collect(),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map_or("", String::as_str);
+            format!("failed: {}\n", message.lines().next().unwrap_or_default())
+        }
+    };
+    fs::write(Path::new(&folder).join(name), text).unwrap();
 }
 
 fn id(row: &Row, number: usize) -> String {

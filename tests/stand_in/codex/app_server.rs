@@ -159,7 +159,7 @@ impl Server {
         self.initialized = true;
         answer(
             id,
-            &json!({"userAgent": "stand-in/0.169.0", "platformFamily": "unix", "platformOs": "linux"}),
+            &json!({"userAgent": "stand-in/0.171.0", "platformFamily": "unix", "platformOs": "linux"}),
         );
     }
 

@@ -29,7 +29,7 @@ use std::process::exit;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == "--version") {
-        println!("codex-cli 0.169.0");
+        println!("codex-cli {}", turn_worker::tested::CODEX);
         return;
     }
     if args == ["mcp"] {
