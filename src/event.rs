@@ -127,6 +127,9 @@ names! {
         Config = "config" => no("operator: mend it"),
         /// A file in the workspace keeps codex from starting; the message names it.
         Workspace = "workspace" => no("repair or remove the file"),
+        /// codex refuses to resume the workspace's conversation: its provider was changed or removed, or it is archived; the
+        /// message says which.
+        Thread = "thread" => no("begin a new conversation, see [Requests](#requests); operator: see `TurnWorkerThreadsRefused` in the runbook"),
         /// Nothing in the words tells.
         Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }
@@ -145,6 +148,11 @@ names! {
         LineTooLong = "codex.line_too_long" => no("operator: raise the limit if what was left out is missed"),
         /// The conversation can't be resumed; the turn begins a new one.
         ThreadLost = "codex.thread_lost" => no("tell the agent again what it has to know"),
+        /// The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With
+        /// `app-server` only.
+        Compacted = "codex.compacted" => no("repeat what the agent must know exactly; begin a new conversation where it matters"),
+        /// codex asks another model than the one that was chosen; the message names both. With `app-server` only.
+        ModelRerouted = "codex.model_rerouted" => no("operator: see whether the account may use the model"),
         /// What the conversation had used before is unknown, so this turn's tokens are not counted.
         UsageUnknown = "codex.usage_unknown" => no("nothing; the next turn's are counted"),
         /// The request has an `output_schema`, but the agent's last message is no JSON; the message tells why.

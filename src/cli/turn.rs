@@ -52,6 +52,15 @@ pub struct TurnArgs {
     /// Begin a new conversation, which is the workspace's from then on
     #[arg(long)]
     new_thread: bool,
+    /// Which conversation: continue (the workspace's), new (the same as --new-thread), or continue_or_new (a new one only where codex refuses to resume the workspace's)
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "continue",
+        hide_default_value = true,
+        conflicts_with = "new_thread"
+    )]
+    thread: ThreadChoice,
     /// JSON lines, one an event, also on a terminal
     #[arg(long)]
     pub json: bool,
@@ -107,7 +116,7 @@ impl TurnArgs {
             thread: if self.new_thread {
                 ThreadChoice::New
             } else {
-                ThreadChoice::Continue
+                self.thread
             },
             trace: caller(),
         };

@@ -87,6 +87,10 @@ pub enum Output {
     ThreadLost {
         message: String,
     },
+    /// codex refuses to resume the thread; nothing was run.
+    ThreadRefused {
+        message: String,
+    },
 }
 
 /// How it ended, when nothing of it lives any more, or only what can't be killed.

@@ -1,8 +1,10 @@
 //! The CLI's words for a failure → why it failed and whether to try again.
 //!
 //! codex prints prose where a code would do, so the words are matched; each
-//! was seen coming from version 0.169.0 or stands in its binary. What an
-//! answer of the API says as a code is believed before any prose.
+//! was seen coming from version 0.169.0 or 0.171.0 or stands in its binary;
+//! the tests below hold the messages as they were seen. What an answer of the
+//! API says as a code is believed before any prose. Where codex itself has a
+//! code, that decides, see `app_server/error_info.rs`.
 
 use serde_json::Value;
 
@@ -28,6 +30,9 @@ const TABLE: &[Row] = &[
     // First: the path in it may hold any word.
     Row(&["project config file"], Workspace, false),
 
+    // Before the words for settings, which these messages hold, too.
+    Row(&["thread's model provider from", "this chat uses model provider", "is archived. run `codex unarchive", "thread not found", "thread/resume.excludeturns requires"], Thread, false),
+
     // Another process holds the thread for as long as its turn takes.
     Row(&["already has an active writer"], Unknown, true),
     Row(&["too many open files", "resource temporarily unavailable", "cannot allocate memory", "no space left on device"], Unknown, true),
@@ -44,13 +49,16 @@ const TABLE: &[Row] = &[
 
     Row(&["usage policy", "usage policies", "content policy", "content_policy", "cyber policy", "cyber_policy", "policy violation", "content_filter", "flagged"], Policy, false),
 
-    Row(&["at capacity", "high demand", "overloaded", "server_error", "internal server error", "bad gateway", "service unavailable", "gateway timeout", "status 5"], Overloaded, true),
+    Row(&["at capacity", "restricted capacity is unavailable", "high demand", "overloaded", "server_error", "internal server error", "bad gateway", "service unavailable", "gateway timeout", "status 5"], Overloaded, true),
 
     Row(&["status 404", "model_not_found", "model does not exist", "does not exist or you do not have access", "model is not supported", "unknown model", "error loading config", "failed to load configuration", "required mcp servers", "model provider `", "codex home", "codex_home", "for more information, try '--help'"], Config, false),
 
     Row(&["input_too_large", "exceeds the maximum length", "no prompt provided", "failed to read prompt", "invalid_prompt", "invalid prompt", "invalid_request", "invalid value", "status 400"], InvalidPrompt, false),
 
     Row(&["stream disconnected", "connection failed", "connection refused", "connection reset", "connection closed", "error sending request", "timed out", "timeout", "dns error", "network"], Network, true),
+
+    // Last: whatever else keeps a thread from being resumed is the thread's own.
+    Row(&["thread/resume failed: "], Thread, false),
 ];
 
 /// What nobody has a word for is not worth an automatic second try: it may
@@ -69,7 +77,9 @@ pub fn classify(message: &str) -> Cause {
 pub fn classify_exit(exit: &Exit, stderr: &str) -> Cause {
     let words = match exit {
         Exit::NotStarted { message, .. } => find(message),
-        _ => find(&stderr::spoken(&stderr::clean_tail(stderr))),
+        Exit::Code(_) => find(&stderr::spoken(&stderr::clean_tail(stderr))),
+        // What ended it came from outside; its words are of what it did before.
+        Exit::Signal(_) | Exit::GuardLost => None,
     };
     words.unwrap_or(match exit {
         // Somebody else ended it (the kernel for memory, an operator).
@@ -136,6 +146,20 @@ fn normal(words: &str) -> String {
     }
 }
 
+/// What codex says where it does not resume a thread, without its reason.
+const NOT_RESUMED: &str = "thread/resume failed: ";
+
+/// The message of a `thread/resume` that was refused, as both engines have it.
+pub fn not_resumed(why: &str) -> String {
+    format!("{NOT_RESUMED}{why}")
+}
+
+/// Whether codex refuses the thread itself: the turn could only run in a new
+/// one. It is not refused for a moment, nor for what would stop any turn.
+pub fn thread_refused(message: &str) -> bool {
+    classify(message).reason == Thread
+}
+
 /// Whether codex could not resume because the thread is gone or unreadable,
 /// so that only a new thread helps. A thread that is merely busy, or whose
 /// file the system would not let codex read, is not lost: starting afresh
@@ -149,7 +173,7 @@ pub fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
     stderr.lines().any(|line| {
         line.contains("no rollout found for thread id")
             || line
-                .split_once("thread/resume failed: ")
+                .split_once(NOT_RESUMED)
                 .is_some_and(|(_, why)| cannot_resume(why))
     })
 }
@@ -203,6 +227,9 @@ mod tests {
         ("Connection failed: error sending request", Network, true),
         ("failed to load configuration: Failed to read project config file /root/quota/w/.codex/config.toml: path `/root/quota/w/.codex/config.toml` is not a file", Workspace, false),
         ("failed to load configuration: /h/config.toml:1:9: invalid type: integer `3`, expected a string", Config, false),
+        ("thread/resume failed: thread/resume.excludeTurns requires experimentalApi capability", Thread, false),
+        ("thread/resume failed: thread not found: 01a229e6-ee41-7522-a532-4b24d70a9e7b", Thread, false),
+        ("Policy-restricted capacity is unavailable. Please try again later.", Overloaded, true),
         ("", Unknown, false),
         ("mock failure for something new", Unknown, false),
         ("{\"error\":", Unknown, false),
@@ -233,6 +260,12 @@ mod tests {
         ("Error: turn/start: turn/start failed: Input exceeds the maximum length of 1048576 characters. (code -32602), data: {\"input_error_code\":\"input_too_large\",\"max_chars\":1048576,\"actual_chars\":1536015}", InvalidPrompt, false),
         ("No prompt provided via stdin.", InvalidPrompt, false),
         (CONFLICT, Unknown, true),
+        ("WARNING: proceeding, even though we could not create PATH aliases: Refusing to create helper binaries under temporary dir \"/tmp\" (codex_home: AbsolutePathBuf(\"/tmp/h\"))\nsomething new", Unknown, false),
+        ("Error: thread/resume: thread/resume failed: This chat uses model provider “old”, which is no longer configured. Restore this provider’s configuration to continue. (code -32600), data: {\"type\":\"modelProviderNotConfigured\",\"modelProvider\":\"old\"}", Thread, false),
+        ("Error: thread/resume: thread/resume failed: failed to load configuration: Cannot change this thread's model provider from `old` to `new` on resume. (code -32600)", Thread, false),
+        ("Error: thread/resume: thread/resume failed: session 01a229e6-ee41-7522-a532-4b24d70a9e7b is archived. Run `codex unarchive 01a229e6-ee41-7522-a532-4b24d70a9e7b` to unarchive it first. (code -32600)", Thread, false),
+        ("Error: thread/resume: thread/resume failed: a reason that is new (code -32600)", Thread, false),
+        ("Error: thread/resume: thread/resume failed: failed to load configuration: /h/config.toml:1:9: invalid type (code -32600)", Config, false),
         ("Reading additional input from stdin...", Unknown, false),
         ("\u{1b}[31mthread 'main' panicked at src/main.rs:1:1\u{1b}[0m", Unknown, false),
     ];
@@ -246,6 +279,20 @@ mod tests {
             };
             assert_eq!(classify_exit(&Exit::Code(1), stderr), cause, "{stderr}");
         }
+        // An out-of-memory kill is no fault of the settings.
+        let (warning, ..) = AT_START
+            .iter()
+            .find(|(words, ..)| words.contains("codex_home"))
+            .unwrap();
+        let killed = Cause {
+            reason: Unknown,
+            retryable: true,
+        };
+        assert_eq!(classify_exit(&Exit::Signal(9), warning), killed);
+        assert_eq!(
+            classify_exit(&Exit::Signal(9), "Error: Model provider `nope` not found"),
+            killed
+        );
         for (exit, reason, retryable) in [
             (Exit::Signal(9), Unknown, true),
             (Exit::GuardLost, Unknown, true),

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::failure::Cause;
 use super::tool::{ToolCall, ToolKind};
-use crate::event::{PlanItem, Tokens};
+use crate::event::{NoticeCode, PlanItem, Tokens};
 use crate::request::json::Room;
 
 /// What codex tells while it runs a turn.
@@ -67,6 +67,11 @@ pub enum CliEvent {
     /// What the turn has spent so far on its own thread.
     UsageUpdated {
         spent: Tokens,
+    },
+    /// Something that readers may want to know.
+    Notice {
+        code: NoticeCode,
+        message: String,
     },
     /// A kind of event or item that this version doesn't know.
     Unknown {

@@ -14,6 +14,7 @@
 //!   their threads, and theirs name the turn for which they worked (`turn`).
 //! - A torn tail gets its newline before codex appends to it.
 
+mod end;
 mod lines;
 mod part;
 mod turn;

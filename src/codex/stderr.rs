@@ -5,12 +5,20 @@ const MAX_TAIL: usize = 2048;
 
 /// Printed by every run whose stdin is no terminal; it never explains anything.
 const NOISE: &str = "Reading additional input from stdin...";
+/// Begins a warning that codex writes at each start where its home is below
+/// the temporary folder.
+const WARNING: &str = "WARNING: proceeding, even though ";
+
+fn is_noise(line: &str) -> bool {
+    let line = line.trim();
+    line == NOISE || line.starts_with(WARNING)
+}
 
 /// The end of what codex wrote, as plain text: no terminal codes, no other
 /// control characters, at most 2 KiB.
 pub fn clean_tail(stderr: &str) -> String {
     let plain = strip_terminal_codes(stderr);
-    let lines: Vec<&str> = plain.lines().filter(|line| line.trim() != NOISE).collect();
+    let lines: Vec<&str> = plain.lines().filter(|line| !is_noise(line)).collect();
     let text = lines.join("\n");
     let text = text.trim();
     let mut start = text.len().saturating_sub(MAX_TAIL);
@@ -76,6 +84,10 @@ mod tests {
         for (raw, plain) in [
             ("", ""),
             ("Reading additional input from stdin...\n", ""),
+            (
+                "WARNING: proceeding, even though we could not create PATH aliases: no\nError: no",
+                "Error: no",
+            ),
             (
                 "\u{1b}[31;1mError:\u{1b}[0m no\r\n\u{1b}]0;title\u{7}way\u{0}",
                 "Error: no\nway",

@@ -64,5 +64,7 @@ choices! {
         Continue = "continue",
         /// One that begins with this turn, and is the workspace's from then on.
         New = "new",
+        /// Where the workspace's last turn ended, or a new one where codex refuses to go on with that.
+        ContinueOrNew = "continue_or_new",
     }
 }

@@ -20,9 +20,10 @@ use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent, Told};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
-use crate::codex::failure::thread_lost;
+use crate::codex::failure::{thread_lost, thread_refused};
 use crate::codex::home::Home;
-use crate::codex::{obstacle, stderr};
+use crate::codex::translate::{Finished, Verdict};
+use crate::codex::{Exit, obstacle, recorded, stderr};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnError};
 use crate::fault;
@@ -164,7 +165,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
             if leaves_no_room(&ran) {
                 break ran;
             }
-            if let Some(why) = input.resume.and_then(|_| lost_thread(&ran)) {
+            let stale = input.resume.and_then(|_| self.stale_thread(&ran));
+            if let Some(why) = stale {
                 let notice = notice(NoticeCode::ThreadLost, why);
                 let _ = out.emit(notice, &mut clocks).await;
                 meter.forget_thread();
@@ -192,6 +194,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 *server = ran.kept;
                 let has_ended = ran.translator.is_over();
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
+                let finished = block_in_place(|| with_recorded_cause(finished, home.path()));
                 for (what, times) in &finished.unknown {
                     tracing::warn!(
                         what,
@@ -306,7 +309,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     fn session(&self, journal: &LockedJournal) -> Result<Resume, StateError> {
         let session = match self.request.thread {
-            ThreadChoice::Continue => {
+            ThreadChoice::Continue | ThreadChoice::ContinueOrNew => {
                 let session = self.workspace.session()?;
                 let unkept = journal.baseline().and_then(|of| of.instead_of(&session));
                 unkept.map_or(session, SessionFile::Thread)
@@ -377,6 +380,18 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
+    /// Why the turn begins a new conversation in place of the one that it was
+    /// to go on with. Returns `None` if it does not.
+    fn stale_thread(&self, ran: &Result<Ran, SpawnError>) -> Option<String> {
+        let why = lost_thread(ran).or_else(|| {
+            let refused = refused_thread(ran)?;
+            (self.request.thread == ThreadChoice::ContinueOrNew).then_some(refused)
+        })?;
+        Some(format!(
+            "the stored conversation can't be resumed, so this turn starts a new one: {why}"
+        ))
+    }
+
     fn emitter<'s, S: EventSink>(&self, sink: &'s S) -> Emitter<'s, S> {
         let sealer = sealer(self.request, self.number);
         Emitter::new(sealer, self.runner.events, sink)
@@ -421,6 +436,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 }
 
+/// With the cause that codex has recorded, where its words have none.
+fn with_recorded_cause(mut finished: Finished, home: Option<&Path>) -> Finished {
+    if let Verdict::Failed(error) = &mut finished.verdict
+        && (error.code, error.reason) == (ErrorCode::TurnFailed, Reason::Unknown)
+        && let (Some(home), Some(thread)) = (home, &finished.thread_id)
+        && let Some(cause) = recorded::cause(home, thread, &error.message)
+    {
+        error.reason = cause.reason;
+        error.retryable = cause.retryable;
+    }
+    finished
+}
+
 fn notice(code: NoticeCode, message: String) -> EventBody {
     EventBody::Notice { code, message }
 }
@@ -445,11 +473,22 @@ fn may_be_the_hosts_fault(ran: &Result<Ran, SpawnError>) -> bool {
 fn lost_thread(ran: &Result<Ran, SpawnError>) -> Option<String> {
     let ran = ran.as_ref().ok().filter(|ran| ran.stop.is_none())?;
     let (end, told) = (&ran.end, ran.translator.saw_event());
-    let why = ran.lost.clone().or_else(|| {
+    ran.lost.clone().or_else(|| {
         let lost = thread_lost(&end.exit, told, &end.stderr_tail);
         lost.then(|| stderr::clean_tail(&end.stderr_tail))
-    })?;
-    Some(format!(
-        "the stored conversation can't be resumed, so this turn starts a new one: {why}"
-    ))
+    })
+}
+
+/// Why codex refuses to resume the conversation, if that is what happened.
+fn refused_thread(ran: &Result<Ran, SpawnError>) -> Option<String> {
+    let ran = ran.as_ref().ok().filter(|ran| ran.stop.is_none())?;
+    let exit_failed = matches!(ran.end.exit, Exit::Code(code) if code != 0);
+    let why = match &ran.refused {
+        Some(why) => why.clone(),
+        None if exit_failed && !ran.translator.saw_event() => {
+            stderr::clean_tail(&ran.end.stderr_tail)
+        }
+        None => return None,
+    };
+    thread_refused(&why).then_some(why)
 }

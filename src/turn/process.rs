@@ -15,6 +15,7 @@ use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
+use crate::codex::protocol::CliEvent;
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode};
 use crate::fault;
@@ -38,6 +39,8 @@ pub(super) struct Ran {
     pub reported: Option<Reported>,
     /// Why the thread that was to be resumed is gone; nothing was run then.
     pub lost: Option<String>,
+    /// Why codex refused to resume the thread; nothing was run then.
+    pub refused: Option<String>,
     /// What may serve the workspace's next turn.
     pub kept: Option<Server>,
 }
@@ -61,6 +64,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         on_thread,
         pieces: engine.delta_window().map(Coalescer::new),
         lost: None,
+        refused: None,
     };
     clocks.heard();
     let stop = match process.listen(out, clocks).await {
@@ -77,6 +81,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         translator: process.translator,
         end,
         lost: process.lost,
+        refused: process.refused,
         kept: process.run.keep(),
     })
 }
@@ -88,6 +93,7 @@ struct Process<R, F> {
     /// Joins texts that come in pieces.
     pieces: Option<Coalescer>,
     lost: Option<String>,
+    refused: Option<String>,
 }
 
 impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
@@ -195,6 +201,12 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
             Output::ThreadLost { message } => {
                 self.lost = Some(message);
                 Vec::new()
+            }
+            Output::ThreadRefused { message } => {
+                self.refused = Some(message.clone());
+                let cause = None;
+                self.translator
+                    .translate(CliEvent::TurnFailed { message, cause })
             }
         }
     }

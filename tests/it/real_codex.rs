@@ -11,6 +11,7 @@ mod media;
 mod pool;
 mod prompts;
 mod scenarios;
+mod threads;
 mod turns;
 
 use std::fs;

@@ -25,6 +25,8 @@ const TABLE: &[(&str, Reason, bool)] = &[
     ("inferenceHookDenied", Policy, false),
     ("unauthorized", Auth, false),
     ("badRequest", InvalidPrompt, false),
+    // Only in records; on the wire it is `other`.
+    ("invalidPrompt", InvalidPrompt, false),
 ];
 
 /// Of the connection to the model; the API's status, where there is one, says more.
@@ -47,8 +49,46 @@ const WITHOUT_A_CAUSE: &[&str] = &[
 
 /// The cause of an error in the code's terms, made narrower by its words.
 pub(super) fn cause(error: &Fields<'_>) -> Option<Cause> {
-    let coded = coded(&error.value("codexErrorInfo"))?;
-    let told = classify(&error.text("message"));
+    narrowed(
+        coded(&error.value("codexErrorInfo"))?,
+        &error.text("message"),
+    )
+}
+
+/// The same of what codex has recorded, where codes are in snake case.
+pub(in crate::codex) fn cause_of_record(message: &str, info: &Value) -> Option<Cause> {
+    narrowed(coded(&camel(info))?, message)
+}
+
+fn camel(info: &Value) -> Value {
+    let camel = |snake: &str| {
+        let mut words = snake.split('_');
+        let mut out = words.next().unwrap_or_default().to_owned();
+        for word in words {
+            let (first, rest) = word.split_at(word.len().min(1));
+            out.push_str(&first.to_ascii_uppercase());
+            out.push_str(rest);
+        }
+        out
+    };
+    match info {
+        Value::String(name) => Value::String(camel(name)),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| {
+                let value = match value {
+                    Value::Object(_) => self::camel(value),
+                    other => other.clone(),
+                };
+                (camel(name), value)
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn narrowed(coded: Cause, message: &str) -> Option<Cause> {
+    let told = classify(message);
     Some(if told.reason == coded.reason {
         told
     } else {
@@ -128,6 +168,7 @@ mod tests {
     #[test]
     fn every_code_of_the_schema_is_known() {
         let known = TABLE.iter().map(|(name, ..)| *name);
+        let known = known.filter(|name| *name != "invalidPrompt");
         let known = known.chain(CONNECTION.iter().chain(WITHOUT_A_CAUSE).copied());
         let mut known: Vec<_> = known.collect();
         let mut schema = SCHEMA.to_vec();

@@ -5,10 +5,13 @@ use serde_json::json;
 use super::items::{self, Told};
 use super::notice;
 use super::wire::Fields;
-use super::{Awaited, Conversation, Heard, Interrupt, Outcome, Thread, Turn};
-use crate::codex::failure::cannot_resume;
+use super::{Awaited, Conversation, Defaults, Heard, Interrupt, Outcome, Thread, Turn};
+use crate::codex::failure::{cannot_resume, not_resumed};
 use crate::codex::growth::Growth;
 use crate::codex::protocol::CliEvent;
+
+/// codex's own, where none is configured.
+const DEFAULT_PROVIDER: &str = "openai";
 
 impl Conversation {
     pub(super) fn answered(&mut self, id: u64, result: Result<Fields<'_>, String>) -> Vec<Heard> {
@@ -37,14 +40,20 @@ impl Conversation {
             }
             (Awaited::PauseGoal, _) => None,
             (Awaited::ClearGoal, _) => {
-                self.find_model();
+                self.ask_for_settings();
                 None
             }
             (Awaited::Settings, answer) => {
-                let set = answer.map(|settings| settings.object("config").text("model"));
-                match set {
-                    Ok(set) if !set.is_empty() => self.ask_to_load(Some(set)),
-                    _ => self.request(Awaited::Models, "model/list", &json!({})),
+                let settings = answer.map(|settings| settings.object("config")).ok();
+                self.defaults = settings.map(defaults).unwrap_or_default();
+                let named = self
+                    .loading
+                    .as_ref()
+                    .is_some_and(|load| load.model.is_some());
+                if named || self.defaults.model.is_some() {
+                    self.load_with_defaults();
+                } else {
+                    self.request(Awaited::Models, "model/list", &json!({}));
                 }
                 None
             }
@@ -53,7 +62,8 @@ impl Conversation {
                 let mut models = models.into_iter();
                 let default = models.find(|model| model.raw("isDefault") == "true");
                 let default = default.map(|model| model.text("model"));
-                self.ask_to_load(default.filter(|model| !model.is_empty()));
+                self.defaults.model = default.filter(|model| !model.is_empty());
+                self.load_with_defaults();
                 None
             }
             (Awaited::Load, Ok(result)) => {
@@ -75,8 +85,12 @@ impl Conversation {
             (Awaited::Load, Err(message)) => {
                 let load = self.loading.take();
                 let resumed = load.is_some_and(|load| load.resume.is_some());
-                Some(match resumed && cannot_resume(&message) {
-                    true => Heard::Lost { message },
+                let not_resumed = not_resumed(&message);
+                Some(match resumed {
+                    true if cannot_resume(&message) => Heard::Lost { message },
+                    true => Heard::NotResumed {
+                        message: not_resumed,
+                    },
                     false => Heard::Refused { message },
                 })
             }
@@ -128,7 +142,7 @@ impl Conversation {
         }
         match items::item(&message) {
             Told::Item(item) => Some(Heard::Event(CliEvent::ItemCompleted(item))),
-            Told::Nothing | Told::Unknown(_) => None,
+            Told::Notice(..) | Told::Nothing | Told::Unknown(_) => None,
         }
     }
 
@@ -277,5 +291,15 @@ impl Conversation {
     fn is_of_turn(&self, params: &Fields<'_>, name: &str) -> bool {
         let id = self.turn.as_ref().and_then(|turn| turn.id.as_deref());
         id.is_some_and(|id| params.is(name, id))
+    }
+}
+
+fn defaults(config: Fields<'_>) -> Defaults {
+    Defaults {
+        model: Some(config.text("model")).filter(|model| !model.is_empty()),
+        provider: Some(match config.has("model_provider") {
+            true => config.text("model_provider"),
+            false => DEFAULT_PROVIDER.to_owned(),
+        }),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::super::protocol::{Item, ItemKind};
 use super::super::tool::{ToolCall, ToolKind};
 use super::wire::Fields;
-use crate::event::{PlanItem, Tokens};
+use crate::event::{NoticeCode, PlanItem, Tokens};
 
 /// Items that `codex exec` does not tell either.
 const SILENT: &[&str] = &[
@@ -17,15 +17,17 @@ const SILENT: &[&str] = &[
     "dynamicToolCall",
     "subAgentActivity",
     "imageView",
-    "imageGeneration",
     "sleep",
     "enteredReviewMode",
     "exitedReviewMode",
-    "contextCompaction",
 ];
+
+const COMPACTED: &str = "the conversation was too long, so codex has put a summary in its place";
 
 pub(super) enum Told {
     Item(Item),
+    /// When the item is completed.
+    Notice(NoticeCode, String),
     Nothing,
     Unknown(String),
 }
@@ -33,6 +35,11 @@ pub(super) enum Told {
 pub(super) fn item(fields: &Fields<'_>) -> Told {
     let name = fields.text("type");
     let kind = match name.as_str() {
+        "contextCompaction" => return Told::Notice(NoticeCode::Compacted, COMPACTED.to_owned()),
+        "imageGeneration" => match failure(fields) {
+            Some(message) => return Told::Notice(NoticeCode::Warning, message),
+            None => return Told::Nothing,
+        },
         "agentMessage" => ItemKind::AgentMessage {
             text: fields.text("text"),
         },
@@ -56,6 +63,16 @@ pub(super) fn item(fields: &Fields<'_>) -> Told {
         id: fields.text("id"),
         kind,
     })
+}
+
+/// Why an image was not generated. Returns `None` if it was.
+fn failure(fields: &Fields<'_>) -> Option<String> {
+    let failure = fields.object("failure").text("type");
+    match failure.as_str() {
+        "" if fields.is("status", "failed") => Some("an image could not be generated".to_owned()),
+        "" => None,
+        why => Some(format!("an image could not be generated: {why}")),
+    }
 }
 
 fn tool(kind: ToolKind, fields: Value) -> ItemKind {

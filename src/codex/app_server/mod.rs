@@ -24,6 +24,7 @@ mod run;
 mod server;
 mod wire;
 
+pub(super) use error_info::cause_of_record;
 pub use idle::IdleServers;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;
@@ -62,6 +63,8 @@ pub enum Heard {
     Loaded { thread_id: String },
     /// The thread is gone or unreadable; a new one may be begun.
     Lost { message: String },
+    /// The thread is there, and the server would not resume it.
+    NotResumed { message: String },
     /// The server would not initialize, load the thread or start the turn.
     Refused { message: String },
     /// Of the turn, or a warning before it.
@@ -85,8 +88,17 @@ pub struct Conversation {
     turn: Option<Turn>,
     /// To be started when the turn that codex has begun by itself has ended.
     waiting: Option<Ask>,
+    /// Of the thread that is being resumed.
+    defaults: Defaults,
     others: Others,
     thinking: Thinking,
+}
+
+/// What codex is set to use where a turn names nothing.
+#[derive(Debug, Default)]
+struct Defaults {
+    model: Option<String>,
+    provider: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +107,10 @@ enum Awaited {
     /// The goal that an earlier turn has left, before its thread is loaded.
     ClearGoal,
     PauseGoal,
-    /// The model that turns get which name none: by codex's settings, then by
-    /// its list of models.
+    /// What is configured, before a thread is resumed: the model provider, and
+    /// the model of turns that name none.
     Settings,
+    /// The list of models, where none is configured.
     Models,
     Load,
     Turn,
@@ -173,6 +186,7 @@ impl Conversation {
             thread: None,
             turn: None,
             waiting: None,
+            defaults: Defaults::default(),
             others: Others::default(),
             thinking: Thinking::default(),
         };
@@ -399,7 +413,7 @@ impl Conversation {
                 let params = json!({"threadId": thread});
                 self.request(Awaited::ClearGoal, "thread/goal/clear", &params);
             }
-            None => self.find_model(),
+            None => self.ask_to_load(&Defaults::default()),
         }
     }
 
@@ -412,23 +426,23 @@ impl Conversation {
         }
     }
 
-    /// A thread that is resumed keeps the model of its last turn unless one is
-    /// named: what one turn has asked for must not hold for the next. So a turn
-    /// that names none gets the default, as with `codex exec`.
-    fn find_model(&mut self) {
-        let load = self.loading.as_ref();
-        match load.filter(|load| load.resume.is_some() && load.model.is_none()) {
-            Some(load) => {
-                let params = json!({"cwd": load.cwd, "includeLayers": false});
-                self.request(Awaited::Settings, "config/read", &params);
-            }
-            None => self.ask_to_load(None),
-        }
+    /// A resumed thread keeps the model and the provider of its last turn unless
+    /// they are named. What one turn has asked for must not hold for the next, so
+    /// a turn that names no model gets the default. Given another provider than
+    /// the thread's, the server refuses. Both as with `codex exec`.
+    fn ask_for_settings(&mut self) {
+        let Some(load) = &self.loading else { return };
+        let params = json!({"cwd": load.cwd, "includeLayers": false});
+        self.request(Awaited::Settings, "config/read", &params);
     }
 
-    /// `default` is the model of a turn that names none; without one codex
-    /// chooses.
-    fn ask_to_load(&mut self, default: Option<String>) {
+    fn load_with_defaults(&mut self) {
+        let defaults = std::mem::take(&mut self.defaults);
+        self.ask_to_load(&defaults);
+    }
+
+    /// What is not known is left to codex.
+    fn ask_to_load(&mut self, defaults: &Defaults) {
         let Some(load) = &self.loading else { return };
         let sandbox = match load.sandbox {
             Sandbox::Bypass => "danger-full-access",
@@ -436,7 +450,7 @@ impl Conversation {
             Sandbox::ReadOnly => "read-only",
         };
         let mut params = json!({"cwd": load.cwd, "approvalPolicy": "never", "sandbox": sandbox});
-        if let Some(model) = load.model.as_ref().or(default.as_ref()) {
+        if let Some(model) = load.model.as_ref().or(defaults.model.as_ref()) {
             params["model"] = json!(model);
         }
         if let Some(effort) = load.effort {
@@ -447,6 +461,9 @@ impl Conversation {
                 params["threadId"] = json!(thread);
                 // The conversation so far can be megabytes, which nobody reads.
                 params["excludeTurns"] = json!(true);
+                if let Some(provider) = &defaults.provider {
+                    params["modelProvider"] = json!(provider);
+                }
                 "thread/resume"
             }
             None => "thread/start",

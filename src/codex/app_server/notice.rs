@@ -6,6 +6,7 @@ use super::super::protocol::{CliEvent, Item, ItemKind};
 use super::error_info;
 use super::items::{self, Told};
 use super::wire::Fields;
+use crate::event::NoticeCode;
 
 /// What the server is asked not to send at all.
 pub(super) const UNWANTED: &[&str] = &[
@@ -40,7 +41,6 @@ const IGNORED: &[&str] = &[
     "hook/started",
     "item/autoApprovalReview/completed",
     "item/autoApprovalReview/started",
-    "model/rerouted",
     "model/safetyBuffering/updated",
     "model/verification",
     "modelProvider/authRecoveryCompleted",
@@ -113,8 +113,8 @@ pub(super) fn of_turn(
 ) -> Option<CliEvent> {
     let delta = || (params.text("itemId"), params.text("delta"));
     Some(match method {
-        "item/started" => item(params, CliEvent::ItemStarted)?,
-        "item/completed" => item(params, CliEvent::ItemCompleted)?,
+        "item/started" => item(method, params, CliEvent::ItemStarted)?,
+        "item/completed" => item(method, params, CliEvent::ItemCompleted)?,
         "item/agentMessage/delta" => {
             let (item_id, text) = delta();
             CliEvent::TextDelta { item_id, text }
@@ -131,6 +131,15 @@ pub(super) fn of_turn(
             },
         }),
         "error" => error(params),
+        "model/rerouted" => CliEvent::Notice {
+            code: NoticeCode::ModelRerouted,
+            message: format!(
+                "codex asks the model {} in place of {}: {}",
+                params.text("toModel"),
+                params.text("fromModel"),
+                params.text("reason")
+            ),
+        },
         _ => CliEvent::Unknown {
             what: format!("event {method}"),
         },
@@ -146,10 +155,13 @@ pub(super) fn sleep(method: &str, params: &Fields<'_>) -> Option<Duration> {
     Some(Duration::from_millis(time).min(LONGEST_SLEEP))
 }
 
-fn item(params: &Fields<'_>, event: fn(Item) -> CliEvent) -> Option<CliEvent> {
+fn item(method: &str, params: &Fields<'_>, event: fn(Item) -> CliEvent) -> Option<CliEvent> {
     match items::item(&params.object("item")) {
         Told::Item(item) => Some(event(item)),
-        Told::Nothing => None,
+        Told::Notice(code, message) if method == "item/completed" => {
+            Some(CliEvent::Notice { code, message })
+        }
+        Told::Notice(..) | Told::Nothing => None,
         Told::Unknown(what) => Some(CliEvent::Unknown { what }),
     }
 }

@@ -252,6 +252,7 @@ impl AppServerRun {
                 Heard::Event(event) => Output::Event(event),
                 Heard::Sleeps(time) => Output::Sleeps(time),
                 Heard::Lost { message } => Output::ThreadLost { message },
+                Heard::NotResumed { message } => Output::ThreadRefused { message },
                 Heard::Refused { message } => {
                     let cause = None;
                     Output::Event(CliEvent::TurnFailed { message, cause })
@@ -366,7 +367,7 @@ fn is_last(output: &Output) -> bool {
                 | CliEvent::TurnFailed { .. }
                 | CliEvent::TurnInterrupted
         ),
-        Output::ThreadLost { .. } => true,
+        Output::ThreadLost { .. } | Output::ThreadRefused { .. } => true,
         Output::LineTooLong { .. }
         | Output::Garbage { .. }
         | Output::Nothing

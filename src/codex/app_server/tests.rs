@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::codex::protocol::{Item, ItemKind};
 use crate::codex::tool::{ToolCall, ToolKind};
-use crate::event::Tokens;
+use crate::event::{NoticeCode, Tokens};
 
 mod agents;
 mod ends;
@@ -69,9 +69,10 @@ fn begin_to_load(conversation: &mut Conversation, load: Load) {
     if resumes {
         // As where codex knows of no goals.
         assert_eq!(refuse(conversation, "thread/goal/clear", "no goals"), []);
+        let config = json!({"config": {"model_provider": "mine"}});
+        assert_eq!(answer(conversation, "config/read", config), []);
         if asks_for_default {
-            // And of no settings.
-            assert_eq!(refuse(conversation, "config/read", "unknown"), []);
+            // None is configured, and the server has no list.
             assert_eq!(refuse(conversation, "model/list", "unknown"), []);
         }
     }
@@ -201,7 +202,8 @@ fn a_resume_asks_for_the_thread_and_not_for_its_history() {
     assert_eq!(
         lines[0]["params"],
         json!({"cwd": "/srv/ws", "approvalPolicy": "never", "sandbox": "read-only", "model": "gpt-x",
-            "config": {"model_reasoning_effort": "high"}, "threadId": THREAD, "excludeTurns": true})
+            "config": {"model_reasoning_effort": "high"}, "threadId": THREAD, "excludeTurns": true,
+            "modelProvider": "mine"})
     );
 }
 
@@ -288,7 +290,9 @@ fn a_thread_that_is_gone_is_told_from_one_that_is_busy() {
         let heard = refuse(&mut conversation, "thread/resume", &message);
         let expected = match lost {
             true => Heard::Lost { message },
-            false => Heard::Refused { message },
+            false => Heard::NotResumed {
+                message: format!("thread/resume failed: {message}"),
+            },
         };
         assert_eq!(heard, [expected]);
         assert!(conversation.is_idle());
@@ -300,6 +304,73 @@ fn a_thread_that_is_gone_is_told_from_one_that_is_busy() {
     conversation.load(load());
     let heard = refuse(&mut conversation, "thread/start", &gone);
     assert_eq!(heard, [Heard::Refused { message: gone }]);
+}
+
+/// Left to itself, the server would ask the provider of the thread's first turn.
+#[test]
+fn a_thread_is_resumed_with_the_provider_that_is_configured() {
+    for (config, provider) in [
+        (json!({"config": {"model_provider": "mine"}}), json!("mine")),
+        (json!({"config": {"model_provider": null}}), json!("openai")),
+        (json!({"config": {}}), json!("openai")),
+    ] {
+        let mut conversation = initialized();
+        conversation.load(resume());
+        refuse(&mut conversation, "thread/goal/clear", "no goals");
+        answer(&mut conversation, "config/read", config);
+        let asked = &sent(&mut conversation)[0];
+        assert_eq!(asked["method"], "thread/resume");
+        assert_eq!(asked["params"]["modelProvider"], provider);
+    }
+    // A server that does not say decides by itself.
+    let mut conversation = initialized();
+    conversation.load(resume());
+    refuse(&mut conversation, "thread/goal/clear", "no goals");
+    refuse(&mut conversation, "config/read", "no");
+    assert_eq!(
+        sent(&mut conversation)[0]["params"]["modelProvider"],
+        json!(null)
+    );
+}
+
+#[test]
+fn what_codex_does_to_a_turn_unasked_is_a_notice() {
+    let mut conversation = running();
+    let item = |kind: &str| json!({"item": {"type": kind, "id": "i", "failure": {"type": "usageLimitExceeded", "limitId": "images"}}});
+    assert_eq!(
+        note(&mut conversation, "item/started", item("contextCompaction")),
+        []
+    );
+    let codes = [
+        (
+            "item/completed",
+            item("contextCompaction"),
+            NoticeCode::Compacted,
+            "summary",
+        ),
+        (
+            "item/completed",
+            item("imageGeneration"),
+            NoticeCode::Warning,
+            "usageLimitExceeded",
+        ),
+        (
+            "model/rerouted",
+            json!({"fromModel": "a-1", "toModel": "b-2", "reason": "highRiskCyberActivity"}),
+            NoticeCode::ModelRerouted,
+            "b-2 in place of a-1",
+        ),
+    ];
+    for (method, params, expected, words) in codes {
+        let noted = note(&mut conversation, method, params);
+        let [CliEvent::Notice { code, message }] = &noted[..] else {
+            panic!("{noted:?}")
+        };
+        assert_eq!(*code, expected);
+        assert!(message.contains(words), "{message}");
+    }
+    let fine = json!({"item": {"type": "imageGeneration", "id": "i", "status": "completed", "failure": null}});
+    assert_eq!(note(&mut conversation, "item/completed", fine), []);
 }
 
 #[test]

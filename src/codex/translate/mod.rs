@@ -165,6 +165,7 @@ impl Translator {
             }
             // Counted with what sub-agents spend, see `Reported`.
             CliEvent::UsageUpdated { .. } => {}
+            CliEvent::Notice { code, message } => out.push(notice(code, message)),
             CliEvent::Unknown { what } => self.count_unknown(what),
         }
         out

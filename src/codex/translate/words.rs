@@ -69,10 +69,17 @@ pub(super) fn ended_silently(
     }
 }
 
+/// What helps where codex does not go on with a thread.
+const WAY_OUT: &str = "; a turn with `thread` `new` begins another conversation, one with `continue_or_new` does so only where it has to";
+
 fn turn_error(code: ErrorCode, message: String, cause: Cause) -> TurnError {
+    let message = match cause.reason {
+        Reason::Thread => bounded(message, MAX_MESSAGE - WAY_OUT.len()) + WAY_OUT,
+        _ => bounded(message, MAX_MESSAGE),
+    };
     TurnError {
         code,
-        message: bounded(message, MAX_MESSAGE),
+        message,
         reason: cause.reason,
         retryable: cause.retryable,
     }

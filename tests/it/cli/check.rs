@@ -319,7 +319,7 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     assert!(found["codex"].1.contains(tested::CODEX), "{found:#?}");
     // Who does not check is told, too.
     let serve = call("serve", dir.path(), &url, &[]).set("CODEX_BIN", codex.to_str().unwrap());
-    serve.start().said("codex 9.9.9 is not the version").await;
+    serve.start().said("codex 9.9.9 is not a version").await;
     assert_eq!(found["guard"].0, "ok", "{found:#?}");
     assert_eq!(found["codex home"].0, "fail", "{found:#?}");
     let warned = call("run", dir.path(), &url, &["-w", "a", "x"]);

@@ -79,6 +79,20 @@ fn a_conversation_that_is_too_long_is_context_window() {
     fails("context", "context_window", false);
 }
 
+/// `codex exec` prints the words only, which say nothing here.
+#[test]
+fn what_only_a_code_says_is_known_to_both_engines() {
+    for engine in ["exec", "app-server"] {
+        let codex = Codex::configured(IMPATIENT).map(|host| host.set("CODEX_ENGINE", engine));
+        for (kind, reason) in [("policy", "policy"), ("bio", "policy"), ("model", "config")] {
+            let turn = codex.run("a", &format!("Try.\nfail: {kind}"));
+            let (code, found, again, message) = turn.error();
+            let expected = ("turn.failed", reason, false);
+            assert_eq!((code, found, again), expected, "{engine} {kind}: {message}");
+        }
+    }
+}
+
 #[test]
 fn a_prompt_that_is_flagged_is_policy() {
     fails("policy", "policy", false);

@@ -35,6 +35,8 @@ const QUIET_HEARTBEATS: usize = 3;
 /// One that is no model's default.
 const EFFORT: &str = "xhigh";
 
+const COMPACTED: &str = "codex.compacted";
+
 /// One transparent pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
@@ -202,6 +204,11 @@ impl Stage {
         let last = turns.last().unwrap();
         self.judge_end(row, last, &what);
         assert_eq!(last.said(1), row.said, "{what}: {last:#?}");
+        let is_compacted = last.all().any(|event| event["code"] == COMPACTED);
+        if row.is_compacted {
+            let is_reported = self.engine == "app-server";
+            assert_eq!(is_compacted, is_reported, "{what}: {last:#?}");
+        }
         self.judge_usage(row, &turns, &what);
         self.judge_model(row, last, &what);
         self.judge_quiet(row, &turns, &what);
@@ -433,7 +440,7 @@ fn common(turn: &Turn, dir: &Path) -> Vec<Value> {
 
 /// What `codex exec` does not report.
 fn is_of_one_engine(event: &Value) -> bool {
-    event["name"] == "sub_agent"
+    event["name"] == "sub_agent" || event["code"] == COMPACTED
 }
 
 fn numbered(known: &mut Vec<String>, id: &str) -> String {

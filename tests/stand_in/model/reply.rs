@@ -388,7 +388,10 @@ fn failure(number: usize, kind: &str) -> Reply {
             "Your input exceeds the context window of this model.",
         ),
         "quota" => failed("insufficient_quota", "You exceeded your current quota."),
-        "policy" => failed("cyber_policy", "This was flagged."),
+        // In words that say nothing: the code has to.
+        "policy" => failed("cyber_policy", "Sorry, not this one."),
+        "bio" => failed("bio_policy", "Sorry, nor this one."),
+        "model" => failed("model_not_found", "Sorry, nothing there."),
         "invalid" => failed("invalid_prompt", "Invalid prompt: it was refused."),
         "rate" => failed(
             "rate_limit_exceeded",

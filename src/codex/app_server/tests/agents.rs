@@ -250,6 +250,7 @@ fn the_goal_of_an_ended_turn_is_cleared_before_its_thread_is_loaded() {
     assert_eq!(last["params"], json!({"threadId": THREAD}));
     let result = json!({"id": last["id"], "result": {"cleared": true}});
     assert_eq!(hear(&mut conversation, result), []);
+    answer(&mut conversation, "config/read", json!({"config": {}}));
     assert_eq!(sent(&mut conversation)[0]["method"], "thread/resume");
 }
 

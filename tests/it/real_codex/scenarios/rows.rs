@@ -14,6 +14,8 @@ pub struct Row {
     pub in_any_order: bool,
     /// Its sub-agents still work when it ends.
     pub leaves_agents: bool,
+    /// The last turn begins with a summary of the conversation.
+    pub is_compacted: bool,
 }
 
 /// What happens to the last turn, or comes along with it.
@@ -61,6 +63,7 @@ const ROW: Row = Row {
     said: &[],
     in_any_order: false,
     leaves_agents: false,
+    is_compacted: false,
 };
 
 /// With the settings that a worker has by default.
@@ -182,6 +185,7 @@ pub const DEFAULT: &[Row] = &[
         name: "compaction",
         turns: &["cost: 60000\nsay: Much.", "say: Little."],
         said: &["Little."],
+        is_compacted: true,
         ..ROW
     },
     Row {
