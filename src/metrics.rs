@@ -18,6 +18,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
+use crate::codex::rate_limits::RateLimit;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
@@ -291,6 +292,22 @@ impl Metrics {
             ];
             let since = held.since.as_millisecond() as f64 / 1000.0;
             series.unkillable.with_label_values(&labels).set(since);
+        }
+    }
+
+    /// What codex has reported of the account's allowance; before it has
+    /// reported any there is no series.
+    pub fn rate_limits(&self, limits: &[RateLimit]) {
+        let series = self.series();
+        for limit in limits {
+            let labels = [limit.window.as_str()];
+            let used = limit.used_percent as f64 / 100.0;
+            let used_ratio = &series.rate_limit_used_ratio;
+            used_ratio.with_label_values(&labels).set(used);
+            if let Some(at) = limit.resets_at {
+                let reset = &series.rate_limit_reset;
+                reset.with_label_values(&labels).set(at as f64);
+            }
         }
     }
 

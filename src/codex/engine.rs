@@ -13,6 +13,7 @@ use super::Exit;
 use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::protocol::CliEvent;
+use super::rate_limits::RateLimit;
 use crate::event::Tokens;
 use crate::guard::{SpawnError, Tag, Unkillable};
 use crate::request::{Effort, MediaType, OutputSchema};
@@ -87,6 +88,8 @@ pub enum Output {
     ThreadLost {
         message: String,
     },
+    /// What codex reports of the account's allowance.
+    RateLimits(Vec<RateLimit>),
     /// codex refuses to resume the thread; nothing was run.
     ThreadRefused {
         message: String,

@@ -23,6 +23,7 @@ pub mod obstacle;
 pub mod process;
 pub mod program;
 pub mod protocol;
+pub mod rate_limits;
 pub mod recorded;
 pub mod rollout;
 pub mod seal;

@@ -99,6 +99,8 @@ pub(super) struct Series {
     pub leftovers: IntCounter,
     pub workspaces_held: IntGauge,
     pub unkillable: GaugeVec,
+    pub rate_limit_used_ratio: GaugeVec,
+    pub rate_limit_reset: GaugeVec,
     pub servers_idle: IntGauge,
     pub servers_reused: IntCounter,
     build_info: IntGaugeVec,
@@ -287,6 +289,20 @@ impl Series {
                     "Since when a process that can't be killed holds its workspace, in Unix time; at most 16.",
                 ),
                 &["workspace", "host", "pid", "user", "command"],
+            )),
+            rate_limit_used_ratio: new.register(GaugeVec::new(
+                opts(
+                    "codex_rate_limit_used_ratio",
+                    "How much of the account's allowance is used, as codex reported it last; 1 is all.",
+                ),
+                &["window"],
+            )),
+            rate_limit_reset: new.register(GaugeVec::new(
+                opts(
+                    "codex_rate_limit_reset_timestamp_seconds",
+                    "When that window of the allowance ends, in Unix time.",
+                ),
+                &["window"],
             )),
             servers_idle: new.gauge(
                 "servers_idle",

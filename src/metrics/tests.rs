@@ -1,4 +1,5 @@
 use super::*;
+use crate::codex::rate_limits::{RateLimit, RateLimitWindow};
 use crate::event::{EventBody, NoticeCode, Reason};
 use crate::guard::Unkillable;
 
@@ -24,6 +25,23 @@ fn error(code: ErrorCode, reason: Reason) -> TurnError {
 }
 
 /// The names are a contract with dashboards and alerts.
+#[test]
+fn limits_are_absent_until_codex_reports_them() {
+    let metrics = Metrics::new(None);
+    assert!(!text(&metrics).contains("codex_rate_limit"));
+    metrics.rate_limits(&[RateLimit {
+        window: RateLimitWindow::Secondary,
+        used_percent: 43,
+        resets_at: Some(1_800_000_000),
+    }]);
+    let value = |series| value(&metrics, series);
+    let used = value("codex_rate_limit_used_ratio{window=\"secondary\"}");
+    assert_eq!(used.as_deref(), Some("0.43"));
+    let reset = value("codex_rate_limit_reset_timestamp_seconds{window=\"secondary\"}");
+    assert_eq!(reset.as_deref(), Some("1800000000"));
+    assert!(!text(&metrics).contains("primary"));
+}
+
 #[test]
 fn the_names_and_kinds_are_the_documented_ones() {
     let metrics = Metrics::new(None);

@@ -193,6 +193,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             Ok(ran) => {
                 *server = ran.kept;
                 let has_ended = ran.translator.is_over();
+                self.runner.metrics.rate_limits(&ran.rate_limits);
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 let finished = block_in_place(|| with_recorded_cause(finished, home.path()));
                 for (what, times) in &finished.unknown {

@@ -16,6 +16,7 @@ use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::protocol::CliEvent;
+use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode};
 use crate::fault;
@@ -41,6 +42,8 @@ pub(super) struct Ran {
     pub lost: Option<String>,
     /// Why codex refused to resume the thread; nothing was run then.
     pub refused: Option<String>,
+    /// What codex has reported last of the account's allowance.
+    pub rate_limits: Vec<RateLimit>,
     /// What may serve the workspace's next turn.
     pub kept: Option<Server>,
 }
@@ -65,6 +68,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         pieces: engine.delta_window().map(Coalescer::new),
         lost: None,
         refused: None,
+        rate_limits: Vec::new(),
     };
     clocks.heard();
     let stop = match process.listen(out, clocks).await {
@@ -82,6 +86,7 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         end,
         lost: process.lost,
         refused: process.refused,
+        rate_limits: process.rate_limits,
         kept: process.run.keep(),
     })
 }
@@ -94,6 +99,7 @@ struct Process<R, F> {
     pieces: Option<Coalescer>,
     lost: Option<String>,
     refused: Option<String>,
+    rate_limits: Vec<RateLimit>,
 }
 
 impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
@@ -198,6 +204,10 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 Vec::new()
             }
             Output::Nothing | Output::Sleeps(_) => Vec::new(),
+            Output::RateLimits(limits) => {
+                self.rate_limits = limits;
+                Vec::new()
+            }
             Output::ThreadLost { message } => {
                 self.lost = Some(message);
                 Vec::new()

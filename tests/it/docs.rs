@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
+use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::codex::tool::ToolKind;
 use turn_worker::config::{SETTINGS, Settings, settings_markdown};
 use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
@@ -319,6 +320,11 @@ fn metrics_markdown() -> String {
     // Only then has that metric series.
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
+    metrics.rate_limits(&[RateLimit {
+        window: RateLimitWindow::Primary,
+        used_percent: 50,
+        resets_at: Some(1_800_000_000),
+    }]);
     let text = metrics.gather_text().unwrap();
     let mut table = String::from("| metric | kind | labels | |\n|---|---|---|---|\n");
     let after = |prefix: &str| {

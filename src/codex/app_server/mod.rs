@@ -39,6 +39,7 @@ use super::engine::{Ask, Image, Reported};
 use super::growth::Growth;
 use super::process::EFFORT;
 use super::protocol::CliEvent;
+use super::rate_limits::RateLimit;
 use crate::config::Sandbox;
 use crate::request::{Effort, OutputSchema, encode};
 use notice::Thinking;
@@ -69,6 +70,8 @@ pub enum Heard {
     Refused { message: String },
     /// Of the turn, or a warning before it.
     Event(CliEvent),
+    /// What it reports of the account's allowance.
+    RateLimits(Vec<RateLimit>),
     /// A tool sleeps; codex need not say anything for so long.
     Sleeps(Duration),
     /// A line that is no message.
@@ -298,12 +301,14 @@ impl Conversation {
         match incoming {
             Incoming::Notification { method, params } => {
                 let sleeps = notice::sleep(&method, &params).map(Heard::Sleeps);
+                let limits = notice::rate_limits(&method, &params).map(Heard::RateLimits);
                 let ends = (method == "turn/completed" && self.is_of_thread(&params))
                     .then(|| self.lost_message(&params.object("turn")));
                 let event = self.notified(&method, &params).map(Heard::Event);
                 self.send_interrupt();
                 sleeps
                     .into_iter()
+                    .chain(limits)
                     .chain(ends.flatten())
                     .chain(event)
                     .collect()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::protocol::{CliEvent, Item, ItemKind};
+use super::super::rate_limits::{RateLimit, RateLimitWindow};
 use super::error_info;
 use super::items::{self, Told};
 use super::wire::Fields;
@@ -10,7 +11,6 @@ use crate::event::NoticeCode;
 
 /// What the server is asked not to send at all.
 pub(super) const UNWANTED: &[&str] = &[
-    "account/rateLimits/updated",
     "account/updated",
     "app/list/updated",
     "configWarning",
@@ -33,6 +33,29 @@ pub(super) const UNWANTED: &[&str] = &[
 
 /// Longer than codex lets a tool sleep; a number is no reason to wait for ever.
 const LONGEST_SLEEP: Duration = Duration::from_hours(24);
+
+/// What an `account/rateLimits/updated` reports of the account itself; a model
+/// or a tool may have limits of its own, under another id.
+pub(super) fn rate_limits(method: &str, params: &Fields<'_>) -> Option<Vec<RateLimit>> {
+    const ACCOUNT: &str = "codex";
+    if method != "account/rateLimits/updated" {
+        return None;
+    }
+    let limits = params.object("rateLimits");
+    if limits.has("limitId") && !limits.is("limitId", ACCOUNT) {
+        return None;
+    }
+    let reported = RateLimitWindow::ALL.into_iter().filter_map(|window| {
+        let fields = limits.object(window.as_str());
+        Some(RateLimit {
+            window,
+            used_percent: fields.number("usedPercent")?,
+            resets_at: fields.number("resetsAt"),
+        })
+    });
+    let reported: Vec<_> = reported.collect();
+    (!reported.is_empty()).then_some(reported)
+}
 
 /// What else comes and tells nothing of a turn's course.
 const IGNORED: &[&str] = &[

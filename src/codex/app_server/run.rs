@@ -250,6 +250,7 @@ impl AppServerRun {
                     continue;
                 }
                 Heard::Event(event) => Output::Event(event),
+                Heard::RateLimits(limits) => Output::RateLimits(limits),
                 Heard::Sleeps(time) => Output::Sleeps(time),
                 Heard::Lost { message } => Output::ThreadLost { message },
                 Heard::NotResumed { message } => Output::ThreadRefused { message },
@@ -371,6 +372,7 @@ fn is_last(output: &Output) -> bool {
         Output::LineTooLong { .. }
         | Output::Garbage { .. }
         | Output::Nothing
+        | Output::RateLimits(_)
         | Output::Sleeps(_) => false,
     }
 }

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::codex::protocol::{Item, ItemKind};
+use crate::codex::rate_limits::RateLimitWindow;
 use crate::codex::tool::{ToolCall, ToolKind};
 use crate::event::{NoticeCode, Tokens};
 
@@ -371,6 +372,32 @@ fn what_codex_does_to_a_turn_unasked_is_a_notice() {
     }
     let fine = json!({"item": {"type": "imageGeneration", "id": "i", "status": "completed", "failure": null}});
     assert_eq!(note(&mut conversation, "item/completed", fine), []);
+}
+
+/// As codex 0.171.0 has passed them on.
+#[test]
+fn the_accounts_limits_are_reported() {
+    let mut conversation = running();
+    let mut report = |id: &str, primary: Value| {
+        hear(
+            &mut conversation,
+            json!({"method": "account/rateLimits/updated", "params": {"rateLimits": {
+                "limitId": id, "limitName": null, "primary": primary, "secondary": null}},
+                "emittedAtMs": 1795999698698_u64}),
+        )
+    };
+    let used = json!({"usedPercent": 43, "windowDurationMins": 300, "resetsAt": 1800000000});
+    let expected = RateLimit {
+        window: RateLimitWindow::Primary,
+        used_percent: 43,
+        resets_at: Some(1_800_000_000),
+    };
+    assert_eq!(
+        report("codex", used.clone()),
+        [Heard::RateLimits(vec![expected])]
+    );
+    assert_eq!(report("images", used), []);
+    assert_eq!(report("codex", json!(null)), []);
 }
 
 #[test]

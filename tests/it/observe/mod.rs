@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::guard::Unkillable;
 use turn_worker::metrics::Metrics;
 
@@ -76,6 +77,11 @@ fn exported() -> BTreeSet<String> {
     // Only then has that metric series.
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
+    metrics.rate_limits(&[RateLimit {
+        window: RateLimitWindow::Primary,
+        used_percent: 50,
+        resets_at: Some(1_800_000_000),
+    }]);
     let text = metrics.gather_text().unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
