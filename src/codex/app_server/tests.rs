@@ -250,7 +250,14 @@ fn the_model_that_is_asked_is_what_the_server_reports() {
     assert_eq!(conversation.reported().model.as_deref(), Some("gpt-x"));
     let rerouted =
         json!({"fromModel": "gpt-x", "toModel": "gpt-y", "reason": "highRiskCyberActivity"});
-    assert_eq!(note(&mut conversation, "model/rerouted", rerouted), []);
+    let noted = note(&mut conversation, "model/rerouted", rerouted);
+    assert!(matches!(
+        &noted[..],
+        [CliEvent::Notice {
+            code: NoticeCode::ModelRerouted,
+            ..
+        }]
+    ));
     assert_eq!(conversation.reported().model.as_deref(), Some("gpt-y"));
     completed(&mut conversation, "completed", Value::Null);
     conversation.go("Hello".into());
@@ -316,7 +323,10 @@ fn a_thread_is_resumed_with_the_provider_that_is_configured() {
         (json!({"config": {}}), json!("openai")),
     ] {
         let mut conversation = initialized();
-        conversation.load(resume());
+        conversation.load(Load {
+            model: Some("gpt-x".to_owned()),
+            ..resume()
+        });
         refuse(&mut conversation, "thread/goal/clear", "no goals");
         answer(&mut conversation, "config/read", config);
         let asked = &sent(&mut conversation)[0];
@@ -325,7 +335,10 @@ fn a_thread_is_resumed_with_the_provider_that_is_configured() {
     }
     // A server that does not say decides by itself.
     let mut conversation = initialized();
-    conversation.load(resume());
+    conversation.load(Load {
+        model: Some("gpt-x".to_owned()),
+        ..resume()
+    });
     refuse(&mut conversation, "thread/goal/clear", "no goals");
     refuse(&mut conversation, "config/read", "no");
     assert_eq!(
