@@ -44,7 +44,9 @@ async fn connections(url: &str) -> BTreeSet<String> {
     let lines = listed.lines().map(|line| line.split('\t'));
     let ours = lines.filter_map(|mut columns| {
         let (pid, of, properties) = (columns.next()?, columns.next()?, columns.next()?);
-        (of == vhost && properties.contains(env!("CARGO_PKG_NAME"))).then(|| pid.to_owned())
+        let is_ours = of == vhost && properties.contains(env!("CARGO_PKG_NAME"));
+        // The one that compares the process with its pool comes and goes.
+        (is_ours && !properties.contains(" pool\"")).then(|| pid.to_owned())
     });
     ours.collect()
 }

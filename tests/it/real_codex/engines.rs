@@ -220,6 +220,10 @@ fn a_turn_is_told_alike_by_both_engines() {
             if failed && served.get("total").is_some() {
                 served["total"] = executed["total"].clone();
             }
+            // Of some failures `codex exec` prints no code; the worker reads it from its records.
+            if served["reason"] == "policy" {
+                served["reason"] = executed["reason"].clone();
+            }
             assert_eq!(served, *executed, "{prompt}");
         }
         server.end();
@@ -294,7 +298,9 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         other.end();
         busy
     };
-    assert!(matches!(busy, Some(Heard::Refused { message }) if message.contains("active writer")));
+    assert!(
+        matches!(busy, Some(Heard::NotResumed { message }) if message.contains("active writer"))
+    );
     assert!(matches!(
         next.load(&dir, Some(&thread_id)),
         Some(Heard::Loaded { .. })

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::scenarios::rows::{DEFAULT_MODEL, OTHER_MODEL};
+use super::scenarios::rows::{OTHER_MODEL, default_model};
 use super::{cost, program, write_home};
 use crate::support::model_server::{ModelServer, Request};
 use crate::support::pool::{Pool, Turn, turn};
@@ -41,7 +41,8 @@ async fn metrics(pool: &Pool) -> [f64; 3] {
     let metrics = pool.processes().last().unwrap().metrics().await;
     let of = |name: &str| {
         metrics.get(&format!(
-            "turn_worker_{name}_total{{model=\"{DEFAULT_MODEL}\"}}"
+            "turn_worker_{name}_total{{model=\"{}\"}}",
+            default_model()
         ))
     };
     [
@@ -98,14 +99,14 @@ async fn only_listed_models_are_asked_also_by_default() {
         let unnamed = pool.events.ended("unnamed").await;
         assert_eq!(unnamed.stop_reason(), how, "{unnamed:#?}");
         let asked = model.requests().into_iter().map(|request| request.model);
-        let asked_default = asked.filter(|asked| asked == DEFAULT_MODEL).count();
+        let asked_default = asked.filter(|asked| asked == default_model()).count();
         assert_eq!(asked_default > 0, how == "end_turn", "{engine}");
         if how == "error" {
             let error = unnamed.all().find(|event| event["type"] == "error");
             let error = &error.unwrap()["error"];
             assert_eq!(error["reason"], "config", "{error}");
             let message = error["message"].as_str().unwrap();
-            assert!(message.contains(DEFAULT_MODEL), "{message}");
+            assert!(message.contains(default_model()), "{message}");
             assert!(message.contains(OTHER_MODEL), "{message}");
             assert_eq!(usage(unnamed.end().unwrap()), None);
         }

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::rows::{DEFAULT_MODEL, Ends, OTHER_MODEL, Row, With};
+use self::rows::{Ends, OTHER_MODEL, Row, With, default_model};
 use super::{program, write_home};
 use crate::support::engine;
 use crate::support::host::stand_in;
@@ -274,7 +274,7 @@ impl Stage {
     /// It is the one that was asked for, of the model's API too, and reported.
     fn judge_model(&self, row: &Row, turn: &Turn, what: &str) {
         let named = (row.with == With::Model).then_some(OTHER_MODEL);
-        let asked = named.unwrap_or(DEFAULT_MODEL);
+        let asked = named.unwrap_or(default_model());
         let (start, end) = (turn.all().next().unwrap(), turn.end().unwrap());
         assert_eq!(start["model"].as_str(), named, "{what}");
         assert_eq!(end["model"].as_str(), Some(asked), "{what}");

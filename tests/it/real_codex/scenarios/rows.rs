@@ -40,8 +40,18 @@ pub enum With {
     EffortBefore,
 }
 
-/// What codex 0.169.0 takes for a turn that names none.
-pub const DEFAULT_MODEL: &str = "gpt-6.1-sol";
+/// What codex takes for a turn that names none.
+pub fn default_model() -> &'static str {
+    let version = std::process::Command::new(super::super::program())
+        .arg("--version")
+        .output()
+        .unwrap();
+    match String::from_utf8(version.stdout).unwrap().trim() {
+        "codex-cli 0.169.0" => "gpt-6.1-sol",
+        _ => "gpt-6.2-sol",
+    }
+}
+
 pub const OTHER_MODEL: &str = "gpt-5.5";
 
 #[derive(Debug, Clone, Copy, PartialEq)]
