@@ -87,7 +87,9 @@ fn it_serves_turn_after_turn_on_a_thread_that_has_one_writer() {
 
     let mut other = start(dir);
     let busy = other.load(dir, Some(&thread_id));
-    assert!(matches!(busy, Some(Heard::Refused { message }) if message.ends_with("active writer")));
+    assert!(
+        matches!(busy, Some(Heard::NotResumed { message }) if message.ends_with("active writer"))
+    );
     server.end();
     let lost = other.load(dir, Some("01a201f0-dead-7750-a64c-17c79c2eb47b"));
     assert!(matches!(lost, Some(Heard::Lost { .. })));
