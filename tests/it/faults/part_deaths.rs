@@ -129,7 +129,7 @@ async fn g2_g4_a_turn_whose_events_are_no_longer_published_keeps_no_slot() {
     }
 }
 
-/// Guards that a connection which nobody watches any more is closed, and built anew.
+/// Guards that a connection that is no longer watched is closed, and a new one opened.
 #[tokio::test]
 async fn g4_a_connection_that_is_no_longer_watched_is_replaced() {
     for passed in [1, 2, 3] {
