@@ -6,6 +6,9 @@
 
 use serde_json::{Value, json};
 
+/// How long a call waits for a sub-agent, in milliseconds; codex accepts up to an hour.
+const LONGEST_AGENT_WAIT: u64 = 600_000;
+
 /// As long as codex lets a call wait for a command, in milliseconds.
 pub const LONGEST_WAIT: u64 = 30_000;
 
@@ -172,10 +175,12 @@ impl Offered {
 
     /// Until one of the agents reports; the older protocol wants their ids.
     pub fn await_agents(&self, ids: &[String]) -> Result<Call, NotOffered> {
-        let arguments = match self.direct(SPAWN) {
+        let mut arguments = match self.direct(SPAWN) {
             Some(Some("collaboration")) => json!({}),
             _ => json!({"targets": ids}),
         };
+        // By default codex stops waiting after 30 s, which a busy machine exceeds.
+        arguments["timeout_ms"] = json!(LONGEST_AGENT_WAIT);
         self.call("wait_agent", arguments)
     }
 
