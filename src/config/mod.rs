@@ -1,7 +1,7 @@
 //! Settings: read once from the environment, typed from there on.
 //!
 //! [`SETTINGS`] is the one table of names, defaults and ranges; reading,
-//! `--help` and the README follow it.
+//! `--help` and `docs/settings.md` follow it.
 
 mod broker;
 mod error;

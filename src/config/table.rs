@@ -280,7 +280,7 @@ pub fn settings_help() -> String {
     text
 }
 
-/// For the README: a Markdown table.
+/// For `docs/settings.md`: a Markdown table.
 pub fn settings_markdown() -> String {
     let mut text = String::from("| variable | default | allowed | |\n|---|---|---|---|\n");
     for setting in SETTINGS {
