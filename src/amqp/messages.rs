@@ -20,7 +20,7 @@ use crate::conditions::ConditionReport;
 use crate::pool::Agreement;
 use crate::request::TurnId;
 
-pub use backlog::{BacklogTold, LineTold, MAX_LINES, WaitTold};
+pub use backlog::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, WaitTold};
 pub use cancel::{Cancel, ControlFault, IgnoredControl};
 
 /// The version of the messages among workers.
@@ -299,6 +299,9 @@ impl Status {
                 let lines = wire.backlog.iter().flat_map(|backlog| &backlog.top);
                 for line in lines {
                     check_workspace(what, &line.workspace)?;
+                    for turn_id in &line.next {
+                        check_turn_id(what, turn_id)?;
+                    }
                 }
                 Ok(Decoded::Known(Self::Sequencer {
                     process: wire.process.into_owned(),

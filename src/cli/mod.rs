@@ -13,6 +13,7 @@ mod run;
 mod say;
 mod schema;
 mod serve;
+mod show;
 mod status;
 mod submit;
 mod tail;
@@ -57,6 +58,9 @@ enum Command {
     /// Show what the pool is doing: workers, running turns, backlog
     #[command(after_long_help = status::EXAMPLES)]
     Status(status::StatusArgs),
+    /// Show one turn: where it waits or runs, or how it ended
+    #[command(after_long_help = show::EXAMPLES)]
+    Show(show::ShowTurnArgs),
     /// List and show requests that were not accepted
     #[command(after_long_help = dead::EXAMPLES)]
     Dead(dead::DeadArgs),
@@ -129,6 +133,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Cancel(_)
         | Command::Status(_)
         | Command::Dead(_) => Settings::for_producer(),
+        Command::Show(_) => Settings::for_operator(),
         Command::Validate(args) => {
             let settings = prepared(Settings::for_documents()?, true)?;
             return validate::validate(&settings, args);
@@ -173,6 +178,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => {
             let settings = prepared(settings?, true)?;
             runtime.block_on(status::status(settings, args))
+        }
+        Command::Show(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(show::show(settings, args))
         }
         Command::Dead(args) => {
             let settings = prepared(settings?, true)?;

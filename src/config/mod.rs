@@ -98,6 +98,12 @@ impl Settings {
         Self::from_os_vars(vars_of(table::OF_PRODUCERS))
     }
 
+    /// As [`Self::for_producer`], for a command that also reads the records
+    /// under the workspace root.
+    pub fn for_operator() -> Result<(Self, Vec<Warning>), ConfigError> {
+        Self::in_this_directory(vars_of(table::OF_OPERATORS))
+    }
+
     /// As [`Self::for_producer`], for a command that only judges requests or
     /// tells the contract.
     pub fn for_documents() -> Result<(Self, Vec<Warning>), ConfigError> {

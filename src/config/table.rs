@@ -248,6 +248,19 @@ pub(super) const OF_PRODUCERS: &[&str] = &[
     "LOG_FORMAT",
 ];
 
+/// The same, and where the records are.
+pub(super) const OF_OPERATORS: &[&str] = &[
+    "AMQP_URL",
+    "AMQP_URL_FILE",
+    "AMQP_CA_FILE",
+    "AMQP_CLIENT_CERT_FILE",
+    "AMQP_CLIENT_KEY_FILE",
+    "WORKSPACE_ROOT",
+    "PREFIX",
+    "LOG",
+    "LOG_FORMAT",
+];
+
 /// All that judging a request takes, and telling the contract.
 pub(super) const OF_DOCUMENTS: &[&str] = &[
     "WORKSPACE_ROOT",

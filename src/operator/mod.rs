@@ -5,6 +5,8 @@
 mod dead;
 mod letter;
 mod status;
+mod turn;
+mod why;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::client::is_missing;
 pub use dead::{DeadLetters, MAX_HELD};
 pub use letter::DeadLetter;
 pub use status::{PoolStatus, SequencerStatus, WorkerStatus};
+pub use turn::{AttemptEnd, AttemptReport, EndReport, TurnReport, TurnState};
+pub use why::why;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {

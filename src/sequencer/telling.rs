@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::actions::Actor;
 use super::queue::{LineSummary, Oldest, Queue};
-use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, Status, WaitTold};
+use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, Status, WaitTold};
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
 use crate::error::with_sources;
@@ -32,7 +32,7 @@ pub(super) fn told(
 
 /// `beyond`: turns that the queue has not taken.
 pub(super) fn backlog(now: Instant, limit: usize, beyond: usize, queue: &Queue) -> BacklogTold {
-    let summary = queue.summary(now, MAX_LINES);
+    let summary = queue.summary(now, MAX_LINES, MAX_NEXT);
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let wait = |oldest: Oldest| WaitTold {
         held_ms: u64::try_from(now.duration_since(oldest.received).as_millis()).unwrap_or(u64::MAX),
@@ -43,6 +43,7 @@ pub(super) fn backlog(now: Instant, limit: usize, beyond: usize, queue: &Queue) 
         turns: count(line.turns),
         running: line.running,
         oldest: line.oldest.map(wait),
+        next: line.next.iter().map(ToString::to_string).collect(),
     };
     BacklogTold {
         limit: count(limit),

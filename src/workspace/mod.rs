@@ -44,6 +44,7 @@ mod line;
 mod lock;
 mod processes;
 mod prune;
+mod records;
 mod root;
 mod session;
 #[cfg(test)]
@@ -70,6 +71,7 @@ pub use journal::{
 };
 pub use lock::{Bell, WorkspaceLock};
 pub use processes::{LockTry, ProcessLock, Processes};
+pub use records::{RecordReader, TurnRecord};
 pub use root::{Root, RootError};
 pub use session::{SESSION_FILE, SessionFile};
 pub use threads::{Adoption, Resume, Threads, resolve_session};
@@ -229,6 +231,17 @@ impl Workspace {
     /// A turn's records as far as they are written, without the lock.
     pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
         journal::history(&self.state, id::turn_id(turn_id)?, None)
+    }
+
+    /// As [`Self::history`], at the cost of bounded reads for a turn that has
+    /// ended or runs.
+    pub fn recent_history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
+        journal::recent_history(&self.state, id::turn_id(turn_id)?)
+    }
+
+    /// The attempt that has begun last, unless its end is recorded.
+    pub fn open_attempt(&self) -> Result<Option<Started>, StateError> {
+        journal::open_attempt(&self.state)
     }
 
     /// The turn's end, at the cost of a bounded read. Returns `None` also if it

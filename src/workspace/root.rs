@@ -21,11 +21,11 @@ const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
 
 /// All of ours, beside the agents' directories. No workspace begins with a dot.
 pub(super) const OURS: &str = ".turn-worker";
-const WORKSPACES: &str = "workspaces";
+pub(super) const WORKSPACES: &str = "workspaces";
 const THREADS: &str = "threads";
 const PROCESSES: &str = "processes";
 /// For requests without a workspace.
-const NAMELESS: &str = "rejected";
+pub(super) const NAMELESS: &str = "rejected";
 /// A workspace's own CODEX_HOME, among its records or, where agents are
 /// another user and must reach it, outside of them. No workspace begins so.
 const CODEX_HOME: &str = "codex-home";

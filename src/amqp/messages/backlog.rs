@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// How many workspaces are told of: those with the most turns. With the
-/// longest names that is 40 KB.
+/// longest names that is 110 KB.
 pub const MAX_LINES: usize = 100;
+/// How many turns of each are named.
+pub const MAX_NEXT: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BacklogTold {
@@ -27,7 +29,7 @@ pub struct BacklogTold {
 }
 
 /// The turns of one workspace.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LineTold {
     pub workspace: String,
     pub turns: u64,
@@ -36,6 +38,9 @@ pub struct LineTold {
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WaitTold>,
+    /// The ids of the first turns, in their order. Older sequencers report none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<String>,
 }
 
 /// For how long a turn waits.

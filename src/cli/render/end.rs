@@ -45,7 +45,16 @@ pub fn line(
         StopReason::Timeout => style.red("timed out"),
     };
     let duration = duration_text(Duration::from_millis(duration_ms));
-    let tokens = match usage {
+    let tokens = tokens(usage);
+    format!(
+        "{outcome} {}\n",
+        style.dim(&format!("· {duration} · {tokens}"))
+    )
+}
+
+/// What a turn spent.
+pub fn tokens(usage: Option<&Usage>) -> String {
+    match usage {
         None => "tokens unknown".to_owned(),
         Some(Usage { tokens, .. }) => {
             let part = |count: u64, word: &str| match count {
@@ -60,11 +69,7 @@ pub fn line(
                 part(tokens.thinking_tokens, "thinking"),
             )
         }
-    };
-    format!(
-        "{outcome} {}\n",
-        style.dim(&format!("· {duration} · {tokens}"))
-    )
+    }
 }
 
 /// The answer to a request with an output schema.
@@ -73,7 +78,7 @@ pub fn structured(style: Style, value: &Value) -> String {
     format!("{}\n{}\n", style.dim("the answer as JSON:"), clean(&text))
 }
 
-fn duration_text(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, _) => format!("{:.1} s", duration.as_secs_f64()),

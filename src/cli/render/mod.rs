@@ -2,7 +2,7 @@
 //! line each, and at the end what became of it. Events in, text out.
 
 pub mod clean;
-mod end;
+pub mod end;
 pub mod human;
 pub mod layout;
 mod live;

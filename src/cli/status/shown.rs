@@ -371,6 +371,7 @@ mod tests {
             turns,
             running: oldest != wait(7_000, 10_000),
             oldest,
+            ..LineTold::default()
         };
         let worker = |name: &str, about, running: Vec<Running>| WorkerStatus {
             name: name.to_owned(),

@@ -37,6 +37,8 @@ pub struct LineSummary {
     pub running: bool,
     /// The oldest that waits.
     pub oldest: Option<Oldest>,
+    /// The ids of the first turns, in their order.
+    pub next: Vec<Arc<str>>,
 }
 
 impl Queue {
@@ -62,8 +64,9 @@ impl Queue {
         Some(Oldest::of(held))
     }
 
-    /// With the `top` longest lines. Looks at every turn once.
-    pub fn summary(&self, now: Instant, top: usize) -> Summary {
+    /// With the `top` longest lines, and of each the first `next` turns. Looks
+    /// at every turn once.
+    pub fn summary(&self, now: Instant, top: usize, next: usize) -> Summary {
         let waiting = self.turns.values().filter(|held| !runs(held, now));
         let mut lines: Vec<(&Arc<str>, &Line)> = self.lines.iter().collect();
         let longest_first = |one: &(&Arc<str>, &Line), other: &(&Arc<str>, &Line)| {
@@ -85,12 +88,18 @@ impl Queue {
             oldest: self.oldest_waiting(now),
             top: lines
                 .into_iter()
-                .map(|(workspace, line)| self.line_summary(now, workspace, line))
+                .map(|(workspace, line)| self.line_summary(now, workspace, line, next))
                 .collect(),
         }
     }
 
-    fn line_summary(&self, now: Instant, workspace: &Arc<str>, line: &Line) -> LineSummary {
+    fn line_summary(
+        &self,
+        now: Instant,
+        workspace: &Arc<str>,
+        line: &Line,
+        next: usize,
+    ) -> LineSummary {
         let turns = || {
             let tickets = line.order.iter();
             tickets.filter_map(|ticket| self.turns.get(ticket))
@@ -101,6 +110,10 @@ impl Queue {
             turns: line.order.len(),
             running: turns().take(2).any(|held| runs(held, now)),
             oldest: turns().find(|held| !runs(held, now)).map(Oldest::of),
+            next: turns()
+                .take(next)
+                .map(|held| Arc::clone(&held.turn.turn_id))
+                .collect(),
         }
     }
 }

@@ -753,7 +753,7 @@ fn a_summary_tells_the_longest_lines_and_who_waits_in_them() {
         b.pass(1.0);
     }
     b.heartbeat(&["b/1", "c/1"]);
-    let summary = b.queue.summary(b.now, 3);
+    let summary = b.queue.summary(b.now, 3, 2);
     assert_eq!(
         (summary.turns, summary.waiting, summary.workspaces),
         (7, 5, 4)
@@ -773,8 +773,10 @@ fn a_summary_tells_the_longest_lines_and_who_waits_in_them() {
             ("c".to_owned(), 1, true, None),
         ]
     );
-    assert_eq!(b.queue.summary(b.now, 0).top, []);
-    assert_eq!(b.queue.summary(b.now, 100).top.len(), 4);
+    let next: Vec<&str> = summary.top[0].next.iter().map(|id| &**id).collect();
+    assert_eq!(next, ["1", "2"]);
+    assert_eq!(b.queue.summary(b.now, 0, 2).top, []);
+    assert_eq!(b.queue.summary(b.now, 100, 2).top.len(), 4);
 }
 
 fn busy(name: &str, ahead: &[&str]) -> Out {

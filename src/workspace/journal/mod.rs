@@ -11,6 +11,7 @@ mod checkpoint;
 mod index;
 mod locked;
 mod read;
+mod recent;
 mod record;
 mod rotate;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 pub use locked::LockedJournal;
 pub(super) use read::{history, indexed_end};
+pub(super) use recent::{open_attempt, recent_history};
 pub use record::{
     Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
 };

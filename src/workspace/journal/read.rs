@@ -133,11 +133,11 @@ pub(in crate::workspace) fn history(
         };
         if is_older {
             let whole = Extent::Known(len(older, &path)?);
-            collect(older, &path, whole, turn_id, &mut history)?;
+            collect(older, &path, 0, whole, turn_id, &mut history)?;
         }
     }
     if let Some((newer, extent)) = newer {
-        collect(newer, &newer_path, extent, turn_id, &mut history)?;
+        collect(newer, &newer_path, 0, extent, turn_id, &mut history)?;
         if history.finished.is_some() && extent == Extent::Open {
             // Its writer may not have got to that, and it is about to be told.
             durable::sync_data(newer).map_err(|errno| state.error("sync", JOURNAL, errno))?;
@@ -190,9 +190,11 @@ fn finished_at(file: &File, path: &Path, at: Place) -> Result<Option<Finished>, 
     })
 }
 
-fn collect(
+/// The records of a turn from byte `from` on, where a line must begin.
+pub(super) fn collect(
     file: &File,
     path: &Path,
+    from: u64,
     extent: Extent,
     turn_id: &str,
     history: &mut TurnHistory,
@@ -201,7 +203,7 @@ fn collect(
     // does, so that a match outside is the record's own field.
     let needle = format!(r#""turn_id":"{turn_id}""#);
     let finder = Finder::new(&needle);
-    scan(file, path, 0, extent, |json| {
+    scan(file, path, from, extent, |json| {
         if finder.find(json).is_some() {
             history.add(line::parse(json)?);
         }
