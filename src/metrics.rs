@@ -262,6 +262,12 @@ impl Metrics {
         *lock(&self.inner.backlog) = backlog;
     }
 
+    /// Workspaces whose first turn does not start though slots are free, as the
+    /// active sequencer finds.
+    pub fn set_workspaces_stuck(&self, workspaces: usize) {
+        self.series().workspaces_stuck.set(gauge(workspaces));
+    }
+
     pub fn offer_repeated(&self) {
         self.series().offers_repeated.inc();
     }

@@ -32,7 +32,7 @@ use crate::parts::{PartName, Parts, Shutdown};
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
-use crate::worker::{RunningTurns, Worker};
+use crate::worker::{BlockedTurns, RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner, tried};
 use parts::{host, idle_servers, warn_of_trust};
@@ -297,6 +297,7 @@ async fn run(
             conditions,
             pool,
             running: RunningTurns::default(),
+            blocked: BlockedTurns::default(),
             turns: TaskTracker::new(),
             parts: parts.clone(),
         })

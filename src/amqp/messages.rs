@@ -20,7 +20,7 @@ use crate::conditions::ConditionReport;
 use crate::pool::Agreement;
 use crate::request::TurnId;
 
-pub use backlog::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, WaitTold};
+pub use backlog::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckTold, WaitTold};
 pub use cancel::{Cancel, ControlFault, IgnoredControl};
 
 /// The version of the messages among workers.
@@ -129,6 +129,9 @@ pub struct About {
     /// Workspaces that processes hold which can't be killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldTold>,
+    /// Turns that were offered to it in the last minutes and did not start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<BlockedTold>,
     /// What is wrong around it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionReport>,
@@ -153,6 +156,33 @@ pub struct HeldTold {
 
 /// Kept short, as heartbeats are many.
 pub const MAX_HELD: usize = 16;
+/// The same, of turns that did not start.
+pub const MAX_BLOCKED: usize = 32;
+
+/// A turn that was offered and did not start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BlockedTold {
+    pub workspace: String,
+    pub turn_id: String,
+    pub why: Hindrance,
+    /// In words: the lock's holder, or the file.
+    pub detail: String,
+    /// Since when this worker has found it so.
+    pub since: Timestamp,
+}
+
+/// What keeps a workspace's turn from starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hindrance {
+    /// Another process has the workspace's lock.
+    Locked,
+    /// The workspace's records can't be read or written.
+    Records,
+    /// What a newer version reports.
+    #[serde(other)]
+    Other,
+}
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -297,6 +327,11 @@ impl Status {
             Ok("sequencer") => {
                 let wire: SequencerWire<'_> = json(what, body)?;
                 let lines = wire.backlog.iter().flat_map(|backlog| &backlog.top);
+                let stuck = wire.backlog.iter().flat_map(|backlog| &backlog.stuck);
+                for stuck in stuck {
+                    check_workspace(what, &stuck.workspace)?;
+                    check_turn_id(what, &stuck.turn_id)?;
+                }
                 for line in lines {
                     check_workspace(what, &line.workspace)?;
                     for turn_id in &line.next {

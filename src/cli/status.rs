@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use turn_worker::amqp::messages::MAX_LINES;
 use turn_worker::config::{Settings, parse_duration};
 use turn_worker::error::with_sources;
-use turn_worker::operator::{Operator, OperatorError, PoolStatus};
+use turn_worker::operator::{Operator, OperatorError, PoolStatus, why};
 
 use super::dead::operator;
 use super::exit::Usage;
@@ -32,7 +32,7 @@ and no management plugin is needed. Of the settings, only TURN_WORKER_AMQP_… a
 broker's user needs to listen to the status exchange: ops/rabbitmq/users set operator NAME.
 
 Without a terminal, one JSON object: workers with the turns they run, sequencers, backlog (of the active sequencer, or \
-null), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters.
+null; each of its `top` lines has why its turns wait), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters.
 
 Exit status: 0 somebody told of itself, 1 nobody did or the broker can't be reached, 2 wrong arguments or settings, \
 141 whoever read the output is gone.";
@@ -90,6 +90,12 @@ fn told(mut status: PoolStatus, args: &StatusArgs, output: Output) -> io::Result
         backlog.top.truncate(top);
     }
     let mut value = json!(status);
+    if let Some(lines) = value["backlog"]["top"].as_array_mut() {
+        for line in lines {
+            let workspace = line["workspace"].as_str().unwrap_or_default().to_owned();
+            line["why"] = json!(why(&status, &workspace));
+        }
+    }
     value["time"] = json!(now);
     output.json(&value)
 }

@@ -98,6 +98,7 @@ pub(super) struct Series {
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
     pub workspaces_held: IntGauge,
+    pub workspaces_stuck: IntGauge,
     pub unkillable: GaugeVec,
     pub rate_limit_used_ratio: GaugeVec,
     pub rate_limit_reset: GaugeVec,
@@ -282,6 +283,10 @@ impl Series {
             workspaces_held: new.gauge(
                 "workspaces_held",
                 "Workspaces that stay locked after their turn's end, as processes of it can't be killed.",
+            ),
+            workspaces_stuck: new.gauge(
+                "workspaces_stuck",
+                "Workspaces whose first turn was offered and has not started for five minutes, though slots are free.",
             ),
             unkillable: new.register(GaugeVec::new(
                 opts(

@@ -97,6 +97,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "turns_without_usage_total counter",
             "undeliverable_turns_total counter",
             "workspaces_held gauge",
+            "workspaces_stuck gauge",
         ]
     );
     for name in ["turn_duration", "queue_wait", "first_text"] {

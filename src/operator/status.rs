@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout_at};
 use super::{Operator, OperatorError};
 use crate::amqp::consume::Consumer;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{About, BacklogTold, Decoded, HeldTold, MAX_HELD, Running, Status};
+use crate::amqp::messages::{
+    About, BacklogTold, BlockedTold, Decoded, HeldTold, MAX_BLOCKED, MAX_HELD, Running, Status,
+};
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
 use crate::pool::Agreement;
@@ -244,6 +246,17 @@ fn bounded_about(about: About) -> About {
                 user: bounded(&held.user),
                 command: bounded(&held.command),
                 ..held
+            })
+            .collect(),
+        blocked: about
+            .blocked
+            .into_iter()
+            .take(MAX_BLOCKED)
+            .map(|blocked| BlockedTold {
+                workspace: bounded(&blocked.workspace),
+                turn_id: bounded(&blocked.turn_id),
+                detail: blocked.detail.chars().take(1_000).collect(),
+                ..blocked
             })
             .collect(),
         conditions: bounded_conditions(about.conditions),

@@ -373,6 +373,7 @@ mod tests {
                 beyond: 0,
                 workspaces: top.len() as u64,
                 oldest: None,
+                stuck: Vec::new(),
                 top,
             }),
             ..PoolStatus::default()

@@ -20,6 +20,7 @@ mod rejection;
 mod removal;
 mod restarts;
 mod session;
+mod stuck_log;
 mod telling;
 mod undeliverable;
 mod verdict;

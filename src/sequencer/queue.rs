@@ -78,6 +78,7 @@ mod held;
 mod messages;
 #[cfg(test)]
 mod model;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
@@ -91,6 +92,7 @@ pub use counts::{LineSummary, Oldest, Summary};
 use held::{Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
+pub use stuck::{STUCK_AFTER, StuckTurn};
 
 use crate::fault;
 
@@ -261,6 +263,7 @@ impl Queue {
                 continue;
             };
             held.seen = Some(now);
+            held.without_effect = None;
             held.waits = 0;
             held.not_before = now + wait;
             if held.cancelled || held.superseded_by.is_some() {
@@ -318,6 +321,7 @@ impl Queue {
         };
         held.in_flight = false;
         held.was_offered = true;
+        held.without_effect.get_or_insert(now);
         held.failures = 0;
         held.not_before = now + self.jitter.wait(REPEAT, held.waits);
         held.waits = held.waits.saturating_add(1);
@@ -332,6 +336,7 @@ impl Queue {
         held.in_flight = false;
         // It lies nowhere, so nothing may be inferred from what the pool has taken.
         held.last_offer = None;
+        held.without_effect = None;
         let wait = self.jitter.wait(OFFER_FAILED, held.failures);
         // It may be seen running all the same: then the later wait holds.
         held.not_before = held.not_before.max(now + wait);

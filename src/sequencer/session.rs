@@ -20,6 +20,7 @@ use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
 use super::removal::{Removal, RemovalError};
 use super::restarts::{Restarts, cause};
+use super::stuck_log::StuckLog;
 use super::telling;
 use super::undeliverable::{CrashCount, HeadState, is_crash};
 use super::watchdog::Watchdog;
@@ -113,6 +114,7 @@ impl Sequencer {
             self.health.set_sequencer(SequencerState::Absent);
             self.metrics.set_sequencer_active(false);
             self.metrics.set_backlog(Backlog::default());
+            self.metrics.set_workspaces_stuck(0);
             let Err(ended) = ended;
             let text = with_sources(&ended);
             match ended {
@@ -246,6 +248,7 @@ impl Sequencer {
             answers,
             out: Vec::new(),
             complaints: Complaints::default(),
+            stuck: StuckLog::default(),
         };
         let own = [
             (Fanout::Status, status_queue.as_str()),
@@ -349,6 +352,7 @@ struct Session<'a> {
     answers: mpsc::UnboundedSender<Answer>,
     out: Vec<Action>,
     complaints: Complaints,
+    stuck: StuckLog,
 }
 
 impl Session<'_> {
@@ -453,7 +457,8 @@ impl Session<'_> {
                 fault::at("sequencer.done");
                 self.queue.done(now, &workspace, &turn_id, &mut self.out);
             }
-            Ok(Decoded::Known(Status::Heartbeat { running, .. })) => {
+            Ok(Decoded::Known(Status::Heartbeat { running, about, .. })) => {
+                self.stuck.heard(now, about.blocked);
                 let running = running
                     .iter()
                     .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
@@ -520,9 +525,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn report(&self, id: &str) {
+    fn report(&mut self, id: &str) {
+        let now = Instant::now();
+        let stuck = self.queue.stuck(now);
+        self.sequencer.metrics.set_workspaces_stuck(stuck.len());
+        self.stuck.log(now, &stuck);
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
-        let backlog = || telling::backlog(Instant::now(), limit, beyond, self.queue);
+        let backlog = || telling::backlog(now, limit, beyond, self.queue, &stuck);
         self.sequencer.report(id, self.active.then(backlog));
     }
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::actions::Actor;
-use super::queue::{LineSummary, Oldest, Queue};
-use crate::amqp::messages::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, Status, WaitTold};
+use super::queue::{LineSummary, Oldest, Queue, StuckTurn};
+use crate::amqp::messages::{
+    BacklogTold, LineTold, MAX_LINES, MAX_NEXT, MAX_STUCK, Status, StuckTold, WaitTold,
+};
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
 use crate::error::with_sources;
@@ -31,7 +33,13 @@ pub(super) fn told(
 }
 
 /// `beyond`: turns that the queue has not taken.
-pub(super) fn backlog(now: Instant, limit: usize, beyond: usize, queue: &Queue) -> BacklogTold {
+pub(super) fn backlog(
+    now: Instant,
+    limit: usize,
+    beyond: usize,
+    queue: &Queue,
+    stuck: &[StuckTurn],
+) -> BacklogTold {
     let summary = queue.summary(now, MAX_LINES, MAX_NEXT);
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let wait = |oldest: Oldest| WaitTold {
@@ -52,7 +60,16 @@ pub(super) fn backlog(now: Instant, limit: usize, beyond: usize, queue: &Queue) 
         beyond: count(beyond),
         workspaces: count(summary.workspaces),
         oldest: summary.oldest.map(wait),
+        stuck: stuck.iter().take(MAX_STUCK).map(stuck_told).collect(),
         top: summary.top.into_iter().map(line).collect(),
+    }
+}
+
+fn stuck_told(stuck: &StuckTurn) -> StuckTold {
+    StuckTold {
+        workspace: stuck.workspace.to_string(),
+        turn_id: stuck.turn_id.to_string(),
+        for_ms: u64::try_from(stuck.lasts.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

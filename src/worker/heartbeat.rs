@@ -82,6 +82,7 @@ impl<E: Engine> Worker<E> {
             draining,
             lacks: lacks.iter().map(told).collect(),
             held: self.held(),
+            blocked: self.blocked.snapshot(),
             conditions: self.conditions.reports(),
             pool: Some(Box::new(self.pool.agreement())),
         }

@@ -10,6 +10,7 @@
 //! that run a turn keep running it; only free slots consume on the next one.
 //! While the host can't run turns, none consumes: other hosts take the work.
 
+mod blocked;
 mod cancel_marks;
 mod heartbeat;
 mod offer;
@@ -44,6 +45,7 @@ use crate::turn::Runner;
 use cancel_marks::{CancelMarks, Cancelled};
 
 pub use crate::parts::Shutdown;
+pub use blocked::BlockedTurns;
 pub use running::RunningTurns;
 
 /// A connection that ends sooner counts as a failed attempt.
@@ -72,6 +74,7 @@ pub struct Worker<E> {
     pub conditions: Conditions,
     pub pool: Pool,
     pub running: RunningTurns,
+    pub blocked: BlockedTurns,
     /// The slots that are at work.
     pub turns: TaskTracker,
     pub parts: Parts,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tracing::Instrument;
 
@@ -14,7 +15,7 @@ use super::{Shutdown, Worker};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
 use crate::amqp::dead_letter::{Refusal, bury};
-use crate::amqp::messages::{Decoded, Offer, Status};
+use crate::amqp::messages::{Decoded, Hindrance, Offer, Status};
 use crate::amqp::outbox::Outbox;
 use crate::amqp::publish::{PublishError, json_properties};
 use crate::codex::engine::Engine;
@@ -141,6 +142,7 @@ impl<E: Engine> Worker<E> {
         let outcome = self.runner.take(request, !offer.repeat, &sink, stop).await;
         fault::at("turn.released");
         let settlement = Settlement::of(&outcome);
+        self.note_hindrance(request, &outcome);
         match outcome {
             Outcome::Ended(summary) => self.tell_end(&summary, waited),
             Outcome::AlreadyEnded(ended) => {
@@ -160,7 +162,8 @@ impl<E: Engine> Worker<E> {
                 tracing::warn!(code, error = error.message, "rejected a request");
                 outbox.push_final(events);
             }
-            Outcome::Busy => tracing::debug!("somebody else has the workspace"),
+            // Reported by heartbeats, and by the sequencer if it lasts.
+            Outcome::Busy => tracing::debug!("another process has the workspace"),
             Outcome::Held(unkillable) => tracing::warn!(
                 %unkillable,
                 "the turn waits: processes of an earlier turn can't be killed"
@@ -187,6 +190,32 @@ impl<E: Engine> Worker<E> {
             };
         }
         settlement
+    }
+
+    /// For operators: what keeps an offered turn from starting.
+    fn note_hindrance(&self, request: &TurnRequest, outcome: &Outcome) {
+        match outcome {
+            Outcome::Busy => {
+                let held_by = block_in_place(|| {
+                    let workspace = self.runner.root.workspace(request.workspace.as_str());
+                    workspace.ok()?.lock_holder()
+                });
+                // It may be free again by now.
+                if let Some(holder) = held_by {
+                    let detail = holder.to_string();
+                    self.blocked.note(request, Hindrance::Locked, &detail);
+                }
+            }
+            Outcome::NotStarted(error) => {
+                let detail = with_sources(error);
+                self.blocked.note(request, Hindrance::Records, &detail);
+            }
+            // Reported in other ways.
+            Outcome::Held(_) | Outcome::Returned | Outcome::Unfit(_) => {}
+            Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => {
+                self.blocked.clear(request.workspace.as_str());
+            }
+        }
     }
 
     /// Once every event has arrived, tells the sequencer. False if cut off.

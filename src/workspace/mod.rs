@@ -37,6 +37,7 @@ mod claims;
 mod dir;
 mod durable;
 mod error;
+mod holder;
 mod id;
 mod image;
 mod journal;
@@ -64,6 +65,7 @@ pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
 pub use claims::{CancelMark, Claim, ClaimOutcome, Claims, Received, Verdict};
 pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
+pub use holder::LockHolder;
 pub use image::ImageError;
 pub use journal::{
     Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,

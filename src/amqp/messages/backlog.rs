@@ -24,8 +24,25 @@ pub struct BacklogTold {
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WaitTold>,
+    /// Workspaces whose first turn was offered and does not start, while slots are
+    /// free. Of more than 16 the others are left out; older sequencers report none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<StuckTold>,
     /// The longest lines first.
     pub top: Vec<LineTold>,
+}
+
+/// How many of those that are stuck are told of.
+pub const MAX_STUCK: usize = 16;
+
+/// A workspace that is stuck.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StuckTold {
+    pub workspace: String,
+    /// The turn that does not start.
+    pub turn_id: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
 }
 
 /// The turns of one workspace.

@@ -39,6 +39,13 @@ fn heartbeat() -> Status {
                 since: time(),
                 more: 1,
             }],
+            blocked: vec![BlockedTold {
+                workspace: "acme/api".into(),
+                turn_id: "t-02".into(),
+                why: Hindrance::Locked,
+                detail: "locked by process 912".into(),
+                since: time(),
+            }],
             conditions: vec![condition()],
             pool: Some(Box::new(agreement())),
         },
@@ -78,6 +85,11 @@ fn sequencer(lines: usize) -> Status {
         oldest,
         next: vec!["t".repeat(128); MAX_NEXT],
     };
+    let stuck = StuckTold {
+        workspace: "acme/api".into(),
+        turn_id: "t-02".into(),
+        for_ms: 300_000,
+    };
     Status::Sequencer {
         conditions: vec![condition()],
         process: "host-1".into(),
@@ -90,6 +102,7 @@ fn sequencer(lines: usize) -> Status {
             beyond: 0,
             workspaces: 1,
             oldest,
+            stuck: vec![stuck; MAX_STUCK],
             top: vec![line; lines],
         }),
         pool: Some(Box::new(agreement())),

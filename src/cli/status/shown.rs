@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use turn_worker::amqp::messages::WaitTold;
-use turn_worker::operator::{PoolStatus, WorkerStatus};
+use turn_worker::operator::{PoolStatus, WorkerStatus, why};
 
 use crate::cli::render::clean::one_line;
 use turn_worker::request::plausible_wait;
@@ -296,13 +296,15 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
     let mut table = Table::new(&[
         Column::Name("WORKSPACE"),
         Column::Number("TURNS"),
-        Column::Text("RUNS"),
         Column::Text("OLDEST WAITS"),
+        Column::Text("WHY"),
     ]);
     for line in backlog.top.iter().take(top) {
-        let runs = match line.running {
-            true => ("yes".to_owned(), Look::Good),
-            false => ("no".to_owned(), Look::Dim),
+        let mut stuck = backlog.stuck.iter();
+        let look = match line.running {
+            true => Look::Good,
+            false if stuck.any(|one| one.workspace == line.workspace) => Look::Bad,
+            false => Look::Plain,
         };
         let waits = match &line.oldest {
             Some(wait) => (age(waited(wait, now)), Look::Plain),
@@ -311,8 +313,8 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
         table.row([
             (line.workspace.clone(), Look::Plain),
             (line.turns.to_string(), Look::Plain),
-            runs,
             waits,
+            (why(status, &line.workspace), look),
         ]);
     }
     let total = usize::try_from(backlog.workspaces).unwrap_or(usize::MAX);
@@ -410,6 +412,7 @@ mod tests {
                 beyond: 0,
                 workspaces: 5,
                 oldest: wait(1_000, 9_000),
+                stuck: Vec::new(),
                 top: vec![
                     line("acme/website", 30, wait(1_000, 9_000)),
                     line("b", 12, wait(7_000, 10_000)),
@@ -516,9 +519,9 @@ RUNNING TURN  WORKSPACE     FOR         ATTEMPT  WORKER
 t1            acme/website  2 h 46 min        –  beta-2
 t2            acme/website  16 min            1  alpha-1
 
-WORKSPACE     TURNS  RUNS  OLDEST WAITS
-acme/website     30  yes   16 min
-b                12  no    7 s
+WORKSPACE     TURNS  OLDEST WAITS  WHY
+acme/website     30  16 min        t2 runs on alpha-1
+b                12  7 s           is offered, and about to start
 … and 3 more
 "
         );

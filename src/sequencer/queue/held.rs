@@ -99,6 +99,8 @@ pub(super) struct Held {
     pub not_before: Instant,
     /// When a heartbeat last told of it running.
     pub seen: Option<Instant>,
+    /// Since when a confirmed offer of it, which does not lie in the work queue, has had no effect.
+    pub without_effect: Option<Instant>,
     /// The shell has an offer of it that the broker has not answered.
     pub in_flight: bool,
     /// The broker has confirmed an offer of it.
@@ -134,6 +136,7 @@ impl Held {
             counted: false,
             not_before,
             seen: None,
+            without_effect: None,
             in_flight: false,
             was_offered: false,
             last_offer: None,

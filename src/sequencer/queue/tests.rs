@@ -884,3 +884,42 @@ fn g5_a_cancel_that_meets_an_interrupt_is_not_lost_with_it() {
     bench.cancel("3", None);
     assert_eq!(bench.interrupt(3, "a/3"), [claim("a/3", Cancelled)]);
 }
+
+#[test]
+fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
+    let mut b = Bench::new(10);
+    for (tag, name) in ["locked/1", "locked/2", "runs/1"].iter().enumerate() {
+        b.fresh(tag as u64, name);
+    }
+    b.confirm("locked/1");
+    b.confirm("runs/1");
+    let stuck = |b: &mut Bench| -> Vec<String> {
+        let stuck = b.queue.stuck(b.now);
+        let name = |one: &StuckTurn| format!("{}/{}", one.workspace, one.turn_id);
+        stuck.iter().map(name).collect()
+    };
+    let ten_seconds = |b: &mut Bench, times| {
+        for _ in 0..times {
+            b.heartbeat(&["runs/1"]);
+            assert_eq!(stuck(b), NOTHING);
+            b.pass(10.0);
+        }
+    };
+    ten_seconds(&mut b, 30);
+    assert_eq!(stuck(&mut b), ["locked/1"]);
+    b.heartbeat(&["locked/1"]);
+    assert_eq!(stuck(&mut b), NOTHING);
+
+    // An offer that lies in the work queue waits for a slot.
+    let mut b = Bench::new(10);
+    b.fresh(1, "full/1");
+    b.confirm("full/1");
+    b.queue.work_queue_depth(1);
+    ten_seconds(&mut b, 100);
+    b.queue.work_queue_depth(0);
+    ten_seconds(&mut b, 29);
+    b.pass(10.0);
+    assert_eq!(stuck(&mut b), ["full/1"]);
+}
+
+const NOTHING: [String; 0] = [];

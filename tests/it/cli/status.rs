@@ -22,7 +22,7 @@ fn status(url: &str, arguments: &[&str]) -> Call {
 }
 
 /// Until the pool tells of itself what `is_so` wants.
-async fn told(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn told(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let probe = async || {
         let done = status(url, &["--timeout", "10m"]).run().await.ended(0);
         let told = done.events().remove(0);

@@ -1,0 +1,50 @@
+//! Workspaces that do not move though slots are free.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Queue, lies_untaken};
+
+/// For how long an offered turn may fail to start before its workspace counts as
+/// stuck. A worker that runs a turn reports it within a heartbeat.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// The first turn of a workspace that is stuck.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StuckTurn {
+    pub workspace: Arc<str>,
+    pub turn_id: Arc<str>,
+    /// Since the first of its offers that had no effect.
+    pub lasts: Duration,
+}
+
+impl Queue {
+    /// The workspaces whose first turn workers took offers of, and none runs: its
+    /// lock is held, its records are damaged. An offer that waits in the work queue
+    /// for a slot or for a worker does not count. Looks at every workspace; to be asked once
+    /// in a while.
+    pub fn stuck(&mut self, now: Instant) -> Vec<StuckTurn> {
+        let mut stuck = Vec::new();
+        let (untaken, taken) = (self.untaken, self.taken);
+        for line in self.lines.values() {
+            let head = line.head().and_then(|head| self.turns.get_mut(&head));
+            let Some(held) = head else { continue };
+            if lies_untaken(held.last_offer, untaken, taken, now) {
+                held.without_effect = Some(now);
+            }
+            let lasts = held.without_effect.map(|since| now.duration_since(since));
+            if let Some(lasts) = lasts.filter(|lasts| *lasts >= STUCK_AFTER) {
+                stuck.push(StuckTurn {
+                    workspace: Arc::clone(&held.turn.workspace),
+                    turn_id: Arc::clone(&held.turn.turn_id),
+                    lasts,
+                });
+            }
+        }
+        stuck.sort_unstable_by(|one, other| {
+            let longest_first = other.lasts.cmp(&one.lasts);
+            longest_first.then_with(|| one.workspace.cmp(&other.workspace))
+        });
+        stuck
+    }
+}

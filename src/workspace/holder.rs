@@ -1,0 +1,141 @@
+//! Who has a workspace's lock, for operators: what this host's kernel lists, and
+//! what the journal says of the attempt that is open. A hint; nothing is decided by it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rustix::fs::{major, minor};
+
+use super::Workspace;
+use super::journal::Started;
+use super::lock::LOCK;
+use crate::guard::proc;
+
+/// All locks of a host. Of a longer list only the first part is read.
+const MAX_LOCKS_BYTES: u64 = 4 << 20;
+
+/// What is known of the holder of a lock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LockHolder {
+    /// On this host; `None` if none is listed: it is on another host, or in
+    /// another PID namespace.
+    pub pid: Option<i32>,
+    /// The name of its program.
+    pub program: Option<String>,
+    /// The attempt that has begun last, if its end is not recorded.
+    pub attempt: Option<Started>,
+}
+
+impl std::fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = rustix::system::uname();
+        let host = host.nodename().to_string_lossy();
+        match (self.pid, &self.program) {
+            (Some(pid), Some(program)) => {
+                write!(f, "locked by process {pid} ({program}) on {host}")?
+            }
+            (Some(pid), None) => write!(f, "locked by process {pid} on {host}")?,
+            (None, _) => write!(f, "locked by a process that {host} does not see")?,
+        }
+        match &self.attempt {
+            Some(started) => write!(
+                f,
+                "; attempt {} of turn {}, started by {} at {}, has no end yet",
+                started.attempt, started.turn_id, started.worker, started.at
+            ),
+            None => f.write_str("; no attempt is open, so no worker has it for a turn"),
+        }
+    }
+}
+
+impl Workspace {
+    /// Who holds the lock, as far as can be seen from here; `None` if it is free.
+    /// Reads a bounded part of the journal, and waits for no lock.
+    pub fn lock_holder(&self) -> Option<LockHolder> {
+        let stat = self.state.stat(LOCK).ok()??;
+        let mut locks = String::new();
+        let list = File::open(Path::new("/proc/locks")).ok();
+        let read = list.and_then(|list| list.take(MAX_LOCKS_BYTES).read_to_string(&mut locks).ok());
+        let device = (major(stat.st_dev), minor(stat.st_dev));
+        let pid = read.and_then(|_| holder_in(&locks, device, stat.st_ino));
+        let attempt = self.open_attempt().ok().flatten();
+        if pid.is_none() && matches!(self.try_lock(), Ok(Some(_))) {
+            return None;
+        }
+        Some(LockHolder {
+            pid,
+            program: pid.and_then(proc::name),
+            attempt,
+        })
+    }
+}
+
+/// Of `/proc/locks`, whose lines read `1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF`.
+/// Some file systems list another device than `stat` tells: then the inode
+/// decides, if only one lock has it.
+fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<i32> {
+    let holders = locks.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        // A process that waits has an arrow here.
+        (fields.next() == Some("FLOCK")).then_some(())?;
+        let pid: i32 = fields.nth(2)?.parse().ok()?;
+        let mut place = fields.next()?.split(':');
+        let mut number = |radix| u64::from_str_radix(place.next()?, radix).ok();
+        let place = (number(16)?, number(16)?, number(10)?);
+        (place.2 == inode && pid > 0).then_some((pid, (place.0, place.1)))
+    });
+    let holders: Vec<_> = holders.collect();
+    let device = (u64::from(device.0), u64::from(device.1));
+    let exact = holders.iter().find(|(_, of)| *of == device);
+    match (exact, holders.as_slice()) {
+        (Some((pid, _)), _) | (None, [(pid, _)]) => Some(*pid),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::testing::{lock, started, workspace};
+
+    #[test]
+    fn the_holder_is_found_by_device_and_inode() {
+        let locks = "\
+1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 913 fe:01:393 0 EOF
+2: POSIX  ADVISORY  WRITE 914 fe:01:394 0 EOF
+3: FLOCK  ADVISORY  WRITE 915 00:1f:393 0 EOF
+4: FLOCK  ADVISORY  WRITE 0 fe:01:395 0 EOF
+5: FLOCK  ADVISORY  WRITE 916 00:1f:396 0 EOF
+broken
+";
+        let of = |device, inode| holder_in(locks, device, inode);
+        assert_eq!(of((0xfe, 1), 393), Some(912));
+        assert_eq!(of((0, 0x1f), 393), Some(915));
+        assert_eq!(of((0, 7), 393), None);
+        assert_eq!(of((0xfe, 1), 394), None);
+        assert_eq!(of((0xfe, 1), 395), None);
+        assert_eq!(of((0, 7), 396), Some(916));
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_told_with_the_attempt_that_is_open() {
+        let (_tmp, workspace) = workspace();
+        assert_eq!(workspace.lock_holder(), None);
+        let mut journal = lock(&workspace).open_journal().unwrap();
+        journal.started(&started("t", 2)).unwrap();
+        let holder = workspace.lock_holder().unwrap();
+        // Where the system lists locks, it is this process.
+        assert!(
+            holder
+                .pid
+                .is_none_or(|pid| u32::try_from(pid) == Ok(std::process::id()))
+        );
+        assert!(
+            holder
+                .to_string()
+                .contains("attempt 2 of turn t, started by w at ")
+        );
+    }
+}
