@@ -3,7 +3,9 @@
 //!
 //! Its prompt may ask for more: `sleep MS` lets it work for so long, `events N`
 //! has it write N messages. Nothing but the standard library, since its start
-//! is what counts.
+//! is what counts; as a server it starts but once, and answers each prompt alike.
+
+mod free_server;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write, stdin, stdout};
@@ -18,6 +20,12 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|arg| arg == "--version") {
         println!("codex-cli {}", turn_worker::tested::CODEX);
+        return;
+    }
+    if args.iter().any(|arg| arg == "app-server") {
+        if free_server::serve(&"x".repeat(TEXT_BYTES), new_thread).is_err() {
+            std::process::exit(101);
+        }
         return;
     }
     let mut prompt = [0; 64];

@@ -14,6 +14,7 @@ mod real_codex;
 mod rows;
 mod stage;
 mod stats;
+mod straight;
 mod table;
 
 use std::fs;
@@ -51,7 +52,7 @@ struct Args {
     /// Measures only these
     #[arg(long, value_name = "WHAT", num_args = 1..)]
     only: Vec<Measured>,
-    /// Measures less of each: in a minute, but rougher
+    /// Measures less of each: in some two minutes, but rougher
     #[arg(long)]
     quick: bool,
 }

@@ -81,15 +81,19 @@ impl Process {
         Cpu::with_living_below(self.pid())
     }
 
-    /// A gauge or counter without labels.
-    pub fn metric(&self, name: &str) -> Result<f64> {
+    /// A gauge or counter: its name, followed by its labels if it has some.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        self.metric_if_any(series)?
+            .with_context(|| format!("no metric {series}"))
+    }
+
+    /// Returns `None` if this version of the worker has no such series, or has not counted yet.
+    pub fn metric_if_any(&self, series: &str) -> Result<Option<f64>> {
         let text = self.get("/metrics").context("no metrics")?;
         let value = text
             .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value
-            .with_context(|| format!("no metric {name}"))?
-            .parse()?)
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?)
     }
 
     /// SIGKILL; when it returns, the process is gone.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use futures_util::future::try_join_all;
 
 use crate::broker::Broker;
 use crate::load::{Load, Turn};
@@ -25,6 +26,8 @@ pub struct Stage {
     dir: PathBuf,
     programs: Programs,
     processes: u32,
+    /// HOME of all that is started here.
+    pub home: PathBuf,
 }
 
 impl Bench {
@@ -46,6 +49,7 @@ impl Bench {
         }
         Ok(Stage {
             url: self.broker.vhost(),
+            home: dir.join("home"),
             dir,
             programs: self.programs.clone(),
             processes: 0,
@@ -86,18 +90,39 @@ impl Stage {
 
     /// As an operator would start it, with these settings besides.
     pub async fn turn_worker(&mut self, settings: &[(&str, &str)]) -> Result<Process> {
+        let (command, log) = self.turn_worker_command(settings);
+        Process::turn_worker(command, log).await
+    }
+
+    /// As many of the same at the same time, each once it is ready.
+    pub async fn turn_workers(
+        &mut self,
+        count: usize,
+        settings: &[(&str, &str)],
+    ) -> Result<Vec<Process>> {
+        let commands = (0..count).map(|_| self.turn_worker_command(settings));
+        let commands: Vec<(Command, PathBuf)> = commands.collect();
+        let starts = commands
+            .into_iter()
+            .map(|(command, log)| Process::turn_worker(command, log));
+        try_join_all(starts).await
+    }
+
+    fn turn_worker_command(&mut self, settings: &[(&str, &str)]) -> (Command, PathBuf) {
         let mut command = self.command(&self.programs.turn_worker);
         command
             .arg("serve")
             .env("TURN_WORKER_AMQP_URL", &self.url)
             .env("TURN_WORKER_WORKSPACE_ROOT", self.dir.join("workspaces"))
             .env("TURN_WORKER_CODEX_BIN", &self.programs.codex)
+            // So that each turn starts a process, as the one-hop worker's do.
+            .env("TURN_WORKER_CODEX_ENGINE", "exec")
             .env("TURN_WORKER_CODEX_HOME", self.dir.join("codex"))
             .env("TURN_WORKER_HTTP_ADDR", "127.0.0.1:0");
         for (name, value) in settings {
             command.env(format!("TURN_WORKER_{name}"), value);
         }
-        Process::turn_worker(command, self.log()).await
+        (command, self.log())
     }
 
     pub fn one_hop(&mut self, slots: u32) -> Result<Process> {
@@ -118,7 +143,7 @@ impl Stage {
             .arg(program)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.dir.join("home"))
+            .env("HOME", &self.home)
             .stdin(std::process::Stdio::null());
         command
     }

@@ -29,27 +29,32 @@ pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
 }
 
 /// Proportional set sizes, in MiB.
-struct Taken {
-    worker: f64,
-    guards: f64,
-    codex: f64,
+#[derive(Default)]
+pub(super) struct Taken {
+    pub worker: f64,
+    pub guards: f64,
+    pub codex: f64,
 }
 
 impl Taken {
-    fn by(worker: &Process) -> Result<Self> {
-        let guards = children(worker.pid())?;
-        let mut all = below(worker.pid())?;
-        all.retain(|process| !guards.contains(process));
-        let of = |processes: Vec<u32>| processes.into_iter().map(proportional).sum::<Option<f64>>();
-        let why = "this user may not look into smaps_rollup";
-        Ok(Self {
-            worker: proportional(worker.pid()).context(why)?,
-            guards: of(guards).context(why)?,
-            codex: of(all).context(why)?,
-        })
+    /// By all of these together.
+    pub fn by(workers: &[Process]) -> Result<Self> {
+        let mut taken = Self::default();
+        for worker in workers {
+            let guards = children(worker.pid())?;
+            let mut all = below(worker.pid())?;
+            all.retain(|process| !guards.contains(process));
+            taken.worker +=
+                proportional(worker.pid()).context("this user may not look into smaps_rollup")?;
+            // Of those that have not ended meanwhile.
+            let of = |all: Vec<u32>| all.into_iter().filter_map(proportional).sum::<f64>();
+            taken.guards += of(guards);
+            taken.codex += of(all);
+        }
+        Ok(taken)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let [worker, guards, codex] = [self.worker, self.guards, self.codex].map(short);
         format!("{worker} + {guards} + {codex} MiB")
     }
@@ -63,17 +68,17 @@ async fn at_once(bench: &mut Bench, count: usize) -> Result<Row> {
     ));
     for engine in [Engine::Cold, Engine::Exec] {
         let codex = RealCodex::new(bench, &format!("{engine:?}-{count}"))?;
-        let pool = codex.run(bench, engine, count).await?;
+        let pool = codex.pool(bench, engine, 1, count).await?;
         let turns: Vec<Turn> = workspaces(count)
             .map(|workspace| Turn::new(format!("t-{workspace}"), workspace, "hold: go"))
             .collect();
         let ended = pool.load.log().ended;
         pool.load.send_all(&turns).await?;
         codex.model.arrived("hold", count).await;
-        let taken = Taken::by(&pool.worker)?;
+        let taken = Taken::by(&pool.workers)?;
         codex.model.release("go");
         pool.load.all_ended(ended, &turns).await?;
-        pool.worker.stop().await?;
+        pool.stop().await?;
         let name = format!("{engine:?}").to_lowercase();
         row = row
             .figure(&format!("{name}_worker_pss_mib"), taken.worker)
@@ -90,7 +95,8 @@ async fn at_once(bench: &mut Bench, count: usize) -> Result<Row> {
 async fn growth(bench: &mut Bench) -> Result<Row> {
     let count = bench.many(1000, 200);
     let codex = RealCodex::new(bench, "growth")?;
-    let pool = codex.run(bench, Engine::Warm, SLOTS as usize).await?;
+    let pool = codex.pool(bench, Engine::Kept, 1, SLOTS as usize).await?;
+    let worker = pool.workers.first().context("no worker")?.pid();
     let long = "x".repeat(FILLING_BYTES);
     let filling: Vec<Turn> = (0..FILLING)
         .map(|n| Turn::new(format!("f{n}"), format!("filling-{}", n % FILLED), &long))
@@ -100,10 +106,10 @@ async fn growth(bench: &mut Bench) -> Result<Row> {
     let (first, then) = turns.split_at(CONVERSATIONS);
     pool.load.run(&filling).await?;
     pool.load.run(first).await?;
-    let (before, taken) = (Memory::of(pool.worker.pid())?, Taken::by(&pool.worker)?);
+    let (before, taken) = (Memory::of(worker)?, Taken::by(&pool.workers)?);
     pool.load.run(then).await?;
-    let (after, taken_after) = (Memory::of(pool.worker.pid())?, Taken::by(&pool.worker)?);
-    pool.worker.stop().await?;
+    let (after, taken_after) = (Memory::of(worker)?, Taken::by(&pool.workers)?);
+    pool.stop().await?;
     let mut row = Row::new(format!(
         "memory of a worker with warm servers, before → after {count} turns"
     ))

@@ -3,6 +3,7 @@
 mod engine_memory;
 mod engines;
 mod events;
+mod growth;
 mod latency;
 mod memory;
 mod recovery;
@@ -35,8 +36,10 @@ pub enum Measured {
     Recovery,
     /// of the worker, with many turns running or waiting
     Memory,
-    /// the real codex by each of the ways to run it: turns a second, CPU, latency and memory
+    /// the real codex by each of the ways to run it: turns a second, CPU, warm servers, latency and memory
     Engines,
+    /// turns a second, CPU and memory with more conversations, and with more processes
+    Growth,
 }
 
 impl Measured {
@@ -53,6 +56,7 @@ impl Measured {
                 rows.extend(engine_memory::rows(bench).await?);
                 Ok(rows)
             }
+            Self::Growth => growth::rows(bench).await,
         }
     }
 }
