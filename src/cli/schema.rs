@@ -11,6 +11,7 @@ use turn_worker::contract::Document;
 pub const EXAMPLES: &str = "\
 Examples:
   turn-worker schema request > request.schema.json
+  turn-worker schema request-types | json2ts > request.ts
   turn-worker schema event | jq '.\"$defs\".ErrorCode'
   turn-worker schema asyncapi > asyncapi.json
 
@@ -29,6 +30,7 @@ pub struct SchemaArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Which {
     Request,
+    RequestTypes,
     Event,
     Control,
     Asyncapi,
@@ -37,6 +39,7 @@ enum Which {
 pub fn schema(settings: &Settings, args: &SchemaArgs) -> ExitCode {
     let document = match args.document {
         Which::Request => Document::Request,
+        Which::RequestTypes => Document::RequestTypes,
         Which::Event => Document::Event,
         Which::Control => Document::Control,
         Which::Asyncapi => Document::AsyncApi,

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{VERSION, schema};
+use super::{VERSION, schema, types};
 use crate::amqp::dead_letter::{CODE_HEADER, MESSAGE_HEADER};
 use crate::amqp::event_log::FILTER_VALUE;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
@@ -18,7 +18,7 @@ const PERSISTENT: u8 = 2;
 
 pub(super) fn document(topology: &Topology) -> Value {
     let mut schemas = Map::new();
-    let request = with_definitions_in(&mut schemas, "TurnRequest", schema::request());
+    let request = with_definitions_in(&mut schemas, "TurnRequest", types::request());
     let cancel = with_definitions_in(&mut schemas, "Cancel", schema::control());
     let event = schema::event();
     let types: Vec<String> = (event["oneOf"].as_array().into_iter().flatten())

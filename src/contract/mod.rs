@@ -7,6 +7,7 @@
 
 mod asyncapi;
 mod schema;
+mod types;
 
 use serde_json::Value;
 
@@ -18,17 +19,26 @@ pub const VERSION: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
     Request,
+    /// The request for generators of types.
+    RequestTypes,
     Event,
     Control,
     AsyncApi,
 }
 
 impl Document {
-    pub const ALL: &'static [Self] = &[Self::Request, Self::Event, Self::Control, Self::AsyncApi];
+    pub const ALL: &'static [Self] = &[
+        Self::Request,
+        Self::RequestTypes,
+        Self::Event,
+        Self::Control,
+        Self::AsyncApi,
+    ];
 
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::Request => "request.schema.json",
+            Self::RequestTypes => "request-types.schema.json",
             Self::Event => "event.schema.json",
             Self::Control => "control.schema.json",
             Self::AsyncApi => "asyncapi.json",
@@ -39,6 +49,7 @@ impl Document {
     pub fn value(self, topology: &Topology) -> Value {
         match self {
             Self::Request => schema::request(),
+            Self::RequestTypes => types::request(),
             Self::Event => schema::event(),
             Self::Control => schema::control(),
             Self::AsyncApi => asyncapi::document(topology),

@@ -37,7 +37,10 @@ pub(super) fn event() -> Value {
             .as_str()
             .unwrap_or_default();
         types.push(json!({ "$ref": format!("#/$defs/{name}") }));
-        schema["$defs"][name] = with_common(variant.clone(), &common);
+        let mut of_type = with_common(variant.clone(), &common);
+        // `Error` alone would hide a language's own.
+        of_type["title"] = format!("{}Event", type_name(name)).into();
+        schema["$defs"][name] = of_type;
         if name == NAMES_ITS_WORKSPACE
             && let Some(required) = schema["$defs"][name]["required"].as_array_mut()
         {
@@ -52,6 +55,15 @@ pub(super) fn event() -> Value {
         schema.insert("description".to_owned(), about.into());
     }
     schema
+}
+
+/// `tool_use` as a type is called: `ToolUse`.
+pub(super) fn type_name(name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_uppercase() + rest
+    });
+    words.collect()
 }
 
 fn with_common(mut variant: Value, common: &Value) -> Value {
@@ -90,6 +102,7 @@ impl Transform for Plain {
         if let Some(schema) = schema.as_object_mut() {
             one_line_descriptions(schema);
             without_rust_formats(schema);
+            anything_as_object(schema);
         }
         transform_subschemas(self, schema);
     }
@@ -113,6 +126,21 @@ fn without_rust_formats(schema: &mut Map<String, Value>) {
     });
 }
 
+/// A property of any type: generators know `{}`, fail on `true`, and take what
+/// has a description but no type for an object.
+fn anything_as_object(schema: &mut Map<String, Value>) {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(Map::values_mut) {
+        if *property == Value::Bool(true) {
+            *property = json!({});
+        } else if let Value::Object(fields) = property
+            && fields.keys().eq(["description"])
+        {
+            fields.insert("anyOf".to_owned(), json!([{}]));
+        }
+    }
+}
+
 /// A derived `Option` may be `null`; an event's is left out instead.
 fn without_null(schema: &mut Value) {
     match schema {
@@ -128,7 +156,10 @@ fn without_null(schema: &mut Value) {
             }
             if let Some(Value::Array(choices)) = fields.get_mut("anyOf") {
                 choices.retain(|choice| choice["type"] != "null");
-                if let [Value::Object(only)] = &mut choices[..] {
+                // An empty one is of any type.
+                if let [Value::Object(only)] = &mut choices[..]
+                    && !only.is_empty()
+                {
                     let only = std::mem::take(only);
                     fields.remove("anyOf");
                     fields.extend(only);
