@@ -12,11 +12,14 @@ const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Of workers' reports, and of what was logged.
 const MOST: usize = 1_000;
 
+/// Workspace and turn.
+type StuckKey = (Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 pub(super) struct StuckLog {
     /// By workspace.
     reported: HashMap<String, (Instant, BlockedTold)>,
-    logged: HashSet<(Arc<str>, Arc<str>)>,
+    logged: HashSet<StuckKey>,
 }
 
 impl StuckLog {
@@ -33,30 +36,73 @@ impl StuckLog {
     }
 
     pub fn log(&mut self, now: Instant, stuck: &[StuckTurn]) {
-        let key = |one: &StuckTurn| (Arc::clone(&one.workspace), Arc::clone(&one.turn_id));
-        let all: HashSet<_> = stuck.iter().map(key).collect();
-        self.logged.retain(|known| {
-            let (workspace, turn_id) = known;
-            let over = !all.contains(known);
-            if over {
-                let (turn_id, workspace) = (&**turn_id, &**workspace);
-                tracing::info!(turn_id, workspace, "the workspace is not stuck any more");
-            }
-            !over
-        });
-        for one in stuck {
-            if self.logged.len() >= MOST || !self.logged.insert(key(one)) {
-                continue;
-            }
-            let told = self.reported.get(&*one.workspace);
-            let told = told.filter(|(at, _)| now.duration_since(*at) < KNOWN_FOR);
+        for (workspace, turn_id) in self.over(stuck) {
+            let (turn_id, workspace) = (&*turn_id, &*workspace);
+            tracing::info!(turn_id, workspace, "the workspace is not stuck any more");
+        }
+        for one in self.begun(stuck) {
             tracing::warn!(
                 turn_id = &*one.turn_id,
                 workspace = &*one.workspace,
                 waited_s = one.lasts.as_secs(),
-                why = told.map(|(_, told)| told.detail.as_str()),
+                why = self.why(now, one),
                 "a workspace is stuck: its first turn was offered and does not start, though slots are free"
             );
         }
+    }
+
+    fn over(&mut self, stuck: &[StuckTurn]) -> Vec<StuckKey> {
+        let all: HashSet<_> = stuck.iter().map(key).collect();
+        self.logged.extract_if(|one| !all.contains(one)).collect()
+    }
+
+    fn begun<'a>(&mut self, stuck: &'a [StuckTurn]) -> Vec<&'a StuckTurn> {
+        let new = stuck
+            .iter()
+            .filter(|one| self.logged.len() < MOST && self.logged.insert(key(one)));
+        new.collect()
+    }
+
+    /// As a worker has reported it lately.
+    fn why(&self, now: Instant, stuck: &StuckTurn) -> Option<&str> {
+        let (at, told) = self.reported.get(&*stuck.workspace)?;
+        (now.duration_since(*at) < KNOWN_FOR).then_some(&told.detail)
+    }
+}
+
+fn key(stuck: &StuckTurn) -> StuckKey {
+    (Arc::clone(&stuck.workspace), Arc::clone(&stuck.turn_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::messages::Hindrance;
+
+    #[test]
+    fn a_stuck_workspace_is_logged_once_with_a_workers_words() {
+        let mut log = StuckLog::default();
+        let now = Instant::now();
+        let stuck = [StuckTurn {
+            workspace: "a".into(),
+            turn_id: "t".into(),
+            lasts: Duration::from_secs(300),
+        }];
+        assert_eq!(log.begun(&stuck).len(), 1);
+        assert_eq!(log.begun(&stuck).len(), 0);
+        assert_eq!(log.why(now, &stuck[0]), None);
+        let told = BlockedTold {
+            workspace: "a".to_owned(),
+            turn_id: "t".to_owned(),
+            why: Hindrance::Locked,
+            detail: "locked by process 912".to_owned(),
+            since: jiff::Timestamp::UNIX_EPOCH,
+        };
+        log.heard(now, vec![told.clone(); 2 * MOST]);
+        assert_eq!(log.why(now, &stuck[0]), Some("locked by process 912"));
+        assert_eq!(log.why(now + KNOWN_FOR, &stuck[0]), None);
+        assert_eq!(log.over(&stuck), []);
+        assert_eq!(log.over(&[]).len(), 1);
+        assert_eq!(log.begun(&stuck).len(), 1);
     }
 }
