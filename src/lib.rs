@@ -13,6 +13,9 @@ pub mod parts;
 pub mod tested;
 pub mod throttle;
 
+/// Of this program, with the commit if it is a release build.
+pub const VERSION: &str = env!("BUILD_VERSION");
+
 pub mod event;
 pub mod request;
 pub mod trace;

@@ -42,6 +42,8 @@ struct Inner {
     running: RunningTurns,
     backlog: Mutex<Backlog>,
     codex_version: Mutex<Option<String>>,
+    /// The process's name in logs and reports.
+    worker: String,
 }
 
 /// What the sequencer holds.
@@ -58,7 +60,14 @@ pub struct Backlog {
 impl Metrics {
     /// `models` are those that the operator's settings name, if any.
     pub fn new(models: Option<&BTreeSet<String>>) -> Self {
+        Self::of_process("", models)
+    }
+
+    /// `worker` names the process, so that its series can be joined with log
+    /// lines and reports.
+    pub fn of_process(worker: &str, models: Option<&BTreeSet<String>>) -> Self {
         let (registry, series) = Series::registered();
+        series.set_build_info("unknown", worker);
         let models = ModelLabels::new(models.cloned().unwrap_or_default());
         for model in models.known() {
             series.tokens(model, Tokens::default());
@@ -71,6 +80,7 @@ impl Metrics {
                 running: RunningTurns::default(),
                 backlog: Mutex::default(),
                 codex_version: Mutex::default(),
+                worker: worker.to_owned(),
             }),
         }
     }
@@ -328,7 +338,7 @@ impl Metrics {
 
     /// The version that codex tells of itself.
     pub fn set_codex_version(&self, version: &str) {
-        self.series().set_build_info(version);
+        self.series().set_build_info(version, &self.inner.worker);
         *lock(&self.inner.codex_version) = Some(version.to_owned());
     }
 

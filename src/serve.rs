@@ -76,7 +76,7 @@ pub async fn serve(
         tracing::warn!("{exposed}");
     }
     let id = process_id();
-    let metrics = Metrics::new(Some(&settings.named_models()));
+    let metrics = Metrics::of_process(&id, Some(&settings.named_models()));
     // A process that only sequences needs no codex.
     let mut engine = match settings.roles.worker {
         true => Some(engine(&settings)?),
@@ -99,7 +99,7 @@ pub async fn serve(
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
         id,
-        version = env!("CARGO_PKG_VERSION"),
+        version = crate::VERSION,
         root = %root.path().display(),
         codex = codex.map(|codex| codex.program.path().display().to_string()),
         engine = codex.map(|_| settings.codex_engine.as_str()),
@@ -298,6 +298,7 @@ async fn run(
             pool,
             running: RunningTurns::default(),
             blocked: BlockedTurns::default(),
+            log_errors: settings.log_errors,
             turns: TaskTracker::new(),
             parts: parts.clone(),
         })

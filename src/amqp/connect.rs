@@ -18,6 +18,7 @@ use super::link::{Link, Socket, WeakLink};
 use super::target::{self, Target, UrlError};
 use super::tls;
 use crate::error::with_sources;
+use crate::throttle::Throttle;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -122,6 +123,8 @@ pub struct Connector {
     name: String,
     on_state: StateHook,
     on_repair: RepairHook,
+    /// All connections of a process have one line a minute while the broker is away.
+    still_away: Arc<Mutex<Throttle>>,
     /// In bytes.
     frame_max: u32,
 }
@@ -139,6 +142,7 @@ impl Connector {
             name: name.into(),
             on_state: Arc::new(|_| {}),
             on_repair: Arc::new(|_| {}),
+            still_away: Arc::default(),
             frame_max: FRAME_MAX_BYTES,
         }
     }
@@ -251,7 +255,7 @@ impl Connector {
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.as_str().into())
             .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
-            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+            .with_client_property("version".into(), crate::VERSION.into());
         let handshake = Connection::connector(uri, runtime, hand_over, properties);
         let connection = match timeout_at(deadline, handshake).await {
             Ok(Ok(connection)) => connection,
@@ -273,11 +277,20 @@ impl Connector {
         Ok(target)
     }
 
+    /// Whether a line is due that says that the broker is still away.
+    fn may_report(&self, now: std::time::Instant) -> bool {
+        let still_away = self.still_away.lock();
+        let mut still_away = still_away.unwrap_or_else(PoisonError::into_inner);
+        still_away.admit(now).is_some()
+    }
+
     /// Tries until it succeeds; `None` when `shutdown` came first. A failure
-    /// is logged when it is another one than before, not at every attempt.
+    /// is logged when it is another one than before, and then once a minute for
+    /// all connections together.
     pub async fn connect_with_backoff(&self, shutdown: &CancellationToken) -> Option<Link> {
         let mut delays = backoff();
         let mut logged = None;
+        let since = std::time::Instant::now();
         loop {
             let error = tokio::select! {
                 result = self.connect() => match result {
@@ -295,8 +308,20 @@ impl Connector {
                 },
                 () = shutdown.cancelled() => return None,
             };
+            let now = std::time::Instant::now();
+            let due = self.may_report(now);
             if logged.as_ref() == Some(&error) {
-                tracing::debug!(connection = self.name, error, "still not connected");
+                let waited_s = now.duration_since(since).as_secs();
+                if due {
+                    tracing::warn!(
+                        connection = self.name,
+                        waited_s,
+                        error,
+                        "still not connected to the broker"
+                    );
+                } else {
+                    tracing::debug!(connection = self.name, error, "still not connected");
+                }
             } else {
                 tracing::warn!(
                     connection = self.name,

@@ -29,7 +29,7 @@ use turn_worker::config::{ConfigError, Settings, Warning, settings_help};
 
 /// Runs coding-agent turns from RabbitMQ with the codex CLI, in order per workspace
 #[derive(Debug, Parser)]
-#[command(name = "turn-worker", version)]
+#[command(name = "turn-worker", version = turn_worker::VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
 
 /// With what it was tested with.
 fn version() -> &'static str {
-    let own = env!("CARGO_PKG_VERSION");
+    let own = turn_worker::VERSION;
     format!("{own}\n{}", turn_worker::tested::in_words()).leak()
 }
 

@@ -80,6 +80,7 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// Directives that `tracing_subscriber::EnvFilter` takes.
     pub log: String,
+    pub log_errors: LogErrors,
     /// Of all exchanges and queues.
     pub prefix: String,
     pub roles: Roles,
@@ -320,6 +321,16 @@ words! {
     LogFormat {
         Text = "text",
         Json = "json",
+    }
+}
+
+words! {
+    /// Of which failed turns the words of codex are logged.
+    LogErrors {
+        Off = "off",
+        /// Of those whose words can't quote a prompt.
+        Known = "known",
+        All = "all",
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
-    Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, LogFormat, Roles, RunAs,
-    Sandbox, Settings, TlsFiles, broker, value,
+    Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, LogErrors, LogFormat, Roles,
+    RunAs, Sandbox, Settings, TlsFiles, broker, value,
 };
 use crate::request::{Effort, is_model_name};
 
@@ -149,6 +149,7 @@ impl Reader {
         let http_addr = self.value(&table::HTTP_ADDR, raw.http_addr, |text| text.parse().ok());
         let log_format = self.optional(&table::LOG_FORMAT, raw.log_format, LogFormat::from_word);
         let log = self.value(&table::LOG, raw.log, log_filter);
+        let log_errors = self.value(&table::LOG_ERRORS, raw.log_errors, LogErrors::from_word);
         let prefix = self.value(&table::PREFIX, raw.prefix, object_prefix);
         let roles = self.value(&table::ROLES, raw.roles, roles);
 
@@ -190,6 +191,7 @@ impl Reader {
             http_addr: http_addr?,
             log_format: log_format?,
             log: log?,
+            log_errors: log_errors?,
             prefix: prefix?,
             roles: roles?,
         })

@@ -82,7 +82,7 @@ macro_rules! settings {
     };
 }
 
-use super::{EngineKind, EventSet, LogFormat, Sandbox};
+use super::{EngineKind, EventSet, LogErrors, LogFormat, Sandbox};
 use Allowed::{Count, Duration, OneOf, Size};
 
 settings! {
@@ -226,6 +226,9 @@ settings! {
         Preset::Value("info"),
         Allowed::Told("off, error, warn, info, debug, trace or filters such as info,turn_worker=debug"),
         "how much is logged" }
+    log_errors LOG_ERRORS {
+        Preset::Value("known"), OneOf(LogErrors::WORDS),
+        "of which failed turns the words of codex and of the model's API are logged: known is those whose reason says that they are about the account, the connection or the settings, so not invalid_prompt, policy and unknown, whose words may quote prompts and files" }
     prefix PREFIX {
         Preset::Value("codex"),
         Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),

@@ -318,8 +318,8 @@ impl Series {
                 "Turns that found the server of an earlier turn waiting.",
             ),
             build_info: new.register(IntGaugeVec::new(
-                opts("build_info", "1, with the versions as labels."),
-                &["version", "codex_version"],
+                opts("build_info", "1, with the versions and the process's name as labels."),
+                &["version", "codex_version", "worker"],
             )),
         };
         series.begin_at_zero();
@@ -374,7 +374,7 @@ impl Series {
                 self.events_dropped.with_label_values(&labels);
             }
         }
-        self.set_build_info("unknown");
+        self.set_build_info("unknown", "");
     }
 
     pub(super) fn tokens(&self, model: &str, usage: Tokens) {
@@ -388,9 +388,9 @@ impl Series {
     }
 
     /// There is one such series at a time.
-    pub(super) fn set_build_info(&self, codex_version: &str) {
+    pub(super) fn set_build_info(&self, codex_version: &str, worker: &str) {
         self.build_info.reset();
-        let labels = [env!("CARGO_PKG_VERSION"), codex_version];
+        let labels = [crate::VERSION, codex_version, worker];
         self.build_info.with_label_values(&labels).set(1);
     }
 }

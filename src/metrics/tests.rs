@@ -447,12 +447,12 @@ fn the_list_of_kinds_is_the_events_own() {
 }
 
 #[test]
-fn build_info_names_both_versions() {
-    let metrics = Metrics::new(None);
+fn build_info_names_both_versions_and_the_process() {
+    let metrics = Metrics::of_process("alpha-1", None);
     metrics.set_codex_version("0.169.0");
     let series = format!(
-        "build_info{{codex_version=\"0.169.0\",version=\"{}\"}}",
-        env!("CARGO_PKG_VERSION")
+        "build_info{{codex_version=\"0.169.0\",version=\"{}\",worker=\"alpha-1\"}}",
+        crate::VERSION
     );
     assert_eq!(value(&metrics, &series).as_deref(), Some("1"));
 }

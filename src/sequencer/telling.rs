@@ -24,7 +24,7 @@ pub(super) fn told(
 ) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         active: backlog.is_some(),
         backlog,
         conditions,

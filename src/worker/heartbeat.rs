@@ -31,7 +31,7 @@ impl<E: Engine> Worker<E> {
             }
             let status = Status::Heartbeat {
                 worker: self.id.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: crate::VERSION.to_owned(),
                 slots: u32::try_from(self.slots).unwrap_or(u32::MAX),
                 running: self.running.snapshot(),
                 about: self.about(shutdown.drain.is_cancelled()),

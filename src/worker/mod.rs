@@ -16,6 +16,7 @@ mod heartbeat;
 mod offer;
 mod running;
 mod sink;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::codex::engine::Engine;
 use crate::conditions::Conditions;
+use crate::config::LogErrors;
 use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
@@ -75,6 +77,7 @@ pub struct Worker<E> {
     pub pool: Pool,
     pub running: RunningTurns,
     pub blocked: BlockedTurns,
+    pub log_errors: LogErrors,
     /// The slots that are at work.
     pub turns: TaskTracker,
     pub parts: Parts,

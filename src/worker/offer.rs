@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use super::running::Entry;
 use super::sink::OutboxSink;
+use super::words::words;
 use super::{Shutdown, Worker};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
@@ -20,7 +21,7 @@ use crate::amqp::outbox::Outbox;
 use crate::amqp::publish::{PublishError, json_properties};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
-use crate::event::TurnError;
+use crate::event::StopReason;
 use crate::fault;
 use crate::metrics::Model;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
@@ -38,6 +39,7 @@ impl<E: Engine> Worker<E> {
                     "turn",
                     turn_id = %request.turn_id,
                     workspace = %request.workspace,
+                    worker = self.id,
                     trace_id = request.trace_id()
                 );
                 let served = self.serve_turn(&offer, &request, shutdown);
@@ -289,30 +291,42 @@ impl<E: Engine> Worker<E> {
         let usage = summary.usage.unwrap_or_default().tokens;
         let agents = summary.usage.and_then(|usage| usage.agents);
         if let Some(error) = &summary.error {
-            // codex's words may quote the prompt, files, its settings.
+            // Its words may quote the prompt, files, codex's settings.
             tracing::debug!(error = error.message, "how the turn failed, in full");
         }
-        tracing::info!(
-            attempt = summary.attempt,
-            outcome = summary.stop_reason.as_str(),
-            code = summary.error.as_ref().map(|error| error.code.as_str()),
-            reason = summary.error.as_ref().map(|error| error.reason.as_str()),
-            error = summary.error.as_ref().and_then(TurnError::own_words),
-            duration_s = summary.duration.as_secs_f64(),
-            queue_wait_s = waited.map(|waited| waited.as_secs_f64()),
-            first_text_s = summary.first_text.map(|first| first.as_secs_f64()),
-            thread_id = summary.thread_id,
-            model = summary.model,
-            usage_known = summary.usage.is_some(),
-            input_tokens = usage.input_tokens,
-            cached_input_tokens = usage.cache_read_tokens,
-            output_tokens = usage.output_tokens,
-            reasoning_output_tokens = usage.thinking_tokens,
-            agents_input_tokens = agents.map(|agents| agents.input_tokens),
-            agents_output_tokens = agents.map(|agents| agents.output_tokens),
-            leftovers = summary.leftovers,
-            "turn ended"
-        );
+        let error = summary.error.as_ref();
+        let words = error.and_then(|error| words(error, self.log_errors));
+        // A line's level is fixed, so there are two of it.
+        macro_rules! log_end {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    attempt = summary.attempt,
+                    outcome = summary.stop_reason.as_str(),
+                    code = summary.error.as_ref().map(|error| error.code.as_str()),
+                    reason = summary.error.as_ref().map(|error| error.reason.as_str()),
+                    error = words.as_deref(),
+                    duration_s = summary.duration.as_secs_f64(),
+                    queue_wait_s = waited.map(|waited| waited.as_secs_f64()),
+                    first_text_s = summary.first_text.map(|first| first.as_secs_f64()),
+                    thread_id = summary.thread_id,
+                    model = summary.model,
+                    usage_known = summary.usage.is_some(),
+                    input_tokens = usage.input_tokens,
+                    cached_input_tokens = usage.cache_read_tokens,
+                    output_tokens = usage.output_tokens,
+                    reasoning_output_tokens = usage.thinking_tokens,
+                    agents_input_tokens = agents.map(|agents| agents.input_tokens),
+                    agents_output_tokens = agents.map(|agents| agents.output_tokens),
+                    leftovers = summary.leftovers,
+                    "turn ended"
+                )
+            };
+        }
+        match summary.stop_reason {
+            StopReason::EndTurn | StopReason::Cancelled => log_end!(tracing::Level::INFO),
+            StopReason::Error | StopReason::Timeout => log_end!(tracing::Level::WARN),
+        }
     }
 }
 

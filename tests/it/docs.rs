@@ -177,6 +177,7 @@ const NO_SETTINGS: &[&str] = &[
     "PRECONDITION_FAILED",
     "PROMPT",
     "SCM_RIGHTS",
+    "SOURCE_COMMIT",
     "SECRETS",
     "TMPDIR",
     "TRACEPARENT",

@@ -28,6 +28,7 @@ struct Span {
     turn_id: String,
     #[expect(dead_code, reason = "that it is there is what matters")]
     workspace: String,
+    worker: String,
     #[expect(dead_code, reason = "as above")]
     trace_id: Option<String>,
 }
@@ -108,7 +109,10 @@ async fn an_ordinary_turn_is_two_lines() {
     let log = pool.process(0).log_text();
     check(&log);
     let of_turn = lines(&log).into_iter().filter(|line| {
-        let span = line.span.as_ref().is_some_and(|span| span.turn_id == "t1");
+        let span = line
+            .span
+            .as_ref()
+            .is_some_and(|span| span.turn_id == "t1" && !span.worker.is_empty());
         span || line.more.get("turn_id").is_some_and(|id| id == "t1")
     });
     let messages: Vec<String> = of_turn.map(|line| line.message).collect();

@@ -101,8 +101,17 @@ async fn metrics_tell_exactly_what_happened() {
     }
     let version = env!("CARGO_PKG_VERSION");
     let codex = turn_worker::tested::CODEX;
-    let build =
-        format!("turn_worker_build_info{{codex_version=\"{codex}\",version=\"{version}\"}}");
+    // By the same name in the log.
+    let log = pool.process(0).log_text();
+    let start = log
+        .lines()
+        .find(|line| line.contains("\"starting\""))
+        .unwrap();
+    let start: serde_json::Value = serde_json::from_str(start).unwrap();
+    let worker = start["id"].as_str().unwrap();
+    let build = format!(
+        "turn_worker_build_info{{codex_version=\"{codex}\",version=\"{version}\",worker=\"{worker}\"}}"
+    );
     assert_eq!(metrics.get(&build), 1.0);
     pool.stop().await;
 }
