@@ -33,6 +33,8 @@ pub enum Condition {
     ForeignConsumer,
     /// A lock that one process holds can be taken by another.
     LocksNotExclusive,
+    /// Operators have paused the pool, or workspaces.
+    Paused,
     /// Another process of the pool has another workspace root.
     RootDiffers,
     /// Another process of the pool has other settings where they must agree.
@@ -42,7 +44,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BrokerBlocked,
         Self::BrokersDiffer,
         Self::BrokerLimits,
@@ -50,6 +52,7 @@ impl Condition {
         Self::EventsRefused,
         Self::ForeignConsumer,
         Self::LocksNotExclusive,
+        Self::Paused,
         Self::RootDiffers,
         Self::SettingsDiffer,
         Self::TurnUndeliverable,
@@ -65,6 +68,7 @@ impl Condition {
             Self::EventsRefused => "events_refused",
             Self::ForeignConsumer => "foreign_consumer",
             Self::LocksNotExclusive => "locks_not_exclusive",
+            Self::Paused => "paused",
             Self::RootDiffers => "root_differs",
             Self::SettingsDiffer => "settings_differ",
             Self::TurnUndeliverable => "turn_undeliverable",
@@ -84,6 +88,7 @@ impl Condition {
             Self::ClockDiffers
             | Self::EventsRefused
             | Self::ForeignConsumer
+            | Self::Paused
             | Self::SettingsDiffer => false,
         }
     }

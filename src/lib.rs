@@ -44,3 +44,4 @@ pub mod operator;
 pub mod conditions;
 pub mod http;
 pub mod metrics;
+pub mod pauses;

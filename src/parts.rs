@@ -42,6 +42,8 @@ pub enum PartName {
     HeldWorkspaces,
     Host,
     Http,
+    /// Looks up what operators have paused.
+    Pauses,
     /// Compares this process with the others of the pool.
     Pool,
     Publisher,
@@ -57,7 +59,7 @@ pub enum PartName {
 }
 
 impl PartName {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CancelMarks,
         Self::Connections,
         Self::Control,
@@ -67,6 +69,7 @@ impl PartName {
         Self::HeldWorkspaces,
         Self::Host,
         Self::Http,
+        Self::Pauses,
         Self::Pool,
         Self::Publisher,
         Self::Sequencer,
@@ -89,6 +92,7 @@ impl PartName {
             Self::HeldWorkspaces => "held_workspaces",
             Self::Host => "host",
             Self::Http => "http",
+            Self::Pauses => "pauses",
             Self::Pool => "pool",
             Self::Publisher => "publisher",
             Self::Sequencer => "sequencer",

@@ -29,6 +29,7 @@ use crate::http::{self, BindError, Health};
 use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
 use crate::parts::{PartName, Parts, Shutdown};
+use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
@@ -95,6 +96,7 @@ pub async fn serve(
     let host = host(&root, codex, &metrics);
     let conditions = Conditions::new(metrics.clone());
     let pool = Pool::join(&id, &root, &settings, host.clone(), conditions.clone());
+    let pauses = PauseWatch::begin(root.pauses(), conditions.clone());
     let health = Health::new(settings.roles, host.clone(), conditions.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
@@ -118,6 +120,7 @@ pub async fn serve(
         metrics.set_backlog_limit(settings.backlog);
     }
     let end = &shutdown.end;
+    parts.spawn(PartName::Pauses, end, pauses.clone().run(end.clone()));
     let watching = parts.spawn(PartName::Host, end, host.clone().watch(end.clone()));
     if let Some(runner) = &runner {
         let watch = watch_held(runner.held.clone(), metrics.clone(), end.clone());
@@ -134,6 +137,7 @@ pub async fn serve(
         health,
         conditions,
         pool,
+        pauses,
     };
     let outcome = run(settings, &id, local, runner, &parts, &shutdown).await;
     shutdown.end.cancel();
@@ -177,6 +181,7 @@ struct Local {
     health: Health,
     conditions: Conditions,
     pool: Pool,
+    pauses: PauseWatch,
 }
 
 async fn run(
@@ -194,6 +199,7 @@ async fn run(
         health,
         conditions,
         pool,
+        pauses,
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id).on_repair(repairs(metrics.clone()));
@@ -273,6 +279,7 @@ async fn run(
             health: health.clone(),
             conditions: conditions.clone(),
             pool: pool.clone(),
+            pauses: pauses.clone(),
             parts: parts.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
@@ -296,6 +303,7 @@ async fn run(
             health: health.clone(),
             conditions,
             pool,
+            pauses,
             running: RunningTurns::default(),
             blocked: BlockedTurns::default(),
             log_errors: settings.log_errors,

@@ -7,6 +7,7 @@ mod exit;
 mod interrupt;
 mod logs;
 mod output;
+mod pause;
 mod print;
 mod render;
 mod run;
@@ -61,6 +62,12 @@ enum Command {
     /// Show one turn: where it waits or runs, or how it ended
     #[command(after_long_help = show::EXAMPLES)]
     Show(show::ShowTurnArgs),
+    /// Start no more turns, in the whole pool or in a workspace
+    #[command(after_long_help = pause::PAUSE_EXAMPLES)]
+    Pause(pause::PauseArgs),
+    /// End a pause
+    #[command(after_long_help = pause::RESUME_EXAMPLES)]
+    Resume(pause::ResumeArgs),
     /// List and show requests that were not accepted
     #[command(after_long_help = dead::EXAMPLES)]
     Dead(dead::DeadArgs),
@@ -134,6 +141,14 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Status(_)
         | Command::Dead(_) => Settings::for_producer(),
         Command::Show(_) => Settings::for_operator(),
+        Command::Pause(args) => {
+            let settings = prepared(Settings::for_operator()?, true)?;
+            return pause::pause(&settings, args.clone());
+        }
+        Command::Resume(args) => {
+            let settings = prepared(Settings::for_operator()?, true)?;
+            return pause::resume(&settings, args);
+        }
         Command::Validate(args) => {
             let settings = prepared(Settings::for_documents()?, true)?;
             return validate::validate(&settings, args);
@@ -187,7 +202,11 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             let settings = prepared(settings?, true)?;
             runtime.block_on(dead::dead(settings, args))
         }
-        Command::TryLock { .. } | Command::Validate(_) | Command::Schema(_) => {
+        Command::TryLock { .. }
+        | Command::Validate(_)
+        | Command::Schema(_)
+        | Command::Pause(_)
+        | Command::Resume(_) => {
             unreachable!("done before there was a runtime")
         }
     };

@@ -17,6 +17,9 @@ pub fn why(status: &PoolStatus, workspace: &str) -> String {
     }
     let line = status.backlog.iter().flat_map(|backlog| &backlog.top);
     let line = line.into_iter().find(|line| line.workspace == workspace);
+    if line.is_some_and(|line| line.paused) {
+        return "paused".to_owned();
+    }
     let held = workers.iter().flat_map(|worker| &worker.about.held);
     if let Some(held) = held.into_iter().find(|held| held.workspace == workspace) {
         return format!(

@@ -22,7 +22,7 @@
 //!    place until the claim is answered; nobody behind them moves up before,
 //!    since the claim may tell that the turn has been run.
 //! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
-//!    a timer. So whatever gets lost outside (offer, `done`, worker, claim), the
+//!    a timer, or it is paused. So whatever gets lost outside (offer, `done`, worker, claim), the
 //!    head comes up again.
 //! 5. *Lines know nothing of each other*, but for what the pool has taken (see
 //!    [`Queue::work_queue_depth`]), and that only delays repeats.
@@ -95,6 +95,7 @@ pub use messages::{Action, Arrival, ClaimAnswer};
 pub use stuck::{STUCK_AFTER, StuckTurn};
 
 use crate::fault;
+use crate::workspace::Pauses;
 
 /// How often a worker tells what it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -147,6 +148,8 @@ pub struct Queue {
     taken: u64,
     /// Offers that lie in the work queue, as the broker said last.
     untaken: u64,
+    /// What is not offered.
+    paused: Arc<Pauses>,
 }
 
 impl Queue {
@@ -165,6 +168,7 @@ impl Queue {
             offers: 0,
             taken: 0,
             untaken: 0,
+            paused: Arc::default(),
         }
     }
 
@@ -356,6 +360,29 @@ impl Queue {
         self.untaken = ready;
     }
 
+    /// What operators have paused. Its turns keep their places and are not offered;
+    /// those that run go on, and cancels and deadlines hold. What is not paused any more is
+    /// offered at once: workers drop the offers that they get meanwhile.
+    pub fn set_paused(&mut self, now: Instant, paused: Arc<Pauses>, out: &mut Vec<Action>) {
+        let before = std::mem::replace(&mut self.paused, paused);
+        let changed = |(workspace, line): (&Arc<str>, &Line)| {
+            let was = before.of(workspace).is_some();
+            let is = self.paused.of(workspace).is_some();
+            (was != is).then_some((line.head()?, is))
+        };
+        let heads: Vec<(Ticket, bool)> = self.lines.iter().filter_map(changed).collect();
+        for (head, is_paused) in heads {
+            if let Some(held) = self.turns.get_mut(&head) {
+                held.without_effect = None;
+                if !is_paused && held.waits > 0 {
+                    held.waits = 0;
+                    held.not_before = held.not_before.min(now);
+                }
+            }
+            self.attend(head, now, out);
+        }
+    }
+
     /// Time has passed. Due is whatever [`Queue::next_deadline`] told, or more.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         while let Some(&(at, ticket)) = self.timers.first()
@@ -440,7 +467,8 @@ impl Queue {
                 None
             }
             (None, None) => {
-                let next = if !is_head || held.in_flight {
+                let is_paused = self.paused.of(&held.turn.workspace).is_some();
+                let next = if !is_head || held.in_flight || is_paused {
                     None
                 } else if held.not_before > now {
                     Some(held.not_before)

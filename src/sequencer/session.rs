@@ -36,6 +36,7 @@ use crate::fault;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics};
 use crate::parts::Parts;
+use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, TurnRequest, WorkspaceId};
 
@@ -61,6 +62,7 @@ pub struct Sequencer {
     pub health: Health,
     pub conditions: Conditions,
     pub pool: Pool,
+    pub pauses: PauseWatch,
     pub parts: Parts,
 }
 
@@ -262,6 +264,8 @@ impl Sequencer {
         let mut depths = depths.subscribe();
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut paused = self.pauses.subscribe();
+        paused.mark_changed();
         loop {
             let deadlines = [session.queue.next_deadline(), session.intake.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
@@ -275,6 +279,10 @@ impl Sequencer {
                 () = self.actor.records.host.turns_barred(true) => {
                     turns.close().await;
                     return Err(Ended::Barred);
+                }
+                Ok(()) = paused.changed() => {
+                    let pauses = paused.borrow_and_update().clone();
+                    session.queue.set_paused(Instant::now(), pauses, &mut session.out);
                 }
                 delivery = status.next() => session.status(delivery?).await?,
                 delivery = control.next() => session.control(delivery?).await?,

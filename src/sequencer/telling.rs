@@ -50,6 +50,7 @@ pub(super) fn backlog(
         workspace: line.workspace.to_string(),
         turns: count(line.turns),
         running: line.running,
+        paused: line.paused,
         oldest: line.oldest.map(wait),
         next: line.next.iter().map(ToString::to_string).collect(),
     };

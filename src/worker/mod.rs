@@ -40,6 +40,7 @@ use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
 use crate::parts::{PartName, Parts};
+use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
 use crate::turn::Runner;
@@ -75,6 +76,7 @@ pub struct Worker<E> {
     pub health: Health,
     pub conditions: Conditions,
     pub pool: Pool,
+    pub pauses: PauseWatch,
     pub running: RunningTurns,
     pub blocked: BlockedTurns,
     pub log_errors: LogErrors,

@@ -118,6 +118,11 @@ impl<E: Engine> Worker<E> {
             // Delivered just before: others may take it.
             return Settlement::GiveBack;
         }
+        // The sequencer offers it again when it is resumed.
+        if let Some(pause) = self.pauses.of(request.workspace.as_str()) {
+            tracing::debug!(%pause, "dropped an offer");
+            return Settlement::Drop;
+        }
         // Offered again while it is here: the run goes on, its `done` will come.
         let Some(entry) = self.running.enter(request) else {
             return Settlement::Drop;

@@ -4,6 +4,7 @@
 //! <root>/<id>/                              the agent's directory
 //!     .plexum-codex-session                 the thread to resume
 //! <root>/.turn-worker/                      ours, mode 0700
+//!     paused                                what operators have paused
 //!     registry.lock                         held while a workspace is registered
 //!     root-id                               a random id, under whatever path the root is seen
 //!     processes/<process id>.lock           held by each process that uses the root
@@ -43,6 +44,7 @@ mod image;
 mod journal;
 mod line;
 mod lock;
+mod pauses;
 mod processes;
 mod prune;
 mod records;
@@ -72,6 +74,7 @@ pub use journal::{
     Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
+pub use pauses::{MAX_PAUSES, Pause, PauseFile, Pauses, can_be_paused};
 pub use processes::{LockTry, ProcessLock, Processes};
 pub use records::{RecordReader, TurnRecord};
 pub use root::{Root, RootError};

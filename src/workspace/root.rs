@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::claims::Claims;
 use super::dir::{Dir, Found, Owner, PRIVATE_FILE, SHARED_DIR};
 use super::error::{DiskError, Rejection, WorkspaceError};
+use super::pauses::PauseFile;
 use super::processes::Processes;
 use super::threads::Threads;
 use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, id, lock};
@@ -208,6 +209,11 @@ impl Root {
     /// Its random id: the same for every process and under every path.
     pub fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// What operators have paused.
+    pub fn pauses(&self) -> PauseFile {
+        PauseFile::of(&self.ours)
     }
 
     /// The locks of the processes that use it.

@@ -52,6 +52,9 @@ pub struct LineTold {
     pub turns: u64,
     /// One of them is known to run.
     pub running: bool,
+    /// It is paused: none of them is offered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WaitTold>,

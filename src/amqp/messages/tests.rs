@@ -82,6 +82,7 @@ fn sequencer(lines: usize) -> Status {
         workspace: vec!["w".repeat(64); 4].join("/"),
         turns: 65_535,
         running: true,
+        paused: true,
         oldest,
         next: vec!["t".repeat(128); MAX_NEXT],
     };

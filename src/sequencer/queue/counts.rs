@@ -35,6 +35,7 @@ pub struct LineSummary {
     pub turns: usize,
     /// One of them is known to run.
     pub running: bool,
+    pub paused: bool,
     /// The oldest that waits.
     pub oldest: Option<Oldest>,
     /// The ids of the first turns, in their order.
@@ -108,6 +109,7 @@ impl Queue {
         LineSummary {
             workspace: Arc::clone(workspace),
             turns: line.order.len(),
+            paused: self.paused.of(workspace).is_some(),
             running: turns().take(2).any(|held| runs(held, now)),
             oldest: turns().find(|held| !runs(held, now)).map(Oldest::of),
             next: turns()

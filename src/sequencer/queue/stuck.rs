@@ -26,10 +26,13 @@ impl Queue {
     pub fn stuck(&mut self, now: Instant) -> Vec<StuckTurn> {
         let mut stuck = Vec::new();
         let (untaken, taken) = (self.untaken, self.taken);
+        let paused = Arc::clone(&self.paused);
         for line in self.lines.values() {
             let head = line.head().and_then(|head| self.turns.get_mut(&head));
             let Some(held) = head else { continue };
-            if lies_untaken(held.last_offer, untaken, taken, now) {
+            if paused.of(&held.turn.workspace).is_some() {
+                held.without_effect = None;
+            } else if lies_untaken(held.last_offer, untaken, taken, now) {
                 held.without_effect = Some(now);
             }
             let lasts = held.without_effect.map(|since| now.duration_since(since));

@@ -923,3 +923,44 @@ fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
 }
 
 const NOTHING: [String; 0] = [];
+
+#[test]
+fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
+    use crate::workspace::{Pause, Pauses};
+    let mut b = Bench::new(10);
+    let set = |b: &mut Bench, workspaces: &[Option<&str>]| {
+        let pause = |workspace: &Option<&str>| Pause {
+            workspace: workspace.map(str::to_owned),
+            since: Timestamp::UNIX_EPOCH,
+            by: String::new(),
+            reason: None,
+        };
+        let pauses = workspaces.iter().map(pause).collect();
+        b.queue
+            .set_paused(b.now, Arc::new(Pauses { pauses }), &mut b.out);
+        b.take()
+    };
+    // It was offered before, and a worker drops that offer.
+    assert_eq!(b.fresh(1, "a/1"), [offer("a/1")]);
+    b.confirm("a/1");
+    assert_eq!(set(&mut b, &[Some("a")]), NONE);
+    assert_eq!(b.fresh(2, "a/2"), NONE);
+    assert_eq!(b.fresh(3, "b/1"), [offer("b/1")]);
+    b.confirm("b/1");
+    assert_eq!(b.heartbeat(&["b/1"]), NONE);
+    for _ in 0..100 {
+        b.heartbeat(&["b/1"]);
+        assert_eq!(b.pass(9.0), NONE);
+    }
+    assert_eq!(b.queue.stuck(b.now), []);
+    assert!(b.queue.summary(b.now, 9, 9).top[0].paused);
+    // Cancels hold meanwhile.
+    assert_eq!(b.cancel("2", None), [claim("a/2", Cancelled)]);
+    // Of what is not concerned, nothing is offered again.
+    assert_eq!(set(&mut b, &[]), [repeat("a/1")]);
+    // With the pool, all is paused: what runs goes on, and the next does not start.
+    assert_eq!(set(&mut b, &[None]), NONE);
+    assert_eq!(b.done("b/1"), [ack(3)]);
+    assert_eq!(b.fresh(4, "b/2"), NONE);
+    assert_eq!(set(&mut b, &[]), [offer("b/2")]);
+}

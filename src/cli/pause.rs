@@ -1,0 +1,128 @@
+//! `turn-worker pause` and `turn-worker resume`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use jiff::Timestamp;
+use turn_worker::config::Settings;
+use turn_worker::workspace::{MAX_PAUSES, Pause, PauseFile, can_be_paused};
+
+use super::exit::Usage;
+use super::say::say;
+
+pub const PAUSE_EXAMPLES: &str = "\
+Examples:
+  turn-worker pause --reason 'moving the file server'
+  turn-worker pause acme
+  turn-worker pause acme/website
+
+Turns that run go on; no other one starts until `turn-worker resume`. Turns keep their places in line meanwhile, new \
+ones join them, cancels and start_within_s hold. All workers heed it within some 2 s, also those that start later. It \
+is kept under TURN_WORKER_WORKSPACE_ROOT, so run it where a worker runs, as a user that may write there; the broker is \
+not needed. `turn-worker status`, /readyz and the metric turn_worker_condition show it.
+
+Exit status: 0 paused, 1 not, 2 wrong arguments or settings.";
+
+pub const RESUME_EXAMPLES: &str = "\
+Examples:
+  turn-worker resume
+  turn-worker resume acme
+  turn-worker resume --all
+
+Ends what `turn-worker pause` began, by the same name. A workspace may be paused by several: by its own name, by that of \
+a folder above, with the pool.
+
+Exit status: 0 resumed, 1 not, or it was not paused, 2 wrong arguments or settings.";
+
+#[derive(Debug, Clone, Args)]
+pub struct PauseArgs {
+    /// A workspace, and all below it, such as acme/website or acme; the whole pool without
+    #[arg(value_parser = workspace)]
+    workspace: Option<String>,
+    /// Why, for others to read
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The workspace that was paused; the whole pool without
+    #[arg(value_parser = workspace)]
+    workspace: Option<String>,
+    /// End every pause
+    #[arg(long, conflicts_with = "workspace")]
+    all: bool,
+}
+
+fn workspace(text: &str) -> Result<String, String> {
+    match can_be_paused(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("expected 1 to 4 segments [A-Za-z0-9][A-Za-z0-9._-]{0,63} joined by /".to_owned())
+        }
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let is_line = !text.contains(char::is_control) && (1..=200).contains(&text.chars().count());
+    is_line
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected a line of 1 to 200 characters".to_owned())
+}
+
+pub fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
+    let PauseArgs { workspace, reason } = args;
+    let what = name(workspace.as_deref());
+    let pause = Pause {
+        workspace,
+        since: Timestamp::now(),
+        by: turn_worker::serve::process_id(),
+        reason,
+    };
+    if !open(settings)?.pause(pause).context("can't pause")? {
+        bail!(
+            "{MAX_PAUSES} workspaces are paused already; end some (`turn-worker resume`), or pause the pool"
+        );
+    }
+    say(&format!(
+        "{what} is paused: turns that run go on, and no other one starts"
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    let file = open(settings)?;
+    if args.all {
+        file.resume_all().context("can't resume")?;
+        say("nothing is paused any more");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let workspace = args.workspace.as_deref();
+    if !file.resume(workspace).context("can't resume")? {
+        let left = file.read().context("can't read what is paused")?;
+        match left.in_words() {
+            Some(paused) => bail!("{} is not paused; {paused}", name(workspace)),
+            None => bail!("nothing is paused"),
+        }
+    }
+    say(&format!("{} is resumed", name(workspace)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(settings: &Settings) -> anyhow::Result<PauseFile> {
+    PauseFile::open(&settings.workspace_root).map_err(|error| {
+        Usage(format!(
+            "TURN_WORKER_WORKSPACE_ROOT: {}; expected the root of a pool that has run",
+            turn_worker::error::with_sources(&error)
+        ))
+        .into()
+    })
+}
+
+fn name(workspace: Option<&str>) -> String {
+    workspace.map_or_else(
+        || "the pool".to_owned(),
+        |workspace| format!("workspace {workspace}"),
+    )
+}

@@ -1,0 +1,82 @@
+//! What is paused, as this process knows it: looked up with every heartbeat.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::conditions::{Condition, Conditions};
+use crate::error::with_sources;
+use crate::sequencer::queue::HEARTBEAT;
+use crate::workspace::{Pause, PauseFile, Pauses};
+
+/// Clones know the same.
+#[derive(Debug, Clone)]
+pub struct PauseWatch {
+    file: PauseFile,
+    now: watch::Sender<Arc<Pauses>>,
+    conditions: Conditions,
+}
+
+impl PauseWatch {
+    /// Reads what is paused; waits for the disk.
+    pub fn begin(file: PauseFile, conditions: Conditions) -> Self {
+        let this = Self {
+            file,
+            now: watch::Sender::default(),
+            conditions,
+        };
+        this.look();
+        this
+    }
+
+    /// Looks again and again. While the file can't be read, what was known last holds.
+    pub async fn run(self, end: CancellationToken) {
+        let mut ticks = interval(HEARTBEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = end.cancelled() => return,
+            }
+            let this = self.clone();
+            // A disk that hangs keeps one thread, and this task; turns meet it, too.
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+        }
+    }
+
+    fn look(&self) {
+        let found = match self.file.read() {
+            Ok(pauses) => {
+                let found = pauses.in_words();
+                self.now.send_if_modified(|now| {
+                    let changed = **now != pauses;
+                    if changed {
+                        *now = Arc::new(pauses);
+                    }
+                    changed
+                });
+                found
+            }
+            Err(error) => Some(format!(
+                "what is paused can't be read: {}; `turn-worker resume --all` ends all pauses",
+                with_sources(&error)
+            )),
+        };
+        self.conditions.set(Condition::Paused, "", found);
+    }
+
+    /// Why no turn of that workspace may start; `None` if it may.
+    pub fn of(&self, workspace: &str) -> Option<Pause> {
+        self.now.borrow().of(workspace).cloned()
+    }
+
+    pub fn now(&self) -> Arc<Pauses> {
+        Arc::clone(&self.now.borrow())
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Pauses>> {
+        self.now.subscribe()
+    }
+}
