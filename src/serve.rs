@@ -307,6 +307,7 @@ async fn run(
             running: RunningTurns::default(),
             blocked: BlockedTurns::default(),
             log_errors: settings.log_errors,
+            failed_requests: settings.failed_requests,
             turns: TaskTracker::new(),
             parts: parts.clone(),
         })

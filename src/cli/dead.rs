@@ -1,5 +1,6 @@
 //! `turn-worker dead`: requests that were not accepted, and why.
 
+mod retry;
 mod show;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use turn_worker::config::{Settings, parse_duration};
 use turn_worker::event::ErrorCode;
 use turn_worker::operator::{DeadLetter, MAX_HELD, Operator};
 
+use super::exit::Usage;
 use super::output::{self, Output};
 use super::render::human::{age, bytes, since};
 use super::render::style::Style;
@@ -60,6 +62,9 @@ enum Command {
     /// Show a rejected request whole, with its headers
     #[command(after_long_help = show::HELP)]
     Show(show::ShowArgs),
+    /// Send a rejected request once more, under a new id
+    #[command(after_long_help = retry::HELP)]
+    Retry(retry::DeadRetryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +95,68 @@ fn limit(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "allowed is a duration such as 90s or 1h, 1s to 1h".to_owned())
 }
 
+/// Which of the dead letters is meant.
+#[derive(Debug, PartialEq, Eq)]
+enum Which {
+    Place(u64),
+    Turn(String),
+}
+
+impl Which {
+    fn of(text: &str, is_turn_id: bool) -> Result<Self, Usage> {
+        if is_turn_id || text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Turn(text.to_owned()));
+        }
+        match text.parse() {
+            Ok(place @ 1..=MAX_HELD) => Ok(Self::Place(place)),
+            _ => Err(Usage(format!(
+                "the place is {text:?}, allowed is 1 (the oldest) to {MAX_HELD}; with --turn-id it is a turn's id"
+            ))),
+        }
+    }
+}
+
+/// The dead letter that is meant.
+struct FoundLetter {
+    letter: DeadLetter,
+    /// The places of other ones of the same turn.
+    others: Vec<u64>,
+    total: u64,
+}
+
+async fn find(operator: &Operator, which: &Which, limit: Duration) -> anyhow::Result<FoundLetter> {
+    let most = match which {
+        Which::Place(place) => *place,
+        Which::Turn(_) => MAX_HELD,
+    };
+    let (mut found, mut others) = (None::<DeadLetter>, Vec::new());
+    let total = walk(operator, most, limit, |letter| {
+        let meant = match which {
+            Which::Place(place) => letter.place == *place,
+            Which::Turn(id) => letter.turn_id.as_ref() == Some(id),
+        };
+        if meant {
+            others.extend(found.replace(letter).map(|older| older.place));
+        }
+    })
+    .await?;
+    let Some(letter) = found else {
+        match which {
+            Which::Place(place) => bail!(
+                "there is no rejected request {place}: the queue holds {total} (1 is the oldest)"
+            ),
+            Which::Turn(id) => {
+                bail!("none of the {total} rejected requests is of turn {id:?}")
+            }
+        }
+    };
+    Ok(FoundLetter {
+        letter,
+        others,
+        total,
+    })
+}
+
 /// What the list says of one. The body is let go of.
 #[derive(Debug)]
 struct Entry {
@@ -107,6 +174,10 @@ pub async fn dead(settings: Settings, args: DeadArgs) -> anyhow::Result<ExitCode
     match args.command {
         Command::List(args) => list(&operator, args).await,
         Command::Show(args) => show::show(&operator, args).await,
+        Command::Retry(args) => {
+            let client = super::submit::client(&settings);
+            retry::retry(&operator, &client, args).await
+        }
     }
 }
 

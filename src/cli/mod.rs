@@ -10,6 +10,7 @@ mod output;
 mod pause;
 mod print;
 mod render;
+mod retry;
 mod run;
 mod say;
 mod schema;
@@ -62,6 +63,9 @@ enum Command {
     /// Show one turn: where it waits or runs, or how it ended
     #[command(after_long_help = show::EXAMPLES)]
     Show(show::ShowTurnArgs),
+    /// Send a failed turn once more, under a new id
+    #[command(after_long_help = retry::EXAMPLES)]
+    Retry(retry::RetryArgs),
     /// Start no more turns, in the whole pool or in a workspace
     #[command(after_long_help = pause::PAUSE_EXAMPLES)]
     Pause(pause::PauseArgs),
@@ -140,7 +144,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Cancel(_)
         | Command::Status(_)
         | Command::Dead(_) => Settings::for_producer(),
-        Command::Show(_) => Settings::for_operator(),
+        Command::Show(_) | Command::Retry(_) => Settings::for_operator(),
         Command::Pause(args) => {
             let settings = prepared(Settings::for_operator()?, true)?;
             return pause::pause(&settings, args.clone());
@@ -197,6 +201,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show(args) => {
             let settings = prepared(settings?, true)?;
             runtime.block_on(show::show(settings, args))
+        }
+        Command::Retry(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(retry::retry(settings, args))
         }
         Command::Dead(args) => {
             let settings = prepared(settings?, true)?;

@@ -8,6 +8,7 @@ mod follow;
 mod message;
 mod order;
 mod origin;
+mod retry;
 mod tail;
 mod turn;
 
@@ -29,6 +30,7 @@ pub use follow::{Follow, Update};
 pub use message::TurnMessage;
 pub use order::{Arrival, Order};
 pub use origin::Origin;
+pub use retry::{RetryError, retried, retry_id};
 pub use tail::{Tail, TailUpdate};
 pub use turn::{NewTurn, Submission};
 

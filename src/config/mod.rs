@@ -74,6 +74,8 @@ pub struct Settings {
     /// `None`: none is kept.
     pub event_log: Option<EventLog>,
     pub dead_letter_limit: u32,
+    /// Of each workspace.
+    pub failed_requests: usize,
     pub shutdown_grace: Duration,
     pub http_addr: SocketAddr,
     /// `None`: whatever suits where the log goes.

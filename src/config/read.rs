@@ -150,6 +150,7 @@ impl Reader {
         let log_format = self.optional(&table::LOG_FORMAT, raw.log_format, LogFormat::from_word);
         let log = self.value(&table::LOG, raw.log, log_filter);
         let log_errors = self.value(&table::LOG_ERRORS, raw.log_errors, LogErrors::from_word);
+        let failed_requests = self.count(&table::FAILED_REQUESTS, raw.failed_requests);
         let prefix = self.value(&table::PREFIX, raw.prefix, object_prefix);
         let roles = self.value(&table::ROLES, raw.roles, roles);
 
@@ -192,6 +193,7 @@ impl Reader {
             log_format: log_format?,
             log: log?,
             log_errors: log_errors?,
+            failed_requests: failed_requests?,
             prefix: prefix?,
             roles: roles?,
         })

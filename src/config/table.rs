@@ -212,6 +212,9 @@ settings! {
     dead_letter_limit DEAD_LETTER_LIMIT {
         Preset::Value("10000"), Count(1, 10_000_000),
         "how many rejected requests are kept; the oldest go first" }
+    failed_requests FAILED_REQUESTS {
+        Preset::Value("100"), Count(0, 10_000),
+        "how many requests of turns that failed are kept for each workspace, prompts among them, for turn-worker retry; 0 keeps none" }
     shutdown_grace SHUTDOWN_GRACE {
         Preset::Value("10m"), Duration("0s", "7d"),
         "how long running turns may go on after SIGTERM" }

@@ -80,6 +80,8 @@ pub struct Worker<E> {
     pub running: RunningTurns,
     pub blocked: BlockedTurns,
     pub log_errors: LogErrors,
+    /// How many requests of failed turns are kept for each workspace.
+    pub failed_requests: usize,
     /// The slots that are at work.
     pub turns: TaskTracker,
     pub parts: Parts,

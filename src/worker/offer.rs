@@ -26,7 +26,7 @@ use crate::fault;
 use crate::metrics::Model;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
-use crate::turn::{Outcome, Stop, Summary};
+use crate::turn::{NotStarted, Outcome, Stop, Summary};
 
 impl<E: Engine> Worker<E> {
     pub(super) async fn serve_offer(&self, delivery: Delivery, shutdown: &Shutdown) {
@@ -151,7 +151,12 @@ impl<E: Engine> Worker<E> {
         let settlement = Settlement::of(&outcome);
         self.note_hindrance(request, &outcome);
         match outcome {
-            Outcome::Ended(summary) => self.tell_end(&summary, waited),
+            Outcome::Ended(summary) => {
+                self.tell_end(&summary, waited);
+                if matches!(summary.stop_reason, StopReason::Error | StopReason::Timeout) {
+                    self.keep_failed(offer, request);
+                }
+            }
             Outcome::AlreadyEnded(ended) => {
                 if ended.other_body {
                     self.metrics.duplicate_turn();
@@ -197,6 +202,20 @@ impl<E: Engine> Worker<E> {
             };
         }
         settlement
+    }
+
+    /// For an operator who sends it again.
+    fn keep_failed(&self, offer: &Offer, request: &TurnRequest) {
+        let kept = block_in_place(|| {
+            let workspace = self.runner.root.workspace(request.workspace.as_str())?;
+            let (turn_id, body) = (request.turn_id.as_str(), offer.request.get().as_bytes());
+            workspace.keep_failed(turn_id, body, self.failed_requests)?;
+            Ok::<_, NotStarted>(())
+        });
+        if let Err(error) = kept {
+            let error = with_sources(&error);
+            tracing::warn!(error, "the failed turn's request is not kept for a retry");
+        }
     }
 
     /// For operators: what keeps an offered turn from starting.

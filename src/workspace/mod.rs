@@ -22,6 +22,7 @@
 //!         begun                             the conversation that a turn was asked to begin
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
 //!         claims/<turn id>.received         when it first came, if it must start in time
+//!         failed/<turn id>.json                 the newest requests of turns that failed
 //!         codex-home/                       its CODEX_HOME, if each has its own
 //! <root>/.codex-homes/<id>/                 the same, if agents are another user
 //! ```
@@ -38,6 +39,7 @@ mod claims;
 mod dir;
 mod durable;
 mod error;
+mod failed;
 mod holder;
 mod id;
 mod image;

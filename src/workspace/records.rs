@@ -8,7 +8,7 @@ use super::dir::{Dir, Found};
 use super::error::{DiskError, StateError};
 use super::journal::{self, TurnHistory};
 use super::root::{NAMELESS, OURS, WORKSPACES};
-use super::{CLAIMS, REJECTED, STATE, id};
+use super::{CLAIMS, REJECTED, STATE, failed, id};
 
 /// How many folders a search for a turn without its workspace looks into.
 const MAX_FOLDERS: usize = 200_000;
@@ -56,6 +56,27 @@ impl RecordReader {
         let path: Vec<&str> = [WORKSPACES].into_iter().chain(segments).collect();
         match self.below(&path)? {
             Some(folder) => in_workspace(&folder, workspace, turn_id),
+            None => Ok(None),
+        }
+    }
+
+    /// The request of a turn that failed, if it is kept.
+    pub fn failed_request(
+        &self,
+        workspace: &str,
+        turn_id: &str,
+    ) -> Result<Option<Vec<u8>>, StateError> {
+        let turn_id = id::turn_id(turn_id)?;
+        let Ok(segments) = id::segments(workspace) else {
+            return Ok(None);
+        };
+        let path: Vec<&str> = [WORKSPACES]
+            .into_iter()
+            .chain(segments)
+            .chain([STATE])
+            .collect();
+        match self.below(&path)? {
+            Some(state) => Ok(failed::find(&state, turn_id)?),
             None => Ok(None),
         }
     }

@@ -2,15 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use turn_worker::operator::{DeadLetter, MAX_HELD, Operator};
+use turn_worker::operator::{DeadLetter, Operator};
 
-use super::{Patience, walk};
-use crate::cli::exit::Usage;
+use super::{FoundLetter, Patience, Which, find};
 use crate::cli::output::{self, Output};
 use crate::cli::render::clean::clean;
 use crate::cli::render::human::{age, bytes, since};
@@ -47,53 +45,13 @@ pub struct ShowArgs {
     patience: Patience,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Which {
-    Place(u64),
-    Turn(String),
-}
-
-impl Which {
-    fn of(text: &str, is_turn_id: bool) -> Result<Self, Usage> {
-        if is_turn_id || text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Ok(Self::Turn(text.to_owned()));
-        }
-        match text.parse() {
-            Ok(place @ 1..=MAX_HELD) => Ok(Self::Place(place)),
-            _ => Err(Usage(format!(
-                "the place is {text:?}, allowed is 1 (the oldest) to {MAX_HELD}; with --turn-id it is a turn's id"
-            ))),
-        }
-    }
-}
-
 pub async fn show(operator: &Operator, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let which = Which::of(&args.which, args.turn_id)?;
-    let most = match &which {
-        Which::Place(place) => *place,
-        Which::Turn(_) => MAX_HELD,
-    };
-    let (mut found, mut others) = (None::<DeadLetter>, Vec::new());
-    let total = walk(operator, most, args.patience.timeout, |letter| {
-        let meant = match &which {
-            Which::Place(place) => letter.place == *place,
-            Which::Turn(id) => letter.turn_id.as_ref() == Some(id),
-        };
-        if meant {
-            others.extend(found.replace(letter).map(|older| older.place));
-        }
-    })
-    .await?;
-    let Some(letter) = found else {
-        match which {
-            Which::Place(place) => bail!(
-                "there is no rejected request {place}: the queue holds {total} (1 is the oldest)"
-            ),
-            Which::Turn(id) => {
-                bail!("none of the {total} rejected requests is of turn {id:?}")
-            }
-        }
-    };
+    let FoundLetter {
+        letter,
+        others,
+        total,
+    } = find(operator, &which, args.patience.timeout).await?;
     let output = Output::new(args.json);
     let printed = match output.screen() {
         _ if args.body && output.is_terminal() => output::print(&(body(&letter) + "\n")),
