@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::conditions::ConditionReport;
+use crate::event::Tokens;
 use crate::pool::Agreement;
 use crate::request::TurnId;
 
@@ -195,6 +196,9 @@ pub struct Running {
     pub turn_id: String,
     pub attempt: u32,
     pub started_at: Timestamp,
+    /// What this attempt has spent so far, if codex reports that while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Tokens>,
 }
 
 /// What anybody may ask of all processes.

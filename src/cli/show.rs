@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use turn_worker::config::{Settings, parse_duration};
 use turn_worker::error::with_sources;
+use turn_worker::event::Usage;
 use turn_worker::operator::{AttemptEnd, EndReport, PoolStatus, TurnReport, TurnState};
 use turn_worker::workspace::{RecordReader, TurnRecord};
 
@@ -34,7 +35,7 @@ The event log is not needed.
 
 Without a terminal, one JSON object a turn: turn_id, workspace, state (waiting, running, started, ended, unknown), \
 attempts, cancel_requested; of a turn that waits place (null behind the first 5 of its line), of, why; of one that runs \
-worker, attempt, since; of one that has ended outcome, at, by, code, reason, error, model, usage, duration_ms, \
+worker, attempt, since, spent (tokens so far, if codex reports them); of one that has ended outcome, at, by, code, reason, error, model, usage, duration_ms, \
 thread_id, superseded_by; null is unknown. `started` is a turn that no worker reports and whose end is not recorded.
 
 Exit status: 0 shown, 1 unknown, 2 wrong arguments or settings, 141 the reader of the output is gone.";
@@ -174,12 +175,20 @@ fn shown(report: &TurnReport, now: Timestamp, style: Style, width: usize) -> Str
             worker,
             attempt,
             since: at,
+            spent,
         } => {
             let running = age(since(*at, now));
             line(
                 "state",
                 &format!("runs on {worker}, attempt {attempt}, for {running}"),
             );
+            if let Some(tokens) = *spent {
+                let usage = Usage {
+                    tokens,
+                    agents: None,
+                };
+                line("so far", &end::tokens(Some(&usage)));
+            }
         }
         TurnState::Started => {
             line(

@@ -291,6 +291,7 @@ mod tests {
             turn_id: "t".to_owned(),
             attempt: 1,
             started_at: Timestamp::UNIX_EPOCH,
+            spent: None,
         };
         Status::Heartbeat {
             worker: worker.to_owned(),

@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::status::PoolStatus;
 use super::why::why;
-use crate::event::{ErrorCode, EventBody, Reason, SealedEvent, StopReason, TurnEvent, Usage};
+use crate::event::{
+    ErrorCode, EventBody, Reason, SealedEvent, StopReason, Tokens, TurnEvent, Usage,
+};
 use crate::workspace::TurnRecord;
 
 /// What is known of a turn.
@@ -40,6 +42,8 @@ pub enum TurnState {
         /// 0 if no attempt has begun yet.
         attempt: u32,
         since: Timestamp,
+        /// By this attempt so far; `None`: codex has not reported it.
+        spent: Option<Tokens>,
     },
     /// Recorded as started, not as ended, and no worker reports it: its worker
     /// has died, or the pool was not heard.
@@ -155,6 +159,7 @@ fn live(
                     worker: worker.name.clone(),
                     attempt: turn.attempt,
                     since: turn.started_at,
+                    spent: turn.spent,
                 };
                 return (state, Some(turn.workspace.clone()));
             }
@@ -451,6 +456,7 @@ mod tests {
             turn_id: "t".to_owned(),
             attempt: 2,
             started_at: time(),
+            spent: None,
         };
         let line = LineTold {
             workspace: "acme/a".to_owned(),

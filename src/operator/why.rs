@@ -170,6 +170,7 @@ mod tests {
             turn_id: "t".to_owned(),
             attempt: 1,
             started_at: time(0),
+            spent: None,
         });
         assert_eq!(why(&pool, "a"), "t runs on w-1");
         pool.workers.clear();

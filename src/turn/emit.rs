@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::config::EventSet;
-use crate::event::{EventBody, SealedEvent, Sealer};
+use crate::event::{EventBody, SealedEvent, Sealer, Tokens};
 use crate::fault;
 
 pub(super) struct Emitter<'a, S> {
@@ -28,6 +28,11 @@ impl<'a, S: EventSink> Emitter<'a, S> {
 
     pub fn first_text(&self) -> Option<Instant> {
         self.first_text
+    }
+
+    /// What the attempt has spent so far.
+    pub fn spent(&self, so_far: Tokens) {
+        self.sink.spent(so_far);
     }
 
     /// Numbers an event without handing it out. Numbered only here, behind

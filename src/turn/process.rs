@@ -18,7 +18,7 @@ use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnIn
 use crate::codex::protocol::CliEvent;
 use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::Translator;
-use crate::event::{EventBody, NoticeCode};
+use crate::event::{EventBody, NoticeCode, Tokens, Usage};
 use crate::fault;
 use crate::guard::SpawnError;
 
@@ -136,6 +136,11 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
             if let Output::Sleeps(time) = output {
                 clocks.expect_silence(time);
             }
+            if matches!(output, Output::Nothing)
+                && let Some(spent) = self.spent()
+            {
+                out.spent(spent);
+            }
             let mut bodies = self.translate(output);
             if let Some(pieces) = &mut self.pieces {
                 let now = Instant::now();
@@ -146,6 +151,13 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
             clocks.heard();
         }
         Ok(())
+    }
+
+    /// By all agents, as far as codex has reported it.
+    fn spent(&self) -> Option<Tokens> {
+        let reported = self.run.reported()?;
+        let spent = Usage::of(reported.own, reported.agents);
+        spent.map(|usage| usage.tokens)
     }
 
     /// codex is about to end by itself; anything that it still says is after

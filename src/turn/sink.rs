@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::event::{SealedEvent, TurnError};
+use crate::event::{SealedEvent, Tokens, TurnError};
 
 /// Takes a turn's events in their order.
 pub trait EventSink: Send + Sync {
@@ -20,6 +20,9 @@ pub trait EventSink: Send + Sync {
     /// What has been taken and may not have arrived: all of this goes into
     /// the journal with the turn's end.
     fn unconfirmed(&self) -> Vec<SealedEvent>;
+
+    /// What the attempt has spent so far, each time that codex reports it.
+    fn spent(&self, _so_far: Tokens) {}
 
     /// Keeps the request, which can't be accepted, for whoever looks into it.
     /// False if cut off before it was kept.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use crate::amqp::messages::Running;
+use crate::event::Tokens;
 use crate::request::{TurnId, TurnRequest, WorkspaceId};
 use crate::turn::{Stop, StopHandle};
 
@@ -19,6 +20,7 @@ pub struct RunningTurns(Arc<Mutex<HashMap<Key, Taken>>>);
 struct Taken {
     stop: StopHandle,
     attempt: Arc<AtomicU32>,
+    spent: Arc<Mutex<Option<Tokens>>>,
     since: Timestamp,
 }
 
@@ -37,6 +39,7 @@ impl RunningTurns {
         let taken = Taken {
             stop: StopHandle::new(),
             attempt: Arc::new(AtomicU32::new(0)),
+            spent: Arc::default(),
             since: Timestamp::now(),
         };
         let mut turns = self.lock();
@@ -100,6 +103,7 @@ impl RunningTurns {
                 turn_id: turn_id.as_str().to_owned(),
                 attempt: taken.attempt.load(Ordering::Relaxed),
                 started_at: taken.since,
+                spent: *taken.spent.lock().unwrap_or_else(PoisonError::into_inner),
             })
             .collect()
     }
@@ -117,6 +121,16 @@ impl Entry {
 
     pub fn stop_handle(&self) -> &StopHandle {
         &self.taken.stop
+    }
+
+    /// As codex has reported it.
+    pub fn spent(&self, so_far: Tokens) {
+        let mut spent = self
+            .taken
+            .spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *spent = Some(so_far);
     }
 
     /// Known from its events, as soon as there are any.

@@ -8,7 +8,7 @@ use crate::amqp::dead_letter::Refusal;
 use crate::amqp::messages::Offer;
 use crate::amqp::outbox::Outbox;
 use crate::codex::engine::Engine;
-use crate::event::{SealedEvent, TurnError};
+use crate::event::{SealedEvent, Tokens, TurnError};
 use crate::turn::EventSink;
 
 pub(super) struct OutboxSink<'a, E> {
@@ -47,6 +47,10 @@ impl<E: Engine> EventSink for OutboxSink<'_, E> {
 
     fn unconfirmed(&self) -> Vec<SealedEvent> {
         self.outbox.unconfirmed()
+    }
+
+    fn spent(&self, so_far: Tokens) {
+        self.entry.spent(so_far);
     }
 
     async fn refuse(&self, error: &TurnError) -> bool {

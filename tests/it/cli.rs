@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "cli/asking.rs"]
+mod asking;
 #[path = "cli/call.rs"]
 pub mod call;
 #[path = "cli/check.rs"]

@@ -24,6 +24,7 @@ fn heartbeat() -> Status {
             turn_id: "t-01".into(),
             attempt: 2,
             started_at: time(),
+            spent: Some(Tokens::default()),
         }],
         about: About {
             host: "host".into(),
@@ -332,6 +333,10 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
         turn_id: "t".repeat(128),
         attempt: u32::MAX,
         started_at: time(),
+        spent: Some(Tokens {
+            input_tokens: u64::MAX,
+            ..Tokens::default()
+        }),
     };
     let heartbeat = Status::Heartbeat {
         worker: "w".repeat(200),

@@ -358,6 +358,7 @@ mod tests {
             turn_id: id.to_owned(),
             attempt: u32::from(started_at > 0),
             started_at: at(started_at),
+            spent: None,
         }
     }
 

@@ -201,6 +201,7 @@ async fn g8_g10_what_is_forged_on_the_status_exchange_harms_nobody() {
             turn_id: "forged".to_owned(),
             attempt: u32::MAX,
             started_at: jiff::Timestamp::MAX,
+            spent: None,
         }],
         about: About {
             lacks: vec!["\u{1b}[31m\n\n".to_owned(); 1000],
