@@ -17,13 +17,13 @@ use super::binary::{self, BinaryError};
 use super::identity::FileIdentity;
 use super::{Exit, stderr};
 use crate::config::EngineKind;
-use crate::error::is_out_of_resources;
+use crate::error::{is_out_of_resources, with_sources};
 use crate::guard::confine::{Limits, User};
 use crate::guard::{GuardSpec, Guards, SpawnError};
 use crate::tested;
 
-/// codex tells its version within a tenth of a second.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
+/// codex tells its version, and whether it is logged in, within a tenth of a second.
+const WORDS_LIMIT: Duration = Duration::from_secs(10);
 const MAX_OUTPUT: u64 = 64 << 10;
 
 /// Cheap to clone; all clones know of the same program.
@@ -83,7 +83,7 @@ pub enum ProgramError {
     /// The message names the program.
     #[error("can't run {message}")]
     NotStarted { message: String, errno: Option<i32> },
-    #[error("{} --version took longer than {} s", program.display(), VERSION_LIMIT.as_secs())]
+    #[error("{} --version took longer than {} s", program.display(), WORDS_LIMIT.as_secs())]
     TimedOut { program: PathBuf },
     #[error("{} --version failed ({how}): {stderr}", program.display())]
     Failed {
@@ -164,24 +164,90 @@ impl Program {
         Ok(version)
     }
 
+    /// Asks codex whether it can read a login in `home` (`codex login status`).
+    /// Returns its answer, or why there is none that it can use. codex does not ask
+    /// the model's API, so an expired login passes, and it ignores `CODEX_API_KEY`.
+    pub async fn login_status(&self, launch: &Launch, home: &Path) -> Result<String, String> {
+        let mut env = launch.env.clone();
+        env.retain(|(name, _)| name != "CODEX_HOME");
+        env.push(("CODEX_HOME".to_owned(), home.display().to_string()));
+        let said = run(&self.path(), &["login", "status"], launch, env).await;
+        let Said { exit, stderr, .. } =
+            said.map_err(|error| format!("codex login status: {}", with_sources(&error)))?;
+        let words = stderr::spoken(&stderr::clean_tail(&stderr)).replace('\n', "; ");
+        match exit {
+            Exit::Code(0) => Ok(words),
+            _ => Err(words),
+        }
+    }
+
     fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What a codex that was run for its words has printed, and how it ended.
+struct Said {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Open(io::Error),
+    #[error(transparent)]
+    Guard(SpawnError),
+    #[error("took longer than {} s", WORDS_LIMIT.as_secs())]
+    TimedOut,
+}
+
+async fn tell_version(program: &Path, launch: &Launch) -> Result<String, ProgramError> {
+    let program = program.to_owned();
+    let said = run(&program, &["--version"], launch, launch.env.clone()).await;
+    let said = match said {
+        Ok(said) => said,
+        Err(RunError::Open(source)) => return Err(ProgramError::Start { program, source }),
+        Err(RunError::Guard(source)) => return Err(ProgramError::Guard { program, source }),
+        Err(RunError::TimedOut) => return Err(ProgramError::TimedOut { program }),
+    };
+    let Said {
+        exit,
+        stdout,
+        stderr,
+    } = said;
+    let failed = |how: String| ProgramError::Failed {
+        program: program.clone(),
+        how,
+        stderr: stderr::clean_tail(&stderr),
+    };
+    match exit {
+        Exit::Code(0) => {
+            let version = stdout.split_whitespace().last().unwrap_or("unknown");
+            Ok(version.to_owned())
+        }
+        Exit::Code(code) => Err(failed(format!("exit status: {code}"))),
+        Exit::Signal(signal) => Err(failed(format!("signal: {signal}"))),
+        Exit::NotStarted { message, errno } => Err(ProgramError::NotStarted { message, errno }),
+        Exit::GuardLost => Err(ProgramError::GuardLost { program }),
+    }
+}
+
 /// As a turn would run it: its file may be the agents' to write, and is then
 /// not to be run as the worker's user.
-async fn tell_version(program: &Path, launch: &Launch) -> Result<String, ProgramError> {
-    let start = |source| ProgramError::Start {
-        program: program.to_owned(),
-        source,
-    };
-    let open = |path: &str| File::open(path).map_err(start);
+async fn run(
+    program: &Path,
+    args: &[&str],
+    launch: &Launch,
+    env: Vec<(String, String)>,
+) -> Result<Said, RunError> {
+    let open = |path: &str| File::open(path).map_err(RunError::Open);
     let (top, nothing) = (open("/")?, open("/dev/null")?);
     let guarded = launch.guards.start(GuardSpec {
         program: program.to_owned(),
-        args: vec!["--version".to_owned()],
-        env: launch.env.clone(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env,
         dir: top.as_fd(),
         tag: None,
         user: launch.user.clone(),
@@ -194,35 +260,18 @@ async fn tell_version(program: &Path, launch: &Launch) -> Result<String, Program
         kill_timeout: launch.kill_timeout,
         bell: None,
     });
-    let (mut guard, pipes) = guarded.map_err(|source| ProgramError::Guard {
-        program: program.to_owned(),
-        source,
-    })?;
-    let told = async {
+    let (mut guard, pipes) = guarded.map_err(RunError::Guard)?;
+    let said = async {
         let (stdout, stderr) = tokio::join!(some_of(pipes.stdout), some_of(pipes.stderr));
-        (guard.closed().await.exit, stdout, stderr)
-    };
-    let told = timeout(VERSION_LIMIT, told).await;
-    let (exit, stdout, stderr) = told.map_err(|_| ProgramError::TimedOut {
-        program: program.to_owned(),
-    })?;
-    let failed = |how: String| ProgramError::Failed {
-        program: program.to_owned(),
-        how,
-        stderr: stderr::clean_tail(&stderr),
-    };
-    match exit {
-        Exit::Code(0) => {
-            let version = stdout.split_whitespace().last().unwrap_or("unknown");
-            Ok(version.to_owned())
+        Said {
+            exit: guard.closed().await.exit,
+            stdout,
+            stderr,
         }
-        Exit::Code(code) => Err(failed(format!("exit status: {code}"))),
-        Exit::Signal(signal) => Err(failed(format!("signal: {signal}"))),
-        Exit::NotStarted { message, errno } => Err(ProgramError::NotStarted { message, errno }),
-        Exit::GuardLost => Err(ProgramError::GuardLost {
-            program: program.to_owned(),
-        }),
-    }
+    };
+    timeout(WORDS_LIMIT, said)
+        .await
+        .map_err(|_| RunError::TimedOut)
 }
 
 /// Who says more than a version is not listened to.

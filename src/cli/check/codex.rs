@@ -36,7 +36,7 @@ pub async fn check(settings: &Settings, root: Option<&Root>, report: &mut Report
     }
     version(codex, report).await;
     if let Some(root) = root {
-        home(settings, root, codex, report);
+        home(settings, root, codex, report).await;
     }
 }
 
@@ -63,7 +63,7 @@ async fn version(codex: &Codex, report: &mut Report) {
     }
 }
 
-fn home(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
+async fn home(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
     let what = "codex home";
     let has = |name: &str| codex.launch.env.iter().any(|(set, _)| set == name);
     let home = match turn_worker::serve::homes(settings, root, &codex.launch.env) {
@@ -106,7 +106,7 @@ fn home(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
             report.warn(what, &detail);
         }
     }
-    login(&home, has(API_KEY), report);
+    login(&home, has(API_KEY), codex, report).await;
 }
 
 fn trust(settings: &Settings, root: &Root, file: Option<&ConfigFile>, report: &mut Report) {
@@ -179,14 +179,21 @@ fn writable(home: &Path, named: bool, codex: &Codex, report: &mut Report) -> boo
     }
 }
 
-/// Only whether there is something to log in with: trying it would cost.
-fn login(home: &Path, has_key: bool, report: &mut Report) {
+/// Whether codex has something to log in with, and can read it. Whether the
+/// model's API takes it only a turn shows.
+async fn login(home: &Path, has_key: bool, codex: &Codex, report: &mut Report) {
     let auth = home.join("auth.json");
     let config = home.join("config.toml");
     if has_key {
         report.ok("login", &format!("{API_KEY} is set and passed on"));
     } else if auth.exists() {
-        report.ok("login", &auth.display().to_string());
+        let shown = auth.display();
+        match codex.program.login_status(&codex.launch, home).await {
+            Ok(words) => report.ok("login", &format!("{shown}: {words}")),
+            // A provider of its own may need none.
+            Err(why) if config.exists() => report.warn("login", &format!("{shown}: {why}")),
+            Err(why) => report.fail("login", &format!("{shown}: {why}")),
+        }
     } else if config.exists() {
         let detail = format!(
             "neither {API_KEY} nor {}; up to the provider in {}",

@@ -122,6 +122,31 @@ fn parent(pid: i32, argument: &str) -> Option<i32> {
     (first == argument.as_bytes()).then_some(parent)
 }
 
+/// `codex login status`, as 0.171.0 answers it: it reads `auth.json`, and
+/// nothing of the environment's keys.
+pub fn login_status() {
+    let home = std::env::var_os("CODEX_HOME").map_or_else(
+        || Path::new(&std::env::var_os("HOME").unwrap()).join(".codex"),
+        Into::into,
+    );
+    let error = match fs::read_to_string(home.join("auth.json")) {
+        Err(_) => "Not logged in".to_owned(),
+        Ok(text) => match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(_) => {
+                eprintln!(
+                    "API key configured - ***\nAuthentication is checked when you send a request."
+                );
+                return;
+            }
+            Err(error) => format!(
+                "Error checking login status: failed to deserialize CLI auth from file: {error}"
+            ),
+        },
+    };
+    eprintln!("{error}");
+    std::process::exit(1);
+}
+
 /// `<resource> <number>`: no more of it for this process and what it starts.
 pub fn limit(argument: &str) {
     use rustix::process::{Resource, Rlimit, setrlimit};

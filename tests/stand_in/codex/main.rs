@@ -32,6 +32,9 @@ fn main() {
         println!("codex-cli {}", turn_worker::tested::CODEX);
         return;
     }
+    if args == ["login", "status"] {
+        return commands::login_status();
+    }
     if args == ["mcp"] {
         return mcp::run();
     }
