@@ -172,6 +172,7 @@ fn router(metrics: Metrics, health: Health) -> Router {
 async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.gather_text() {
         Ok(text) => {
+            metrics.scraped();
             let content_type = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }

@@ -6,6 +6,7 @@
 //! named as it is, since an alert has to say which it is.
 
 mod models;
+mod scrapes;
 mod series;
 mod turns;
 
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{Registry, TextEncoder};
+use tokio::sync::watch;
+use tokio::time;
 
 use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
@@ -25,6 +28,7 @@ use crate::guard::Unkillable;
 use crate::host::Lack;
 pub use models::Model;
 use models::ModelLabels;
+use scrapes::Scrapes;
 use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, Series, WORKSPACE};
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
@@ -40,7 +44,8 @@ struct Inner {
     series: Series,
     models: ModelLabels,
     running: RunningTurns,
-    backlog: Mutex<Backlog>,
+    backlog: Mutex<Option<Backlog>>,
+    scrapes: watch::Sender<Scrapes>,
     codex_version: Mutex<Option<String>>,
     /// The process's name in logs and reports.
     worker: String,
@@ -79,6 +84,7 @@ impl Metrics {
                 models,
                 running: RunningTurns::default(),
                 backlog: Mutex::default(),
+                scrapes: watch::Sender::default(),
                 codex_version: Mutex::default(),
                 worker: worker.to_owned(),
             }),
@@ -146,6 +152,7 @@ impl Metrics {
     /// A turn has ended for good without having run here: cancelled while it
     /// waited, or out of attempts.
     pub fn turn_decided(&self, stop: StopReason, error: Option<&TurnError>) {
+        self.counted();
         self.series()
             .turns
             .with_label_values(&[stop.as_str()])
@@ -158,6 +165,7 @@ impl Metrics {
 
     /// What an ended turn used; `None`: codex did not say.
     pub fn tokens(&self, model: Model<'_>, spent: Option<Tokens>) {
+        self.counted();
         match spent {
             Some(spent) => self.series().tokens(self.inner.models.label(model), spent),
             None => self.series().without_usage.inc(),
@@ -267,8 +275,8 @@ impl Metrics {
         self.series().sequencer_active.set(active.into());
     }
 
-    /// A sequencer that is no longer active sets its default.
-    pub fn set_backlog(&self, backlog: Backlog) {
+    /// `None`: there is no sequencer that knows, as it has no connection.
+    pub fn set_backlog(&self, backlog: Option<Backlog>) {
         *lock(&self.inner.backlog) = backlog;
     }
 
@@ -347,6 +355,39 @@ impl Metrics {
         lock(&self.inner.codex_version).clone()
     }
 
+    fn counted(&self) {
+        let now = time::Instant::now();
+        self.inner
+            .scrapes
+            .send_modify(|scrapes| scrapes.counted(now));
+    }
+
+    /// A monitor has read all series.
+    pub fn scraped(&self) {
+        let now = time::Instant::now();
+        self.inner
+            .scrapes
+            .send_modify(|scrapes| scrapes.scraped(now));
+    }
+
+    /// Completes when turns and tokens have been scraped since the last were
+    /// counted, but after `limit` or two of the monitor's intervals at most; at once
+    /// if nobody scrapes.
+    pub async fn last_counts_scraped(&self, limit: Duration) {
+        let mut scrapes = self.inner.scrapes.subscribe();
+        let Some(pause) = scrapes.borrow().pause(limit) else {
+            return;
+        };
+        tracing::info!(
+            limit_s = pause.as_secs_f64(),
+            "waiting until the last counts are scraped"
+        );
+        let scraped = scrapes.wait_for(|scrapes| scrapes.pause(limit).is_none());
+        if time::timeout(pause, scraped).await.is_err() {
+            tracing::warn!("the last counts were not scraped");
+        }
+    }
+
     /// All series in Prometheus' text format, as they are now.
     pub fn gather_text(&self) -> prometheus::Result<String> {
         let now = Instant::now();
@@ -360,9 +401,12 @@ impl Metrics {
         series.slots_busy.set(gauge(busy));
         series.oldest_turn.set(age(oldest));
         let backlog = *lock(&self.inner.backlog);
-        series.backlog_turns.set(gauge(backlog.turns));
-        series.backlog_workspaces.set(gauge(backlog.workspaces));
-        series.oldest_waiting.set(age(backlog.oldest));
+        let turns = backlog.map(|backlog| gauge(backlog.turns));
+        series.backlog_turns.set(turns);
+        let workspaces = backlog.map(|backlog| gauge(backlog.workspaces));
+        series.backlog_workspaces.set(workspaces);
+        let oldest = backlog.map(|backlog| age(backlog.oldest));
+        series.oldest_waiting.set(oldest);
         TextEncoder::new().encode_to_string(&self.inner.registry.gather())
     }
 }

@@ -126,10 +126,13 @@ pub async fn serve(
         let watch = watch_held(runner.held.clone(), metrics.clone(), end.clone());
         parts.spawn(PartName::HeldWorkspaces, end, watch);
     }
-    // To the very end: an operator wants to see how a drain goes.
-    let until = end.clone().cancelled_owned();
+    // To the very end: an operator wants to see how a drain goes, and a monitor what
+    // was counted last.
+    let closing = CancellationToken::new();
+    let until = closing.clone().cancelled_owned();
     let http = http::serve(listener, metrics.clone(), health.clone(), until);
-    let http = parts.spawn(PartName::Http, end, http);
+    let http = parts.spawn(PartName::Http, &closing, http);
+    let (linger, counts) = (settings.metrics_linger, metrics.clone());
     let local = Local {
         root,
         host,
@@ -141,6 +144,13 @@ pub async fn serve(
     };
     let outcome = run(settings, &id, local, runner, &parts, &shutdown).await;
     shutdown.end.cancel();
+    if outcome.is_ok() && parts.failed().is_none() {
+        tokio::select! {
+            () = counts.last_counts_scraped(linger) => {}
+            () = shutdown.cut.cancelled() => {}
+        }
+    }
+    closing.cancel();
     for part in [watching, http] {
         let _ = timeout(CLOSE_LIMIT, part).await;
     }

@@ -87,6 +87,7 @@ pub struct Settings {
     pub prefix: String,
     pub roles: Roles,
 }
+    pub metrics_linger: Duration,
 
 impl Settings {
     /// Reads the process's environment; relative paths mean its current

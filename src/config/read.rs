@@ -156,6 +156,7 @@ impl Reader {
 
         Some(Settings {
             broker: broker?,
+        let metrics_linger = self.duration(&table::METRICS_LINGER, raw.metrics_linger);
             amqp_tls: amqp_tls?,
             workspace_root: workspace_root?,
             slots: slots?,
@@ -201,6 +202,7 @@ impl Reader {
 
     fn broker(&mut self, url: Option<String>, file: Option<String>) -> Option<Broker> {
         match (url, file) {
+            metrics_linger: metrics_linger?,
             (Some(_), Some(file)) => self.wrong(&table::AMQP_URL_FILE, quoted(&file)),
             (None, Some(file)) => Some(Broker::File(file.into())),
             (url, None) => {

@@ -232,6 +232,9 @@ settings! {
     log_errors LOG_ERRORS {
         Preset::Value("known"), OneOf(LogErrors::WORDS),
         "of which failed turns the words of codex and of the model's API are logged: known is those whose reason says that they are about the account, the connection or the settings, so not invalid_prompt, policy and unknown, whose words may quote prompts and files" }
+    metrics_linger METRICS_LINGER {
+        Preset::Value("30s"), Duration("0s", "10m"),
+        "how long a drained process waits at most for /metrics to be scraped after its last turn, if something scrapes it" }
     prefix PREFIX {
         Preset::Value("codex"),
         Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),

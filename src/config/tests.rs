@@ -79,6 +79,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.log_format, None);
     assert_eq!(settings.log, "info");
     assert_eq!(settings.prefix, "codex");
+    assert_eq!(settings.metrics_linger, Duration::from_secs(30));
     assert_eq!(
         settings.roles,
         Roles {
@@ -125,6 +126,7 @@ fn what_is_set_is_taken() {
         ("PREFIX", "team-a"),
         ("ROLES", "worker"),
     ]);
+        ("METRICS_LINGER", "0s"),
     assert_eq!(
         settings.broker.url().unwrap().expose_secret(),
         "amqps://u:p@broker/v"
@@ -248,6 +250,7 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
     ];
     for (name, value) in cases {
         let error = read(&[(name, value)]).unwrap_err();
+        ("METRICS_LINGER", "1h"),
         let [problem] = error.problems.as_slice() else {
             panic!("{name}={value}: {error}")
         };

@@ -1,4 +1,4 @@
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry,
@@ -91,10 +91,10 @@ pub(super) struct Series {
     pub repaired: IntCounterVec,
     pub consumer_active: IntGauge,
     pub sequencer_active: IntGauge,
-    pub backlog_turns: IntGauge,
-    pub backlog_workspaces: IntGauge,
+    pub backlog_turns: Known<IntGaugeVec>,
+    pub backlog_workspaces: Known<IntGaugeVec>,
     pub backlog_limit: IntGauge,
-    pub oldest_waiting: Gauge,
+    pub oldest_waiting: Known<GaugeVec>,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
     pub workspaces_held: IntGauge,
@@ -259,19 +259,25 @@ impl Series {
                 "sequencer_active",
                 "1 while this process's sequencer is the active one.",
             ),
-            backlog_turns: new.gauge("backlog_turns", "Turns that the sequencer holds."),
-            backlog_workspaces: new.gauge(
+            backlog_turns: new.known(
+                "backlog_turns",
+                "Turns that the sequencer holds; absent while it has no connection.",
+            ),
+            backlog_workspaces: new.known(
                 "backlog_workspaces",
-                "Workspaces of which the sequencer holds turns.",
+                "Workspaces of which the sequencer holds turns; absent while it has no connection.",
             ),
             backlog_limit: new.gauge(
                 "backlog_limit",
                 "Turns that this process's sequencer can hold.",
             ),
-            oldest_waiting: new.seconds(
-                "oldest_waiting_seconds",
-                "How long the sequencer has held its oldest turn; 0 without one.",
-            ),
+            oldest_waiting: Known(new.register(GaugeVec::new(
+                opts(
+                    "oldest_waiting_seconds",
+                    "How long the sequencer has held its oldest turn; 0 without one, absent while it has no connection.",
+                ),
+                NO_LABELS,
+            ))),
             offers_repeated: new.counter(
                 "offers_repeated_total",
                 "Turns that were offered again because nobody seemed to run them.",
@@ -395,6 +401,44 @@ impl Series {
     }
 }
 
+/// A gauge that has no series while its value is unknown.
+pub(super) struct Known<V>(V);
+
+impl<P: MetricVecBuilder> Known<MetricVec<P>>
+where
+    P::M: Settable,
+{
+    /// `None`: it is unknown.
+    pub fn set(&self, value: Option<<P::M as Settable>::Value>) {
+        match value {
+            Some(value) => self.0.with_label_values(NO_LABELS).store(value),
+            None => self.0.reset(),
+        }
+    }
+}
+
+/// What the gauges of whole and of other numbers have in common.
+pub(super) trait Settable {
+    type Value;
+    fn store(&self, value: Self::Value);
+}
+
+impl Settable for IntGauge {
+    type Value = i64;
+    fn store(&self, value: i64) {
+        self.set(value);
+    }
+}
+
+impl Settable for Gauge {
+    type Value = f64;
+    fn store(&self, value: f64) {
+        self.set(value);
+    }
+}
+
+const NO_LABELS: &[&str] = &[];
+
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("turn_worker")
 }
@@ -425,6 +469,10 @@ impl Registrar {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn known(&self, name: &str, help: &str) -> Known<IntGaugeVec> {
+        Known(self.register(IntGaugeVec::new(opts(name, help), NO_LABELS)))
     }
 
     fn seconds(&self, name: &str, help: &str) -> Gauge {

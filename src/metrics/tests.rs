@@ -45,6 +45,7 @@ fn limits_are_absent_until_codex_reports_them() {
 #[test]
 fn the_names_and_kinds_are_the_documented_ones() {
     let metrics = Metrics::new(None);
+    metrics.set_backlog(Some(Backlog::default()));
     let text = text(&metrics);
     let types: Vec<&str> = text
         .lines()
@@ -194,11 +195,11 @@ fn each_happening_counts_where_it_should() {
     metrics.reconnected("worker");
     metrics.set_consumer_active(true);
     metrics.set_sequencer_active(true);
-    metrics.set_backlog(Backlog {
+    metrics.set_backlog(Some(Backlog {
         turns: 5,
         workspaces: 2,
         oldest: None,
-    });
+    }));
     metrics.offer_repeated();
     metrics.leftovers_killed(3);
     metrics.turn_not_started(Some(Lack::Disk));
@@ -382,14 +383,33 @@ fn waits_are_counted_by_their_length() {
 fn the_oldest_waiting_turn_has_an_age() {
     let metrics = Metrics::new(None);
     let since = Instant::now();
-    metrics.set_backlog(Backlog {
+    metrics.set_backlog(Some(Backlog {
         turns: 1,
         workspaces: 1,
         oldest: Some(since),
-    });
+    }));
     assert_ne!(value(&metrics, "oldest_waiting_seconds").unwrap(), "0");
-    metrics.set_backlog(Backlog::default());
+    metrics.set_backlog(Some(Backlog::default()));
     assert_eq!(value(&metrics, "oldest_waiting_seconds").unwrap(), "0");
+}
+
+#[test]
+fn an_unknown_backlog_is_absent_and_not_zero() {
+    let metrics = Metrics::new(None);
+    let known = || {
+        let text = text(&metrics);
+        [
+            "backlog_turns",
+            "backlog_workspaces",
+            "oldest_waiting_seconds",
+        ]
+        .map(|name| text.contains(&format!("\nturn_worker_{name} 0\n")))
+    };
+    assert_eq!(known(), [false; 3]);
+    metrics.set_backlog(Some(Backlog::default()));
+    assert_eq!(known(), [true; 3]);
+    metrics.set_backlog(None);
+    assert_eq!(known(), [false; 3]);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Sequencer {
             queue.reset();
             self.health.set_sequencer(SequencerState::Absent);
             self.metrics.set_sequencer_active(false);
-            self.metrics.set_backlog(Backlog::default());
+            self.metrics.set_backlog(None);
             self.metrics.set_workspaces_stuck(0);
             let Err(ended) = ended;
             let text = with_sources(&ended);
@@ -266,6 +266,7 @@ impl Sequencer {
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut paused = self.pauses.subscribe();
         paused.mark_changed();
+        session.observe();
         loop {
             let deadlines = [session.queue.next_deadline(), session.intake.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
@@ -556,11 +557,11 @@ impl Session<'_> {
 
     fn observe(&self) {
         let oldest = self.queue.oldest_waiting(Instant::now());
-        self.sequencer.metrics.set_backlog(Backlog {
+        self.sequencer.metrics.set_backlog(Some(Backlog {
             turns: self.queue.turns(),
             workspaces: self.queue.workspaces(),
             oldest: oldest.map(|oldest| oldest.received),
-        });
+        }));
     }
 }
 

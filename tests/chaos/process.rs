@@ -143,6 +143,7 @@ impl Process {
             ("CODEX_WARM", warm.to_string()),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("METRICS_LINGER", "0s".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
             ("LOG", "info,turn_worker=debug".to_owned()),
             // As many as may be: of the turns that are killed, few are to give up.

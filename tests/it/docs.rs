@@ -16,7 +16,7 @@ use turn_worker::codex::tool::ToolKind;
 use turn_worker::config::{SETTINGS, Settings, settings_markdown};
 use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
 use turn_worker::guard::Unkillable;
-use turn_worker::metrics::Metrics;
+use turn_worker::metrics::{Backlog, Metrics};
 use turn_worker::request::{Properties, TurnRequest};
 use turn_worker::tested;
 
@@ -329,6 +329,7 @@ fn metrics_markdown() -> String {
     // Only then has that metric series.
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
+    metrics.set_backlog(Some(Backlog::default()));
     metrics.rate_limits(&[RateLimit {
         window: RateLimitWindow::Primary,
         used_percent: 50,

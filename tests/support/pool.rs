@@ -111,6 +111,8 @@ impl Pool {
             ("CODEX_ENGINE".to_owned(), engine::engine()),
             ("CODEX_ENV".to_owned(), "PATH,HOME,STAND_IN_DIR".to_owned()),
             ("HTTP_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
+            // Tests scrape, and are no monitor to wait for.
+            ("METRICS_LINGER".to_owned(), "0s".to_owned()),
             ("LOG_FORMAT".to_owned(), "json".to_owned()),
             ("LOG".to_owned(), "info,turn_worker=debug".to_owned()),
         ];

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::guard::Unkillable;
-use turn_worker::metrics::Metrics;
+use turn_worker::metrics::{Backlog, Metrics};
 
 const PROMETHEUS: &str = "ops/prometheus/prometheus.yml";
 const ALERTS: &str = "ops/prometheus/alerts.yml";
@@ -78,6 +78,7 @@ fn exported() -> BTreeSet<String> {
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
     metrics.rate_limits(&[RateLimit {
+    metrics.set_backlog(Some(Backlog::default()));
         window: RateLimitWindow::Primary,
         used_percent: 50,
         resets_at: Some(1_800_000_000),
