@@ -9,7 +9,11 @@
 //! An error alone does not tell whose fault it is: a full disk stops every
 //! turn, a damaged folder one workspace. So the part of the host that is
 //! suspected is tried apart from any turn, and that decides.
+//!
+//! An account cannot be tried apart from turns: a login that looks good may
+//! have expired. So the ends of turns decide about it, see [`account`].
 
+pub mod account;
 mod finding;
 mod pauses;
 mod probes;
@@ -19,11 +23,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::{BoxFuture, join_all};
+use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
-use tokio::time::sleep;
+use tokio::time::{self, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use account::{Account, AccountPolicy, TurnEnd};
 pub use finding::{Finding, Lack, Part};
 use pauses::Pauses;
 pub use probes::{codex, disk, told_of_codex};
@@ -51,7 +57,25 @@ struct Inner {
     findings: watch::Sender<BTreeMap<Part, Finding>>,
     /// The host may be well, but the pool has work for another root only.
     barred: watch::Sender<bool>,
+    policy: AccountPolicy,
+    account: watch::Sender<Account>,
     metrics: Metrics,
+}
+
+/// Permission to take one turn while the account is at fault. Only one exists at
+/// a time; dropping it starts the pause before the next.
+#[derive(Debug)]
+#[must_use = "the trial ends when this is dropped"]
+pub struct Trial(Host);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let now = time::Instant::now();
+        self.0
+            .inner
+            .account
+            .send_modify(|account| account.trial_ended(now));
+    }
 }
 
 struct Probed {
@@ -70,8 +94,18 @@ impl Probed {
 }
 
 impl Host {
-    /// Fit until something is found; `parts` are what it needs.
+    /// Fit until something is found; `parts` are what it needs. The ends of turns
+    /// do not count.
     pub fn new(parts: impl IntoIterator<Item = (Part, Probe)>, metrics: Metrics) -> Self {
+        Self::judging_ends(parts, AccountPolicy::default(), metrics)
+    }
+
+    /// As [`Self::new`], and unfit while turns end as `policy` says.
+    pub fn judging_ends(
+        parts: impl IntoIterator<Item = (Part, Probe)>,
+        policy: AccountPolicy,
+        metrics: Metrics,
+    ) -> Self {
         let parts = parts.into_iter();
         Self {
             inner: Arc::new(Inner {
@@ -80,9 +114,83 @@ impl Host {
                     .collect(),
                 findings: watch::Sender::default(),
                 barred: watch::Sender::default(),
+                policy,
+                account: watch::Sender::default(),
                 metrics,
             }),
         }
+    }
+
+    /// Notes how a turn that ran here has ended. Returns the account's fault if
+    /// the turn is to wait until it is over, instead of ending by it.
+    pub fn turn_ended(&self, end: TurnEnd<'_>) -> Option<Finding> {
+        let now = time::Instant::now();
+        let end = self.inner.policy.judge(end, Timestamp::now());
+        let mut finding = None;
+        self.inner.account.send_modify(|account| {
+            account.turn_ended(end, now);
+            finding = account.finding();
+            // Under the account's lock, so that of two ends the later one is noted last.
+            self.found(Part::Account, finding.clone());
+        });
+        let is_fault = matches!(end, account::Sign::Fault { .. });
+        finding.filter(|_| is_fault && self.inner.policy.waits)
+    }
+
+    /// Completes when a turn may be taken: `None` where turns can run, and with a
+    /// permit for one turn where the account is to be tried.
+    pub async fn admission(&self) -> Option<Trial> {
+        // None can be closed: this is a sender itself.
+        let mut findings = self.inner.findings.subscribe();
+        let mut barred = self.inner.barred.subscribe();
+        let mut account = self.inner.account.subscribe();
+        loop {
+            if self.is_fit() {
+                return None;
+            }
+            let due = self.inner.account.borrow().next_trial();
+            let due = due.filter(|_| self.lacks_only_the_account());
+            if due.is_some_and(|due| due <= time::Instant::now()) && self.begin_trial() {
+                return Some(Trial(self.clone()));
+            }
+            tokio::select! {
+                _ = findings.changed() => {}
+                _ = barred.changed() => {}
+                _ = account.changed() => {}
+                () = wait_until(due) => {}
+            }
+        }
+    }
+
+    /// Completes when what [`Self::admission`] returned no longer holds: the host
+    /// became unfit, or, in a trial, fit or unfit for another cause.
+    pub async fn admission_over(&self, trial: Option<&Trial>) {
+        let mut findings = self.inner.findings.subscribe();
+        let mut barred = self.inner.barred.subscribe();
+        let holds = || match trial {
+            Some(_) => self.lacks_only_the_account(),
+            None => self.is_fit(),
+        };
+        while holds() {
+            tokio::select! {
+                _ = findings.changed() => {}
+                _ = barred.changed() => {}
+            }
+        }
+    }
+
+    fn lacks_only_the_account(&self) -> bool {
+        let findings = self.inner.findings.borrow();
+        !self.is_barred() && findings.keys().eq([&Part::Account])
+    }
+
+    fn begin_trial(&self) -> bool {
+        let mut begun = false;
+        self.inner.account.send_if_modified(|account| {
+            begun = account.begin_trial();
+            begun
+        });
+        begun
     }
 
     /// Something went wrong that may be this host's fault: tells what it
@@ -124,16 +232,6 @@ impl Host {
         // It can't be closed: this is a sender itself.
         let mut now = self.inner.barred.subscribe();
         let _ = now.wait_for(|now| *now == barred).await;
-    }
-
-    /// Completes when turns can run here.
-    pub async fn fit(&self) {
-        self.turns_out(true).await;
-    }
-
-    /// Completes when turns can't run here.
-    pub async fn unfit(&self) {
-        self.turns_out(false).await;
     }
 
     /// Completes when turns can run here, or when they can't.
@@ -219,6 +317,14 @@ impl Host {
         let mut findings = self.inner.findings.subscribe();
         // It can't be closed: this is a sender itself.
         let _ = findings.wait_for(|now| holds(now)).await;
+    }
+}
+
+/// Never without an instant.
+async fn wait_until(due: Option<time::Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -93,7 +93,7 @@ pub async fn serve(
         warn_of_trust(&settings, &root, codex);
         tried(codex, &metrics).await?;
     }
-    let host = host(&root, codex, &metrics);
+    let host = host(&settings, &root, codex, &metrics);
     let conditions = Conditions::new(metrics.clone());
     let pool = Pool::join(&id, &root, &settings, host.clone(), conditions.clone());
     let pauses = PauseWatch::begin(root.pauses(), conditions.clone());

@@ -23,6 +23,9 @@ impl Settlement {
             // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,
+            // It comes again after a while, so another turn is tried first: this one's
+            // failure may be its own fault after all.
+            Outcome::Unfit(finding) if finding.lack.is_of_account() => Self::Drop,
             // This worker takes nothing now, so another one will, or it waits in the queue.
             Outcome::Unfit(_) => Self::GiveBack,
         }
@@ -57,12 +60,17 @@ mod tests {
             lack: Lack::Disk,
             why: "no space left".to_owned(),
         });
+        let no_login = Outcome::Unfit(Finding {
+            lack: Lack::Auth,
+            why: "no login".to_owned(),
+        });
         for (outcome, settlement) in [
             (ended, Settlement::Done),
             (rejected, Settlement::Done),
             (Outcome::Busy, Settlement::Drop),
             (unusable, Settlement::Drop),
             (disk_full, Settlement::GiveBack),
+            (no_login, Settlement::Drop),
             (Outcome::Returned, Settlement::GiveBack),
         ] {
             assert_eq!(Settlement::of(&outcome), settlement, "{outcome:?}");

@@ -27,7 +27,12 @@ pub use tls::{ClientFiles, TlsError, TlsFiles};
 
 use secrecy::SecretString;
 
+use crate::event::Reason;
 use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+
+/// The reasons of failed turns that may mean the account, see
+/// [`crate::host::account`].
+pub const ACCOUNT_FAULTS: [Reason; 3] = [Reason::Auth, Reason::UsageLimit, Reason::Config];
 
 /// All that an operator can set. What each is for, its default and its range
 /// stand in [`SETTINGS`].
@@ -66,6 +71,9 @@ pub struct Settings {
     pub turn_timeout: Duration,
     pub turn_idle_timeout: Duration,
     pub max_attempts: u32,
+    /// Some of [`ACCOUNT_FAULTS`].
+    pub account_faults: Vec<Reason>,
+    pub account_fault_turns: FaultTurns,
     pub events: EventSet,
     pub max_request_bytes: usize,
     pub max_line_bytes: usize,
@@ -78,6 +86,7 @@ pub struct Settings {
     pub failed_requests: usize,
     pub shutdown_grace: Duration,
     pub http_addr: SocketAddr,
+    pub metrics_linger: Duration,
     /// `None`: whatever suits where the log goes.
     pub log_format: Option<LogFormat>,
     /// Directives that `tracing_subscriber::EnvFilter` takes.
@@ -87,7 +96,6 @@ pub struct Settings {
     pub prefix: String,
     pub roles: Roles,
 }
-    pub metrics_linger: Duration,
 
 impl Settings {
     /// Reads the process's environment; relative paths mean its current
@@ -308,6 +316,15 @@ words! {
         Bypass = "bypass",
         WorkspaceWrite = "workspace-write",
         ReadOnly = "read-only",
+    }
+}
+
+words! {
+    /// What becomes of turns that meet a fault of the account.
+    FaultTurns {
+        End = "end",
+        /// Unless the model has answered them.
+        Wait = "wait",
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
-    Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, LogErrors, LogFormat, Roles,
-    RunAs, Sandbox, Settings, TlsFiles, broker, value,
+    ACCOUNT_FAULTS, Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, FaultTurns,
+    LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TlsFiles, broker, value,
 };
+use crate::event::Reason;
 use crate::request::{Effort, is_model_name};
 
 /// Variables of tests have our prefix and are no settings.
@@ -132,6 +133,12 @@ impl Reader {
         let turn_timeout = self.duration(&table::TURN_TIMEOUT, raw.turn_timeout);
         let turn_idle_timeout = self.duration(&table::TURN_IDLE_TIMEOUT, raw.turn_idle_timeout);
         let max_attempts = self.count(&table::MAX_ATTEMPTS, raw.max_attempts);
+        let account_faults = self.value(&table::ACCOUNT_FAULTS, raw.account_faults, faults);
+        let account_fault_turns = self.value(
+            &table::ACCOUNT_FAULT_TURNS,
+            raw.account_fault_turns,
+            FaultTurns::from_word,
+        );
         let events = self.value(&table::EVENTS, raw.events, EventSet::from_word);
         let max_request_bytes = self.size(&table::MAX_REQUEST_BYTES, raw.max_request_bytes);
         let max_line_bytes = self.size(&table::MAX_LINE_BYTES, raw.max_line_bytes);
@@ -147,6 +154,7 @@ impl Reader {
         let dead_letter_limit = self.count(&table::DEAD_LETTER_LIMIT, raw.dead_letter_limit);
         let shutdown_grace = self.duration(&table::SHUTDOWN_GRACE, raw.shutdown_grace);
         let http_addr = self.value(&table::HTTP_ADDR, raw.http_addr, |text| text.parse().ok());
+        let metrics_linger = self.duration(&table::METRICS_LINGER, raw.metrics_linger);
         let log_format = self.optional(&table::LOG_FORMAT, raw.log_format, LogFormat::from_word);
         let log = self.value(&table::LOG, raw.log, log_filter);
         let log_errors = self.value(&table::LOG_ERRORS, raw.log_errors, LogErrors::from_word);
@@ -156,7 +164,6 @@ impl Reader {
 
         Some(Settings {
             broker: broker?,
-        let metrics_linger = self.duration(&table::METRICS_LINGER, raw.metrics_linger);
             amqp_tls: amqp_tls?,
             workspace_root: workspace_root?,
             slots: slots?,
@@ -182,6 +189,8 @@ impl Reader {
             turn_timeout: turn_timeout?,
             turn_idle_timeout: turn_idle_timeout?,
             max_attempts: max_attempts?,
+            account_faults: account_faults?,
+            account_fault_turns: account_fault_turns?,
             events: events?,
             max_request_bytes: max_request_bytes?,
             max_line_bytes: max_line_bytes?,
@@ -191,6 +200,7 @@ impl Reader {
             dead_letter_limit: dead_letter_limit?,
             shutdown_grace: shutdown_grace?,
             http_addr: http_addr?,
+            metrics_linger: metrics_linger?,
             log_format: log_format?,
             log: log?,
             log_errors: log_errors?,
@@ -202,7 +212,6 @@ impl Reader {
 
     fn broker(&mut self, url: Option<String>, file: Option<String>) -> Option<Broker> {
         match (url, file) {
-            metrics_linger: metrics_linger?,
             (Some(_), Some(file)) => self.wrong(&table::AMQP_URL_FILE, quoted(&file)),
             (None, Some(file)) => Some(Broker::File(file.into())),
             (url, None) => {
@@ -369,6 +378,15 @@ fn models(text: &str) -> Option<BTreeSet<String>> {
 fn efforts(text: &str) -> Option<BTreeSet<Effort>> {
     let efforts: Result<BTreeSet<Effort>, _> = value::list(text).map(str::parse).collect();
     efforts.ok().filter(|efforts| !efforts.is_empty())
+}
+
+/// An empty list is one, too.
+fn faults(text: &str) -> Option<Vec<Reason>> {
+    let fault = |word: &str| {
+        let mut all = ACCOUNT_FAULTS.into_iter();
+        all.find(|reason| reason.as_str() == word)
+    };
+    value::list(text).map(fault).collect()
 }
 
 fn variables(text: &str) -> Option<Vec<String>> {

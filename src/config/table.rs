@@ -82,7 +82,7 @@ macro_rules! settings {
     };
 }
 
-use super::{EngineKind, EventSet, LogErrors, LogFormat, Sandbox};
+use super::{EngineKind, EventSet, FaultTurns, LogErrors, LogFormat, Sandbox};
 use Allowed::{Count, Duration, OneOf, Size};
 
 settings! {
@@ -185,6 +185,13 @@ settings! {
     max_attempts MAX_ATTEMPTS {
         Preset::Value("3"), Count(1, 100),
         "how often a turn is started when workers die running it; a request can ask for less" }
+    account_faults ACCOUNT_FAULTS {
+        Preset::Value("auth,usage_limit"),
+        Allowed::Told("some of auth, usage_limit and config, with commas between them, or a single blank for none"),
+        "the reasons of failed turns that mean the account: after three in a row the process takes one turn at a time, with pauses of up to 5 minutes, until one works" }
+    account_fault_turns ACCOUNT_FAULT_TURNS {
+        Preset::Value("end"), OneOf(FaultTurns::WORDS),
+        "what becomes of a turn that fails by such a reason meanwhile: it ends, or it waits and starts again later, unless the model has answered it" }
     events EVENTS {
         Preset::Value("full"), OneOf(EventSet::WORDS),
         "which events are published" }
@@ -222,6 +229,9 @@ settings! {
         Preset::Value("127.0.0.1:9464"),
         Allowed::Told("an IP address and a port, such as 127.0.0.1:9464, 0.0.0.0:9464 or [::1]:9464"),
         "where /metrics, /healthz and /readyz are served" }
+    metrics_linger METRICS_LINGER {
+        Preset::Value("30s"), Duration("0s", "10m"),
+        "how long a drained process waits at most for /metrics to be scraped after its last turn, if something scrapes it" }
     log_format LOG_FORMAT {
         Preset::Told("text on a terminal, else json"), OneOf(LogFormat::WORDS),
         "the form of the log on stderr" }
@@ -232,9 +242,6 @@ settings! {
     log_errors LOG_ERRORS {
         Preset::Value("known"), OneOf(LogErrors::WORDS),
         "of which failed turns the words of codex and of the model's API are logged: known is those whose reason says that they are about the account, the connection or the settings, so not invalid_prompt, policy and unknown, whose words may quote prompts and files" }
-    metrics_linger METRICS_LINGER {
-        Preset::Value("30s"), Duration("0s", "10m"),
-        "how long a drained process waits at most for /metrics to be scraped after its last turn, if something scrapes it" }
     prefix PREFIX {
         Preset::Value("codex"),
         Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),

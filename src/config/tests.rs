@@ -2,6 +2,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::value;
+use crate::event::Reason;
 use crate::request::Effort;
 
 type Read = Result<(Settings, Vec<Warning>), ConfigError>;
@@ -67,6 +68,8 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.turn_timeout, Duration::from_secs(3600));
     assert_eq!(settings.turn_idle_timeout, Duration::from_secs(900));
     assert_eq!(settings.max_attempts, 3);
+    assert_eq!(settings.account_faults, [Reason::Auth, Reason::UsageLimit]);
+    assert_eq!(settings.account_fault_turns, FaultTurns::End);
     assert_eq!(settings.events, EventSet::Full);
     assert_eq!(settings.max_request_bytes, 256 * 1024);
     assert_eq!(settings.max_line_bytes, 16 * 1024 * 1024);
@@ -76,10 +79,10 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.dead_letter_limit, 10_000);
     assert_eq!(settings.shutdown_grace, Duration::from_secs(600));
     assert_eq!(settings.http_addr, "127.0.0.1:9464".parse().unwrap());
+    assert_eq!(settings.metrics_linger, Duration::from_secs(30));
     assert_eq!(settings.log_format, None);
     assert_eq!(settings.log, "info");
     assert_eq!(settings.prefix, "codex");
-    assert_eq!(settings.metrics_linger, Duration::from_secs(30));
     assert_eq!(
         settings.roles,
         Roles {
@@ -113,6 +116,8 @@ fn what_is_set_is_taken() {
         ("TURN_TIMEOUT", "1h30m"),
         ("TURN_IDLE_TIMEOUT", "500ms"),
         ("MAX_ATTEMPTS", "1"),
+        ("ACCOUNT_FAULTS", " "),
+        ("ACCOUNT_FAULT_TURNS", "wait"),
         ("EVENTS", "minimal"),
         ("MAX_REQUEST_BYTES", "1MiB"),
         ("MAX_LINE_BYTES", "65536"),
@@ -121,12 +126,12 @@ fn what_is_set_is_taken() {
         ("DEAD_LETTER_LIMIT", "9"),
         ("SHUTDOWN_GRACE", "0s"),
         ("HTTP_ADDR", "[::1]:0"),
+        ("METRICS_LINGER", "0s"),
         ("LOG_FORMAT", "json"),
         ("LOG", "warn,turn_worker=debug"),
         ("PREFIX", "team-a"),
         ("ROLES", "worker"),
     ]);
-        ("METRICS_LINGER", "0s"),
     assert_eq!(
         settings.broker.url().unwrap().expose_secret(),
         "amqps://u:p@broker/v"
@@ -173,6 +178,8 @@ fn what_is_set_is_taken() {
     assert_eq!(settings.turn_timeout, Duration::from_secs(5400));
     assert_eq!(settings.turn_idle_timeout, Duration::from_millis(500));
     assert_eq!(settings.max_attempts, 1);
+    assert_eq!(settings.account_faults, []);
+    assert_eq!(settings.account_fault_turns, FaultTurns::Wait);
     assert_eq!(settings.events, EventSet::Minimal);
     assert_eq!(settings.max_request_bytes, 1024 * 1024);
     assert_eq!(settings.max_line_bytes, 65_536);
@@ -233,6 +240,8 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
         ("TURN_TIMEOUT", "8d"),
         ("TURN_IDLE_TIMEOUT", "0s"),
         ("MAX_ATTEMPTS", "0"),
+        ("ACCOUNT_FAULTS", "auth,network"),
+        ("ACCOUNT_FAULT_TURNS", "retry"),
         ("EVENTS", "Full"),
         ("MAX_REQUEST_BYTES", "9MiB"),
         ("MAX_LINE_BYTES", "16MB"),
@@ -241,6 +250,7 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
         ("DEAD_LETTER_LIMIT", "0"),
         ("SHUTDOWN_GRACE", "soon"),
         ("HTTP_ADDR", "9464"),
+        ("METRICS_LINGER", "1h"),
         ("LOG_FORMAT", "xml"),
         ("LOG", "turn_worker=loud"),
         ("PREFIX", "amq.x"),
@@ -250,7 +260,6 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
     ];
     for (name, value) in cases {
         let error = read(&[(name, value)]).unwrap_err();
-        ("METRICS_LINGER", "1h"),
         let [problem] = error.problems.as_slice() else {
             panic!("{name}={value}: {error}")
         };

@@ -13,6 +13,8 @@ pub enum Part {
     Disk,
     /// A codex that runs, and the means to start it.
     Codex,
+    /// A login with an allowance left. Turns try it, no probe does.
+    Account,
 }
 
 /// What a host lacks. A closed set: it labels metrics.
@@ -22,17 +24,38 @@ pub enum Lack {
     Codex,
     /// Memory, processes or file descriptors.
     Resources,
+    /// A login or key that the model's API accepts.
+    Auth,
+    /// Allowance of the account.
+    UsageLimit,
+    /// A configuration of codex with which turns run.
+    Config,
 }
 
 impl Lack {
-    pub const ALL: &'static [Self] = &[Self::Disk, Self::Codex, Self::Resources];
+    pub const ALL: &'static [Self] = &[
+        Self::Disk,
+        Self::Codex,
+        Self::Resources,
+        Self::Auth,
+        Self::UsageLimit,
+        Self::Config,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Codex => "codex",
             Self::Resources => "resources",
+            Self::Auth => "auth",
+            Self::UsageLimit => "usage_limit",
+            Self::Config => "config",
         }
+    }
+
+    /// Whether turns show that it is lacking, and not the host itself.
+    pub const fn is_of_account(self) -> bool {
+        matches!(self, Self::Auth | Self::UsageLimit | Self::Config)
     }
 }
 

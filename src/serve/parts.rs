@@ -14,10 +14,11 @@ use crate::codex::process::Codex;
 use crate::codex::program::{Launch, Program, ProgramError};
 use crate::codex::seal;
 use crate::codex::workspace_config::WorkspaceConfig;
-use crate::config::{CodexHome, EngineKind, Settings};
+use crate::config::{CodexHome, EngineKind, FaultTurns, Settings};
 use crate::error::with_sources;
 use crate::guard::Guards;
 use crate::guard::confine::Limits;
+use crate::host::account::AccountPolicy;
 use crate::host::{self, Host, Part};
 use crate::isolation::{self, Account, AccountError, Agents};
 use crate::metrics::Metrics;
@@ -157,14 +158,23 @@ pub(super) fn warn_of_trust(settings: &Settings, root: &Root, codex: &Codex) {
 }
 
 /// What is looked at of the host; only who runs turns needs codex.
-pub(super) fn host(root: &Root, codex: Option<&Codex>, metrics: &Metrics) -> Host {
+pub(super) fn host(
+    settings: &Settings,
+    root: &Root,
+    codex: Option<&Codex>,
+    metrics: &Metrics,
+) -> Host {
     let codex = codex.map(|codex| {
         let (program, launch) = (codex.program.clone(), codex.launch.clone());
         let probe = host::codex(program, launch, metrics.clone());
         (Part::Codex, probe)
     });
     let disk = (Part::Disk, host::disk(root.clone()));
-    Host::new([disk].into_iter().chain(codex), metrics.clone())
+    let policy = AccountPolicy {
+        faults: settings.account_faults.clone(),
+        waits: settings.account_fault_turns == FaultTurns::Wait,
+    };
+    Host::judging_ends([disk].into_iter().chain(codex), policy, metrics.clone())
 }
 
 /// What runs turns by these settings. `worker` names this process.

@@ -22,6 +22,7 @@ use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::{thread_lost, thread_refused};
 use crate::codex::home::Home;
+use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::{Finished, Verdict};
 use crate::codex::{Exit, obstacle, recorded, stderr};
 use crate::error::with_sources;
@@ -29,6 +30,7 @@ use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnErr
 use crate::fault;
 use crate::guard::{SpawnError, log_strays, proc};
 use crate::host::Part;
+use crate::host::account::TurnEnd;
 use crate::request::{RequestNotice, ThreadChoice, TurnRequest};
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
@@ -196,6 +198,13 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 self.runner.metrics.rate_limits(&ran.rate_limits);
                 let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
                 let finished = block_in_place(|| with_recorded_cause(finished, home.path()));
+                let end = turn_end(&finished, ran.stop, &ran.rate_limits);
+                if let Some(finding) = self.runner.host.turn_ended(end)
+                    && !finished.heard_model
+                {
+                    self.give_back(journal);
+                    return Ok(Outcome::Unfit(finding));
+                }
                 for (what, times) in &finished.unknown {
                     tracing::warn!(
                         what,
@@ -434,6 +443,19 @@ impl<'a, E: Engine> Attempt<'a, E> {
             workspace.write_session(thread)?;
         }
         Ok(())
+    }
+}
+
+/// What the end shows of the account.
+fn turn_end<'a>(
+    finished: &Finished,
+    stop: Option<Stop>,
+    rate_limits: &'a [RateLimit],
+) -> TurnEnd<'a> {
+    match (&finished.verdict, stop) {
+        (_, Some(_)) => TurnEnd::Stopped,
+        (Verdict::EndTurn, None) => TurnEnd::Good,
+        (Verdict::Failed(error), None) => TurnEnd::Failed(error.reason, rate_limits),
     }
 }
 

@@ -240,15 +240,15 @@ impl<E: Engine> Worker<E> {
     }
 
     /// One offer after the other, until the connection ends or the worker
-    /// drains; none while the host can't run turns.
+    /// drains; none while the host can't run turns, but for trials.
     async fn serve_slot(&self, link: &Link, shutdown: &Shutdown) -> Result<(), ConsumeError> {
         let host = &self.runner.host;
         loop {
-            tokio::select! {
-                () = host.fit() => {}
+            let trial = tokio::select! {
+                trial = host.admission() => trial,
                 () = shutdown.drain.cancelled() => return Ok(()),
                 _ = link.closed() => return Ok(()),
-            }
+            };
             let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
             loop {
                 let delivery = tokio::select! {
@@ -258,13 +258,18 @@ impl<E: Engine> Worker<E> {
                         consumer.stop().await;
                         return Ok(());
                     }
-                    () = host.unfit() => {
+                    () = host.admission_over(trial.as_ref()) => {
                         consumer.stop().await;
                         break;
                     }
                     delivery = consumer.next() => delivery?,
                 };
                 self.serve_offer(delivery, shutdown).await;
+                if trial.is_some() {
+                    // A trial is one turn.
+                    consumer.stop().await;
+                    break;
+                }
             }
         }
     }

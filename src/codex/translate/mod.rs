@@ -41,6 +41,8 @@ pub struct Finished {
     pub reported_total: Option<Tokens>,
     /// Whether the model was asked, so that something may have been spent.
     pub reached_model: bool,
+    /// Whether something of an answer came.
+    pub heard_model: bool,
     /// How often a kind of event or item came that this version doesn't know.
     pub unknown: BTreeMap<String, u64>,
 }
@@ -198,6 +200,7 @@ impl Translator {
             thread_id: self.thread_id,
             reported_total: self.reported_total,
             reached_model,
+            heard_model: self.heard_model,
             unknown: self.unknown,
         }
     }
@@ -283,7 +286,7 @@ fn is_before_model(verdict: &Verdict) -> bool {
     };
     matches!(
         error.reason,
-        Reason::Auth | Reason::Config | Reason::Network
+        Reason::Auth | Reason::Config | Reason::Network | Reason::UsageLimit | Reason::RateLimited
     )
 }
 

@@ -362,8 +362,9 @@ fn g7_a_turn_that_failed_before_the_model_was_asked_has_spent_nothing() {
         (&[&*quota], false),
         // A request may be in flight when codex is stopped, or dies.
         (&[BEGUN], true),
-        (&[BEGUN, &*quota], true),
+        (&[BEGUN, &*quota], false),
         (&[BEGUN, &*refused], false),
+        (&[BEGUN, SAID, &*quota], true),
         (&[BEGUN, &*disconnected], false),
         (&[BEGUN, SAID, &*disconnected], true),
     ] {

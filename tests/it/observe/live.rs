@@ -50,6 +50,8 @@ async fn every_panel_and_alert_finds_its_data() {
             ("CODEX_MODELS", "m1,m2"),
             ("SLOTS", "8"),
             ("KILL_TIMEOUT", "1s"),
+            // Its turns fail by them, and go on.
+            ("ACCOUNT_FAULTS", " "),
         ],
     )
     .await;

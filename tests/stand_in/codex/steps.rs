@@ -233,6 +233,13 @@ impl Turn {
                 self.voice.failed(argument);
                 self.stopped.store(true, Ordering::SeqCst);
             }
+            // `<file> <words>`: fails with these words, unless there is such a file.
+            "needs" => {
+                let (file, words) = argument.split_once(' ').unwrap();
+                if !self.dir.join(file).exists() {
+                    self.step("fail", words);
+                }
+            }
             "exit" => {
                 self.record("end");
                 exit(argument.parse().unwrap());
