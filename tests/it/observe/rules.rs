@@ -63,7 +63,10 @@ fn each_alert_tells_what_it_is_and_links_to_the_runbook() {
         let name = text(&alert, "alert");
         assert!(name.starts_with("TurnWorker"), "{name}");
         let severity = text(&alert["labels"], "severity");
-        assert!(["page", "ticket"].contains(&severity), "{name}: {severity}");
+        assert!(
+            ["critical", "warning"].contains(&severity),
+            "{name}: {severity}"
+        );
         let annotations = &alert["annotations"];
         let link = format!("{{{{ $externalLabels.runbook }}}}#{}", name.to_lowercase());
         assert_eq!(text(annotations, "runbook_url"), link);
@@ -120,6 +123,79 @@ fn no_recorded_series_is_for_nothing() {
     for rule in rules(RECORDING) {
         let name = text(&rule, "record");
         assert!(asked.contains(name), "no alert asks for {name}");
+    }
+}
+
+/// A burst, or a single bad turn, is no reason to call anybody.
+#[test]
+fn counts_are_asked_for_in_a_long_and_a_short_window() {
+    for alert in rules(ALERTS) {
+        let (name, expression) = (text(&alert, "alert"), text(&alert, "expr"));
+        let waits = alert["for"].is_string();
+        // Of a rate that goes on for hours.
+        let by_rate = expression.contains("rate1h");
+        if waits && !by_rate && expression.contains("increase") {
+            let windows: BTreeSet<&str> = ["1h]", "15m", "10m]", "5m", "3m]", "2m]"]
+                .into_iter()
+                .filter(|window| expression.contains(window))
+                .collect();
+            assert!(
+                windows.len() >= 2 || expression.contains(">= 3"),
+                "{name}: {expression}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_operators_rules_are_these_rules() {
+    let check = Command::new(path("ops/prometheus/operator"))
+        .arg("--check")
+        .output();
+    let check = check.unwrap();
+    assert!(check.status.success(), "{check:?}");
+    let object = yaml("ops/prometheus/prometheusrule.yaml");
+    let groups = object["spec"]["groups"].as_array().unwrap();
+    let rules_of = |file: &str| yaml(file)["groups"].as_array().unwrap().clone();
+    assert_eq!(*groups, [rules_of(RECORDING), rules_of(ALERTS)].concat());
+}
+
+/// Routes by the severities that there are; inhibitions by alerts that there are.
+#[test]
+fn the_example_for_alertmanager_fits_the_alerts() {
+    let config = yaml("ops/prometheus/alertmanager.yml");
+    let receivers: BTreeSet<&str> = (config["receivers"].as_array().unwrap().iter())
+        .map(|receiver| text(receiver, "name"))
+        .collect();
+    let route = &config["route"];
+    let mut severities = BTreeSet::new();
+    for route in route["routes"].as_array().unwrap() {
+        assert!(receivers.contains(text(route, "receiver")), "{route}");
+        for matcher in route["matchers"].as_array().unwrap() {
+            let severity = matcher.as_str().unwrap().strip_prefix("severity = ");
+            severities.extend(severity.map(str::to_owned));
+        }
+    }
+    assert!(receivers.contains(text(route, "receiver")));
+    let used = rules(ALERTS);
+    let used = used
+        .iter()
+        .map(|alert| text(&alert["labels"], "severity").to_owned());
+    assert_eq!(severities, used.collect());
+    let alerts = alert_names();
+    for rule in config["inhibit_rules"].as_array().unwrap() {
+        for side in ["source_matchers", "target_matchers"] {
+            for matcher in rule[side].as_array().unwrap() {
+                let matcher = matcher.as_str().unwrap();
+                let Some(names) = matcher.strip_prefix("alertname =~ ") else {
+                    assert!(matcher.starts_with("severity = "), "{matcher}");
+                    continue;
+                };
+                for name in names.split('|') {
+                    assert!(alerts.contains(name), "{matcher}: {name}");
+                }
+            }
+        }
     }
 }
 
