@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
+use turn_worker::event::{ErrorCode, Reason, StopReason};
 
 use super::{ALERTS, DASHBOARDS, RUNBOOK};
 use super::{alert_names, exported, files, name_of, path, read, rules, selectors, text, yaml};
@@ -201,4 +202,113 @@ fn they_are_provisioned() {
     assert_eq!(source["jsonData"]["timeInterval"], interval);
     let dashboards = yaml(format!("{folder}/dashboards/turn-worker.yml"));
     assert_eq!(dashboards["providers"][0]["type"], "file");
+}
+
+fn defaults(panel: &Value) -> &Value {
+    &panel["fieldConfig"]["defaults"]
+}
+
+/// What an operator sees in an outage: a colour with a meaning, unknown as unknown, whole
+/// numbers of things, one colour for one outcome, and the series that is not 0.
+#[test]
+fn panels_hold_in_bad_weather() {
+    let mut colors = std::collections::BTreeMap::new();
+    for dashboard in all() {
+        for panel in dashboard.panels() {
+            let name = format!("{}, {}", dashboard.title, text(panel, "title"));
+            let of = defaults(panel);
+            if of["unit"] == "none" {
+                assert_eq!(of["decimals"], 0, "{name}");
+            }
+            let steps = of["thresholds"]["steps"].as_array().unwrap();
+            if panel["type"] == "stat" {
+                let informs = steps[0]["color"] == "text";
+                assert!(
+                    informs || steps.len() > 1,
+                    "{name}: one colour for all values"
+                );
+                let unknown = &of["mappings"][0]["options"];
+                assert_eq!(unknown["match"], "null+nan", "{name}");
+                let color = if informs { "text" } else { "red" };
+                assert_eq!(unknown["result"]["color"], color, "{name}");
+                assert!(expressions(panel).all(|one| one.ends_with(" or vector(NaN)")));
+            }
+            if panel["type"] == "timeseries" {
+                let drawn = &of["custom"];
+                let stacked = drawn["stacking"]["mode"] == "normal";
+                for expression in expressions(panel) {
+                    assert!(
+                        !stacked || expression.ends_with(" > 0"),
+                        "{name}: {expression}"
+                    );
+                }
+                let has_limit = steps.len() > 1;
+                assert_eq!(
+                    drawn["thresholdsStyle"]["mode"] == "line",
+                    has_limit,
+                    "{name}"
+                );
+                let legend = text(&panel["targets"][0], "legendFormat");
+                let overrides = panel["fieldConfig"]["overrides"].as_array().unwrap();
+                let fixed =
+                    ["{{outcome}}", "{{reason}}", "{{code}}", "{{start}}"].contains(&legend);
+                assert_eq!(fixed, !overrides.is_empty(), "{name}");
+                for one in overrides {
+                    let value = text(&one["matcher"], "options");
+                    let color = text(&one["properties"][0]["value"], "fixedColor");
+                    let known = colors
+                        .entry(value.to_owned())
+                        .or_insert_with(|| color.to_owned());
+                    assert_eq!(known, color, "{name}: {value}");
+                }
+            }
+        }
+    }
+    let named = StopReason::ALL.iter().map(|one| one.as_str());
+    let named = named.chain(Reason::ALL.iter().map(|one| one.as_str()));
+    for value in named.chain(ErrorCode::ALL.iter().map(|one| one.as_str())) {
+        assert!(colors.contains_key(value), "no colour for {value}");
+    }
+}
+
+/// The first thing on it.
+#[test]
+fn the_pool_begins_with_the_alerts_that_fire() {
+    let pool = all()
+        .into_iter()
+        .find(|one| one.title.ends_with("Pool"))
+        .unwrap();
+    let first = pool.panels().next().unwrap();
+    assert_eq!(text(first, "title"), "Alerts firing");
+    assert_eq!(first["gridPos"]["y"], 0);
+}
+
+/// The lines that panels show are where alerts fire.
+#[test]
+fn lines_are_the_alerts_limits() {
+    let alerts = rules(ALERTS);
+    for dashboard in all() {
+        for panel in dashboard
+            .panels()
+            .filter(|panel| panel["type"] == "timeseries")
+        {
+            let Some(limit) = defaults(panel)["thresholds"]["steps"][1]["value"].as_f64() else {
+                continue;
+            };
+            let mut links = panel["links"].as_array().into_iter().flatten();
+            let fires = links.any(|link| {
+                let name = text(link, "title").strip_prefix("What to do: ").unwrap();
+                let mut of_that_name = alerts.iter().filter(|alert| alert["alert"] == name);
+                of_that_name.any(|alert| {
+                    let expression = text(alert, "expr");
+                    expression.contains(&format!("> {limit}"))
+                })
+            });
+            assert!(
+                fires,
+                "{}: no alert of it fires at {limit}",
+                text(panel, "title")
+            );
+        }
+    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dashboards;
+mod incidents;
 mod live;
 mod log;
 mod prometheus;
@@ -77,8 +78,8 @@ fn exported() -> BTreeSet<String> {
     // Only then has that metric series.
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
-    metrics.rate_limits(&[RateLimit {
     metrics.set_backlog(Some(Backlog::default()));
+    metrics.rate_limits(&[RateLimit {
         window: RateLimitWindow::Primary,
         used_percent: 50,
         resets_at: Some(1_800_000_000),
