@@ -15,7 +15,7 @@ const COMPOSE: &str = "docker-compose.yml";
 const STAND_IN: &str = "ops/docker/stand-in.env";
 
 /// Those that are built from this project.
-const OURS: [&str; 3] = ["worker", "client", "model"];
+const OURS: [&str; 4] = ["worker", "client", "operator", "model"];
 
 fn compose() -> Value {
     yaml(COMPOSE)
@@ -68,8 +68,9 @@ pub fn privileges() -> Vec<String> {
 fn every_setting_in_the_compose_file_is_one_and_has_a_value_that_it_takes() {
     let compose = compose();
     let worker = &compose["services"]["worker"];
-    let client = environment(&compose["services"]["client"]);
-    settings("the client", &client);
+    for name in ["client", "operator"] {
+        settings(name, &environment(&compose["services"][name]));
+    }
     let environment = environment(worker);
     let settings = settings("the worker", &environment);
 
@@ -115,9 +116,16 @@ fn what_is_ours_is_sealed_and_everything_is_limited() {
     let compose = compose();
     for (name, service) in services(&compose) {
         let limits = &service["deploy"]["resources"]["limits"];
-        for limit in ["cpus", "memory", "pids"] {
+        for limit in ["memory", "pids"] {
             assert!(!limits[limit].is_null(), "{name}: no limit on {limit}");
         }
+        // Docker refuses more than its host has, and this runs on any.
+        assert!(limits.get("cpus").is_none(), "{name}");
+        let log = &service["logging"]["options"];
+        assert!(
+            log["max-size"].is_string() && log["max-file"].is_string(),
+            "{name}"
+        );
         assert_eq!(
             words(&service["security_opt"]),
             ["no-new-privileges:true"],
@@ -140,6 +148,7 @@ fn what_is_ours_is_sealed_and_everything_is_limited() {
         );
         if OURS.contains(&name.as_str()) {
             assert_eq!(service["read_only"], true, "{name}");
+            assert_eq!(service["init"], true, "{name}");
             assert_eq!(words(&service["cap_drop"]), ["ALL"], "{name}");
         }
         let once = service["profiles"]

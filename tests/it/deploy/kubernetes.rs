@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use turn_worker::metrics::Metrics;
+use turn_worker::metrics::{Backlog, Metrics};
 
 use super::{SETTLING, image, needed_privileges, path, settings, sorted, words, yaml};
 
@@ -45,6 +46,8 @@ fn every_setting_in_the_deployment_is_one_and_has_a_value_that_it_takes() {
     assert!(settings.shutdown_grace > settings.turn_timeout);
     let grace = settings.shutdown_grace + SETTLING;
     assert_eq!(pod["terminationGracePeriodSeconds"], grace.as_secs());
+    // As long as clouds wait when they replace a node.
+    assert!(grace.as_secs() <= 3600);
 
     let port = settings.http_addr.port();
     assert!(settings.http_addr.ip().is_unspecified());
@@ -187,10 +190,104 @@ fn the_pool_is_scaled_by_what_could_run() {
         environment(container)["TURN_WORKER_SLOTS"]
     );
     let query = trigger["query"].as_str().unwrap();
-    let metric = query.split_once('(').unwrap().1.trim_end_matches(')');
-    let text = Metrics::new(None).gather_text().unwrap();
+    let selector = query.split_once('(').unwrap().1.trim_end_matches(')');
+    let (metric, matchers) = selector.split_once('{').unwrap();
+    assert_eq!(matchers, "job=\"turn-worker\"}", "of one pool");
+    // Where no sequencer knows, there is no value, and that must not count as 0.
+    assert_eq!(trigger["ignoreNullValues"], "false");
+    let metrics = Metrics::new(None);
+    assert!(!metrics.gather_text().unwrap().contains(metric));
+    metrics.set_backlog(Some(Backlog::default()));
+    let text = metrics.gather_text().unwrap();
     assert!(
         text.contains(&format!("# TYPE {metric} gauge\n")),
         "{query}"
     );
+}
+
+/// What the Prometheus Operator and Grafana's sidecar take up. That kustomize builds it is tried
+/// where there is a kubectl.
+#[test]
+fn the_components_for_monitoring_fit_the_pod_and_build() {
+    let deployment = manifest("deployment");
+    let template = &deployment["spec"]["template"];
+    let monitor = yaml("ops/prometheus/podmonitor.yaml");
+    let spec = &monitor["spec"];
+    let labels = &template["metadata"]["labels"];
+    assert_eq!(spec["selector"]["matchLabels"], *labels);
+    // The job by which alerts know a pool.
+    let job = &labels[spec["jobLabel"].as_str().unwrap()];
+    assert!(job.as_str().unwrap().starts_with("turn-worker"), "{job}");
+    let container = named(&template["spec"]["containers"], "worker");
+    let port = spec["podMetricsEndpoints"][0]["port"].as_str().unwrap();
+    named(&container["ports"], port);
+    let dashboards = yaml("ops/grafana/kustomization.yaml");
+    let generated = dashboards["configMapGenerator"].as_array().unwrap();
+    let mut files: Vec<String> = (generated.iter().flat_map(|one| words(&one["files"])))
+        .map(str::to_owned)
+        .collect();
+    files.sort();
+    let mut there: Vec<String> = fs::read_dir(path("ops/grafana/dashboards"))
+        .unwrap()
+        .map(|entry| {
+            format!(
+                "dashboards/{}",
+                entry.unwrap().file_name().to_str().unwrap()
+            )
+        })
+        .collect();
+    there.sort();
+    assert_eq!(files, there);
+    if Command::new("kubectl")
+        .arg("version")
+        .arg("--client")
+        .output()
+        .is_err()
+    {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ops = dir.path().join("ops");
+    for folder in ["ops/kubernetes", "ops/prometheus", "ops/grafana"] {
+        let to = dir.path().join(folder);
+        fs::create_dir_all(&to).unwrap();
+        let copied = Command::new("cp")
+            .args(["-rT"])
+            .arg(path(folder))
+            .arg(&to)
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    let secrets = ops.join("kubernetes/secrets");
+    fs::create_dir_all(&secrets).unwrap();
+    for secret in ["amqp-url", "codex-api-key"] {
+        fs::write(secrets.join(secret), "x").unwrap();
+    }
+    let file = ops.join("kubernetes/kustomization.yaml");
+    let enabled = fs::read_to_string(&file).unwrap();
+    let enabled = enabled
+        .replace("# components:", "components:")
+        .replace("#   - ../", "  - ../");
+    fs::write(&file, enabled).unwrap();
+    let built = Command::new("kubectl")
+        .arg("kustomize")
+        .arg(ops.join("kubernetes"))
+        .output();
+    let built = built.unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let built = String::from_utf8(built.stdout).unwrap();
+    for (kind, count) in [
+        ("PodMonitor", 1),
+        ("PrometheusRule", 1),
+        ("ConfigMap", files.len()),
+    ] {
+        let found = built
+            .lines()
+            .filter(|line| *line == format!("kind: {kind}"));
+        assert_eq!(found.count(), count, "{kind}");
+    }
 }
