@@ -90,7 +90,8 @@ fn told(mut status: PoolStatus, args: &StatusArgs, output: Output) -> io::Result
         backlog.top.truncate(top);
     }
     let mut value = json!(status);
-    if let Some(lines) = value["backlog"]["top"].as_array_mut() {
+    let lines = value.pointer_mut("/backlog/top");
+    if let Some(lines) = lines.and_then(serde_json::Value::as_array_mut) {
         for line in lines {
             let workspace = line["workspace"].as_str().unwrap_or_default().to_owned();
             line["why"] = json!(why(&status, &workspace));

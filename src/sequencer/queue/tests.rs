@@ -888,11 +888,11 @@ fn g5_a_cancel_that_meets_an_interrupt_is_not_lost_with_it() {
 #[test]
 fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
     let mut b = Bench::new(10);
-    for (tag, name) in ["locked/1", "locked/2", "runs/1"].iter().enumerate() {
+    for (tag, name) in ["locked/1", "locked/2", "runs/3"].iter().enumerate() {
         b.fresh(tag as u64, name);
     }
     b.confirm("locked/1");
-    b.confirm("runs/1");
+    b.confirm("runs/3");
     let stuck = |b: &mut Bench| -> Vec<String> {
         let stuck = b.queue.stuck(b.now);
         let name = |one: &StuckTurn| format!("{}/{}", one.workspace, one.turn_id);
@@ -900,7 +900,7 @@ fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
     };
     let ten_seconds = |b: &mut Bench, times| {
         for _ in 0..times {
-            b.heartbeat(&["runs/1"]);
+            b.heartbeat(&["runs/3"]);
             assert_eq!(stuck(b), NOTHING);
             b.pass(10.0);
         }
@@ -945,11 +945,11 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     b.confirm("a/1");
     assert_eq!(set(&mut b, &[Some("a")]), NONE);
     assert_eq!(b.fresh(2, "a/2"), NONE);
-    assert_eq!(b.fresh(3, "b/1"), [offer("b/1")]);
-    b.confirm("b/1");
-    assert_eq!(b.heartbeat(&["b/1"]), NONE);
+    assert_eq!(b.fresh(3, "b/3"), [offer("b/3")]);
+    b.confirm("b/3");
+    assert_eq!(b.heartbeat(&["b/3"]), NONE);
     for _ in 0..100 {
-        b.heartbeat(&["b/1"]);
+        b.heartbeat(&["b/3"]);
         assert_eq!(b.pass(9.0), NONE);
     }
     assert_eq!(b.queue.stuck(b.now), []);
@@ -960,7 +960,7 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     assert_eq!(set(&mut b, &[]), [repeat("a/1")]);
     // With the pool, all is paused: what runs goes on, and the next does not start.
     assert_eq!(set(&mut b, &[None]), NONE);
-    assert_eq!(b.done("b/1"), [ack(3)]);
-    assert_eq!(b.fresh(4, "b/2"), NONE);
-    assert_eq!(set(&mut b, &[]), [offer("b/2")]);
+    assert_eq!(b.done("b/3"), [ack(3)]);
+    assert_eq!(b.fresh(4, "b/4"), NONE);
+    assert_eq!(set(&mut b, &[]), [offer("b/4")]);
 }

@@ -295,3 +295,26 @@ async fn what_can_not_be_shown_is_said() {
         assert!(done.err.contains(part), "{done:?}");
     }
 }
+
+/// Guards `retried`, and that the dead letter stays.
+#[tokio::test]
+async fn a_rejected_request_is_sent_again_under_an_id_that_names_it() {
+    let url = Broker::vhost();
+    buried(&url, 1).await;
+    let refused = dead(&url, &["retry", "t1"]).run().await.ended(1);
+    refused.says_at_last(&["would be rejected again", "messages"]);
+    let to = url.clone();
+    let connector = Connector::new("test", move || Ok(to.as_str().into()));
+    let link = connector.connect().await.unwrap();
+    let channel = link.confirm_channel().await.unwrap();
+    let body = turn("u", "a", &["say hi"]).to_string();
+    let published = publish_on(&channel, "", DEAD, json_properties(), body.as_bytes(), true);
+    published.await.unwrap();
+    let sent = dead(&url, &["retry", "2"]).run().await.ended(0);
+    assert_eq!(sent.out, "u.retry-1\n");
+    free(&url, 2).await;
+    let topology = Topology::new("codex", 10_000);
+    let turns = topology.depth(&link, "codex.turns").await.unwrap();
+    assert_eq!(turns.ready, 1);
+    link.close().await;
+}
