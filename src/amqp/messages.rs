@@ -180,7 +180,7 @@ pub enum Hindrance {
     Locked,
     /// The workspace's records can't be read or written.
     Records,
-    /// What a newer version reports.
+    /// Anything else, also what a newer version reports.
     #[serde(other)]
     Other,
 }

@@ -233,8 +233,11 @@ impl<E: Engine> Worker<E> {
                 }
             }
             Outcome::NotStarted(error) => {
-                let detail = with_sources(error);
-                self.blocked.note(request, Hindrance::Records, &detail);
+                let why = match error {
+                    NotStarted::Workspace(_) | NotStarted::State(_) => Hindrance::Records,
+                    NotStarted::Home(_) | NotStarted::Spawn(_) => Hindrance::Other,
+                };
+                self.blocked.note(request, why, &with_sources(error));
             }
             // Reported in other ways.
             Outcome::Held(_) | Outcome::Returned | Outcome::Unfit(_) => {}

@@ -950,7 +950,7 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     assert_eq!(b.heartbeat(&["b/3"]), NONE);
     for _ in 0..100 {
         b.heartbeat(&["b/3"]);
-        assert_eq!(b.pass(9.0), NONE);
+        assert_eq!(b.pass(5.0), NONE);
     }
     assert_eq!(b.queue.stuck(b.now), []);
     assert!(b.queue.summary(b.now, 9, 9).top[0].paused);
