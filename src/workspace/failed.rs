@@ -10,8 +10,8 @@ const SUFFIX: &str = ".json";
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Workspace {
-    /// Keeps the request of a turn that has failed, and of all those the newest
-    /// `keep`. Not synced: it is a convenience, and a crash may lose it.
+    /// Keeps the request of a turn that has failed, durably, and of all those the
+    /// newest `keep`.
     pub fn keep_failed(&self, turn_id: &str, body: &[u8], keep: usize) -> Result<(), StateError> {
         let name = format!("{}{SUFFIX}", id::turn_id(turn_id)?);
         if keep == 0 {
