@@ -79,7 +79,7 @@ impl Table {
         });
     }
 
-    /// A line of its own below the last row.
+    /// Lines of their own below the last row, as many as it takes.
     pub fn note(&mut self, text: &str) {
         if let Some(row) = self.rows.last_mut() {
             row.note = Some(text.to_owned());
@@ -99,8 +99,9 @@ impl Table {
         for row in &self.rows {
             out.push_str(&self.line(&row.cells, &widths, style, width));
             if let Some(note) = &row.note {
-                let note = one_line(note, width.saturating_sub(2));
-                out.push_str(&format!("  {}\n", style.dim(&note)));
+                for line in wrapped(&one_line(note, usize::MAX), width.saturating_sub(2)) {
+                    out.push_str(&format!("  {}\n", style.dim(&line)));
+                }
             }
         }
         out
@@ -159,6 +160,25 @@ impl Table {
     }
 }
 
+/// In lines of at most `width` columns, broken between words; a word that is
+/// longer is cut.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let word = fit(word, width, false);
+        let Some(line) = lines.last_mut() else { break };
+        if line.is_empty() {
+            line.push_str(&word);
+        } else if line.width() + 1 + word.width() <= width {
+            line.push(' ');
+            line.push_str(&word);
+        } else {
+            lines.push(word);
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +205,22 @@ mod tests {
             (String::new(), Look::Dim),
         ]);
         table
+    }
+
+    #[test]
+    fn a_note_is_wrapped_and_not_cut() {
+        let text = "disk: cannot write to /srv/workspaces: No space left on device";
+        let lines = wrapped(text, 30);
+        assert_eq!(
+            lines,
+            [
+                "disk: cannot write to",
+                "/srv/workspaces: No space left",
+                "on device"
+            ]
+        );
+        assert_eq!(wrapped(&"x".repeat(100), 30)[0].width(), 30);
+        assert_eq!(wrapped("", 30), [""]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::cli::render::human::{age, since};
 use crate::cli::render::style::Style;
 use crate::cli::render::table::{Column, Look, Table};
 
+/// What has room in a column, in bytes.
+const SHORT_WHY: usize = 40;
+
 pub fn shown(
     status: &PoolStatus,
     top: usize,
@@ -300,6 +303,12 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
         Column::Text("WHY"),
     ]);
     for line in backlog.top.iter().take(top) {
+        let why = why(status, &line.workspace);
+        // A long one gets room of its own.
+        let (why, detail) = match why.split_once(": ") {
+            Some((why, detail)) if why.len() + detail.len() > SHORT_WHY => (why, Some(detail)),
+            _ => (&*why, None),
+        };
         let mut stuck = backlog.stuck.iter();
         let look = match line.running {
             true => Look::Good,
@@ -314,8 +323,11 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
             (line.workspace.clone(), Look::Plain),
             (line.turns.to_string(), Look::Plain),
             waits,
-            (why(status, &line.workspace), look),
+            (why.to_owned(), look),
         ]);
+        if let Some(detail) = detail {
+            table.note(detail);
+        }
     }
     let total = usize::try_from(backlog.workspaces).unwrap_or(usize::MAX);
     table.render(style, width) + &more(total, top, style)
