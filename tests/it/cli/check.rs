@@ -99,6 +99,28 @@ async fn a_good_set_up_passes_everything() {
     assert!(!text.out.contains('\u{1b}'));
 }
 
+/// That there is a file is no login; whether the model's API takes it only a turn shows.
+#[tokio::test]
+async fn a_login_that_codex_cannot_read_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home/.codex");
+    std::fs::create_dir_all(&home).unwrap();
+    let checked = async |auth: &str| {
+        std::fs::write(home.join("auth.json"), auth).unwrap();
+        let call = check(dir.path(), &Broker::vhost(), &["--json"]);
+        let call = call.env("CODEX_API_KEY", "");
+        lines(&call.set("CODEX_ENV", "PATH,HOME").run().await)
+            .remove("login")
+            .unwrap()
+    };
+    let (status, detail) = checked(r#"{"OPENAI_API_KEY": "k"}"#).await;
+    assert_eq!(status, "ok", "{detail}");
+    assert!(detail.contains("API key configured - ***"), "{detail}");
+    let (status, detail) = checked("{broken").await;
+    assert_eq!(status, "fail", "{detail}");
+    assert!(detail.contains("failed to deserialize"), "{detail}");
+}
+
 /// What is wrong between hosts and mounts shows before a process is started there.
 #[tokio::test]
 async fn a_root_settings_and_locks_that_do_not_fit_the_pool_are_found() {

@@ -22,8 +22,11 @@ const EMPTY_BY_NATURE: &[&str] = &[
     "TurnWorkerProcessUnkillable turn_worker_unkillable_process_timestamp_seconds",
 ];
 
-/// What the stand-in for codex does not report.
+/// What the stand-in for codex does not report, or no turn here uses.
 const NOT_REPORTED: &[&str] = &[
+    // Of turns that name no model, or one that no setting names.
+    "turn-worker: Tokens / Cost an hour 0",
+    "turn-worker: Tokens / Cost an hour 1",
     "turn-worker: Tokens / Account's rate limits 0",
     "TurnWorkerUsageLimitNear turn_worker_codex_rate_limit_used_ratio",
     "TurnWorkerUsageLimitNear turn_worker_codex_rate_limit_reset_timestamp_seconds",
