@@ -135,9 +135,9 @@ async fn colour(prometheus: &Prometheus, panel: &Value, instance: &str) -> Strin
         return "unknown".to_owned();
     };
     let steps = &panel["fieldConfig"]["defaults"]["thresholds"]["steps"];
-    let steps = steps.as_array().unwrap().iter();
+    let mut steps = steps.as_array().unwrap().iter();
     let holds = |step: &&Value| step["value"].as_f64().is_none_or(|from| value >= from);
-    text(steps.filter(holds).next_back().unwrap(), "color").to_owned()
+    text(steps.rfind(holds).unwrap(), "color").to_owned()
 }
 
 #[tokio::test]
