@@ -25,7 +25,7 @@ const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 const CHANGELOG: &str = "CHANGELOG.md";
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     README,
     COMMANDS,
     "docs/CONTRIBUTING.md",
@@ -38,12 +38,14 @@ const ALL: [&str; 14] = [
     OPERATIONS,
     ARCHITECTURE,
     PRODUCERS,
+    AMQP,
     RUNBOOK,
     CONTRACT,
 ];
 const COMMANDS: &str = "docs/commands.md";
 const SETTINGS_PAGE: &str = "docs/settings.md";
 const PRODUCERS: &str = "docs/producers.md";
+const AMQP: &str = "docs/amqp.md";
 const CLIENTS: &str = "docs/clients";
 const RUNBOOK: &str = "docs/runbook.md";
 const CONTRACT: &str = "docs/contract/README.md";
@@ -97,16 +99,15 @@ fn the_settings_are_listed_as_they_are() {
 
 #[test]
 fn the_examples_are_the_files_that_the_tests_run() {
-    for (block, file) in [
-        ("python", "python/enqueue.py"),
-        ("typescript", "typescript/enqueue.ts"),
-        ("go", "go/enqueue/main.go"),
-        ("java", "java/Enqueue.java"),
+    for (block, file, documents) in [
+        ("python", "python/ask.py", &[README, PRODUCERS][..]),
+        ("typescript", "typescript/ask.ts", &[PRODUCERS]),
+        ("go", "go/enqueue/main.go", &[AMQP]),
+        ("java", "java/Enqueue.java", &[AMQP]),
     ] {
         let program = format!("```{block}\n{}```\n", read(&format!("{CLIENTS}/{file}")));
-        assert_holds(PRODUCERS, &program);
-        if block == "python" {
-            assert_holds(README, &program);
+        for document in documents {
+            assert_holds(document, &program);
         }
     }
 }

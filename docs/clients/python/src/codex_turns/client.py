@@ -1,0 +1,483 @@
+"""Sends turns and reads their answers: many at a time over one connection and one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from yarl import URL
+
+from .errors import BrokerRefused, BrokerUnavailable, ClientClosed, NoWorker, TurnClientError
+from .events import ErrorEvent, MessageEnd, MessageStart, Restarted, TurnEvent, parse_event
+from .link import Link, LinkLost, Names
+from .log import TurnTail
+from .reader import Answer, TurnReader
+from .requests import Prompt, Request, RequestOptions, encode_request
+
+REQUEST_KEY = "turn"
+CANCEL_PAUSE_S = 5.0
+UNHEARD_PAUSE_S = 2.0
+ASK_AGAIN_S = 5.0
+ASK_AGAIN_AT_MOST_S = 300.0
+RECONNECT_PAUSE_S = 0.2
+RECONNECT_PAUSE_AT_MOST_S = 10.0
+REFUSALS_AT_MOST = 5
+LEAVE_AFTER_S = 5.0
+TICK_S = 0.5
+
+OnStatus = Callable[[str], None]
+_log = logging.getLogger("codex_turns")
+
+
+class TurnStream:
+    """A turn under way: an async context manager, and an async iterator of its events, each once.
+
+    Leaving the context before the end cancels the turn, unless `cancel_on_exit` is false.
+
+    Attributes:
+        turn_id: The turn's id.
+        missed: How many events of the turn are known to have been lost, or dropped since they were read too slowly. The
+            answer is complete in any case.
+    """
+
+    def __init__(self, client: TurnClient, request: Request, *, buffer_limit: int, cancel_on_exit: bool = True) -> None:
+        self.turn_id = request.turn_id
+        self.missed = 0
+        self._client = client
+        self._request = request
+        self._buffer_limit = buffer_limit
+        self._cancel_on_exit = cancel_on_exit
+        self._reader = TurnReader(request.turn_id, request.workspace)
+        self._inbox: deque[TurnEvent] = deque()
+        self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._failure: Exception | None = None
+        self._is_abandoned = False
+        # What the client keeps of it.
+        self._sent_on: Link | None = None
+        self._cancel_at: float | None = None
+        self._ask_again_at: float | None = None
+        self._ask_pause = ASK_AGAIN_S
+
+    async def __aenter__(self) -> Self:
+        await self._client._start(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ended.is_set():
+            return
+        await self._client._leave(self)
+
+    def __aiter__(self) -> AsyncIterator[TurnEvent]:
+        return self
+
+    async def __anext__(self) -> TurnEvent:
+        while not self._inbox:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended.is_set():
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._inbox.popleft()
+
+    async def answer(self) -> Answer:
+        """Waits for the end. Raises a `TurnFailed` unless the turn came to its end.
+
+        Of a turn that is awaited only and not iterated over, no more than a bounded number of events is kept.
+        """
+        await self._ended.wait()
+        if self._reader.end is None:
+            raise self._failure or ClientClosed("the client was closed")
+        return self._reader.answer(self._reader.end)
+
+    async def cancel(self) -> None:
+        """Asks the workers to cancel the turn, again and again until it has ended. Read on: its end still comes."""
+        await self._client._cancel(self)
+
+    def _deliver(self, event: TurnEvent) -> None:
+        taken = self._reader.take(event)
+        if taken is None:
+            return
+        self._ask_again_at = None
+        self.missed += taken.missed
+        if taken.restarted:
+            self._keep(Restarted(**_envelope(event)))
+        self._keep(event)
+        if isinstance(event, MessageEnd):
+            self._ended.set()
+        self._changed.set()
+
+    def _keep(self, event: TurnEvent) -> None:
+        """A slow reader loses pieces, never a start, a restart or the end, and holds nobody else up."""
+        if self._buffer_limit == 0:
+            return
+        if len(self._inbox) < self._buffer_limit or isinstance(event, _ALWAYS_KEPT):
+            self._inbox.append(event)
+        else:
+            self.missed += 1
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._ended.set()
+        self._changed.set()
+
+
+_ALWAYS_KEPT = (MessageStart, Restarted, ErrorEvent, MessageEnd)
+
+
+def _envelope(event: TurnEvent) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in ("turn_id", "workspace", "attempt", "seq", "time", "raw")}
+
+
+class TurnClient:
+    """A connection to the broker, for any number of turns at a time.
+
+    It reconnects by itself, and sends again what may not have arrived: a turn runs once, however often it is sent.
+
+    Args:
+        url: `amqp://user:password@host:5672/vhost`, or `amqps://…`; `%2f` is the virtual host `/`.
+        prefix: The workers' setting `TURN_WORKER_PREFIX`.
+        names: The names of the workers' exchanges, if they do not follow from the prefix.
+        queue: The name of the queue for events. By default it is the user's name, a dot and a UUID, and the queue is deleted
+            when the client is closed. A queue with a name of yours is kept: events wait in it while the process is down.
+        queue_lifetime_s: How long the broker keeps a queue that is not read.
+        prefetch: How many events may be on their way to this client.
+        buffer_limit: How many events of a turn are kept for a reader that is slower than they come. Past it, pieces are
+            dropped and counted in `TurnStream.missed`, never the end.
+        on_status: Gets a line of text when the connection is lost and back, and when no worker hears a cancel. By default
+            these are logged by the logger `codex_turns`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "codex",
+        names: Names | None = None,
+        queue: str | None = None,
+        queue_lifetime_s: int = 600,
+        prefetch: int = 200,
+        buffer_limit: int = 10_000,
+        on_status: OnStatus | None = None,
+    ) -> None:
+        self._url = url
+        self._names = names or Names.of_prefix(prefix)
+        self._queue = queue
+        self._own_queue = self._new_queue()
+        self._queue_lifetime_s = queue_lifetime_s
+        self._prefetch = prefetch
+        self._buffer_limit = buffer_limit
+        self._on_status: OnStatus = on_status or _log.warning
+        self._link: asyncio.Future[Link] | None = None
+        self._is_closed = False
+        self._reading = asyncio.Lock()
+        self._reads_on: Link | None = None
+        self._wants_to_read = False
+        self._consumer: AbstractChannel | None = None
+        self._turns: dict[str, TurnStream] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connects; later connections come by themselves. Raises `BrokerUnavailable`."""
+        if self._link is not None:
+            raise RuntimeError("the client is connected already, or closed")
+        self._link = asyncio.get_running_loop().create_future()
+        try:
+            link = await Link.open(self._url, "codex_turns")
+        except BaseException:
+            self._link = None
+            raise
+        self._link.set_result(link)
+        self._spawn(self._supervise(link))
+        self._spawn(self._tick())
+
+    async def close(self) -> None:
+        """Leaves. Turns that have not ended go on, and `ClientClosed` is raised to those who read them."""
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for turn in list(self._turns.values()):
+            turn._fail(ClientClosed(f"the client was closed before turn {turn.turn_id} ended"))
+        self._turns.clear()
+        if self._link is None:
+            return
+        if not self._link.done():  # lost, and not back
+            self._link.set_exception(ClientClosed("the client is closed"))
+            self._link.exception()  # read, so that asyncio does not report it
+            return
+        link = self._link.result()
+        if self._consumer is not None and self._queue is None:
+            with suppress(LinkLost, TurnClientError, TimeoutError):
+                async with asyncio.timeout(LEAVE_AFTER_S):
+                    await link.close_channel(self._consumer)
+                    await link.delete(self._own_queue)
+        await link.close()
+
+    async def submit(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> str:
+        """Sends a turn and reads nothing. Returns its id once the broker has accepted it."""
+        request = encode_request(prompt, workspace, options)
+        while True:
+            link = await self._connected()
+            with suppress(LinkLost):
+                await link.publish(self._names.requests, REQUEST_KEY, request.body, request.turn_id)
+                return request.turn_id
+
+    async def run(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> Answer:
+        """Sends a turn and waits for its answer. Raises a `TurnFailed` unless the turn came to its end.
+
+        Cancelling the task that waits (also by `asyncio.timeout`) cancels the turn.
+        """
+        request = encode_request(prompt, workspace, options)
+        async with TurnStream(self, request, buffer_limit=0) as turn:
+            return await turn.answer()
+
+    def stream(
+        self, prompt: Prompt, workspace: str, *, cancel_on_exit: bool = True, **options: Unpack[RequestOptions]
+    ) -> TurnStream:
+        """Sends a turn, when it is entered as a context, and reads its events."""
+        request = encode_request(prompt, workspace, options)
+        return TurnStream(self, request, buffer_limit=self._buffer_limit, cancel_on_exit=cancel_on_exit)
+
+    async def cancel(self, turn_id: str, workspace: str | None = None) -> None:
+        """Cancels a turn that anyone sent; without a workspace, in all of them. Raises `NoWorker` if no worker hears it.
+
+        A worker that is not connected at the moment misses it. `TurnStream.cancel` repeats it until the end.
+        """
+        while True:
+            link = await self._connected()
+            with suppress(LinkLost):
+                return await self._publish_cancel(link, turn_id, workspace)
+
+    def tail(
+        self, turn_id: str, workspace: str | None = None, *, since: timedelta | None = None, wait: bool = False
+    ) -> TurnTail:
+        """Reads a turn from the event log, from its beginning, and follows it to its end.
+
+        It has a connection of its own. Without a workspace, that of the first event counts. `since` reads only what is
+        younger, which is faster. `wait` waits for a turn of which the log has nothing yet; without it, `TurnNotInLog` is
+        raised.
+        """
+        reader = TurnReader(turn_id, workspace)
+        return TurnTail(self._url, self._names.log, reader, since=since, wait=wait, on_status=self._on_status)
+
+    # --- turns ---------------------------------------------------------------------------------------------------------
+
+    async def _start(self, turn: TurnStream) -> None:
+        other = self._turns.get(turn.turn_id)
+        if other is not None and not other._is_abandoned:
+            raise ValueError(f"turn {turn.turn_id} is being read already")
+        self._turns[turn.turn_id] = turn
+        try:
+            while True:
+                with suppress(LinkLost):
+                    link = await self._link_for_reading()
+                    # After a lost link, all turns are sent on the next one.
+                    if turn._sent_on is not link:
+                        await self._send(link, turn)
+                    return
+        except asyncio.CancelledError:
+            await self._leave(turn)  # the broker may have it
+            raise
+        except BaseException:
+            self._forget(turn)
+            raise
+
+    async def _send(self, link: Link, turn: TurnStream) -> None:
+        """Binds before it publishes: events that no queue is bound for are gone."""
+        turn._sent_on = link
+        await link.bind(self._own_queue, self._names.events, turn.turn_id)
+        await link.publish(self._names.requests, REQUEST_KEY, turn._request.body, turn.turn_id)
+
+    async def _cancel(self, turn: TurnStream) -> None:
+        loop = asyncio.get_running_loop()
+        turn._cancel_at = loop.time() + CANCEL_PAUSE_S
+        link = turn._sent_on
+        if turn._ended.is_set() or link is None:
+            return  # it is not sent yet, and the cancel follows it
+        try:
+            workspace = turn._request.workspace
+            # A path means something to a worker only.
+            await self._publish_cancel(link, turn.turn_id, None if workspace.startswith("/") else workspace)
+        except NoWorker:
+            turn._cancel_at = loop.time() + UNHEARD_PAUSE_S
+            self._on_status("no worker is connected, so the cancel is repeated until one is")
+        except LinkLost:
+            turn._cancel_at = 0
+        except BrokerRefused as error:
+            self._on_status(str(error))
+
+    async def _publish_cancel(self, link: Link, turn_id: str, workspace: str | None) -> None:
+        message = {"action": "cancel", "turn_id": turn_id}
+        if workspace is not None:
+            message["workspace"] = workspace
+        await link.publish(self._names.control, "", json.dumps(message).encode())
+
+    async def _leave(self, turn: TurnStream) -> None:
+        """Cancels a turn that has no reader any more, and goes on with it in the background until it has ended."""
+        turn._is_abandoned = True
+        turn._buffer_limit = 0
+        turn._inbox.clear()
+        if turn._cancel_on_exit and turn._sent_on is not None:
+            await asyncio.wait((self._spawn(self._cancel(turn)),), timeout=LEAVE_AFTER_S)
+        else:
+            self._forget(turn)
+
+    def _forget(self, turn: TurnStream) -> None:
+        if self._turns.get(turn.turn_id) is turn:
+            del self._turns[turn.turn_id]
+            link = turn._sent_on
+            if link is not None and not link.lost.done():
+                self._spawn(self._unbind(link, turn.turn_id))
+
+    async def _unbind(self, link: Link, turn_id: str) -> None:
+        with suppress(LinkLost, BrokerRefused):
+            if turn_id not in self._turns:  # sent again meanwhile
+                await link.unbind(self._own_queue, self._names.events, turn_id)
+
+    def _fail(self, turn: TurnStream, error: Exception) -> None:
+        turn._fail(error)
+        self._forget(turn)
+
+    async def _on_message(self, message: AbstractIncomingMessage) -> None:
+        event = parse_event(message.body)
+        turn = None if event is None else self._turns.get(event.turn_id)
+        if event is not None and turn is not None:
+            turn._deliver(event)
+            if turn._ended.is_set():
+                self._forget(turn)
+        with suppress(Exception):  # one that can't be acked comes again, and is dropped then
+            await message.ack()
+
+    # --- connections ---------------------------------------------------------------------------------------------------
+
+    async def _connected(self) -> Link:
+        while True:
+            if self._is_closed:
+                raise ClientClosed("the client is closed")
+            if self._link is None:
+                raise RuntimeError("the client is not connected: use it as a context manager, or call connect()")
+            link = await asyncio.shield(self._link)
+            if not link.lost.done():
+                return link
+            await asyncio.sleep(0)  # until it is noticed
+
+    async def _link_for_reading(self) -> Link:
+        async with self._reading:
+            link = await self._connected()
+            if self._reads_on is not link:
+                self._wants_to_read = True
+                await link.declare(self._own_queue, self._queue_lifetime_s)
+                self._consumer = await link.consume(self._own_queue, self._prefetch, self._on_message)
+                self._reads_on = link
+            return link
+
+    async def _supervise(self, link: Link) -> None:
+        while True:
+            reason = await asyncio.shield(link.lost)
+            self._link = asyncio.get_running_loop().create_future()
+            self._on_status(f"lost the broker: {reason}")
+            await link.close()
+            link = await self._reconnect()
+            self._link.set_result(link)
+            self._on_status("connected again")
+
+    async def _reconnect(self) -> Link:
+        pause, refusals = RECONNECT_PAUSE_S, 0
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, RECONNECT_PAUSE_AT_MOST_S)
+            link = None
+            try:
+                link = await Link.open(self._url, "codex_turns")
+                if self._wants_to_read:
+                    await self._resume(link)
+            except (BrokerUnavailable, LinkLost) as error:
+                _log.debug("not connected yet: %r", error)
+            except BrokerRefused as error:
+                refusals += 1
+                # The queue may be on a node that is down.
+                self._own_queue = self._new_queue()
+                if refusals == REFUSALS_AT_MOST:
+                    for turn in list(self._turns.values()):
+                        self._fail(turn, error)
+                    refusals = 0
+            else:
+                return link
+            if link is not None:
+                await link.close()
+
+    async def _resume(self, link: Link) -> None:
+        """Sends all turns again before it reads on: their ends may have been missed, and come once more then."""
+        await link.declare(self._own_queue, self._queue_lifetime_s)
+        await asyncio.gather(*(self._resend(link, turn) for turn in list(self._turns.values())))
+        self._consumer = await link.consume(self._own_queue, self._prefetch, self._on_message)
+        self._reads_on = link
+
+    async def _resend(self, link: Link, turn: TurnStream) -> None:
+        try:
+            await self._send(link, turn)
+        except BrokerRefused as error:
+            self._fail(turn, error)
+            return
+        turn._ask_pause = ASK_AGAIN_S
+        turn._ask_again_at = asyncio.get_running_loop().time() + ASK_AGAIN_S
+        if turn._cancel_at is not None:
+            turn._cancel_at = 0
+
+    async def _tick(self) -> None:
+        """Repeats cancels, and sends again what nothing is heard of on a connection that is not its first: the end may
+        have been told to no one, and a request that came before the workers had noted that end was dropped as a duplicate.
+        """
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = asyncio.get_running_loop().time()
+            for turn in list(self._turns.values()):
+                try:
+                    await self._remind(turn, now)
+                except LinkLost:
+                    break
+                except BrokerRefused as error:
+                    self._fail(turn, error)
+
+    async def _remind(self, turn: TurnStream, now: float) -> None:
+        link = turn._sent_on
+        if link is None or link.lost.done():
+            return
+        if turn._cancel_at is not None and now >= turn._cancel_at:
+            await self._cancel(turn)
+        if turn._ask_again_at is not None and now >= turn._ask_again_at:
+            turn._ask_pause = min(2 * turn._ask_pause, ASK_AGAIN_AT_MOST_S)
+            turn._ask_again_at = now + turn._ask_pause
+            await link.publish(self._names.requests, REQUEST_KEY, turn._request.body, turn.turn_id)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _new_queue(self) -> str:
+        return self._queue or f"{URL(self._url).user or 'guest'}.{uuid.uuid4()}"

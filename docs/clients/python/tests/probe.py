@@ -1,0 +1,73 @@
+"""Uses the library as services do, for tests/it/clients, which have a worker answer and look at what is printed.
+
+AMQP_URL=amqp://… python3 probe.py scripted     with a worker that repeats each prompt
+AMQP_URL=amqp://… python3 probe.py pool         with a real one
+"""
+
+import asyncio
+import os
+import sys
+
+from codex_turns import TextDelta, TurnClient, TurnFailed, TurnRejected, sync
+
+URL = os.environ["AMQP_URL"]
+
+
+async def scripted() -> None:
+    async with TurnClient(URL) as client:
+        answers = await asyncio.gather(*(client.run(f"turn {n}", f"w{n}") for n in range(500)))
+        print("many", sum(answer.text == f"turn {n}" for n, answer in enumerate(answers)))
+        try:
+            await client.run("fail", "a")
+        except TurnFailed as error:
+            print("failed", error.code, error.reason, lower(error.retryable))
+    async with TurnClient(URL, buffer_limit=10) as client, client.stream("flood 50", "a") as slow:
+        answer = await slow.answer()
+        other = await client.run("other", "b")
+        kept = [event.type async for event in slow]
+        print("slow", len(answer.text), len(kept), kept[-1], slow.missed, other.text)
+
+
+async def pool() -> None:
+    async with TurnClient(URL) as client:
+        try:
+            await client.run("say no", "../a")
+        except TurnRejected as error:
+            print("rejected", error.code, lower(error.retryable))
+        async with client.stream("t1\nsay hi", "a") as turn:
+            print("stream", *[event.type async for event in turn])
+        again = await client.run("t1\nsay hi", "a", turn_id=turn.turn_id)
+        print("again", again.text, lower(again.turn_id == turn.turn_id))
+        async with client.stream("t2\nsay left\nwait never", "a") as left:
+            async for event in left:
+                if isinstance(event, TextDelta):
+                    break
+        print("left", left.turn_id)
+        waiting = asyncio.create_task(client.run("t3\nsay no\nwait never", "b", turn_id="abandoned"))
+        await started(client)
+        waiting.cancel()
+        print("abandoned", (await asyncio.gather(waiting, return_exceptions=True))[0].__class__.__name__)
+
+
+async def started(client: TurnClient) -> None:
+    """Until another turn, of another workspace, has ended: then the one before has been sent."""
+    await client.run("t4\nsay yes", "c")
+
+
+def lower(value: bool) -> str:
+    return str(value).lower()
+
+
+def without_asyncio() -> None:
+    with sync.TurnClient(URL) as client:
+        with client.stream("t5\nsay streamed", "d") as turn:
+            print("sync", *[event.text for event in turn if isinstance(event, TextDelta)], turn.answer().text)
+        print("sync", client.run("t6\nsay run", "d").text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["scripted"]:
+        asyncio.run(scripted())
+    else:
+        asyncio.run(pool())
+        without_asyncio()

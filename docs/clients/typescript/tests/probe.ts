@@ -1,0 +1,60 @@
+// Uses the library as services do, for tests/it/clients, which have a worker answer and look at what is printed.
+//
+//     AMQP_URL=amqp://… node build/tests/probe.js scripted     with a worker that repeats each prompt
+//     AMQP_URL=amqp://… node build/tests/probe.js pool         with a real one
+import { type ReadEvent, TurnClient, TurnFailed, TurnRejected } from "codex-turn-client";
+
+const URL = process.env.AMQP_URL ?? "";
+
+async function typesOf(turn: AsyncIterable<ReadEvent>): Promise<string[]> {
+  const types: string[] = [];
+  for await (const event of turn) types.push(event.type);
+  return types;
+}
+
+async function scripted(): Promise<void> {
+  const client = await TurnClient.connect(URL);
+  const all = Array.from({ length: 500 }, (_, n) => client.run(`turn ${n}`, `w${n}`));
+  const answers = await Promise.all(all);
+  console.log("many", answers.filter((answer, n) => answer.text === `turn ${n}`).length);
+  try {
+    await client.run("fail", "a");
+  } catch (error) {
+    if (error instanceof TurnFailed) console.log("failed", error.code, error.reason, error.retryable);
+  }
+  await client.close();
+
+  const small = await TurnClient.connect(URL, { bufferLimit: 10 });
+  const slow = small.stream("flood 50", "a");
+  const answer = await slow.answer();
+  const other = await small.run("other", "b");
+  const kept = await typesOf(slow);
+  console.log("slow", answer.text.length, kept.length, kept.at(-1), slow.missed, other.text);
+  await small.close();
+}
+
+async function pool(): Promise<void> {
+  const client = await TurnClient.connect(URL);
+  try {
+    await client.run("say no", "../a");
+  } catch (error) {
+    if (error instanceof TurnRejected) console.log("rejected", error.code, error.retryable);
+  }
+  const turn = client.stream("t1\nsay hi", "a");
+  console.log("stream", ...(await typesOf(turn)));
+  const again = await client.run("t1\nsay hi", "a", { turn_id: turn.turnId });
+  console.log("again", again.text, again.turnId === turn.turnId);
+  const left = client.stream("t2\nsay left\nwait never", "a");
+  for await (const event of left) if (event.type === "text_delta") break;
+  console.log("left", left.turnId);
+  const abandon = new AbortController();
+  const waiting = client.run("t3\nsay no\nwait never", "b", { turn_id: "abandoned", signal: abandon.signal });
+  const outcome = waiting.catch((error: Error) => error.name);
+  // Another turn, of another workspace, has ended: then the one before has been sent.
+  await client.run("t4\nsay yes", "c");
+  abandon.abort();
+  console.log("abandoned", await outcome);
+  await client.close();
+}
+
+await (process.argv[2] === "scripted" ? scripted() : pool());
