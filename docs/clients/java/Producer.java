@@ -9,6 +9,7 @@ import com.rabbitmq.client.ShutdownSignalException;
 import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Date;
 import java.util.List;
@@ -37,6 +38,9 @@ public class Producer {
     private static final int RECONNECT_PAUSE_MS = 1000;
     private static final int CANCEL_PAUSE_MS = 5000;
     private static final int LEAVE_AFTER_S = 60;
+    private static final int MAX_CHUNK = 65_535; // messages of a chunk of the log, which is delivered whole
+    private static final int QUIET_MS = 1000; // after the newest message: what stands in one chunk with it comes at once
+    private static final int SILENT_MS = 10_000; // nothing at all comes: the log is empty
 
     private static final Gson GSON = new Gson();
     private static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
@@ -300,20 +304,25 @@ public class Producer {
         Object offset = "first";
         while (true) {
             try (Connection connection = factory.newConnection()) {
+                Delivery newest = newest(connection);
+                List<String> filter = new ArrayList<>(List.of(turnId));
+                if (newest != null && newest.getProperties().getHeaders().get("x-stream-filter-value") != null) {
+                    filter.add(newest.getProperties().getHeaders().get("x-stream-filter-value").toString());
+                }
                 Channel channel = connection.createChannel();
-                channel.basicQos(100); // a stream has no consumer without
-                BlockingQueue<Delivery> deliveries = new LinkedBlockingQueue<>();
-                channel.basicConsume(
-                        "codex.events.log",
-                        false,
-                        Map.of("x-stream-offset", offset, "x-stream-filter", turnId),
-                        (tag, delivery) -> deliveries.add(delivery),
-                        tag -> connection.abort()); // the log was deleted
+                BlockingQueue<Delivery> deliveries =
+                        readLog(channel, Map.of("x-stream-offset", offset, "x-stream-filter", filter));
+                long caughtUp = System.currentTimeMillis() + (newest == null ? QUIET_MS : SILENT_MS);
                 while (reader.stopReason == null && !interrupted) {
                     Delivery delivery = deliveries.poll(200, TimeUnit.MILLISECONDS);
                     if (delivery == null && !channel.isOpen()) throw new IOException("the channel is closed");
+                    if (delivery == null && reader.seq < 0 && System.currentTimeMillis() > caughtUp) {
+                        throw new Refused("the event log has nothing of turn " + turnId
+                                + ": it has not begun, is older than the log, or never was");
+                    }
                     if (delivery == null) continue;
-                    offset = (Long) delivery.getProperties().getHeaders().get("x-stream-offset") + 1;
+                    offset = offsetOf(delivery) + 1;
+                    caughtUp = System.currentTimeMillis() + patience(offsetOf(delivery), newest);
                     JsonObject event =
                             GSON.fromJson(new String(delivery.getBody(), StandardCharsets.UTF_8), JsonObject.class);
                     reader.take(event); // the filter lets others through, too
@@ -327,6 +336,36 @@ public class Producer {
                 Thread.sleep(RECONNECT_PAUSE_MS);
             }
         }
+    }
+
+    private static BlockingQueue<Delivery> readLog(Channel channel, Map<String, Object> arguments) throws IOException {
+        BlockingQueue<Delivery> deliveries = new LinkedBlockingQueue<>();
+        channel.basicQos(100); // a stream has no consumer without
+        channel.basicConsume(
+                "codex.events.log",
+                false,
+                arguments,
+                (tag, delivery) -> deliveries.add(delivery),
+                tag -> channel.getConnection().abort()); // the log was deleted
+        return deliveries;
+    }
+
+    /** The log's newest message, or null if there is none: once it has come by, all that the log had has. */
+    private static Delivery newest(Connection connection) throws IOException, InterruptedException, TimeoutException {
+        Channel channel = connection.createChannel();
+        Delivery newest = readLog(channel, Map.of("x-stream-offset", "last")).poll(SILENT_MS, TimeUnit.MILLISECONDS);
+        channel.close();
+        return newest;
+    }
+
+    private static long offsetOf(Delivery delivery) {
+        return (Long) delivery.getProperties().getHeaders().get("x-stream-offset");
+    }
+
+    /** How long to wait for another message before the log is taken to be read, in milliseconds. */
+    private static long patience(long offset, Delivery newest) {
+        if (newest == null || offset < offsetOf(newest)) return SILENT_MS;
+        return offset > offsetOf(newest) + MAX_CHUNK ? 0 : QUIET_MS;
     }
 
     static int run(String[] arguments) {

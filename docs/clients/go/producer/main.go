@@ -27,6 +27,10 @@ const (
 	queueLifetime  = 10 * time.Minute // how long events wait for a reader that is gone
 	reconnectPause = time.Second
 	cancelPause    = 5 * time.Second
+
+	maxChunk = 65_535           // messages of a chunk of the log, which is delivered whole
+	quiet    = time.Second      // after the newest message: what stands in one chunk with it comes at once
+	silent   = 10 * time.Second // nothing at all comes: the log is empty
 )
 
 var exitStatus = map[string]int{"end_turn": 0, "error": 1, "timeout": 124, "cancelled": 130}
@@ -366,25 +370,92 @@ func readLog(url string, r *reader, offset *any) error {
 	if err = channel.Qos(100, 0, false); err != nil { // a stream has no consumer without
 		return err
 	}
-	arguments := amqp.Table{"x-stream-offset": *offset, "x-stream-filter": r.turnID}
+	newest, filter, err := newestOf(connection, r.turnID)
+	if err != nil {
+		return err
+	}
+	arguments := amqp.Table{"x-stream-offset": *offset, "x-stream-filter": filter}
 	deliveries, err := channel.Consume("codex.events.log", "", false, false, false, false, arguments)
 	if err != nil {
 		return err
 	}
-	for delivery := range deliveries {
-		if number, is := delivery.Headers["x-stream-offset"].(int64); is {
+	caughtUp := time.NewTimer(silent)
+	defer caughtUp.Stop()
+	if newest < 0 {
+		caughtUp.Reset(quiet)
+	}
+	for {
+		select {
+		case <-caughtUp.C:
+			if r.seq < 0 {
+				return refusal("the event log has nothing of turn " + r.turnID +
+					": it has not begun, is older than the log, or never was")
+			}
+		case delivery, open := <-deliveries:
+			if !open {
+				return errors.New("the broker has ended the consumer")
+			}
+			number := offsetOf(delivery)
 			*offset = number + 1
-		}
-		var e event
-		if err := json.Unmarshal(delivery.Body, &e); err != nil {
-			return err
-		}
-		r.take(e) // the filter lets others through, too
-		if err := delivery.Ack(false); err != nil || r.stopReason != "" {
-			return err
+			caughtUp.Reset(patience(number, newest))
+			var e event
+			if err := json.Unmarshal(delivery.Body, &e); err != nil {
+				return err
+			}
+			r.take(e) // the filter lets others through, too
+			if err := delivery.Ack(false); err != nil || r.stopReason != "" {
+				return err
+			}
 		}
 	}
-	return errors.New("the broker has ended the consumer")
+}
+
+// Returns the offset of the log's newest message, or -1 if there is none, and a filter that lets it through, too: once it
+// has come by, all that the log had of the turn has.
+func newestOf(connection *amqp.Connection, turnID string) (int64, []any, error) {
+	filter := []any{turnID}
+	channel, err := connection.Channel()
+	if err != nil {
+		return -1, nil, err
+	}
+	defer channel.Close()
+	if err = channel.Qos(100, 0, false); err != nil {
+		return -1, nil, err
+	}
+	arguments := amqp.Table{"x-stream-offset": "last"}
+	deliveries, err := channel.Consume("codex.events.log", "", false, false, false, false, arguments)
+	if err != nil {
+		return -1, nil, err
+	}
+	select {
+	case <-time.After(silent):
+		return -1, filter, nil
+	case delivery, open := <-deliveries:
+		if !open {
+			return -1, nil, errors.New("the broker has ended the consumer")
+		}
+		if value, is := delivery.Headers["x-stream-filter-value"].(string); is {
+			filter = append(filter, value)
+		}
+		return offsetOf(delivery), filter, nil
+	}
+}
+
+func offsetOf(delivery amqp.Delivery) int64 {
+	number, _ := delivery.Headers["x-stream-offset"].(int64)
+	return number
+}
+
+// How long to wait for another message before the log is taken to be read.
+func patience(offset, newest int64) time.Duration {
+	switch {
+	case newest < 0 || offset < newest:
+		return silent
+	case offset > newest+maxChunk:
+		return 0
+	default:
+		return quiet
+	}
 }
 
 func run(interrupted context.Context, url, workspace string, prompts []string) (string, error) {
