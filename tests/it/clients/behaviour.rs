@@ -169,6 +169,14 @@ pub async fn who_comes_late(language: Language) {
     let done = called.done().await.ended(0);
     assert_eq!(done.out, "before\nafter\n");
     assert!(done.err.contains("\nend_turn, tokens: "), "{done:#?}");
+    // What lies behind a turn was delivered already when its end is read, and
+    // is not acknowledged; brokers before 3.13 close the connection on a nack.
+    let done = language.tail("other", &url).run().await.ended(0);
+    assert_eq!(done.out, "nothing\n");
+    // As `turn-worker tail` does.
+    let unknown = language.tail("unknown", &url).run().await.ended(1);
+    let why = "the event log has nothing of turn unknown";
+    assert!(unknown.err.contains(why), "{unknown:#?}");
     pool.stop().await;
 }
 
@@ -260,6 +268,55 @@ pub async fn the_rules_of_reading(language: Language) {
     let timeout = json!({"attempt": 1, "seq": 0, "type": "message_end", "stop_reason": "timeout", "duration_ms": 1});
     scripted.tell(&[timeout]).await;
     called.done().await.ended(124);
+}
+
+/// Many turns at a time over one connection, and a reader that is slower than
+/// the events of its turn come.
+pub async fn a_service(language: Language) {
+    let url = Broker::vhost();
+    let mut scripted = Scripted::on(&url).await;
+    let called = language.probe("scripted", &url).start();
+    scripted.repeat_prompts(503).await;
+    let done = called.done().await.ended(0);
+    let lines: Vec<_> = done.out.lines().collect();
+    // 52 events came of the slow one's turn, and 10 and the end were kept.
+    assert_eq!(
+        lines,
+        [
+            "many 500",
+            "failed turn.failed rate_limited true",
+            "slow 50 11 message_end 41 other",
+        ],
+        "{done:#?}"
+    );
+}
+
+/// With a real worker: what is rejected, sent again, or left before its end.
+pub async fn what_a_service_does_with_its_turns(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let done = language.probe("pool", &url).run().await.ended(0);
+    let lines: Vec<_> = done.out.lines().collect();
+    let [rejected, stream, again, left, abandoned, ..] = &lines[..] else {
+        panic!("{done:#?}");
+    };
+    assert_eq!(*rejected, "rejected workspace.rejected false");
+    assert_eq!(*stream, "stream message_start text_delta message_end");
+    assert_eq!(*again, "again hi true");
+    let left = left.strip_prefix("left ").unwrap();
+    // As their language cancels what waits.
+    let cancelled = ["abandoned CancelledError", "abandoned AbortError"];
+    assert!(cancelled.contains(abandoned), "{done:#?}");
+    for id in [left, "abandoned"] {
+        let turn = pool.events.ended(id).await;
+        assert_eq!(turn.stop_reason(), "cancelled");
+    }
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    language.ask(&url).run().await.ended(0);
+    if language == Language::Python {
+        assert_eq!(lines[5..], ["sync streamed streamed", "sync run"]);
+    }
+    pool.stop().await;
 }
 
 /// Another producer has heard the turn's id, and sends turns under it.

@@ -36,6 +36,13 @@ impl Language {
         });
     }
 
+    /// Runs the library's own tests.
+    pub fn test_library(self) {
+        let tested = Command::new(CLIENTS).args(["test", self.name()]).output();
+        let tested = tested.unwrap_or_else(|error| panic!("{CLIENTS}: {error}"));
+        assert!(tested.status.success(), "{tested:#?}");
+    }
+
     fn call(self, program: &str, arguments: &[&str], url: &str) -> Call {
         let run = [&["run", self.name(), program], arguments].concat();
         // Java reads its arguments by the locale.
@@ -47,6 +54,16 @@ impl Language {
     /// The program of few lines.
     pub fn enqueue(self, url: &str) -> Call {
         self.call("enqueue", &[], url)
+    }
+
+    /// What the documents begin with.
+    pub fn ask(self, url: &str) -> Call {
+        self.call("ask", &[], url)
+    }
+
+    /// What uses the library as a service does.
+    pub fn probe(self, what: &str, url: &str) -> Call {
+        self.call("probe", &[what], url)
     }
 
     pub fn tail(self, turn_id: &str, url: &str) -> Call {
