@@ -12,6 +12,7 @@ of time, 130 if it was cancelled, 2 for wrong arguments, 1 for everything else.
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from collections.abc import AsyncIterator
 
 from codex_turns import ErrorEvent, MessageEnd, Restarted, TextDelta, TurnClient, TurnClientError, TurnEvent, TurnStream
 
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the client reports what matters of it
 EXIT_STATUS = {"end_turn": 0, "timeout": 124, "cancelled": 130}
 
 

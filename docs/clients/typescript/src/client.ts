@@ -348,8 +348,8 @@ export class TurnClient {
   private isTicking = false;
 
   /**
-   * Repeats cancels, and sends again what nothing is heard of on a connection that is not its first: the end may have been
-   * told to no one, and a request that came before the workers had noted that end was dropped as a duplicate.
+   * Repeats cancels, and requests of which no event has come on a connection that is not their first: the end may have been
+   * published while no queue was bound, and the request dropped as a duplicate just before that.
    */
   private async tick(): Promise<void> {
     if (this.isTicking) return;

@@ -94,7 +94,7 @@ export class Link {
     });
   }
 
-  /** Declares a queue for events. It outlives the connection: what comes while there is none waits in it. */
+  /** Declares a queue for events. It outlives the connection: events that come meanwhile wait in it. */
   declare(queue: string, lifetimeMs: number): Promise<void> {
     return this.setUp(async (channel) => {
       await channel.assertQueue(queue, { durable: true, expires: lifetimeMs });
@@ -134,7 +134,8 @@ export class Link {
         else if (wanted) onMessage(message, () => void (opened.isClosed || channel.ack(message)));
       };
       await channel.consume(queue, take, args === undefined ? {} : { arguments: args });
-      channel.on("close", () => wanted && this.lose(opened.refusal?.message ?? "the channel is closed"));
+      // A connection reports why it closes after its channels have closed.
+      channel.on("close", () => wanted && setImmediate(() => this.lose(opened.refusal?.message ?? "the channel is closed")));
       return () => {
         wanted = false;
         return this.call("close a channel", () => channel.close()).catch(() => {});

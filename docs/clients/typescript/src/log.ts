@@ -29,7 +29,7 @@ interface Delivered {
   ack: () => void;
 }
 
-/** What a consumer has got and nobody has taken: bounded by the prefetch, since each is acked when it is read. */
+/** Deliveries that were not read yet: bounded by the prefetch, since each is acked when it is read. */
 class Deliveries {
   private readonly waiting: Delivered[] = [];
   private wake: () => void = () => {};
@@ -99,7 +99,7 @@ export class TurnTail implements AsyncIterable<ReadEvent> {
         lost = true;
         await sleep(RECONNECT_PAUSE_MS);
       } finally {
-        // Never by rejecting what was delivered, and whatever the broker says to it: see docs/EVENTS.md.
+        // Without rejecting what was delivered, and ignoring errors: see "The event log" in docs/EVENTS.md.
         await link?.close();
       }
     }

@@ -134,7 +134,7 @@ export class TurnStream implements AsyncIterable<ReadEvent> {
     await this.turns.start(this);
   }
 
-  /** A slow reader loses pieces, never a start, a restart or the end, and holds nobody else up. */
+  /** A slow reader loses pieces, never a start, a restart or the end, and delays no other reader. */
   private keep(event: ReadEvent): void {
     if (this.bufferLimit === 0) return;
     if (this.inbox.length < this.bufferLimit || ALWAYS_KEPT.includes(event.type)) this.inbox.push(event);

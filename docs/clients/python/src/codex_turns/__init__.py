@@ -7,7 +7,7 @@
 `codex_turns.sync` has the same without asyncio.
 """
 
-from .client import TurnClient, TurnStream
+from .client import TurnClient
 from .errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -50,6 +50,7 @@ from .link import Names
 from .log import TurnTail
 from .reader import Answer, TurnReader
 from .requests import Prompt, RequestOptions
+from .turn import TurnStream
 
 __version__ = "1.0.0"
 

@@ -7,8 +7,7 @@ import json
 import logging
 import random
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -18,11 +17,12 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from yarl import URL
 
 from .errors import BrokerRefused, BrokerUnavailable, ClientClosed, NoWorker, TurnClientError
-from .events import ErrorEvent, MessageEnd, MessageStart, Restarted, TurnEvent, parse_event
+from .events import parse_event
 from .link import Link, LinkLost, Names
 from .log import TurnTail
 from .reader import Answer, TurnReader
-from .requests import Prompt, Request, RequestOptions, encode_request
+from .requests import Prompt, RequestOptions, encode_request
+from .turn import TurnStream
 
 REQUEST_KEY = "turn"
 CANCEL_PAUSE_S = 5.0
@@ -37,109 +37,6 @@ TICK_S = 0.5
 
 OnStatus = Callable[[str], None]
 _log = logging.getLogger("codex_turns")
-
-
-class TurnStream:
-    """A turn under way: an async context manager, and an async iterator of its events, each once.
-
-    Leaving the context before the end cancels the turn, unless `cancel_on_exit` is false.
-
-    Attributes:
-        turn_id: The turn's id.
-        missed: How many events of the turn are known to have been lost, or dropped since they were read too slowly. The
-            answer is complete in any case.
-    """
-
-    def __init__(self, client: TurnClient, request: Request, *, buffer_limit: int, cancel_on_exit: bool = True) -> None:
-        self.turn_id = request.turn_id
-        self.missed = 0
-        self._client = client
-        self._request = request
-        self._buffer_limit = buffer_limit
-        self._cancel_on_exit = cancel_on_exit
-        self._reader = TurnReader(request.turn_id, request.workspace)
-        self._inbox: deque[TurnEvent] = deque()
-        self._changed = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._failure: Exception | None = None
-        self._is_abandoned = False
-        # What the client keeps of it.
-        self._sent_on: Link | None = None
-        self._cancel_at: float | None = None
-        self._ask_again_at: float | None = None
-        self._ask_pause = ASK_AGAIN_S
-
-    async def __aenter__(self) -> Self:
-        await self._client._start(self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._ended.is_set():
-            return
-        await self._client._leave(self)
-
-    def __aiter__(self) -> AsyncIterator[TurnEvent]:
-        return self
-
-    async def __anext__(self) -> TurnEvent:
-        while not self._inbox:
-            if self._failure is not None:
-                raise self._failure
-            if self._ended.is_set():
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._inbox.popleft()
-
-    async def answer(self) -> Answer:
-        """Waits for the end. Raises a `TurnFailed` unless the turn came to its end.
-
-        Of a turn that is awaited only and not iterated over, no more than a bounded number of events is kept.
-        """
-        await self._ended.wait()
-        if self._reader.end is None:
-            raise self._failure or ClientClosed("the client was closed")
-        return self._reader.answer(self._reader.end)
-
-    async def cancel(self) -> None:
-        """Asks the workers to cancel the turn, again and again until it has ended. Read on: its end still comes."""
-        await self._client._cancel(self)
-
-    def _deliver(self, event: TurnEvent) -> None:
-        taken = self._reader.take(event)
-        if taken is None:
-            return
-        self._ask_again_at = None
-        self.missed += taken.missed
-        if taken.restarted:
-            self._keep(Restarted(**_envelope(event)))
-        self._keep(event)
-        if isinstance(event, MessageEnd):
-            self._ended.set()
-        self._changed.set()
-
-    def _keep(self, event: TurnEvent) -> None:
-        """A slow reader loses pieces, never a start, a restart or the end, and holds nobody else up."""
-        if self._buffer_limit == 0:
-            return
-        if len(self._inbox) < self._buffer_limit or isinstance(event, _ALWAYS_KEPT):
-            self._inbox.append(event)
-        else:
-            self.missed += 1
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = error
-        self._ended.set()
-        self._changed.set()
-
-
-_ALWAYS_KEPT = (MessageStart, Restarted, ErrorEvent, MessageEnd)
-
-
-def _envelope(event: TurnEvent) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in ("turn_id", "workspace", "attempt", "seq", "time", "raw")}
 
 
 class TurnClient:
@@ -210,8 +107,8 @@ class TurnClient:
             self._link = None
             raise
         self._link.set_result(link)
-        self._spawn(self._supervise(link))
-        self._spawn(self._tick())
+        self._spawn(self._guarded(self._supervise(link)))
+        self._spawn(self._guarded(self._tick()))
 
     async def close(self) -> None:
         """Leaves. Turns that have not ended go on, and `ClientClosed` is raised to those who read them."""
@@ -227,6 +124,8 @@ class TurnClient:
         if not self._link.done():  # lost, and not back
             self._link.set_exception(ClientClosed("the client is closed"))
             self._link.exception()  # read, so that asyncio does not report it
+            return
+        if self._link.exception() is not None:
             return
         link = self._link.result()
         if self._consumer is not None and self._queue is None:
@@ -394,6 +293,18 @@ class TurnClient:
                 self._reads_on = link
             return link
 
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """What is not foreseen ends the client, rather than leave its callers waiting."""
+        try:
+            await work
+        except Exception as error:
+            _log.exception("the client can't go on")
+            self._is_closed = True
+            for turn in list(self._turns.values()):
+                self._fail(turn, error)
+            if self._link is not None and not self._link.done():
+                self._link.set_exception(error)
+
     async def _supervise(self, link: Link) -> None:
         while True:
             reason = await asyncio.shield(link.lost)
@@ -424,6 +335,10 @@ class TurnClient:
                     for turn in list(self._turns.values()):
                         self._fail(turn, error)
                     refusals = 0
+            except asyncio.CancelledError:
+                if link is not None:
+                    await link.close()
+                raise
             else:
                 return link
             if link is not None:
@@ -448,8 +363,8 @@ class TurnClient:
             turn._cancel_at = 0
 
     async def _tick(self) -> None:
-        """Repeats cancels, and sends again what nothing is heard of on a connection that is not its first: the end may
-        have been told to no one, and a request that came before the workers had noted that end was dropped as a duplicate.
+        """Repeats cancels, and requests of which no event has come on a connection that is not their first: the end may
+        have been published while no queue was bound, and the request dropped as a duplicate just before that.
         """
         while True:
             await asyncio.sleep(TICK_S)

@@ -101,7 +101,7 @@ class Link:
         await self._call(publish(), f"publish to {exchange}")
 
     async def declare(self, queue: str, lifetime_s: int) -> None:
-        """Declares a queue for events. It outlives the connection: what comes while there is none waits in it."""
+        """Declares a queue for events. It outlives the connection: events that come meanwhile wait in it."""
 
         async def declare(channel: AbstractChannel) -> None:
             await channel.declare_queue(queue, durable=True, arguments={"x-expires": lifetime_s * 1000})

@@ -91,7 +91,7 @@ class TurnTail:
                 lost = True
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             finally:
-                # Never by rejecting what was delivered, and whatever the broker says to it: see docs/EVENTS.md.
+                # Without rejecting what was delivered, and ignoring errors: see "The event log" in docs/EVENTS.md.
                 if link is not None:
                     await link.close()
 

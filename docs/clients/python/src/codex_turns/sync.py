@@ -20,6 +20,7 @@ from .events import TurnEvent
 from .log import TurnTail as AsyncTurnTail
 from .reader import Answer
 from .requests import Prompt, RequestOptions
+from .turn import TurnStream as AsyncTurnStream
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ async def _settled() -> None:
 class TurnStream:
     """As `codex_turns.TurnStream`: a context manager, and an iterator of the turn's events."""
 
-    def __init__(self, loop: _Loop, turn: asynchronous.TurnStream) -> None:
+    def __init__(self, loop: _Loop, turn: AsyncTurnStream) -> None:
         self.turn_id = turn.turn_id
         self._loop = loop
         self._turn = turn
@@ -159,7 +160,7 @@ class TurnClient:
     ) -> TurnStream:
         loop = self._running()
 
-        async def make() -> asynchronous.TurnStream:
+        async def make() -> AsyncTurnStream:
             return self._client.stream(prompt, workspace, cancel_on_exit=cancel_on_exit, **options)
 
         return TurnStream(loop, loop.run(make()))
