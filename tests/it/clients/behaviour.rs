@@ -270,6 +270,35 @@ pub async fn the_rules_of_reading(language: Language) {
     called.done().await.ended(124);
 }
 
+/// The broker is away, and has lost the queue for events when it is back, as
+/// after a restart of the node that had it.
+pub async fn a_broker_that_was_away(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let proxy = Proxy::before(&url).await;
+    let called = language.producer("a", &[SCRIPT], &proxy.url).start();
+    called.printed("before").await;
+    let id = turn_id(&called).await;
+    proxy.redirect("127.0.0.1:1"); // where nothing listens
+    proxy.cut();
+    called.said("lost the broker").await;
+    let (address, vhost) = url.rsplit_once('/').unwrap();
+    let names = Broker::shared().ctl(&["list_queues", "-p", vhost, "name"]);
+    let queue = names.lines().find(|name| name.starts_with("guest."));
+    let queue = queue.unwrap_or_else(|| panic!("no queue of the producer's in {names}"));
+    Broker::shared().ctl(&["delete_queue", "-p", vhost, queue]);
+    pool.release("go");
+    pool.events.ended(&id).await;
+    // Sent again before that, it would be a duplicate of a turn that still runs.
+    pool.idle().await;
+    proxy.redirect(address.rsplit_once('@').unwrap().1);
+    let done = called.done().await.ended(0);
+    // The end, published again, has the whole message.
+    assert_eq!(done.out, "before\nafter\n");
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
 /// Many turns at a time over one connection, and a reader that is slower than
 /// the events of its turn come.
 pub async fn a_service(language: Language) {

@@ -102,6 +102,12 @@ macro_rules! library_tests_in {
         }
 
         #[tokio::test]
+        async fn a_broker_that_was_away_and_lost_the_queue_loses_no_answer() {
+            $language.build();
+            behaviour::a_broker_that_was_away($language).await;
+        }
+
+        #[tokio::test]
         async fn many_turns_at_a_time_and_a_slow_reader() {
             $language.build();
             behaviour::a_service($language).await;

@@ -165,7 +165,9 @@ export class TurnClient {
       await this.untilDone(async () => {
         const link = await this.linkForReading();
         // After a lost link, all turns are sent on the next one.
-        if (turn.sending.on !== link) await this.send(link, turn);
+        if (turn.sending.on === link) return;
+        if (turn.request.mayBeKnown) this.askAgainLater(turn);
+        await this.send(link, turn);
       });
     } catch (error) {
       this.forget(turn);
@@ -339,17 +341,21 @@ export class TurnClient {
       this.fail(turn, error);
       return;
     }
-    const { sending } = turn;
+    this.askAgainLater(turn);
+    if (turn.sending.cancelAt !== undefined) turn.sending.cancelAt = 0;
+  }
+
+  /** Unless an event comes before that. */
+  private askAgainLater({ sending }: TurnStream): void {
     sending.askPause = ASK_AGAIN_MS;
     sending.askAgainAt = Date.now() + ASK_AGAIN_MS;
-    if (sending.cancelAt !== undefined) sending.cancelAt = 0;
   }
 
   private isTicking = false;
 
   /**
-   * Repeats cancels, and requests of which no event has come on a connection that is not their first: the end may have been
-   * published while no queue was bound, and the request dropped as a duplicate just before that.
+   * Repeats cancels, and requests that were not the first of their turn and got no event: they are dropped as duplicates
+   * while the workers have not yet noted the turn's end, which may have been published already.
    */
   private async tick(): Promise<void> {
     if (this.isTicking) return;

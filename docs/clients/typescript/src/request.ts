@@ -53,6 +53,8 @@ export interface TurnRequest {
   turnId: string;
   workspace: string;
   body: Buffer;
+  /** The caller chose the id, so the turn may have been sent before. */
+  mayBeKnown: boolean;
 }
 
 /** Encodes a request. Throws a `RangeError` for a lone surrogate and for what is larger than any worker takes. */
@@ -70,5 +72,5 @@ export function encodeRequest(prompt: Prompt, workspace: string, options: Reques
   if (body.length > MAX_BODY_BYTES) {
     throw new RangeError(`the request has ${body.length} bytes, expected at most ${MAX_BODY_BYTES}`);
   }
-  return { turnId, workspace, body };
+  return { turnId, workspace, body, mayBeKnown: options.turn_id !== undefined };
 }

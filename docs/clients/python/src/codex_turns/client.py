@@ -195,6 +195,8 @@ class TurnClient:
                     link = await self._link_for_reading()
                     # After a lost link, all turns are sent on the next one.
                     if turn._sent_on is not link:
+                        if turn._request.may_be_known:
+                            self._ask_again_later(turn)
                         await self._send(link, turn)
                     return
         except asyncio.CancelledError:
@@ -357,14 +359,18 @@ class TurnClient:
         except BrokerRefused as error:
             self._fail(turn, error)
             return
-        turn._ask_pause = ASK_AGAIN_S
-        turn._ask_again_at = asyncio.get_running_loop().time() + ASK_AGAIN_S
+        self._ask_again_later(turn)
         if turn._cancel_at is not None:
             turn._cancel_at = 0
 
+    def _ask_again_later(self, turn: TurnStream) -> None:
+        """Unless an event comes before that."""
+        turn._ask_pause = ASK_AGAIN_S
+        turn._ask_again_at = asyncio.get_running_loop().time() + ASK_AGAIN_S
+
     async def _tick(self) -> None:
-        """Repeats cancels, and requests of which no event has come on a connection that is not their first: the end may
-        have been published while no queue was bound, and the request dropped as a duplicate just before that.
+        """Repeats cancels, and requests that were not the first of their turn and got no event: they are dropped as
+        duplicates while the workers have not yet noted the turn's end, which may have been published already.
         """
         while True:
             await asyncio.sleep(TICK_S)

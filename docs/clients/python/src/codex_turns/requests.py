@@ -39,11 +39,12 @@ class RequestOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, encoded."""
+    """A request, encoded. `may_be_known`: the caller chose the id, so the turn may have been sent before."""
 
     turn_id: str
     workspace: str
     body: bytes
+    may_be_known: bool
 
 
 def encode_request(prompt: Prompt, workspace: str, options: RequestOptions) -> Request:
@@ -59,4 +60,4 @@ def encode_request(prompt: Prompt, workspace: str, options: RequestOptions) -> R
     body = json.dumps(request, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"the request has {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
-    return Request(turn_id, workspace, body)
+    return Request(turn_id, workspace, body, "turn_id" in options)
