@@ -28,6 +28,27 @@ fn g4_a_finished_turn_is_known_as_finished_ever_after() {
     assert_eq!(journal(&workspace).history("t").unwrap(), expected);
 }
 
+/// Workers of two versions run side by side. A reason of the newer one stands only
+/// in the text of an event, which is published again as it is.
+#[test]
+fn g4_an_end_in_words_of_a_later_version_is_read_and_told_as_it_is() {
+    let (_tmp, workspace) = workspace();
+    let mut first = journal(&workspace);
+    first.started(&started("t", 1)).unwrap();
+    drop(first);
+    let event = r#"{"turn_id":"t","attempt":1,"seq":1,"type":"error","error":{"code":"turn.failed","message":"m","reason":"of-a-later-version","retryable":false},"later":1}"#;
+    let sealed_event =
+        serde_json::json!({"turn_id": "t", "attempt": 1, "seq": 1, "kind": "error", "json": event});
+    let record = format!(
+        r#"{{"v":1,"record":"finished","turn_id":"t","attempt":1,"at":"2026-01-02T03:04:05Z","stop_reason":"error","code":"turn.failed","usage":{{"input_tokens":1,"cache_read_tokens":0,"cache_write_tokens":0,"output_tokens":2,"thinking_tokens":0,"later":{{}}}},"thread":null,"unconfirmed":[],"ending":[{sealed_event}],"later":true}}"#
+    );
+    let lines = [read(&workspace, JOURNAL), sealed(&record)].concat();
+    write(&workspace, JOURNAL, &lines);
+    let history = journal(&workspace).history("t").unwrap();
+    let ending = history.finished.unwrap().ending;
+    assert_eq!(&*ending[0].json, event);
+}
+
 #[test]
 fn g6_attempts_count_up_over_deaths_and_shutdowns() {
     let (_tmp, workspace) = workspace();
