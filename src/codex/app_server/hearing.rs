@@ -245,13 +245,15 @@ impl Conversation {
             "thread/tokenUsage/updated" => {
                 let (total, last) = items::usage(params)?;
                 let ours = self.is_of_turn(params, "turnId");
+                // A turn that codex begins for a goal is spent on the turn that has set it.
+                let for_goal = self.others.is_unasked(&params.text("turnId"));
                 let growth = &mut self.thread.as_mut()?.growth;
-                if !ours {
+                if !ours && !for_goal {
                     growth.observe(total);
                     return None;
                 }
                 let spent = growth.report(total, last)?;
-                Some(CliEvent::UsageUpdated { spent })
+                ours.then_some(CliEvent::UsageUpdated { spent })
             }
             _ if params.has("turnId") && !self.is_of_turn(params, "turnId") => None,
             _ => notice::of_turn(method, params, &mut self.thinking),

@@ -237,6 +237,19 @@ fn a_turn_is_started_only_when_the_one_that_was_not_asked_for_has_ended() {
 }
 
 /// Or the thread would begin a turn as soon as it is loaded.
+/// As where the goal was paused too late.
+#[test]
+fn g7_what_codex_does_for_a_goal_is_spent_on_the_turn_that_has_set_it() {
+    let mut conversation = running();
+    note(&mut conversation, TOKENS, usage([30, 9], [30, 9]));
+    completed(&mut conversation, "completed", Value::Null);
+    unasked(&mut conversation, "g1");
+    let mut for_goal = usage([50, 12], [20, 3]);
+    for_goal["turnId"] = json!("g1");
+    assert_eq!(note(&mut conversation, TOKENS, for_goal), []);
+    assert_eq!(spent(&conversation), (Some(50), None));
+}
+
 #[test]
 fn the_goal_of_an_ended_turn_is_cleared_before_its_thread_is_loaded() {
     let mut conversation = initialized();

@@ -313,12 +313,14 @@ pub const DEFAULT: &[Row] = &[
     },
 ];
 
-/// Where the operator has switched goals on.
+/// Where the operator has switched goals on. On a busy machine codex may have
+/// begun a turn for one before it is stopped; its request is not answered by then,
+/// so that it is seen to be abandoned.
 pub const GOALS: &[Row] = &[
     Row {
         name: "goal",
         turns: &[
-            "goal: look\nsay: Over.\n@run: date >> goal.txt",
+            "goal: look\nsay: Over.\n@wait: 0.5\n@run: date >> goal.txt",
             "say: Next.",
         ],
         said: &["Next."],
@@ -326,13 +328,13 @@ pub const GOALS: &[Row] = &[
     },
     Row {
         name: "goal_last",
-        turns: &["goal: look\nsay: Over.\n@run: date >> goal.txt"],
+        turns: &["goal: look\nsay: Over.\n@wait: 0.5\n@run: date >> goal.txt"],
         said: &["Over."],
         ..ROW
     },
     Row {
         name: "goal_cancelled",
-        turns: &["goal: look\nrun: touch begun; sleep 100000\n@run: date >> goal.txt"],
+        turns: &["goal: look\nrun: touch begun; sleep 100000\n@wait: 0.5\n@run: date >> goal.txt"],
         with: With::Cancel,
         ends: Ends::Cancelled,
         ..ROW
