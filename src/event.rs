@@ -278,8 +278,9 @@ pub struct PlanItem {
 pub enum EventBody {
     /// Always first.
     MessageStart {
-        /// The model that the request or the worker's settings name; the turn's agent is asked with it unless
-        /// `message_end` names another. Absent if neither names one.
+        /// The model that the request or the worker's settings name, or else codex's own default; the turn's agent is
+        /// asked with it unless `message_end` names another. Absent if neither names one and codex has not reported its
+        /// default yet.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
         /// The request's own.

@@ -6,12 +6,12 @@
 
 mod canonical;
 mod choice;
-mod effort;
 mod ids;
 mod image;
 pub mod json;
 mod json_schema;
 mod messages;
+mod model_choice;
 mod notices;
 mod parse;
 mod rejection;
@@ -29,12 +29,13 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 pub use choice::{OnBusy, ThreadChoice};
-pub use effort::Effort;
 pub(crate) use ids::is_model_name;
 pub use ids::{IdError, TurnId, WorkspaceId};
 pub use image::{Image, ImagePath, MediaType};
 pub(crate) use image::{decode, encode};
 pub use messages::{IgnoredPart, IgnoredParts};
+pub(crate) use model_choice::ModelChoice;
+pub use model_choice::{Effort, ServiceTier};
 pub use notices::RequestNotice;
 pub(crate) use rejection::shown;
 pub use rejection::{Rejection, Violation};
@@ -75,6 +76,7 @@ pub struct TurnRequest {
     pub images: Vec<Image>,
     pub model: Option<String>,
     pub reasoning_effort: Option<Effort>,
+    pub service_tier: Option<ServiceTier>,
     /// Whole seconds, at least one.
     pub timeout: Option<Duration>,
     /// At least one.
@@ -121,6 +123,9 @@ pub struct Limits {
     pub models: Option<BTreeSet<String>>,
     /// The reasoning efforts that may be asked for; `None`: any.
     pub efforts: Option<BTreeSet<Effort>>,
+    /// The service tiers that may be asked for; `None`: any. Empty where the
+    /// engine can't hold one to its turn.
+    pub service_tiers: Option<BTreeSet<ServiceTier>>,
     /// Spellings of the workspace root, absolute; a workspace that is an
     /// absolute path must lie under one of them.
     pub roots: Vec<PathBuf>,
@@ -138,6 +143,7 @@ impl Limits {
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: None,
             efforts: None,
+            service_tiers: None,
             roots: Vec::new(),
             handed_on: true,
         }

@@ -9,7 +9,9 @@ use clap::Args;
 use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
-use turn_worker::request::{MediaType, OnBusy, ThreadChoice, TurnId, WorkspaceId};
+use turn_worker::request::{
+    Effort, MediaType, OnBusy, ServiceTier, ThreadChoice, TurnId, WorkspaceId,
+};
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
@@ -40,6 +42,12 @@ pub struct TurnArgs {
     /// The model; the worker's default without
     #[arg(long, short, value_name = "M")]
     model: Option<String>,
+    /// How much the model is to think: none, minimal, low, medium, high, xhigh, max or ultra; which of them it takes is the model's
+    #[arg(long, short, value_name = "E")]
+    effort: Option<Effort>,
+    /// How fast, and for which price, the model is served: default, flex or priority
+    #[arg(long, value_name = "TIER")]
+    service_tier: Option<ServiceTier>,
     /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit
     #[arg(long, short, value_name = "D", value_parser = timeout)]
     timeout: Option<Duration>,
@@ -108,6 +116,8 @@ impl TurnArgs {
             workspace: self.workspace.clone(),
             prompt: self.prompt()?,
             model: self.model.clone(),
+            reasoning_effort: self.effort,
+            service_tier: self.service_tier,
             timeout: self.timeout,
             images: self.images()?,
             output_schema: self.output_schema()?,

@@ -26,7 +26,7 @@ Examples:
   turn-worker validate --control cancel.json
 
 Everything that is wrong is told at once, in the words with which the workers would reject it. A worker's own limits \
-hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_CODEX_EFFORTS, TURN_WORKER_WORKSPACE_ROOT. \
+hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_CODEX_EFFORTS, TURN_WORKER_CODEX_SERVICE_TIERS, TURN_WORKER_WORKSPACE_ROOT. \
 No broker is asked and nothing is looked up on disk; so whether a workspace lies inside another, or has too many turns \
 in line, is only known when the turn is there.
 

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::request::{
-    Limits, MediaType, OnBusy, Properties, Rejection, ThreadChoice, TurnRequest, encode,
+    Effort, Limits, MediaType, OnBusy, Properties, Rejection, ServiceTier, ThreadChoice,
+    TurnRequest, encode,
 };
 use crate::trace::TraceContext;
 
@@ -22,6 +23,8 @@ pub struct NewTurn {
     pub workspace: String,
     pub prompt: String,
     pub model: Option<String>,
+    pub reasoning_effort: Option<Effort>,
+    pub service_tier: Option<ServiceTier>,
     /// In whole seconds, rounded up.
     pub timeout: Option<Duration>,
     /// In whole seconds, rounded up.
@@ -43,6 +46,10 @@ struct Request<'a> {
     enqueued_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<Effort>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +93,8 @@ impl NewTurn {
             messages: json!([{"role": "user", "content": content(&self.prompt, &self.images)}]),
             enqueued_at: Timestamp::now(),
             model: self.model,
+            reasoning_effort: self.reasoning_effort,
+            service_tier: self.service_tier,
             timeout_s: self.timeout.map(whole_seconds),
             start_within_s: self.start_within.map(whole_seconds),
             on_busy: self.on_busy,
@@ -158,6 +167,8 @@ mod tests {
     fn a_submission_is_what_a_worker_reads() {
         let turn = NewTurn {
             model: Some("gpt-5.5".to_owned()),
+            reasoning_effort: Some(Effort::Low),
+            service_tier: Some(ServiceTier::Flex),
             timeout: Some(Duration::from_millis(1500)),
             start_within: Some(Duration::from_secs(30)),
             on_busy: OnBusy::Interrupt,
@@ -173,6 +184,8 @@ mod tests {
         assert_eq!(read.workspace.as_str(), "a/b");
         assert_eq!(read.prompt, "hi");
         assert_eq!(read.model.as_deref(), Some("gpt-5.5"));
+        assert_eq!(read.reasoning_effort, Some(Effort::Low));
+        assert_eq!(read.service_tier, Some(ServiceTier::Flex));
         assert_eq!(read.timeout, Some(Duration::from_secs(2)));
         assert_eq!(read.start_within, Some(Duration::from_secs(30)));
         assert_eq!(read.on_busy, OnBusy::Interrupt);

@@ -12,11 +12,12 @@ use std::time::Duration;
 use super::Exit;
 use super::app_server::{IdleServers, Server};
 use super::home::Home;
+use super::process::Codex;
 use super::protocol::CliEvent;
 use super::rate_limits::RateLimit;
 use crate::event::Tokens;
 use crate::guard::{SpawnError, Tag, Unkillable};
-use crate::request::{Effort, MediaType, OutputSchema};
+use crate::request::{Effort, MediaType, OutputSchema, ServiceTier};
 
 /// What the model is asked.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub struct Ask {
     pub images: Vec<Image>,
     /// What its answer is to look like.
     pub output_schema: Option<OutputSchema>,
+    pub tier: Option<ServiceTier>,
 }
 
 /// An image, read.
@@ -41,6 +43,7 @@ impl From<&str> for Ask {
             prompt: prompt.to_owned(),
             images: Vec::new(),
             output_schema: None,
+            tier: None,
         }
     }
 }
@@ -137,6 +140,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Rises when another program has taken the place of the one that is
     /// started, as an upgrade does it.
     fn generation(&self) -> u64;
+
+    /// What is run, if it is codex.
+    fn codex(&self) -> Option<&Codex> {
+        None
+    }
 
     /// Within which pieces of text are joined; none where texts come whole.
     fn delta_window(&self) -> Option<Duration> {

@@ -57,6 +57,10 @@ impl Engine for AnyEngine {
         self.codex().program.generation()
     }
 
+    fn codex(&self) -> Option<&Codex> {
+        Some(self.codex())
+    }
+
     fn delta_window(&self) -> Option<Duration> {
         match self {
             Self::Exec(engine) => engine.delta_window(),

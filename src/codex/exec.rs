@@ -1,16 +1,20 @@
 //! The engine `codex exec`: one process a turn, the prompt on its stdin.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::app_server::Server;
+use super::Exit;
+use super::app_server::{self, Server};
+use super::default_model::{DefaultModel, unlisted};
 use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
+use super::failure::Cause;
 use super::lines::Line;
 use super::process::{Codex, EFFORT, Process, WITHOUT_GOALS};
-use super::protocol;
+use super::protocol::{self, CliEvent};
 use crate::config::Sandbox;
 use crate::guard::{FileArg, SpawnError};
 use crate::request::Effort;
@@ -50,7 +54,39 @@ impl Exec {
         args.push("-");
         args.into_iter().map(str::to_owned).collect()
     }
+
+    /// The default model where only some models may be asked: `codex exec` does
+    /// not report it before it has asked it. The error says why the turn is not
+    /// run.
+    async fn listed_default(
+        &self,
+        input: TurnInput<'_>,
+        models: &BTreeSet<String>,
+    ) -> Result<Result<String, String>, SpawnError> {
+        let default = DefaultModel::of(&self.0, input.home);
+        let model = match default.known() {
+            Some(model) => model.to_owned(),
+            None => match app_server::default_model(&self.0, input).await? {
+                Some(model) => {
+                    default.learn(&model);
+                    model
+                }
+                None => return Ok(Err(NO_DEFAULT.to_owned())),
+            },
+        };
+        Ok(match unlisted(&model, models) {
+            Some(why) => Err(why),
+            None => Ok(model),
+        })
+    }
 }
+
+/// Seen with 0.171.0; so what one turn asked for would hold for all that follow.
+const ONE_TIER: &str = "`codex exec` goes on with the tier of a conversation's first turn, whatever is configured later";
+
+/// Where codex does not answer, as with arguments that only `codex exec` takes.
+const NO_DEFAULT: &str = "only some models may be asked (CODEX_MODELS), and codex has not reported which one a turn \
+     gets that names none; the operator can set CODEX_MODEL";
 
 impl Engine for Exec {
     type Run = ExecRun;
@@ -59,25 +95,58 @@ impl Engine for Exec {
         self.0.program.generation()
     }
 
+    fn codex(&self) -> Option<&Codex> {
+        Some(&self.0)
+    }
+
     async fn start(
         &self,
         input: TurnInput<'_>,
         ask: Ask,
         _: Option<Server>,
     ) -> Result<ExecRun, SpawnError> {
+        if let Some(tier) = ask.tier {
+            return Ok(ExecRun(Started::Refused(Some(format!(
+                "found service_tier \"{tier}\" with CODEX_ENGINE=exec, expected none: {ONE_TIER}"
+            )))));
+        }
+        let mut model = input.model.map(str::to_owned);
+        if let (None, Some(models)) = (&model, input.models) {
+            match self.listed_default(input, models).await? {
+                Ok(default) => model = Some(default),
+                Err(why) => return Ok(ExecRun(Started::Refused(Some(why)))),
+            }
+        }
         let stdin = in_memory("prompt", ask.prompt.as_bytes())?;
         let mut setup = self.0.setup(&input);
-        setup.args = self.args(&setup.args, input.model, input.effort, input.resume);
-        Ok(ExecRun(self.0.start(setup, input, stdin, files(&ask)?)?))
+        setup.args = self.args(&setup.args, model.as_deref(), input.effort, input.resume);
+        let process = self.0.start(setup, input, stdin, files(&ask)?)?;
+        Ok(ExecRun(Started::Process(process)))
     }
 }
 
 #[derive(Debug)]
-pub struct ExecRun(Process);
+pub struct ExecRun(Started);
+
+#[derive(Debug)]
+enum Started {
+    Process(Process),
+    /// Nothing was started; why not, until it was reported.
+    Refused(Option<String>),
+}
 
 impl EngineRun for ExecRun {
     async fn next(&mut self) -> Option<Output> {
-        Some(match self.0.next_line().await? {
+        let process = match &mut self.0 {
+            Started::Process(process) => process,
+            Started::Refused(why) => {
+                return Some(Output::Event(CliEvent::TurnFailed {
+                    message: why.take()?,
+                    cause: Some(Cause::CONFIG),
+                }));
+            }
+        };
+        Some(match process.next_line().await? {
             Line::Whole(line) => match protocol::parse_line(&line) {
                 Ok(event) => Output::Event(event),
                 Err(_) => match protocol::parse_rest(&line) {
@@ -90,15 +159,27 @@ impl EngineRun for ExecRun {
     }
 
     async fn interrupt(&mut self) {
-        self.0.guard.interrupt().await;
+        if let Started::Process(process) = &mut self.0 {
+            process.guard.interrupt().await;
+        }
     }
 
     async fn kill(&mut self) {
-        self.0.guard.kill().await;
+        if let Started::Process(process) = &mut self.0 {
+            process.guard.kill().await;
+        }
     }
 
     async fn end(&mut self) -> End {
-        self.0.end().await
+        match &mut self.0 {
+            Started::Process(process) => process.end().await,
+            Started::Refused(_) => End {
+                exit: Exit::Code(0),
+                leftovers: 0,
+                unkillable: None,
+                stderr_tail: String::new(),
+            },
+        }
     }
 }
 
@@ -156,6 +237,7 @@ mod tests {
             workspace_config: WorkspaceConfig::Ignored,
             hidden_env: Vec::new(),
             max_line_bytes: 1024,
+            default_models: Default::default(),
         })
     }
 

@@ -21,6 +21,14 @@ pub struct Cause {
     pub retryable: bool,
 }
 
+impl Cause {
+    /// The operator's settings.
+    pub const CONFIG: Self = Self {
+        reason: Config,
+        retryable: false,
+    };
+}
+
 /// Words in lower case, any of which tells the cause. The first row that
 /// matches decides, so the narrower ones stand first.
 struct Row(&'static [&'static str], Reason, bool);

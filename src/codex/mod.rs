@@ -11,6 +11,7 @@
 pub mod app_server;
 pub mod binary;
 pub mod config_file;
+pub mod default_model;
 pub mod engine;
 pub mod engines;
 pub mod exec;

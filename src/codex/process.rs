@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Exit;
+use super::default_model::DefaultModels;
 use super::engine::{End, TurnInput};
 use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
@@ -43,6 +44,7 @@ pub struct Codex {
     /// Variables of [`Launch::env`] that the agent's commands see empty.
     pub hidden_env: Vec<String>,
     pub max_line_bytes: usize,
+    pub default_models: DefaultModels,
 }
 
 /// What codex is started with in one workspace.

@@ -28,7 +28,7 @@ pub use tls::{ClientFiles, TlsError, TlsFiles};
 use secrecy::SecretString;
 
 use crate::event::Reason;
-use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS};
+use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, ServiceTier};
 
 /// The reasons of failed turns that may mean the account, see
 /// [`crate::host::account`].
@@ -50,6 +50,7 @@ pub struct Settings {
     /// `None`: any model may be asked for.
     pub codex_models: Option<BTreeSet<String>>,
     pub codex_efforts: Option<BTreeSet<Effort>>,
+    pub codex_service_tiers: Option<BTreeSet<ServiceTier>>,
     pub codex_engine: EngineKind,
     pub delta_window: Duration,
     pub codex_idle_ttl: Duration,
@@ -241,6 +242,11 @@ impl Settings {
             max_metadata_bytes: MAX_METADATA_BYTES,
             models: self.codex_models.clone(),
             efforts: self.codex_efforts.clone(),
+            // `codex exec` can't hold a tier to one turn.
+            service_tiers: match self.codex_engine {
+                EngineKind::Exec => Some(BTreeSet::new()),
+                EngineKind::AppServer => self.codex_service_tiers.clone(),
+            },
             roots,
             handed_on: false,
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, Problem, Warning};
@@ -13,7 +14,7 @@ use super::{
     LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TlsFiles, broker, value,
 };
 use crate::event::Reason;
-use crate::request::{Effort, is_model_name};
+use crate::request::is_model_name;
 
 /// Variables of tests have our prefix and are no settings.
 const TESTS_PREFIX: &str = "TURN_WORKER_TEST_";
@@ -88,7 +89,12 @@ impl Reader {
         let codex_bin = self.value(&table::CODEX_BIN, raw.codex_bin, path);
         let codex_home = self.value(&table::CODEX_HOME, raw.codex_home, codex_home);
         let codex_models = self.optional(&table::CODEX_MODELS, raw.codex_models, models);
-        let codex_efforts = self.optional(&table::CODEX_EFFORTS, raw.codex_efforts, efforts);
+        let codex_efforts = self.optional(&table::CODEX_EFFORTS, raw.codex_efforts, some_of);
+        let codex_service_tiers = self.optional(
+            &table::CODEX_SERVICE_TIERS,
+            raw.codex_service_tiers,
+            some_of,
+        );
         let codex_model = self.optional(&table::CODEX_MODEL, raw.codex_model, |text| {
             let listed = match &codex_models {
                 Some(Some(list)) => list.contains(text),
@@ -172,6 +178,7 @@ impl Reader {
             codex_model: codex_model?,
             codex_models: codex_models?,
             codex_efforts: codex_efforts?,
+            codex_service_tiers: codex_service_tiers?,
             codex_engine: codex_engine?,
             delta_window: delta_window?,
             codex_idle_ttl: codex_idle_ttl?,
@@ -375,9 +382,10 @@ fn models(text: &str) -> Option<BTreeSet<String>> {
     (!names.is_empty() && names.iter().all(|name| is_model_name(name))).then_some(names)
 }
 
-fn efforts(text: &str) -> Option<BTreeSet<Effort>> {
-    let efforts: Result<BTreeSet<Effort>, _> = value::list(text).map(str::parse).collect();
-    efforts.ok().filter(|efforts| !efforts.is_empty())
+/// At least one.
+fn some_of<T: FromStr + Ord>(text: &str) -> Option<BTreeSet<T>> {
+    let some: Result<BTreeSet<T>, _> = value::list(text).map(str::parse).collect();
+    some.ok().filter(|some| !some.is_empty())
 }
 
 /// An empty list is one, too.

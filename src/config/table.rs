@@ -137,11 +137,15 @@ settings! {
     codex_models CODEX_MODELS {
         Preset::Told("any"),
         Allowed::Told("names of models, with commas between them"),
-        "the models that a turn may name; with app-server a turn that names none is run only if its model is listed, too" }
+        "the models that a turn may name; one that names none is run only if its model is listed, too" }
     codex_efforts CODEX_EFFORTS {
         Preset::Told("any"),
         Allowed::Told("some of none, minimal, low, medium, high, xhigh, max and ultra, with commas between them"),
         "the reasoning efforts that a turn may ask for" }
+    codex_service_tiers CODEX_SERVICE_TIERS {
+        Preset::Told("any"),
+        Allowed::Told("some of default, flex and priority, with commas between them"),
+        "the service tiers that a turn may ask for, with app-server; with exec it may ask for none" }
     codex_sandbox CODEX_SANDBOX {
         Preset::Value("bypass"), OneOf(Sandbox::WORDS),
         "what codex lets the agent's commands do" }
@@ -282,6 +286,7 @@ pub(super) const OF_DOCUMENTS: &[&str] = &[
     "WORKSPACE_ROOT",
     "CODEX_MODELS",
     "CODEX_EFFORTS",
+    "CODEX_SERVICE_TIERS",
     "MAX_REQUEST_BYTES",
     "PREFIX",
     "LOG",

@@ -3,7 +3,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::config::value;
 use crate::event::Reason;
-use crate::request::Effort;
+use crate::request::{Effort, ServiceTier};
 
 type Read = Result<(Settings, Vec<Warning>), ConfigError>;
 
@@ -106,6 +106,7 @@ fn what_is_set_is_taken() {
         ("CODEX_MODEL", "b"),
         ("CODEX_MODELS", "a, b,"),
         ("CODEX_EFFORTS", "low, high"),
+        ("CODEX_SERVICE_TIERS", "flex,default"),
         ("CODEX_SANDBOX", "workspace-write"),
         ("CODEX_ARGS", r#"-c 'model_reasoning_summary="auto"' --x"#),
         ("CODEX_ENV", "PATH, KEY,PATH"),
@@ -158,6 +159,14 @@ fn what_is_set_is_taken() {
     assert_eq!(
         settings.codex_efforts,
         Some([Effort::Low, Effort::High].into())
+    );
+    assert_eq!(
+        settings.codex_service_tiers,
+        Some([ServiceTier::Standard, ServiceTier::Flex].into())
+    );
+    assert_eq!(
+        settings.request_limits(Vec::new()).service_tiers,
+        settings.codex_service_tiers
     );
     assert_eq!(settings.codex_sandbox, Sandbox::WorkspaceWrite);
     assert_eq!(

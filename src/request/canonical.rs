@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Effort, Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ThreadChoice, TurnId,
-    TurnRequest, WorkspaceId,
+    Effort, Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ServiceTier,
+    ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
 #[derive(Serialize)]
@@ -21,6 +21,8 @@ struct Canonical<'a> {
     model: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<Effort>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +95,7 @@ impl<'a> Canonical<'a> {
             }],
             model: request.model.as_deref(),
             reasoning_effort: request.reasoning_effort,
+            service_tier: request.service_tier,
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
             start_within_s: request.start_within.map(|t| t.as_secs()),

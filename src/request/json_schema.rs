@@ -14,7 +14,7 @@ use super::json::MAX_VALUES;
 use super::parse::{MAX_METADATA_DEPTH, MAX_OUTPUT_SCHEMA_DEPTH, SERDE_JSON_PRIVATE};
 use super::{
     Effort, Image, MAX_IMAGES, MAX_METADATA_BYTES, MAX_OUTPUT_SCHEMA_BYTES, MAX_PROMPT_CHARS,
-    MediaType, OnBusy, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
+    MediaType, ModelChoice, OnBusy, ServiceTier, ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
 use crate::trace::{TRACEPARENT, TRACESTATE};
@@ -117,6 +117,13 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
             }),
         ),
         (
+            "service_tier",
+            json!({
+                "description": "How fast, and for which price, the provider is to serve the model, for this turn only; `default` is none, whatever the operator has configured. On the operator's list where there is one.",
+                "enum": choices(ServiceTier::ALL.iter().map(|tier| tier.as_str())),
+            }),
+        ),
+        (
             "timeout_s",
             json!({
                 "description": "Whole seconds; the worker's own limit caps it.",
@@ -216,7 +223,7 @@ fn beyond() -> String {
             "the images beside the prompt are at most {MAX_IMAGES}, are what their media_type says, and stand in standard base64 with its padding; of several messages, those of the prompt's are looked at"
         ),
         "a path has at most 1024 bytes in UTF-8".to_owned(),
-        "the model is on the operator's list, where there is one, and so is the reasoning effort"
+        "the model is on the operator's list, where there is one, and so are the reasoning effort and the service tier"
             .to_owned(),
         "of several messages, the last one of role `user` that has content has text; blocks of types other than text and image (and x-…) without any, no `content` beside other fields, and a role such as `User` or `human` are rejected there".to_owned(),
         format!(

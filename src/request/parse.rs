@@ -1,6 +1,7 @@
 //! Read by hand from a JSON value, so that every violation has its field's
 //! path and all of them are found in one pass.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use super::notices;
 use super::rejection::{Violations, quoted, shown};
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
-    Effort, IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, OutputSchema, Properties,
-    Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
+    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, ModelChoice, OutputSchema,
+    Properties, Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
@@ -77,7 +78,8 @@ impl TurnRequest {
         let workspace = reader.workspace();
         let prompt = reader.prompt();
         let model = reader.model();
-        let reasoning_effort = reader.reasoning_effort();
+        let reasoning_effort = reader.model_choice("reasoning_effort", limits.efforts.as_ref());
+        let service_tier = reader.model_choice("service_tier", limits.service_tiers.as_ref());
         let seconds = "a whole number of seconds, at least 1";
         let timeout = reader.at_least_one("timeout_s", seconds);
         let start_within = reader.at_least_one("start_within_s", seconds);
@@ -102,6 +104,7 @@ impl TurnRequest {
                     images,
                     model,
                     reasoning_effort,
+                    service_tier,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
                     start_within: start_within.map(Duration::from_secs),
@@ -240,14 +243,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn reasoning_effort(&mut self) -> Option<Effort> {
-        let value = self.present("reasoning_effort")?;
-        let listed = self.limits.efforts.as_ref();
-        let named = value.as_str().and_then(|name| name.parse().ok());
-        let taken = named.filter(|effort| listed.is_none_or(|listed| listed.contains(effort)));
+    /// One of those that the operator allows.
+    fn model_choice<C: ModelChoice>(
+        &mut self,
+        field: &str,
+        listed: Option<&BTreeSet<C>>,
+    ) -> Option<C> {
+        let value = self.present(field)?;
+        let named: Option<C> = value.as_str().and_then(|name| name.parse().ok());
+        let taken = named.filter(|choice| listed.is_none_or(|listed| listed.contains(choice)));
         if taken.is_none() {
-            let rule = Effort::rule(listed);
-            self.violates("reasoning_effort", rule);
+            self.violates(field, C::rule(listed));
         }
         taken
     }

@@ -114,6 +114,8 @@ fn each_rule_names_its_field() {
         ("reasoning_effort", json!("High"), "reasoning_effort"),
         ("reasoning_effort", json!(""), "reasoning_effort"),
         ("reasoning_effort", json!(3), "reasoning_effort"),
+        ("service_tier", json!("fast"), "service_tier"),
+        ("service_tier", json!(""), "service_tier"),
         ("timeout_s", json!(0), "timeout_s"),
         ("timeout_s", json!(-1), "timeout_s"),
         ("timeout_s", json!(1.5), "timeout_s"),
@@ -364,32 +366,35 @@ fn a_model_must_be_on_the_list_when_there_is_one() {
 }
 
 #[test]
-fn a_reasoning_effort_must_be_on_the_list_when_there_is_one() {
+fn an_effort_and_a_tier_must_be_on_their_lists_where_there_are_some() {
     let listed = Limits {
         efforts: Some([Effort::Low, Effort::Medium].into()),
+        service_tiers: Some([ServiceTier::Flex].into()),
         ..limits()
     };
-    let parse = |effort: &str| {
-        let body = with("reasoning_effort", json!(effort)).to_string();
-        TurnRequest::parse(body.as_bytes(), &listed, &Properties::default())
+    let parse = |field: &str, value: &str, limits: &Limits| {
+        let body = with(field, json!(value)).to_string();
+        TurnRequest::parse(body.as_bytes(), limits, &Properties::default())
     };
-    assert_eq!(parse("low").unwrap().reasoning_effort, Some(Effort::Low));
-    let text = parse("xhigh").unwrap_err().to_string();
-    assert!(text.contains("reasoning_effort: found \"xhigh\""), "{text}");
-    assert!(text.ends_with("one of \"low\", \"medium\""), "{text}");
-    // An accepted one stays accepted.
-    let accepted = TurnRequest::parse(
-        with("reasoning_effort", json!("xhigh"))
-            .to_string()
-            .as_bytes(),
-        &Limits::accepted(),
-        &Properties::default(),
-    );
-    let again = accepted.as_ref().unwrap().to_canonical_json();
-    assert_eq!(
-        serde_json::from_str::<TurnRequest>(&again).ok(),
-        accepted.ok()
-    );
+    let low = parse("reasoning_effort", "low", &listed).unwrap();
+    assert_eq!(low.reasoning_effort, Some(Effort::Low));
+    let flex = parse("service_tier", "flex", &listed).unwrap();
+    assert_eq!(flex.service_tier, Some(ServiceTier::Flex));
+    for (field, value, rule) in [
+        ("reasoning_effort", "xhigh", r#"one of "low", "medium""#),
+        ("service_tier", "priority", r#"one of "flex""#),
+    ] {
+        let text = parse(field, value, &listed).unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("{field}: found \"{value}\"")),
+            "{text}"
+        );
+        assert!(text.ends_with(rule), "{text}");
+        // An accepted one stays accepted.
+        let accepted = parse(field, value, &Limits::accepted()).unwrap();
+        let again = serde_json::from_str(&accepted.to_canonical_json()).ok();
+        assert_eq!(again, Some(accepted));
+    }
 }
 
 #[test]
@@ -772,6 +777,7 @@ fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
         with("workspace", json!("acme/app")),
         with("model", json!("m")),
         with("reasoning_effort", json!("low")),
+        with("service_tier", json!("flex")),
         with("timeout_s", json!(1)),
         with("max_attempts", json!(1)),
         with("start_within_s", json!(1)),

@@ -7,6 +7,7 @@ use crate::amqp::connect::Connector;
 use crate::codex::app_server::{AppServer, IdleServers};
 use crate::codex::binary::BinaryError;
 use crate::codex::config_file::ConfigFile;
+use crate::codex::default_model::DefaultModels;
 use crate::codex::engines::AnyEngine;
 use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
@@ -75,6 +76,7 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
         },
         hidden_env: settings.codex_hidden_env.clone(),
         max_line_bytes: settings.max_line_bytes,
+        default_models: DefaultModels::default(),
     };
     Ok(match settings.codex_engine {
         EngineKind::Exec => AnyEngine::Exec(Exec(codex)),

@@ -19,6 +19,7 @@ use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent, Told};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
+use crate::codex::default_model::DefaultModel;
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::{thread_lost, thread_refused};
 use crate::codex::home::Home;
@@ -95,10 +96,14 @@ impl<'a, E: Engine> Attempt<'a, E> {
         } = block_in_place(|| self.begin(journal))?;
         fault::at("turn.started");
         self.runner.metrics.attempt_started(self.number);
+        let default = engine.codex().filter(|_| self.model().is_none());
+        let default = default.map(|codex| DefaultModel::of(codex, &home));
+        let model = self.model();
+        let model = model.or_else(|| default.as_ref().and_then(DefaultModel::known));
         tracing::info!(
             attempt = self.number,
             resumes = resume,
-            model = self.model(),
+            model,
             "turn started"
         );
 
@@ -106,7 +111,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let mut clocks = Clocks::start(stop.clone(), self.limits());
         // A stop that comes this early is met again as soon as codex runs.
         let _ = out
-            .emit(message_start(self.request, self.model()), &mut clocks)
+            .emit(message_start(self.request, model), &mut clocks)
             .await;
         for RequestNotice { code, message } in &self.request.notices {
             let _ = out.emit(notice(*code, message.clone()), &mut clocks).await;
@@ -218,7 +223,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     None => Told::AtEnd(finished.reported_total),
                 };
                 let spent = block_in_place(|| meter.finish(finished.thread_id.as_deref(), told));
-                self.check_model(spent.model.as_deref());
+                if let (Some(default), Some(model)) = (&default, &spent.model) {
+                    default.learn(model);
+                }
                 let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
                     .superseded_by(stop.superseded_by())
@@ -370,23 +377,12 @@ impl<'a, E: Engine> Attempt<'a, E> {
         self.request.model.as_deref().or(default)
     }
 
-    /// With `codex exec`, which does not report its own default before it asks it.
-    fn check_model(&self, asked: Option<&str>) {
-        if let (Some(models), Some(asked), None) = (&self.runner.models, asked, self.model())
-            && !models.contains(asked)
-        {
-            tracing::warn!(
-                model = asked,
-                "a turn that names no model was run with one that CODEX_MODELS does not list; set CODEX_MODEL"
-            );
-        }
-    }
-
     fn ask(&self, images: Vec<Image>) -> Ask {
         Ask {
             prompt: self.request.prompt.clone(),
             images,
             output_schema: self.request.output_schema.clone(),
+            tier: self.request.service_tier,
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Request {
     pub model: String,
     /// How much it is to think, if the request says so.
     pub effort: Option<String>,
+    /// At which price it is to be served, if the request says so.
+    pub service_tier: Option<String>,
     /// The last thing that the user said.
     pub prompt: String,
     /// How many things the user has said in this conversation.
@@ -182,6 +184,7 @@ impl Shared {
                 thread,
                 model: body["model"].as_str().unwrap_or_default().to_owned(),
                 effort: body["reasoning"]["effort"].as_str().map(str::to_owned),
+                service_tier: body["service_tier"].as_str().map(str::to_owned),
                 prompt: conversation.prompt().to_owned(),
                 said: conversation.said.len(),
                 images: conversation.images.clone(),

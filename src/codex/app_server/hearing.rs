@@ -35,12 +35,18 @@ impl Conversation {
             (Awaited::Initialize, Ok(_)) => {
                 self.initialized = true;
                 self.out.notification("initialized");
-                self.clear_goal();
+                match self.settings_of.take() {
+                    Some(cwd) => self.ask_for_settings(&cwd),
+                    None => self.clear_goal(),
+                }
                 None
             }
             (Awaited::PauseGoal, _) => None,
             (Awaited::ClearGoal, _) => {
-                self.ask_for_settings();
+                if let Some(load) = &self.loading {
+                    let cwd = load.cwd.clone();
+                    self.ask_for_settings(&cwd);
+                }
                 None
             }
             (Awaited::Settings, answer) => {

@@ -26,6 +26,7 @@ mod wire;
 
 pub(super) use error_info::cause_of_record;
 pub use idle::IdleServers;
+pub(super) use run::default_model;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;
 
@@ -41,7 +42,7 @@ use super::process::EFFORT;
 use super::protocol::CliEvent;
 use super::rate_limits::RateLimit;
 use crate::config::Sandbox;
-use crate::request::{Effort, OutputSchema, encode};
+use crate::request::{Effort, OutputSchema, ServiceTier, encode};
 use notice::Thinking;
 use others::Others;
 use wire::{Incoming, Outgoing};
@@ -87,6 +88,8 @@ pub struct Conversation {
     initialized: bool,
     /// To be loaded; sent as soon as the server is initialized.
     loading: Option<Load>,
+    /// The directory whose settings are to be asked for instead.
+    settings_of: Option<String>,
     thread: Option<Thread>,
     turn: Option<Turn>,
     /// To be started when the turn that codex has begun by itself has ended.
@@ -140,6 +143,9 @@ struct TurnStart<'a> {
     input: Vec<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_schema: Option<&'a RawValue>,
+    /// Unlike the one of a thread, it does not hold for the next turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier_for_turn: Option<ServiceTier>,
     thread_id: String,
 }
 
@@ -186,6 +192,7 @@ impl Conversation {
             awaited: Vec::new(),
             initialized: false,
             loading: None,
+            settings_of: None,
             thread: None,
             turn: None,
             waiting: None,
@@ -199,6 +206,26 @@ impl Conversation {
             "capabilities": {"optOutNotificationMethods": notice::UNWANTED}});
         conversation.request(Awaited::Initialize, "initialize", &params);
         conversation
+    }
+
+    /// Greets the server and loads a thread.
+    pub fn with(load: Load) -> Self {
+        let mut conversation = Self::new();
+        conversation.load(load);
+        conversation
+    }
+
+    /// Greets the server and asks for nothing but its settings in that directory.
+    pub fn about_settings(cwd: String) -> Self {
+        Self {
+            settings_of: Some(cwd),
+            ..Self::new()
+        }
+    }
+
+    /// The model of turns that name none, of a conversation about settings.
+    pub fn default_model(&self) -> Option<&str> {
+        self.defaults.model.as_deref()
     }
 
     /// Whether a turn of that kind can start at once. A thread that is loaded
@@ -238,6 +265,7 @@ impl Conversation {
         let params = TurnStart {
             input: input(&ask),
             output_schema: ask.output_schema.as_ref().map(OutputSchema::raw),
+            service_tier_for_turn: ask.tier,
             thread_id: thread.id.clone(),
         };
         if let Some(thread) = &mut self.thread {
@@ -435,15 +463,16 @@ impl Conversation {
     /// they are named. What one turn has asked for must not hold for the next, so
     /// a turn that names no model gets the default. Given another provider than
     /// the thread's, the server refuses. Both as with `codex exec`.
-    fn ask_for_settings(&mut self) {
-        let Some(load) = &self.loading else { return };
-        let params = json!({"cwd": load.cwd, "includeLayers": false});
+    fn ask_for_settings(&mut self, cwd: &str) {
+        let params = json!({"cwd": cwd, "includeLayers": false});
         self.request(Awaited::Settings, "config/read", &params);
     }
 
     fn load_with_defaults(&mut self) {
-        let defaults = std::mem::take(&mut self.defaults);
-        self.ask_to_load(&defaults);
+        if self.loading.is_some() {
+            let defaults = std::mem::take(&mut self.defaults);
+            self.ask_to_load(&defaults);
+        }
     }
 
     /// What is not known is left to codex.

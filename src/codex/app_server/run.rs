@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::idle::IdleServers;
 use super::place::Place;
 use super::server::Server;
-use super::{Heard, Load};
+use super::{Conversation, Heard, Load};
+use crate::codex::default_model::unlisted;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::failure::Cause;
 use crate::codex::lines::Line;
 use crate::codex::process::Codex;
 use crate::codex::protocol::CliEvent;
-use crate::event::Reason;
 use crate::guard::SpawnError;
 
 /// From the server's start until its thread is loaded. It takes half a second;
@@ -62,12 +62,16 @@ impl Engine for AppServer {
                 return Err(SpawnError::Held(Box::new(unkillable)));
             }
         }
-        let server = Server::start(&self.codex, place, load, input)?;
+        let server = Server::start(&self.codex, place, Conversation::with(load), input)?;
         Ok(AppServerRun::begin(server, ask, models))
     }
 
     fn generation(&self) -> u64 {
         self.codex.program.generation()
+    }
+
+    fn codex(&self) -> Option<&Codex> {
+        Some(&self.codex)
     }
 
     fn delta_window(&self) -> Option<Duration> {
@@ -76,6 +80,29 @@ impl Engine for AppServer {
 
     fn idle(&self) -> Option<&IdleServers> {
         self.idle.as_ref()
+    }
+}
+
+/// The model that a turn would get which names none, by a server that is asked
+/// for nothing else. Returns `None` if it does not answer.
+pub(in crate::codex) async fn default_model(
+    codex: &Codex,
+    input: TurnInput<'_>,
+) -> Result<Option<String>, SpawnError> {
+    let place = Place::of(codex, &input);
+    let cwd = input.dir_path.to_string_lossy().into_owned();
+    let conversation = Conversation::about_settings(cwd);
+    let mut server = Server::start(codex, place, conversation, input)?;
+    let asking = async {
+        while !server.conversation.is_idle() {
+            server.hear_next().await?;
+        }
+        server.conversation.default_model().map(str::to_owned)
+    };
+    let model = timeout(STARTUP_LIMIT, asking).await.ok().flatten();
+    match server.dismiss().await.unkillable {
+        Some(unkillable) => Err(SpawnError::Held(Box::new(unkillable))),
+        None => Ok(model),
     }
 }
 
@@ -158,10 +185,7 @@ impl AppServerRun {
     /// Ends the turn before it is asked, where the model is off the list.
     fn check_model(&mut self) {
         if let Some(message) = self.unlisted() {
-            let cause = Some(Cause {
-                reason: Reason::Config,
-                retryable: false,
-            });
+            let cause = Some(Cause::CONFIG);
             self.tell(Output::Event(CliEvent::TurnFailed { message, cause }));
             self.over();
         }
@@ -169,15 +193,7 @@ impl AppServerRun {
 
     fn unlisted(&self) -> Option<String> {
         let (models, model) = (self.models.as_ref()?, self.server.conversation.model()?);
-        if models.contains(model) {
-            return None;
-        }
-        let listed: Vec<&str> = models.iter().map(String::as_str).collect();
-        Some(format!(
-            "found {model:?} as the model of a turn that names none, expected one of CODEX_MODELS ({}); \
-             the operator can set CODEX_MODEL",
-            listed.join(", ")
-        ))
+        unlisted(model, models)
     }
 
     /// Until the server has said something. Cancel-safe.

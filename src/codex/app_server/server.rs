@@ -46,7 +46,7 @@ impl Server {
     pub(super) fn start(
         codex: &Codex,
         place: Place,
-        load: Load,
+        conversation: Conversation,
         input: TurnInput<'_>,
     ) -> Result<Self, SpawnError> {
         let (theirs, ours) = stdin().map_err(SpawnError::Pipes)?;
@@ -55,8 +55,6 @@ impl Server {
         let mut setup = codex.setup(&input);
         let command = ["app-server", "--stdio"].into_iter().chain(WITHOUT_GOALS);
         setup.args.splice(..0, command.map(str::to_owned));
-        let mut conversation = Conversation::new();
-        conversation.load(load);
         Ok(Self {
             lock: lock.map_err(SpawnError::Pipes)?,
             process: codex.start(setup, input, theirs, Vec::new())?,

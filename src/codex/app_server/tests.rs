@@ -240,6 +240,27 @@ fn a_model_that_a_turn_has_named_does_not_hold_for_the_next() {
 }
 
 #[test]
+fn the_default_model_is_found_without_a_thread() {
+    let set = json!({"config": {"model": "gpt-set"}});
+    let list = json!({"data": [{"model": "gpt-b", "isDefault": true}]});
+    for (settings, models, expected) in [
+        (set, None, Some("gpt-set")),
+        (json!({"config": {}}), Some(list), Some("gpt-b")),
+        (json!({}), Some(json!({})), None),
+    ] {
+        let mut conversation = Conversation::about_settings("/srv/ws".to_owned());
+        answer(&mut conversation, "initialize", json!({}));
+        assert_eq!(answer(&mut conversation, "config/read", settings), []);
+        if let Some(models) = models {
+            assert!(!conversation.is_idle());
+            assert_eq!(answer(&mut conversation, "model/list", models), []);
+        }
+        assert_eq!(conversation.default_model(), expected);
+        assert!(conversation.is_idle());
+    }
+}
+
+#[test]
 fn the_model_that_is_asked_is_what_the_server_reports() {
     let mut conversation = initialized();
     begin_to_load(&mut conversation, load());

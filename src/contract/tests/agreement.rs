@@ -149,6 +149,7 @@ fn changes(parts: Vec<Value>) -> impl Strategy<Value = Vec<Change>> {
         "messages",
         "model",
         "reasoning_effort",
+        "service_tier",
         "timeout_s",
         "max_attempts",
         "metadata",

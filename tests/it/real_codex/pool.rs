@@ -78,38 +78,52 @@ async fn g1_g7_a_conversation_through_the_pool() {
     let who = pool.events.turn("who");
     let answer = "You have said 3 things; the first was “ada I am Ada.”, the last “who Who am I?”.";
     assert_eq!(who.said(1), [answer]);
+    // What one turn without a model was run with, the next one is expected to be.
+    assert_eq!(who.all().next().unwrap()["model"], default_model());
     pool.idle().await;
     assert_eq!(metrics(&pool).await, total.map(|count| count as f64));
     pool.stop().await;
 }
 
 /// A turn that names no model is held to the list as well, before anything is
-/// asked, where codex reports its default in time.
+/// asked of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_listed_models_are_asked_also_by_default() {
-    for (engine, how) in [("app-server", "error"), ("exec", "end_turn")] {
+async fn only_listed_models_are_asked_also_by_default_and_a_tier_for_its_turn() {
+    for engine in ["app-server", "exec"] {
         let settings = [("CODEX_ENGINE", engine), ("CODEX_MODELS", OTHER_MODEL)];
         let (mut pool, model, _home) = pool(&settings).await;
+        let mut tiered = turn("tiered", "a", &["say: Tiered."]);
+        tiered["model"] = json!(OTHER_MODEL);
         let mut named = turn("named", "a", &["say: Named."]);
         named["model"] = json!(OTHER_MODEL);
-        pool.enqueue(&[named, turn("unnamed", "a", &["say: Unnamed."])])
+        tiered["service_tier"] = json!("flex");
+        pool.enqueue(&[tiered, named, turn("unnamed", "a", &["say: Unnamed."])])
             .await;
         let named = pool.events.ended("named").await;
         assert_eq!(named.stop_reason(), "end_turn", "{named:#?}");
         let unnamed = pool.events.ended("unnamed").await;
-        assert_eq!(unnamed.stop_reason(), how, "{unnamed:#?}");
+        assert_eq!(unnamed.stop_reason(), "error", "{unnamed:#?}");
+        // A tier is for its turn only, or is not taken.
+        let of_exec = engine == "exec";
+        let tiered = pool.events.ended("tiered").await;
+        let expected = if of_exec { "error" } else { "end_turn" };
+        assert_eq!(tiered.stop_reason(), expected, "{tiered:#?}");
+        let tiers = model.requests().into_iter().map(|asked| asked.service_tier);
+        let tiers: Vec<Option<String>> = tiers.collect();
+        let flex = (!of_exec).then(|| Some("flex".to_owned()));
+        let expected: Vec<_> = flex.into_iter().chain([None]).collect();
+        assert_eq!(tiers, expected, "{engine}");
         let asked = model.requests().into_iter().map(|request| request.model);
         let asked_default = asked.filter(|asked| asked == default_model()).count();
-        assert_eq!(asked_default > 0, how == "end_turn", "{engine}");
-        if how == "error" {
-            let error = unnamed.all().find(|event| event["type"] == "error");
-            let error = &error.unwrap()["error"];
-            assert_eq!(error["reason"], "config", "{error}");
-            let message = error["message"].as_str().unwrap();
-            assert!(message.contains(default_model()), "{message}");
-            assert!(message.contains(OTHER_MODEL), "{message}");
-            assert_eq!(usage(unnamed.end().unwrap()), None);
-        }
+        assert_eq!(asked_default, 0, "{engine}");
+        let error = unnamed.all().find(|event| event["type"] == "error");
+        let error = &error.unwrap()["error"];
+        assert_eq!(error["code"], "turn.failed", "{error}");
+        assert_eq!(error["reason"], "config", "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(default_model()), "{message}");
+        assert!(message.contains(OTHER_MODEL), "{message}");
+        assert_eq!(usage(unnamed.end().unwrap()), None);
         pool.stop().await;
     }
 }

@@ -89,11 +89,28 @@ fn the_small_event_set_counts_without_a_gap_too() {
     );
 }
 
+/// Which engine can hold it to its turn.
 #[test]
-fn g8_nothing_of_a_request_becomes_an_argument_but_the_model() {
+fn a_service_tier_is_for_the_engine_app_server() {
     let host = Host::new();
     let mut command = host.command("a");
-    command.args(["--model", "gpt-5.5"]);
+    command.args(["--service-tier", "flex"]);
+    if !is_exec() {
+        let turn = host.start_command(command, "a", "say hi").ended();
+        return turn.assert_end_turn();
+    }
+    let mut command = host.call(&["run", "-w", "a", "--service-tier", "flex", "say hi"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("service_tier: found \"flex\""), "{stderr}");
+}
+
+#[test]
+fn g8_nothing_of_a_request_becomes_an_argument_but_how_the_model_is_asked() {
+    let host = Host::new();
+    let mut command = host.command("a");
+    command.args(["--model", "gpt-5.5", "--effort", "high"]);
     let prompt = "--help\nsay hi";
     host.start_command(command, "a", prompt)
         .ended()
@@ -101,7 +118,8 @@ fn g8_nothing_of_a_request_becomes_an_argument_but_the_model() {
     let argv = host.argv();
     assert!(!argv.contains("--help"), "{argv}");
     if is_exec() {
-        assert!(argv.contains(" --model=gpt-5.5 "), "{argv}");
+        let asked = " --model=gpt-5.5 --config=model_reasoning_effort=\"high\" ";
+        assert!(argv.contains(asked), "{argv}");
         assert!(argv.ends_with(" -"), "{argv}");
     } else {
         assert!(!argv.contains("gpt-5.5"), "{argv}");
