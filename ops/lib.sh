@@ -9,7 +9,7 @@ CODEX=$TOOLS/bin/codex
 
 # What cargo builds for the tests and for a run under fire, besides the tests: the programs that they start.
 # shellcheck disable=SC2034
-PROGRAMS=(--features faults --bins --example stand-in-codex --example awkward-process --example chaos)
+PROGRAMS=(--features faults --bins --example stand-in-codex --example codex-code-mode-host --example awkward-process --example chaos)
 
 # Seconds after which something that is waited for hangs: far above what it takes on a busy machine.
 # shellcheck disable=SC2034

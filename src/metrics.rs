@@ -21,6 +21,7 @@ use tokio::time;
 use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
+use crate::codex::app_server::DismissReason;
 use crate::codex::rate_limits::RateLimit;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
@@ -337,6 +338,12 @@ impl Metrics {
 
     pub fn set_idle_servers(&self, servers: usize) {
         self.series().servers_idle.set(gauge(servers));
+    }
+
+    /// A server that was to serve several turns ends.
+    pub fn server_dismissed(&self, why: DismissReason) {
+        let series = &self.series().servers_dismissed;
+        series.with_label_values(&[why.as_str()]).inc();
     }
 
     /// A turn found its workspace's server waiting.

@@ -113,7 +113,7 @@ fn serve(
         false => {
             let clearing = Clearing {
                 codex,
-                known: server.as_ref().map(|server| &server.own),
+                known: server.as_ref().map(Server::own),
                 limit: start.kill_timeout,
             };
             clear(&clearing, worker, children, &record.into())
@@ -262,7 +262,7 @@ fn watch(
                     // Reaped only above, so the pid is still codex's.
                     INTERRUPT => drop(kill_process(codex, Signal::INT)),
                     KILL => return Ok(()),
-                    order => match server.as_mut().map(|server| server.hear(order)) {
+                    order => match server.as_mut().map(|server| server.hear(order, codex)) {
                         Some(Next::Tell(report)) => tell(worker, &report),
                         Some(Next::Nothing) | None => {}
                     },
@@ -271,7 +271,8 @@ fn watch(
             if read == 0 {
                 return Ok(());
             }
-        } else if server.as_ref().is_some_and(Server::is_in_the_way) {
+        } else if let Some(why) = server.as_mut().and_then(|server| server.leaves(codex)) {
+            tell(worker, &Report::Leaves { why });
             return Ok(());
         }
     }

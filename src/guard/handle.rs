@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
 use super::protocol::{INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
-use super::{Tag, Unkillable};
+use super::{Leave, Tag, Unkillable, Unrest};
 use crate::codex::Exit;
 use crate::error::is_out_of_resources;
 
@@ -115,6 +115,7 @@ pub struct Guard {
     process: Option<OwnedFd>,
     watch: oneshot::Receiver<Over>,
     answers: UnboundedReceiver<Answer>,
+    left: Option<Leave>,
     closed: Option<Closed>,
     guards: Guards,
 }
@@ -124,8 +125,9 @@ pub struct Guard {
 pub(super) enum Answer {
     Marked,
     Rested,
-    Restless,
+    Restless(Unrest),
     Taken,
+    Leaves(Leave),
 }
 
 /// What the task that listens to a guard says at last.
@@ -149,6 +151,7 @@ impl Guard {
             process,
             watch,
             answers,
+            left: None,
             closed: None,
             guards,
         }
@@ -167,15 +170,18 @@ impl Guard {
     /// Of a server, before a turn: what lives now is its own, and no turn's.
     pub async fn mark(&mut self) {
         self.order(MARK).await;
-        self.answer(&[Answer::Marked]).await;
+        self.answer(|answer| answer == Answer::Marked).await;
     }
 
-    /// Of a server whose turn is over: whether nothing of the turn lives, so
-    /// that it rests now and may have another.
-    pub async fn rest(&mut self) -> bool {
+    /// Of a server whose turn is over: whether nothing of the turn goes on, so
+    /// that it rests now and may have another. Returns `None` if it is gone.
+    pub async fn rest(&mut self) -> Option<Result<(), Unrest>> {
         self.order(REST).await;
-        let answers = [Answer::Rested, Answer::Restless];
-        self.answer(&answers).await == Some(Answer::Rested)
+        let is_meant = |answer| matches!(answer, Answer::Rested | Answer::Restless(_));
+        Some(match self.answer(is_meant).await? {
+            Answer::Restless(why) => Err(why),
+            _ => Ok(()),
+        })
     }
 
     /// Of a server that rests: from now on, whoever rings the bell has its lock.
@@ -187,17 +193,34 @@ impl Guard {
     /// the next turn. If not, it has made way for somebody, or is gone.
     pub async fn take(&mut self) -> bool {
         self.order(TAKE).await;
-        self.answer(&[Answer::Taken]).await.is_some()
+        self.answer(|answer| answer == Answer::Taken)
+            .await
+            .is_some()
+    }
+
+    /// Why the guard has ended a server that waited. Returns `None` if it has not.
+    pub fn left(&mut self) -> Option<Leave> {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.note(answer);
+        }
+        self.left
+    }
+
+    fn note(&mut self, answer: Answer) {
+        if let Answer::Leaves(why) = answer {
+            self.left = Some(why);
+        }
     }
 
     /// Leaves out what was asked for by somebody who did not wait for it;
     /// nothing from a guard that ends all.
-    async fn answer(&mut self, wanted: &[Answer]) -> Option<Answer> {
+    async fn answer(&mut self, is_meant: impl Fn(Answer) -> bool) -> Option<Answer> {
         loop {
             let answer = self.answers.recv().await?;
-            if wanted.contains(&answer) {
+            if is_meant(answer) {
                 return Some(answer);
             }
+            self.note(answer);
         }
     }
 

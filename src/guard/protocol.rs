@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Unkillable;
 use super::confine::{Limits, User};
+use super::{Unkillable, Unrest};
 
 /// What to start, and with what. Sent as [`START`], on which the descriptors
 /// of [`FDS`] ride, a length (4 bytes, big-endian) and JSON.
@@ -64,7 +64,7 @@ pub(super) const KILL: u8 = b'k';
 /// Answered with [`Report::Marked`].
 pub(super) const MARK: u8 = b'm';
 /// Of a server: the turn is over. Answered with [`Report::Rested`], or with
-/// [`Report::Restless`] where something of the turn lives on.
+/// [`Report::Restless`] if something of the turn goes on.
 pub(super) const REST: u8 = b'r';
 /// Of a server that rests: from now on it makes way for whoever rings the bell.
 pub(super) const WAIT: u8 = b'w';
@@ -88,8 +88,14 @@ pub(super) enum Report {
     },
     Marked,
     Rested,
-    Restless,
+    Restless {
+        why: Unrest,
+    },
     Taken,
+    /// A server that waited ends now.
+    Leaves {
+        why: Leave,
+    },
     /// What was killed takes longer than it may. The lock is kept, for as long as it lives;
     /// then comes [`Report::Gone`], and the guard exits.
     Unkillable {
@@ -104,4 +110,14 @@ pub(super) enum Report {
         /// Whether the guard waits for another turn; else it exits.
         again: bool,
     },
+}
+
+/// Why a guard ends a server that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leave {
+    /// Another holder needs the workspace.
+    Wanted,
+    /// A helper of codex's was to end by itself, and has not in time.
+    Helper,
 }

@@ -136,9 +136,10 @@ fn living(found: &[(i32, Stat)]) -> Vec<Identity> {
 pub type Known = HashSet<Identity>;
 
 /// For the guard: what lives below this process now.
-pub fn living_below_me() -> io::Result<Known> {
-    let below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
-    Ok(living(&below).into_iter().collect())
+pub fn living_below_me() -> io::Result<Vec<(i32, Stat)>> {
+    let mut below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
+    below.retain(|(_, stat)| stat.alive);
+    Ok(below)
 }
 
 /// How a guard clears what is below it.

@@ -13,20 +13,25 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Pid;
 
-use super::protocol::{MARK, REST, Report, TAKE, WAIT};
-use super::tree::{self, Known};
+use super::helpers::{Helpers, Look, Rest, Unrest};
+use super::protocol::{Leave, MARK, REST, Report, TAKE, WAIT};
+use super::tree::Known;
 use crate::fault;
 
 /// How long a ring may go unheard.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What a turn has just ended may need a moment to be gone.
-const LOOKS: u32 = 5;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// What a turn has just ended may need a moment to be gone: so long before each
+/// further look, in milliseconds.
+const LOOKS: [u64; 6] = [5, 10, 10, 15, 30, 50];
+/// How long a helper may take that is about to end by itself. codex ends its
+/// snapshot of the environment after 10 s.
+const FINISH_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the guard does on what it hears.
 #[derive(Debug)]
@@ -38,8 +43,9 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Server {
     phase: Phase,
-    /// What lives that is no turn's.
-    pub own: Known,
+    helpers: Helpers,
+    /// Until when a helper of codex's may take to end.
+    finishing: Option<Instant>,
     bell: File,
 }
 
@@ -56,26 +62,40 @@ impl Server {
     pub fn new(bell: OwnedFd) -> Self {
         Self {
             phase: Phase::Turn,
-            own: Known::new(),
+            helpers: Helpers::default(),
+            finishing: None,
             bell: bell.into(),
         }
     }
 
-    pub fn hear(&mut self, order: u8) -> Next {
+    /// What is no turn's, as far as it is known.
+    pub fn own(&self) -> &Known {
+        &self.helpers.met
+    }
+
+    pub fn hear(&mut self, order: u8, codex: Pid) -> Next {
         match (order, self.phase) {
             (MARK, Phase::Turn) => {
-                // If it can't be seen, nothing is its own, and it can't rest after the turn.
-                self.own = tree::living_below_me().unwrap_or_default();
+                match Look::now(codex) {
+                    Ok(look) => self.helpers.mark(&look),
+                    // Nothing is its own then, and it can't rest after the turn.
+                    Err(_) => self.helpers.forget(),
+                }
+                self.finishing = None;
                 self.set_idle(false);
                 fault::at("guard.marked");
                 Next::Tell(Report::Marked)
             }
-            (REST, Phase::Turn) if self.is_alone() && self.set_idle(true) => {
-                self.phase = Phase::Resting;
-                fault::at("guard.resting");
-                Next::Tell(Report::Rested)
-            }
-            (REST, Phase::Turn) => Next::Tell(Report::Restless),
+            (REST, Phase::Turn) => match self.rest(codex) {
+                Ok(rest) => {
+                    let finishes = rest == Rest::Finishing;
+                    self.finishing = finishes.then(|| Instant::now() + FINISH_LIMIT);
+                    self.phase = Phase::Resting;
+                    fault::at("guard.resting");
+                    Next::Tell(Report::Rested)
+                }
+                Err(why) => Next::Tell(Report::Restless { why }),
+            },
             (REST, Phase::Resting) => Next::Tell(Report::Rested),
             (WAIT, Phase::Resting) => {
                 self.phase = Phase::Waiting;
@@ -98,19 +118,25 @@ impl Server {
         waits.then(|| Timespec::try_from(LOOK_EVERY).ok()).flatten()
     }
 
-    /// Whether somebody else wants the workspace.
-    pub fn is_in_the_way(&self) -> bool {
+    /// Why it is to end, if it is, though its worker has not asked for that.
+    pub fn leaves(&mut self, codex: Pid) -> Option<Leave> {
         if self.phase != Phase::Waiting {
-            return false;
+            return None;
         }
         match self.bell.try_lock_shared() {
             Ok(()) => {
                 // A description of our own, so this frees nobody else's lock.
                 let _ = self.bell.unlock();
-                false
             }
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return Some(Leave::Wanted),
         }
+        let until = self.finishing?;
+        let look = Look::now(codex).map(|look| self.helpers.judge(&look));
+        if matches!(look, Ok(Ok(Rest::Settled))) {
+            self.finishing = None;
+            return None;
+        }
+        (Instant::now() >= until).then_some(Leave::Helper)
     }
 
     /// When nothing of it lives any more. Its worker has the lock's
@@ -132,16 +158,22 @@ impl Server {
         written.is_ok()
     }
 
-    /// Whether all that lives is the server's own.
-    fn is_alone(&self) -> bool {
-        for look in 0..LOOKS {
-            if look > 0 {
-                std::thread::sleep(BETWEEN_LOOKS);
+    /// Whether all that lives is the server's own, and nothing of the turn goes on in it.
+    fn rest(&mut self, codex: Pid) -> Result<Rest, Unrest> {
+        let mut looks = LOOKS.into_iter();
+        let rest = loop {
+            let look = Look::now(codex).map_err(|_| Unrest::Processes);
+            match look.and_then(|look| self.helpers.judge(&look)) {
+                Ok(rest) => break rest,
+                Err(why) => match looks.next() {
+                    Some(pause) => std::thread::sleep(Duration::from_millis(pause)),
+                    None => return Err(why),
+                },
             }
-            if tree::living_below_me().is_ok_and(|living| living.is_subset(&self.own)) {
-                return true;
-            }
+        };
+        match self.set_idle(true) {
+            true => Ok(rest),
+            false => Err(Unrest::Bell),
         }
-        false
     }
 }

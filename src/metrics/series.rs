@@ -7,6 +7,7 @@ use prometheus::{
 use crate::amqp::frames::RepairKind;
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
+use crate::codex::app_server::DismissReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::host::Lack;
@@ -104,6 +105,7 @@ pub(super) struct Series {
     pub rate_limit_reset: GaugeVec,
     pub servers_idle: IntGauge,
     pub servers_reused: IntCounter,
+    pub servers_dismissed: IntCounterVec,
     build_info: IntGaugeVec,
 }
 
@@ -323,6 +325,11 @@ impl Series {
                 "servers_reused_total",
                 "Turns that found the server of an earlier turn waiting.",
             ),
+            servers_dismissed: new.counters(
+                "servers_dismissed_total",
+                "Servers that were to serve several turns and ended, by why.",
+                &["reason"],
+            ),
             build_info: new.register(IntGaugeVec::new(
                 opts("build_info", "1, with the versions and the process's name as labels."),
                 &["version", "codex_version", "worker"],
@@ -351,6 +358,9 @@ impl Series {
                 let labels = [code.as_str(), reason.as_str()];
                 self.failures.with_label_values(&labels);
             }
+        }
+        for why in DismissReason::ALL {
+            self.servers_dismissed.with_label_values(&[why.as_str()]);
         }
         for connection in CONNECTIONS {
             self.reconnects.with_label_values(&[connection]);

@@ -84,6 +84,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "redeliveries_total counter",
             "requests_rejected_total counter",
             "sequencer_active gauge",
+            "servers_dismissed_total counter",
             "servers_idle gauge",
             "servers_reused_total counter",
             "slots gauge",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::Server;
+use super::{DismissReason, Server};
 use crate::fault;
 use crate::metrics::Metrics;
 
@@ -39,7 +39,21 @@ struct Waiting {
 struct Entry {
     number: u64,
     workspace: String,
-    ask: oneshot::Sender<oneshot::Sender<Server>>,
+    call: oneshot::Sender<Call>,
+}
+
+/// What a server that waits is called for.
+#[derive(Debug)]
+enum Call {
+    Turn(oneshot::Sender<Server>),
+    End(DismissReason),
+}
+
+impl Entry {
+    fn end(self, why: DismissReason) {
+        // One that is ending by itself has no need of it.
+        let _ = self.call.send(Call::End(why));
+    }
 }
 
 /// A server that has waited, and the workspace's lock, which it has held.
@@ -62,25 +76,29 @@ impl IdleServers {
     /// For a server whose turn is over and recorded, or was not run. The
     /// workspace is anybody's from now on.
     pub async fn keep(&self, workspace: &str, mut server: Server) {
-        if server.rest().await.is_none() {
+        if let Err(why) = server.rest().await {
+            self.dismissed(why);
             server.dismiss().await;
             return;
         }
         server.wait().await;
         fault::at("server.kept");
-        let (ask, asked) = oneshot::channel();
-        let number = self.enter(workspace, ask);
+        let (call, called) = oneshot::channel();
+        let number = self.enter(workspace, call);
         let servers = self.clone();
-        tokio::spawn(async move { servers.attend(number, server, asked).await });
+        tokio::spawn(async move { servers.attend(number, server, called).await });
     }
 
     /// The server that waits in that workspace; nothing where it has made way.
     pub async fn take(&self, workspace: &str) -> Option<Taken> {
         let entry = self.leave(|entry| entry.workspace == workspace)?;
         let (reply, server) = oneshot::channel();
-        entry.ask.send(reply).ok()?;
+        entry.call.send(Call::Turn(reply)).ok()?;
         let mut server = server.await.ok()?;
-        let lock = server.take().await?;
+        let Some(lock) = server.take().await else {
+            self.dismissed(server.why_gone());
+            return None;
+        };
         self.0.metrics.server_reused();
         fault::at("server.taken");
         Some(Taken { server, lock })
@@ -90,32 +108,45 @@ impl IdleServers {
     pub fn close(&self) {
         let mut waiting = self.waiting();
         waiting.closed = true;
-        waiting.servers.clear();
+        for entry in waiting.servers.drain(..) {
+            entry.end(DismissReason::Shutdown);
+        }
         self.count(&waiting);
     }
 
-    /// Until the server is asked for, has waited long enough, or is gone.
-    async fn attend(
-        &self,
-        number: u64,
-        mut server: Server,
-        asked: oneshot::Receiver<oneshot::Sender<Server>>,
-    ) {
-        let reply = tokio::select! {
-            biased;
-            asked = asked => asked.ok(),
-            () = server.stirs() => None,
-            () = sleep(self.0.ttl) => None,
-        };
-        // Who asks for it only now does without.
-        self.leave(|entry| entry.number == number);
-        match reply {
-            Some(reply) => drop(reply.send(server)),
-            None => drop(server.dismiss().await),
+    /// A server that was to serve several turns ends.
+    pub(super) fn dismissed(&self, why: DismissReason) {
+        use DismissReason::{Agents, Died, Helper, Processes, Record, Script, Unasked};
+        let reason = why.as_str();
+        self.0.metrics.server_dismissed(why);
+        match why {
+            Agents | Died | Helper | Processes | Record | Script | Unasked => {
+                tracing::info!(reason, "a server is not kept for the next turn");
+            }
+            _ => tracing::debug!(reason, "a server is not kept for the next turn"),
         }
     }
 
-    fn enter(&self, workspace: &str, ask: oneshot::Sender<oneshot::Sender<Server>>) -> u64 {
+    /// Until the server is asked for, has waited long enough, or is gone.
+    async fn attend(&self, number: u64, mut server: Server, called: oneshot::Receiver<Call>) {
+        let call = tokio::select! {
+            biased;
+            call = called => call.unwrap_or(Call::End(DismissReason::Shutdown)),
+            why = server.stirs() => Call::End(why),
+            () = sleep(self.0.ttl) => Call::End(DismissReason::Idle),
+        };
+        // Who asks for it only now does without.
+        self.leave(|entry| entry.number == number);
+        match call {
+            Call::Turn(reply) => drop(reply.send(server)),
+            Call::End(why) => {
+                self.dismissed(why);
+                server.dismiss().await;
+            }
+        }
+    }
+
+    fn enter(&self, workspace: &str, call: oneshot::Sender<Call>) -> u64 {
         let mut waiting = self.waiting();
         waiting.last_number += 1;
         let number = waiting.last_number;
@@ -123,11 +154,13 @@ impl IdleServers {
             waiting.servers.push(Entry {
                 number,
                 workspace: workspace.to_owned(),
-                ask,
+                call,
             });
         }
         let over = waiting.servers.len().saturating_sub(self.0.most);
-        waiting.servers.drain(..over);
+        for entry in waiting.servers.drain(..over) {
+            entry.end(DismissReason::Count);
+        }
         self.count(&waiting);
         number
     }

@@ -13,6 +13,7 @@
 //! other threads (sub-agents) and of earlier turns are none of a turn's, as with
 //! `codex exec`; that they go on is known, see `others`.
 
+mod dismissal;
 mod error_info;
 mod hearing;
 mod idle;
@@ -24,6 +25,7 @@ mod run;
 mod server;
 mod wire;
 
+pub use dismissal::DismissReason;
 pub(super) use error_info::cause_of_record;
 pub use idle::IdleServers;
 pub(super) use run::default_model;

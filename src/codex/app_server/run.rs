@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::idle::IdleServers;
 use super::place::Place;
 use super::server::Server;
-use super::{Conversation, Heard, Load};
+use super::{Conversation, DismissReason, Heard, Load};
 use crate::codex::default_model::unlisted;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::failure::Cause;
@@ -55,7 +55,10 @@ impl Engine for AppServer {
         };
         if let Some(server) = kept {
             if server.serves(&place, &load) {
-                return Ok(AppServerRun::go_on(server, ask));
+                return Ok(AppServerRun::go_on(server, ask, self.idle.clone()));
+            }
+            if let Some(idle) = &self.idle {
+                idle.dismissed(DismissReason::Changed);
             }
             // Or the thread that it has loaded could not be resumed by another.
             if let Some(unkillable) = server.dismiss().await.unkillable {
@@ -63,7 +66,7 @@ impl Engine for AppServer {
             }
         }
         let server = Server::start(&self.codex, place, Conversation::with(load), input)?;
-        Ok(AppServerRun::begin(server, ask, models))
+        Ok(AppServerRun::begin(server, ask, models, self.idle.clone()))
     }
 
     fn generation(&self) -> u64 {
@@ -118,6 +121,8 @@ pub struct AppServerRun {
     /// What was heard and not yet told.
     told: VecDeque<Output>,
     keep: Keep,
+    /// Where it is counted that the server is not kept, until that is done.
+    idle: Option<IdleServers>,
 }
 
 /// From the first sign that a turn has ended to the question how. Its end comes
@@ -156,23 +161,29 @@ enum Keep {
 }
 
 impl AppServerRun {
-    fn begin(server: Server, ask: Ask, models: Option<BTreeSet<String>>) -> Self {
+    fn begin(
+        server: Server,
+        ask: Ask,
+        models: Option<BTreeSet<String>>,
+        idle: Option<IdleServers>,
+    ) -> Self {
         let until = Instant::now() + STARTUP_LIMIT;
         Self {
-            server,
             ask: Some(ask),
             models,
             step: Step::Loading { until },
             overdue: None,
             told: VecDeque::new(),
             keep: Keep::No,
+            idle: idle.filter(|_| server.is_to_be_kept()),
+            server,
         }
     }
 
     /// On a server that has the thread loaded, with a model that was looked at then.
-    fn go_on(server: Server, ask: Ask) -> Self {
+    fn go_on(server: Server, ask: Ask, idle: Option<IdleServers>) -> Self {
         let thread = server.conversation.thread().unwrap_or_default().to_owned();
-        let mut run = Self::begin(server, ask, None);
+        let mut run = Self::begin(server, ask, None, idle);
         run.loaded(thread);
         run
     }
@@ -313,6 +324,13 @@ impl AppServerRun {
         timeout(AGENTS_GRACE, settling).await.unwrap_or(false)
     }
 
+    async fn rest(&mut self) -> Result<End, DismissReason> {
+        match self.settle().await {
+            true => self.server.rest().await,
+            false => Err(DismissReason::Agents),
+        }
+    }
+
     /// The server, too, ends now: by itself, on its closed stdin.
     fn over(&mut self) {
         self.step = Step::Over;
@@ -359,12 +377,18 @@ impl EngineRun for AppServerRun {
     }
 
     async fn end(&mut self) -> End {
-        if self.keep == Keep::Wanted
-            && self.settle().await
-            && let Some(end) = self.server.rest().await
-        {
-            self.keep = Keep::Yes;
-            return end;
+        let why = match self.keep {
+            Keep::Wanted => match self.rest().await {
+                Ok(end) => {
+                    self.keep = Keep::Yes;
+                    return end;
+                }
+                Err(why) => why,
+            },
+            Keep::No | Keep::Yes => DismissReason::Turn,
+        };
+        if let Some(idle) = self.idle.take() {
+            idle.dismissed(why);
         }
         self.over();
         self.server.end().await

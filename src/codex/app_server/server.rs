@@ -13,7 +13,7 @@ use tokio::net::unix::pipe::Sender;
 use tokio::time::timeout;
 
 use super::place::Place;
-use super::{Conversation, Load};
+use super::{Conversation, DismissReason, Load};
 use crate::codex::engine::{End, TurnInput};
 use crate::codex::lines::Line;
 use crate::codex::process::{Codex, Process, WITHOUT_GOALS};
@@ -124,11 +124,22 @@ impl Server {
         }
     }
 
-    /// After a turn: whether nothing of it goes on, here or in its commands.
-    pub(super) async fn rest(&mut self) -> Option<End> {
-        let idle = self.can_be_kept() && self.unsent.is_empty() && self.conversation.is_idle();
-        let rests = idle && self.process.guard.rest().await;
-        rests.then(|| self.process.so_far())
+    /// Whether it is one that may serve several turns.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// After a turn: an error if something of it goes on, here or in its commands.
+    pub(super) async fn rest(&mut self) -> Result<End, DismissReason> {
+        if !self.can_be_kept() {
+            return Err(DismissReason::Died);
+        }
+        if !self.unsent.is_empty() || !self.conversation.is_idle() {
+            return Err(DismissReason::Agents);
+        }
+        let rest = self.process.guard.rest().await;
+        rest.ok_or(DismissReason::Died)??;
+        Ok(self.process.so_far())
     }
 
     /// From now on it makes way for whoever else needs the workspace.
@@ -157,15 +168,23 @@ impl Server {
     }
 
     /// While it waits: completes when it rests no more, or is gone. Cancel-safe.
-    pub(super) async fn stirs(&mut self) {
+    pub(super) async fn stirs(&mut self) -> DismissReason {
         // What it says meanwhile is about itself, unless it works unasked.
         while self.hear_next().await.is_some() {
             if !self.conversation.others_rest() {
-                tracing::warn!("a server that was to wait works; ending it");
-                return;
+                return DismissReason::Unasked;
             }
         }
         self.process.end().await;
+        self.why_gone()
+    }
+
+    /// Why one that has waited is gone.
+    pub(super) fn why_gone(&mut self) -> DismissReason {
+        self.process
+            .guard
+            .left()
+            .map_or(DismissReason::Died, Into::into)
     }
 
     /// Completes when nothing of it lives any more. Cancel-safe.

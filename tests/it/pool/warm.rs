@@ -118,6 +118,29 @@ async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
     pool.stop().await;
 }
 
+/// Guards that codex's own helpers cost no server (`guard::helpers`), and that a script
+/// of the agent's that goes on does.
+#[tokio::test]
+async fn g3_helpers_of_codex_cost_no_server_and_scripts_that_run_on_do() {
+    let mut pool = pool(1, &[]).await;
+    fs::write(pool.stand_in_file("app-server"), "snapshot").unwrap();
+    let first = ran(&mut pool, "t", "a", &["script end", "say hi"], "end_turn").await;
+    pool.metric_is(IDLE, 1.0).await;
+    assert!(lives(pool.pid_in("snapshot")));
+    let next = ran(&mut pool, "u", "a", &["script end", "say on"], "end_turn").await;
+    assert_eq!(next.pid, first.pid);
+    pool.release("done");
+    gone(pool.pid_in("snapshot"));
+    let script = ["script end", "script goes on", "say on"];
+    let next = ran(&mut pool, "v", "a", &script, "end_turn").await;
+    assert_eq!(next.pid, first.pid);
+    assert!(!lives(first.pid));
+    let dismissed = r#"turn_worker_servers_dismissed_total{reason="script"}"#;
+    assert_eq!(pool.metric(dismissed).await, 1.0);
+    assert_eq!(pool.metric(LEFTOVERS).await, 0.0);
+    pool.stop().await;
+}
+
 /// Guards that what a server reports besides its turn counts (`app_server::others`).
 #[tokio::test]
 async fn g3_a_server_that_does_more_than_its_turn_is_used_no_more() {

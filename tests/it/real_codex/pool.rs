@@ -151,6 +151,36 @@ async fn g1_a_conversation_goes_on_after_the_end_of_its_server() {
     pool.stop().await;
 }
 
+/// With today's default model, which runs commands from JavaScript, and a profile
+/// that takes as long as pyenv's or nvm's. A script that goes on is work of its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_script() {
+    let (mut pool, _model, _home) = pool(&[("CODEX_ENGINE", "app-server")]).await;
+    let profile = pool.codex_home().with_file_name(".profile");
+    fs::write(profile, "sleep 0.4\n").unwrap();
+    let goes_on = "leave-js: yield_control(); setTimeout(() => tools.exec_command({cmd: \"touch late\"}), 100); \
+                   await new Promise((end) => setTimeout(end, 100000));";
+    for (id, script) in [
+        ("answers", "say: Hi."),
+        ("runs", "run: echo one"),
+        ("runs-again", "run: echo two"),
+        ("goes-on", goes_on),
+        ("next", "run: sleep 0.5"),
+    ] {
+        pool.enqueue(&[turn(id, "a", &[script])]).await;
+        assert_eq!(
+            pool.events.ended(id).await.stop_reason(),
+            "end_turn",
+            "{id}"
+        );
+    }
+    assert_eq!(pool.metric("turn_worker_servers_reused_total").await, 3.0);
+    let dismissed = r#"turn_worker_servers_dismissed_total{reason="script"}"#;
+    assert_eq!(pool.metric(dismissed).await, 1.0);
+    assert!(!pool.root().join("a/late").exists());
+    pool.stop().await;
+}
+
 /// The first attempt had one whole answer, and one that its worker's death cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn g4_g7_what_a_killed_worker_has_spent_is_reported_by_the_next() {

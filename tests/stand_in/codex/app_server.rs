@@ -5,7 +5,8 @@
 //! nothing, `refuse-initialize` an error, `die-initialize`, `die-load` end the
 //! process, `garbage` and `long` write a line that is none, or one of 32 MB,
 //! before the first answer. `child` has it start one that outlives it, as an
-//! MCP server may, whose pid is in the file of that name.
+//! MCP server may, whose pid is in the file of that name. `snapshot` has each load of a
+//! thread start a login shell, which runs until there is the file `done`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -185,6 +186,9 @@ impl Server {
         let Some(writer) = thread.writer(&self.dir) else {
             return refuse(id, &format!("thread {name} already has an active writer"));
         };
+        if self.misbehaves("snapshot") {
+            commands::take_snapshot(&self.dir);
+        }
         answer(id, &result);
         match resumed {
             true => notify(

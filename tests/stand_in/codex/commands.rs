@@ -1,10 +1,10 @@
 //! Processes that a turn starts, ends, or is started by.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -75,6 +75,49 @@ pub fn daemon(file: &Path) {
     while !file.exists() {
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Has a script run in the code-mode host, which is started by the first one and
+/// ends with this process. The real one is in this process's session, too.
+pub fn run_script(script: &str) {
+    static HOST: Mutex<Option<Child>> = Mutex::new(None);
+    let mut host = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+    let host = host.get_or_insert_with(|| {
+        let program = std::env::current_exe().unwrap();
+        // Without what this process has open for its turn, as with the real one.
+        let without = "for fd in /proc/self/fd/*; do fd=${fd##*/}; ((fd < 3)) || eval \"exec $fd>&-\"; done; \
+                       exec \"$0\" --listen grpc+stdio://";
+        Command::new("bash")
+            .args(["-c", without])
+            .arg(program.with_file_name("codex-code-mode-host"))
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    writeln!(host.stdin.as_mut().unwrap(), "{script}").unwrap();
+    let mut answer = [0; 5];
+    host.stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut answer)
+        .unwrap();
+}
+
+/// The login shell that takes a snapshot of the environment, busy with a profile
+/// until there is the file `done`. Leaves its pid in the file `snapshot`.
+pub fn take_snapshot(dir: &Path) {
+    let script = format!(
+        "echo $$ > {0}/snapshot; until [ -e {0}/done ]; do sleep 0.01; done; exit 0",
+        dir.display()
+    );
+    let mut shell = in_own_session(Command::new("bash").args(["-c", &script]))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    thread::spawn(move || shell.wait());
 }
 
 fn in_own_session(command: &mut Command) -> &mut Command {

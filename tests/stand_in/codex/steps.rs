@@ -142,6 +142,8 @@ impl Turn {
             }
             "think" => self.voice.thought(argument),
             "run" => self.command(argument),
+            // Code mode: `end`, or a script that runs on.
+            "script" => commands::run_script(argument),
             "sleep" => self.sleep(Duration::from_millis(argument.parse().unwrap())),
             // For turns that are run more than once: the next time, they end here.
             "once" => self.only_once(argument),

@@ -170,7 +170,9 @@ impl Response {
                 let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
                 self.calls(offered.run(&commands, LONGEST_WAIT)?);
             }
-            Step::JavaScript(code) => self.call(offered.javascript(code)?),
+            Step::JavaScript(code) | Step::LeaveJavaScript(code) => {
+                self.call(offered.javascript(code)?)
+            }
             Step::Patch(file) => {
                 let patch = format!(
                     "*** Begin Patch\n*** Add File: {file}\n+Written by the stand-in.\n*** End Patch\n"

@@ -16,7 +16,8 @@ first and last of them.
   run: COMMAND     a shell command; waits for its end
   leave: COMMAND   a shell command that is left running
   together: A | B  shell commands A and B at the same time; waits for their ends
-  js: CODE         JavaScript for code mode, as it is
+  js: CODE         JavaScript for code mode, as it is; waits for its end
+  leave-js: CODE   JavaScript that is left running
   patch: FILE      a patch that adds FILE to the workspace
   plan: a, +b      a plan of the steps a, b; + marks those that are done
                    (codex needs -c tools.update_plan.enabled=true and a model that it knows)
@@ -58,6 +59,7 @@ pub enum Step {
     Leave(String),
     Together(Vec<String>),
     JavaScript(String),
+    LeaveJavaScript(String),
     Patch(String),
     Plan(Vec<(String, bool)>),
     Search(String),
@@ -96,6 +98,7 @@ impl Step {
                 | Self::Leave(_)
                 | Self::Together(_)
                 | Self::JavaScript(_)
+                | Self::LeaveJavaScript(_)
                 | Self::Patch(_)
                 | Self::Plan(_)
                 | Self::Mcp { .. }
@@ -123,6 +126,7 @@ impl Step {
             "leave" => Self::Leave(rest.to_owned()),
             "together" => Self::Together(rest.split(" | ").map(str::to_owned).collect()),
             "js" => Self::JavaScript(rest.to_owned()),
+            "leave-js" => Self::LeaveJavaScript(rest.to_owned()),
             "patch" => Self::Patch(rest.to_owned()),
             "plan" => Self::Plan(rest.split(',').map(plan_item).collect()),
             "search" => Self::Search(rest.to_owned()),

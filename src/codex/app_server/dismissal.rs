@@ -1,0 +1,89 @@
+//! Why a server is not kept for the next turn of its workspace.
+
+use crate::guard::{Leave, Unrest};
+
+/// A closed set, as the metric's label has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DismissReason {
+    /// Its turn failed, was interrupted or was aborted.
+    Turn,
+    /// A sub-agent did not stop, a goal is not reached, or an answer is due.
+    Agents,
+    /// A process that the turn has started lives on.
+    Processes,
+    /// A script of the agent's runs on.
+    Script,
+    /// That it waits could not be noted beside the workspace.
+    Record,
+    /// A helper of codex's did not end in time.
+    Helper,
+    /// It began to work while it waited.
+    Unasked,
+    /// It, or its guard, ended by itself.
+    Died,
+    /// Another worker needed the workspace.
+    Wanted,
+    /// The next turn needs another program, thread, model or configuration.
+    Changed,
+    /// It has waited for as long as it may.
+    Idle,
+    /// So many wait already.
+    Count,
+    /// The worker is stopped.
+    Shutdown,
+}
+
+impl DismissReason {
+    pub const ALL: [Self; 13] = [
+        Self::Turn,
+        Self::Agents,
+        Self::Processes,
+        Self::Script,
+        Self::Record,
+        Self::Helper,
+        Self::Unasked,
+        Self::Died,
+        Self::Wanted,
+        Self::Changed,
+        Self::Idle,
+        Self::Count,
+        Self::Shutdown,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+            Self::Agents => "agents",
+            Self::Processes => "processes",
+            Self::Script => "script",
+            Self::Record => "record",
+            Self::Helper => "helper",
+            Self::Unasked => "unasked",
+            Self::Died => "died",
+            Self::Wanted => "wanted",
+            Self::Changed => "changed",
+            Self::Idle => "idle",
+            Self::Count => "count",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl From<Unrest> for DismissReason {
+    fn from(why: Unrest) -> Self {
+        match why {
+            Unrest::Processes => Self::Processes,
+            Unrest::Script => Self::Script,
+            Unrest::Bell => Self::Record,
+        }
+    }
+}
+
+impl From<Leave> for DismissReason {
+    fn from(why: Leave) -> Self {
+        match why {
+            Leave::Wanted => Self::Wanted,
+            Leave::Helper => Self::Helper,
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Which processes below a guard are its server's own helpers, and which ones
+//! a turn has started.
+//!
+//! codex starts each command of an agent in a session of its own, and Linux lets
+//! no process join another session. Its lasting helpers (the code-mode host, MCP
+//! servers) have the server's session. The login shell that takes a snapshot of
+//! the user's environment has its own, like a command, but is there before the
+//! first turn is asked. An executable or a command line alone would prove
+//! nothing: an agent can run the same program with the same arguments.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::proc::Stat;
+use super::tree::{self, Known};
+
+/// The process in which codex runs an agent's JavaScript, beside codex's own file.
+const HOST: &str = "codex-code-mode-host";
+
+/// The threads that a host has besides its first one and those of scripts. A
+/// script has a thread of its own, with the process's name, until it has ended.
+const HOST_THREADS: [&str; 2] = ["tokio-", "V8 "];
+
+/// How a server rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    Settled,
+    /// A helper of codex's is about to end by itself.
+    Finishing,
+}
+
+/// Why a server does not rest after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unrest {
+    /// Something that the turn has started lives on.
+    Processes,
+    /// A script of the agent's runs on in the code-mode host.
+    Script,
+    /// That it waits can't be noted for others to see.
+    Bell,
+}
+
+/// All that lives below the guard, at about one moment.
+pub(super) struct Look {
+    codex: i32,
+    living: HashMap<i32, Stat>,
+}
+
+/// What codex is started as, and what was met below it.
+#[derive(Debug, Default)]
+pub(super) struct Helpers {
+    /// What lived before the turn, and is none of it.
+    own: Known,
+    hosts: Known,
+    /// All helpers of codex's that were met.
+    pub met: Known,
+}
+
+impl Look {
+    pub fn now(codex: Pid) -> io::Result<Self> {
+        Ok(Self {
+            codex: codex.as_raw_pid(),
+            living: tree::living_below_me()?.into_iter().collect(),
+        })
+    }
+
+    fn is_of_servers_session(&self, stat: &Stat) -> bool {
+        let codex = self.living.get(&self.codex);
+        codex.is_some_and(|codex| codex.session == stat.session)
+    }
+
+    /// The leader of another session than the server's, started by codex itself.
+    fn leader(&self, stat: &Stat) -> Option<(i32, u64)> {
+        let leader = self.living.get(&stat.session);
+        let leader = leader.filter(|leader| leader.parent == self.codex)?;
+        (!self.is_of_servers_session(stat)).then_some((stat.session, leader.started))
+    }
+
+    /// Whether it only belongs to a session that codex has started, as what a
+    /// profile runs does. Its place there ends with the session's leader.
+    fn follows(&self, pid: i32, stat: &Stat) -> bool {
+        let has_leader = self.living.contains_key(&stat.session);
+        stat.session != pid
+            && !self.is_of_servers_session(stat)
+            && (!has_leader || self.leader(stat).is_some())
+    }
+}
+
+impl Helpers {
+    /// A turn is about to begin.
+    pub fn mark(&mut self, look: &Look) {
+        let own = look.living.iter();
+        let own = own.filter(|(pid, stat)| !look.follows(**pid, stat));
+        self.own = own.map(|(pid, stat)| (*pid, stat.started)).collect();
+        self.met.clone_from(&self.own);
+    }
+
+    /// Nothing is known of it.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// After a turn.
+    pub fn judge(&mut self, look: &Look) -> Result<Rest, Unrest> {
+        self.judge_with(look, &Probe::of(look.codex))
+    }
+
+    fn judge_with(&mut self, look: &Look, probe: &impl HostProbe) -> Result<Rest, Unrest> {
+        let (mut rest, mut found) = (Rest::Settled, Ok(()));
+        let mut hosts = 0;
+        for (&pid, stat) in &look.living {
+            let identity = (pid, stat.started);
+            if look.leader(stat).is_some_and(|of| self.own.contains(&of)) {
+                rest = Rest::Finishing;
+                self.met.insert(identity);
+            } else if self.is_host(look, pid, stat, probe) && hosts == 0 {
+                hosts += 1;
+                self.hosts.insert(identity);
+                self.met.insert(identity);
+                if probe.runs_script(pid) {
+                    found = found.and(Err(Unrest::Script));
+                }
+            } else if !self.own.contains(&identity) && pid != look.codex {
+                found = Err(Unrest::Processes);
+            }
+        }
+        found.map(|()| rest)
+    }
+
+    fn is_host(&self, look: &Look, pid: i32, stat: &Stat, probe: &impl HostProbe) -> bool {
+        // Also where its file was replaced since it was first met.
+        self.hosts.contains(&(pid, stat.started))
+            || stat.parent == look.codex && look.is_of_servers_session(stat) && probe.is_host(pid)
+    }
+}
+
+/// What only the system knows of a process.
+trait HostProbe {
+    fn is_host(&self, pid: i32) -> bool;
+    fn runs_script(&self, pid: i32) -> bool;
+}
+
+struct Probe {
+    /// The file beside codex's, by device and inode.
+    host: Option<(u64, u64)>,
+}
+
+impl Probe {
+    fn of(codex: i32) -> Self {
+        let exe = fs::read_link(executable(codex)).ok();
+        let host = exe.and_then(|exe| fs::metadata(exe.with_file_name(HOST)).ok());
+        Self {
+            host: host.map(|file| (file.dev(), file.ino())),
+        }
+    }
+}
+
+impl HostProbe for Probe {
+    fn is_host(&self, pid: i32) -> bool {
+        let file = fs::metadata(executable(pid)).ok();
+        self.host.is_some() && file.map(|file| (file.dev(), file.ino())) == self.host
+    }
+
+    fn runs_script(&self, pid: i32) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+            return true;
+        };
+        let names = threads.filter_map(|thread| fs::read(thread.ok()?.path().join("comm")).ok());
+        let others = names.filter(|name| {
+            !HOST_THREADS
+                .iter()
+                .any(|of| name.starts_with(of.as_bytes()))
+        });
+        others.count() > 1
+    }
+}
+
+fn executable(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/exe"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const GUARD: i32 = 1;
+    const CODEX: i32 = 10;
+    const SHELL: i32 = 20;
+
+    #[derive(Default)]
+    struct Fixed {
+        hosts: HashSet<i32>,
+        scripts: HashSet<i32>,
+    }
+
+    impl HostProbe for Fixed {
+        fn is_host(&self, pid: i32) -> bool {
+            self.hosts.contains(&pid)
+        }
+
+        fn runs_script(&self, pid: i32) -> bool {
+            self.scripts.contains(&pid)
+        }
+    }
+
+    fn process(pid: i32, parent: i32, session: i32) -> (i32, Stat) {
+        let stat = Stat {
+            parent,
+            group: pid,
+            session,
+            alive: true,
+            started: 100,
+        };
+        (pid, stat)
+    }
+
+    fn look(processes: &[(i32, i32, i32)]) -> Look {
+        let codex = process(CODEX, GUARD, GUARD);
+        let others = processes
+            .iter()
+            .map(|&(pid, parent, session)| process(pid, parent, session));
+        Look {
+            codex: CODEX,
+            living: [codex].into_iter().chain(others).collect(),
+        }
+    }
+
+    /// What is judged after a turn that began with these alive, and left those.
+    fn judged(before: &[(i32, i32, i32)], after: &[(i32, i32, i32)]) -> Result<Rest, Unrest> {
+        let mut helpers = Helpers::default();
+        helpers.mark(&look(before));
+        let probe = Fixed {
+            hosts: HashSet::from([30, 31]),
+            scripts: HashSet::from([31]),
+        };
+        helpers.judge_with(&look(after), &probe)
+    }
+
+    #[test]
+    fn g3_a_server_rests_with_its_own_helpers_and_with_nothing_of_its_turn() {
+        let mcp = (11, CODEX, GUARD);
+        let host = (30, CODEX, GUARD);
+        let settled = Ok(Rest::Settled);
+        let processes = Err(Unrest::Processes);
+        for (what, before, after, judged_as) in [
+            ("nothing else", &[][..], &[][..], settled),
+            ("an MCP server", &[mcp], &[mcp], settled),
+            ("a host of this turn", &[mcp], &[mcp, host], settled),
+            ("a host of an earlier one", &[host], &[host], settled),
+            (
+                "a script that runs on",
+                &[],
+                &[(31, CODEX, GUARD)],
+                Err(Unrest::Script),
+            ),
+            (
+                "one in an earlier host",
+                &[(31, CODEX, GUARD)],
+                &[(31, CODEX, GUARD)],
+                Err(Unrest::Script),
+            ),
+            ("two hosts", &[], &[host, (31, CODEX, GUARD)], processes),
+            (
+                "a command that runs the host's file",
+                &[],
+                &[(30, CODEX, 30)],
+                processes,
+            ),
+            (
+                "what it started",
+                &[],
+                &[(30, 40, 40), (40, CODEX, 40)],
+                processes,
+            ),
+            (
+                "a child of the host",
+                &[],
+                &[host, (33, 30, GUARD)],
+                processes,
+            ),
+            (
+                "a child of an MCP server",
+                &[mcp],
+                &[mcp, (12, 11, GUARD)],
+                processes,
+            ),
+            ("a new MCP server", &[], &[mcp], processes),
+            ("a command", &[], &[(40, CODEX, 40)], processes),
+            ("a daemon", &[], &[(41, GUARD, 41)], processes),
+            // Its session's leader was started by a command.
+            (
+                "a daemon's child",
+                &[],
+                &[(41, GUARD, 41), (42, 41, 41)],
+                processes,
+            ),
+        ] {
+            assert_eq!(judged(before, after), judged_as, "{what}");
+        }
+    }
+
+    #[test]
+    fn g3_a_snapshot_finishes_as_long_as_its_shell_lives() {
+        let (shell, child) = ((SHELL, CODEX, SHELL), (21, SHELL, SHELL));
+        for (what, before, after, judged_as) in [
+            (
+                "its child",
+                &[shell][..],
+                &[shell, child][..],
+                Ok(Rest::Finishing),
+            ),
+            ("alone", &[shell, child], &[shell], Ok(Rest::Finishing)),
+            ("gone", &[shell, child], &[], Ok(Rest::Settled)),
+            // What the profile leaves is no helper.
+            (
+                "what outlives it",
+                &[shell, child],
+                &[(21, GUARD, SHELL)],
+                Err(Unrest::Processes),
+            ),
+            (
+                "an orphan of an earlier one",
+                &[child],
+                &[child],
+                Err(Unrest::Processes),
+            ),
+            // The shell's number was given to a command.
+            (
+                "a command's session",
+                &[],
+                &[shell, child],
+                Err(Unrest::Processes),
+            ),
+        ] {
+            assert_eq!(judged(before, after), judged_as, "{what}");
+        }
+    }
+
+    #[test]
+    fn g3_only_what_lived_before_the_turn_counts_and_not_its_number() {
+        let mut helpers = Helpers::default();
+        helpers.mark(&look(&[(SHELL, CODEX, SHELL)]));
+        let mut later = look(&[(SHELL, CODEX, SHELL), (21, SHELL, SHELL)]);
+        for stat in later
+            .living
+            .values_mut()
+            .filter(|stat| stat.session == SHELL)
+        {
+            stat.started = 101;
+        }
+        let judged = helpers.judge_with(&later, &Fixed::default());
+        assert_eq!(judged, Err(Unrest::Processes));
+    }
+}
