@@ -38,6 +38,7 @@ pub(super) fn event() -> Value {
             .unwrap_or_default();
         types.push(json!({ "$ref": format!("#/$defs/{name}") }));
         let mut of_type = with_common(variant.clone(), &common);
+        anything_described(&mut of_type);
         // `Error` alone would hide a language's own.
         of_type["title"] = format!("{}Event", type_name(name)).into();
         schema["$defs"][name] = of_type;
@@ -126,14 +127,21 @@ fn without_rust_formats(schema: &mut Map<String, Value>) {
     });
 }
 
-/// A property of any type: generators know `{}`, fail on `true`, and take what
-/// has a description but no type for an object.
+/// A property of any type: generators know `{}` and fail on `true`.
 fn anything_as_object(schema: &mut Map<String, Value>) {
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
     for property in properties.into_iter().flat_map(Map::values_mut) {
         if *property == Value::Bool(true) {
             *property = json!({});
-        } else if let Value::Object(fields) = property
+        }
+    }
+}
+
+/// Generators take what has a description and no type for an object.
+fn anything_described(schema: &mut Value) {
+    let properties = schema["properties"].as_object_mut();
+    for property in properties.into_iter().flat_map(Map::values_mut) {
+        if let Value::Object(fields) = property
             && fields.keys().eq(["description"])
         {
             fields.insert("anyOf".to_owned(), json!([{}]));
@@ -156,10 +164,7 @@ fn without_null(schema: &mut Value) {
             }
             if let Some(Value::Array(choices)) = fields.get_mut("anyOf") {
                 choices.retain(|choice| choice["type"] != "null");
-                // An empty one is of any type.
-                if let [Value::Object(only)] = &mut choices[..]
-                    && !only.is_empty()
-                {
+                if let [Value::Object(only)] = &mut choices[..] {
                     let only = std::mem::take(only);
                     fields.remove("anyOf");
                     fields.extend(only);
