@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 pub use advice::{Advice, Again};
 use advice::{as_told, no, yes};
 
-use crate::request::{TurnId, json};
+use crate::request::{Metadata, TurnId, json};
 use crate::trace::TraceContext;
 
 /// A closed set of names, as they stand on the wire and in metric labels.
@@ -285,7 +285,8 @@ pub enum EventBody {
         model: Option<String>,
         /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        metadata: Option<Map<String, Value>>,
+        #[schemars(with = "Option<Map<String, Value>>")]
+        metadata: Option<Metadata>,
     },
     /// The agent's reasoning, if codex tells it, or a part of it.
     ThinkingDelta {
@@ -356,7 +357,8 @@ pub enum EventBody {
         duration_ms: u64,
         /// The request's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        metadata: Option<Map<String, Value>>,
+        #[schemars(with = "Option<Map<String, Value>>")]
+        metadata: Option<Metadata>,
         /// Absent when codex never reported it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,

@@ -11,10 +11,12 @@ mod image;
 pub mod json;
 mod json_schema;
 mod messages;
+mod metadata;
 mod model_choice;
 mod notices;
 mod parse;
 mod rejection;
+mod repeated;
 mod scan;
 mod schema;
 mod unreadable;
@@ -26,7 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 pub use choice::{OnBusy, ThreadChoice};
 pub(crate) use ids::is_model_name;
@@ -36,6 +37,7 @@ pub(crate) use image::{decode, encode};
 pub use messages::{IgnoredPart, IgnoredParts};
 pub(crate) use model_choice::ModelChoice;
 pub use model_choice::{Effort, ServiceTier};
+pub use metadata::Metadata;
 pub use notices::RequestNotice;
 pub(crate) use rejection::shown;
 pub use rejection::{Rejection, Violation};
@@ -85,7 +87,7 @@ pub struct TurnRequest {
     pub start_within: Option<Duration>,
     pub on_busy: OnBusy,
     pub thread: ThreadChoice,
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Metadata>,
     /// What the answer is to look like.
     pub output_schema: Option<OutputSchema>,
     /// For the queue-wait metric only; a producer's clock decides nothing.

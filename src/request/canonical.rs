@@ -5,10 +5,9 @@ use jiff::Timestamp;
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::{
-    Effort, Image, Limits, OnBusy, OutputSchema, Properties, RequestNotice, ServiceTier,
+    Effort, Image, Limits, Metadata, OnBusy, OutputSchema, Properties, RequestNotice, ServiceTier,
     ThreadChoice, TurnId, TurnRequest, WorkspaceId,
 };
 
@@ -34,7 +33,7 @@ struct Canonical<'a> {
     #[serde(skip_serializing_if = "ThreadChoice::is_default")]
     thread: ThreadChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a Map<String, Value>>,
+    metadata: Option<&'a Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_schema: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]

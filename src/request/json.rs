@@ -33,16 +33,25 @@ pub enum Unreadable {
     TooManyValues,
 }
 
+/// Of a field that an object has twice, the last counts.
 pub fn from_slice(bytes: &[u8]) -> Result<Value, Unreadable> {
-    let left = Cell::new(Some(MAX_VALUES));
+    read(bytes).map(|(value, _)| value)
+}
+
+/// With whether an object in it has a field twice.
+pub(super) fn read(bytes: &[u8]) -> Result<(Value, bool), Unreadable> {
+    let budget = Budget {
+        left: Cell::new(Some(MAX_VALUES)),
+        repeats: Cell::new(false),
+    };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Counted(Limit::Refuse(&left)).deserialize(&mut deserializer);
-    if left.get().is_none() {
+    let value = Counted(Limit::Refuse(&budget)).deserialize(&mut deserializer);
+    if budget.left.get().is_none() {
         return Err(Unreadable::TooManyValues);
     }
     let value = value?;
     deserializer.end()?;
-    Ok(value)
+    Ok((value, budget.repeats.get()))
 }
 
 /// The text of a field of the object that a text holds: of the last of that
@@ -172,11 +181,19 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<'_, T> {
 #[derive(Clone, Copy)]
 struct Counted<'a>(Limit<'a>);
 
+/// What is counted of one text.
+struct Budget {
+    /// `None` once there was a value too many.
+    left: Cell<Option<usize>>,
+    /// An object has a field twice.
+    repeats: Cell<bool>,
+}
+
 #[derive(Clone, Copy)]
 enum Limit<'a> {
     None,
     /// Nothing inside once there was one too many.
-    Refuse(&'a Cell<Option<usize>>),
+    Refuse(&'a Budget),
     LeaveOut(&'a Cell<usize>),
 }
 
@@ -193,7 +210,7 @@ impl<'de> DeserializeSeed<'de> for Counted<'_> {
         match self.0 {
             Limit::None => {}
             Limit::LeaveOut(left) => left.set(left.get().saturating_sub(1)),
-            Limit::Refuse(left) => {
+            Limit::Refuse(Budget { left, .. }) => {
                 left.set(left.get().and_then(|left| left.checked_sub(1)));
                 if left.get().is_none() {
                     return Err(de::Error::custom(Unreadable::TooManyValues));
@@ -254,10 +271,13 @@ impl<'de> Visitor<'de> for Counted<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
         while self.has_room() {
-            match map.next_key()? {
-                Some(key) => fields.insert(key, map.next_value_seed(self)?),
-                None => return Ok(Value::Object(fields)),
+            let Some(key) = map.next_key()? else {
+                return Ok(Value::Object(fields));
             };
+            let before = fields.insert(key, map.next_value_seed(self)?);
+            if let (Some(_), Limit::Refuse(budget)) = (before, self.0) {
+                budget.repeats.set(true);
+            }
         }
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Value::Object(fields))

@@ -13,9 +13,10 @@ use super::ids::{MODEL_NAME_RULE, is_model_name};
 use super::messages::{self, IgnoredParts, Prompt};
 use super::notices;
 use super::rejection::{Violations, quoted, shown};
+use super::repeated::repeated_fields;
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
-    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, ModelChoice, OutputSchema,
+    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, Metadata, ModelChoice, OutputSchema,
     Properties, Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -47,8 +48,8 @@ impl TurnRequest {
                 properties,
             ));
         }
-        match json::from_slice(body) {
-            Ok(value) => Self::from_value(body, &value, limits, properties),
+        match json::read(body) {
+            Ok((value, repeats)) => Self::from_value(body, &value, repeats, limits, properties),
             Err(why) => {
                 let scan = Scan::of(body);
                 let finding = unreadable(body, &why, &scan, properties);
@@ -60,6 +61,7 @@ impl TurnRequest {
     fn from_value(
         body: &[u8],
         value: &Value,
+        repeats: bool,
         limits: &Limits,
         properties: &Properties<'_>,
     ) -> Result<Self, Rejection> {
@@ -74,6 +76,9 @@ impl TurnRequest {
             limits,
             violations: Violations::default(),
         };
+        if repeats {
+            reader.repeated();
+        }
         let turn_id = reader.turn_id();
         let workspace = reader.workspace();
         let prompt = reader.prompt();
@@ -180,6 +185,16 @@ impl<'a> Reader<'a> {
         self.violations.add(field, found, rule);
     }
 
+    /// Whichever of them was meant, another reader may take the other one.
+    fn repeated(&mut self) {
+        for path in repeated_fields(self.body) {
+            let path = path.escape_debug().to_string();
+            let rule = "each field of an object once";
+            self.violations
+                .add(path, "it more than once".to_owned(), rule);
+        }
+    }
+
     fn turn_id(&mut self) -> Option<TurnId> {
         let text = self.present("turn_id").and_then(Value::as_str);
         match text.unwrap_or_default().parse::<TurnId>() {
@@ -281,20 +296,26 @@ impl<'a> Reader<'a> {
             })
     }
 
-    fn metadata(&mut self) -> Option<Map<String, Value>> {
-        let value = self.present("metadata")?;
-        let Some(map) = value.as_object() else {
-            self.violates("metadata", "an object");
+    fn metadata(&mut self) -> Option<Metadata> {
+        const FIELD: &str = "metadata";
+        let value = self.present(FIELD)?;
+        if !value.is_object() {
+            self.violates(FIELD, "an object");
             return None;
-        };
-        let limit = self.limits.max_metadata_bytes;
-        match passes_on(value, value.to_string().len(), MAX_METADATA_DEPTH, limit) {
-            Ok(()) => Some(map.clone()),
-            Err((found, rule)) => {
-                self.violations.add("metadata", found, rule);
-                None
-            }
         }
+        let (depth, limit) = (MAX_METADATA_DEPTH, self.limits.max_metadata_bytes);
+        let read = passes_on(value, value.to_string().len(), depth, limit).and_then(|()| {
+            // Again, as integers may be longer than the floats of a value.
+            let metadata = json::raw_field(self.body, FIELD).and_then(Metadata::new);
+            let bytes = metadata
+                .as_ref()
+                .map_or(0, |metadata| metadata.text().len());
+            passes_on(value, bytes, depth, limit).map(|()| metadata)
+        });
+        read.unwrap_or_else(|(found, rule)| {
+            self.violations.add(FIELD, found, rule);
+            None
+        })
     }
 
     fn output_schema(&mut self) -> Option<OutputSchema> {

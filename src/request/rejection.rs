@@ -1,9 +1,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{TurnId, WorkspaceId};
+use super::{Metadata, TurnId, WorkspaceId};
 use crate::event::ErrorCode;
 use crate::trace::TraceContext;
 
@@ -43,7 +43,7 @@ pub struct Rejection {
     /// message id, else the correlation id.
     pub turn_id: Option<TurnId>,
     pub workspace: Option<WorkspaceId>,
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Metadata>,
     pub trace: Option<Arc<TraceContext>>,
     /// [`ErrorCode::WorkspaceRejected`] when the workspace that was named is
     /// all that is wrong, else [`ErrorCode::RequestInvalid`].
@@ -114,7 +114,7 @@ impl Violations {
         self,
         turn_id: Option<TurnId>,
         workspace: Option<WorkspaceId>,
-        metadata: Option<Map<String, Value>>,
+        metadata: Option<Metadata>,
         trace: Option<Arc<TraceContext>>,
     ) -> Rejection {
         Rejection {

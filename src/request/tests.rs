@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::event::ErrorCode;
@@ -50,7 +50,7 @@ fn the_contracts_own_example_is_accepted() {
     assert_eq!(request.model.as_deref(), Some("gpt-5.5"));
     assert_eq!(request.timeout, Some(Duration::from_secs(1800)));
     assert_eq!(request.max_attempts, Some(3));
-    assert_eq!(request.metadata.unwrap()["ticket"], "42");
+    assert_eq!(request.metadata.unwrap().text(), r#"{"ticket":"42"}"#);
     assert_eq!(request.enqueued_at, None);
 }
 
@@ -307,7 +307,7 @@ fn all_violations_are_told_at_once() {
     let request = json!({"turn_id": "a b", "messages": [], "timeout_s": 0, "metadata": {"k": 1}});
     let rejection = parse(&request).unwrap_err();
     assert_eq!(rejection.code, ErrorCode::RequestInvalid);
-    assert_eq!(rejection.metadata.as_ref().unwrap()["k"], 1);
+    assert_eq!(rejection.metadata.as_ref().unwrap().text(), r#"{"k":1}"#);
     insta::assert_snapshot!(rejection, @r#"turn_id: found "a b", expected 1 to 128 of A-Z a-z 0-9 . _ -; workspace: found nothing, expected 1 to 4 segments joined by /, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit; messages: found an array of 0, expected at least one message of role "user" that has text; timeout_s: found 0, expected a whole number of seconds, at least 1"#);
 }
 
@@ -815,7 +815,7 @@ fn the_fingerprint_of_what_could_always_be_asked_for_stays() {
 #[test]
 fn a_schema_keeps_the_order_of_its_fields() {
     let body = r#"{"turn_id": "t", "workspace": "a", "messages": [{"role": "user", "content": "x"}],
-        "output_schema": {"z": 1}, "output\u005fschema": {"b": {"d": "é \" }"}, "a": [1, 2]}}"#;
+        "output\u005fschema": {"b": {"d": "é \" }"}, "a": [1, 2]}}"#;
     let limits = limits();
     let read =
         |body: &str| TurnRequest::parse(body.as_bytes(), &limits, &Properties::default()).unwrap();
@@ -945,4 +945,47 @@ mod properties {
             }
         }
     }
+}
+
+#[test]
+fn a_field_that_an_object_has_twice_is_rejected_with_its_path() {
+    let request = r#"{"turn_id":"old","workspace":"a","turn_id":"t","metadata":{"n":{"k":1,"k":2}},
+        "messages":[{"role":"user","content":"x"}],"x":[{"y":0}]}"#;
+    let parse = |body: &str| TurnRequest::parse(body.as_bytes(), &limits(), &Properties::default());
+    let rejection = parse(request).unwrap_err();
+    assert_eq!(rejection.turn_id.unwrap().as_str(), "t");
+    let fields: Vec<&str> = rejection.violations.iter().map(|v| &*v.field).collect();
+    assert_eq!(fields, ["turn_id", "metadata.n.k"]);
+    assert_eq!(
+        rejection.violations[0].to_string(),
+        "turn_id: found it more than once, expected each field of an object once"
+    );
+}
+
+#[test]
+fn metadata_keeps_large_integers_and_counts_their_digits() {
+    let with = |digits: usize| {
+        let metadata = format!(r#"{{"n":{}}}"#, "7".repeat(digits));
+        let body = format!(
+            r#"{{"turn_id":"t","workspace":"a","messages":[{{"role":"user","content":"x"}}],"metadata": {metadata} }}"#
+        );
+        (
+            metadata,
+            TurnRequest::parse(body.as_bytes(), &limits(), &Properties::default()),
+        )
+    };
+    let (metadata, request) = with(300);
+    let request = request.unwrap();
+    assert!(request.to_canonical_json().contains(&metadata));
+    let again: TurnRequest = serde_json::from_str(&request.to_canonical_json()).unwrap();
+    assert_eq!(again, request);
+    let many = format!("[{}]", vec!["7".repeat(200); 21].join(","));
+    let body = format!(
+        r#"{{"turn_id":"t","workspace":"a","messages":[{{"role":"user","content":"x"}}],"metadata":{{"n":{many}}}}}"#
+    );
+    let rejection = TurnRequest::parse(body.as_bytes(), &limits(), &Properties::default());
+    assert_eq!(
+        rejection.unwrap_err().violations[0].found,
+        format!("{} bytes", many.len() + 6)
+    );
 }

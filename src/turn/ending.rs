@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::stop::Stop;
 use super::structured;
@@ -12,7 +12,7 @@ use crate::codex::translate::{Finished, Verdict};
 use crate::event::{
     ErrorCode, EventBody, NoticeCode, Reason, SealedEvent, Sealer, StopReason, TurnError,
 };
-use crate::request::{Rejection, TurnId, TurnRequest, WorkspaceId};
+use crate::request::{Metadata, Rejection, TurnId, TurnRequest, WorkspaceId};
 use crate::workspace::Unkept;
 
 /// Numbers the events of one attempt at the turn.
@@ -144,7 +144,7 @@ impl Ending {
     /// The last events, in their order.
     pub fn bodies(
         &self,
-        metadata: Option<Map<String, Value>>,
+        metadata: Option<Metadata>,
         model: Option<String>,
         duration: Duration,
     ) -> Vec<EventBody> {
@@ -228,7 +228,7 @@ fn unrun(
     mut sealer: Sealer,
     start: EventBody,
     ending: Ending,
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Metadata>,
 ) -> Vec<SealedEvent> {
     [start]
         .into_iter()
