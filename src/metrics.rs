@@ -21,6 +21,7 @@ use tokio::time;
 use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
+use crate::amqp::reply::ReplyOutcome;
 use crate::codex::app_server::DismissReason;
 use crate::codex::rate_limits::RateLimit;
 use crate::conditions::Condition;
@@ -230,6 +231,12 @@ impl Metrics {
     pub fn control_ignored(&self, fault: ControlFault) {
         let series = &self.series().controls_ignored;
         series.with_label_values(&[fault.as_str()]).inc();
+    }
+
+    /// The end of a turn was to be sent to its caller's queue.
+    pub fn reply(&self, outcome: ReplyOutcome) {
+        let series = &self.series().replies;
+        series.with_label_values(&[outcome.as_str()]).inc();
     }
 
     pub fn set_slots(&self, slots: usize) {

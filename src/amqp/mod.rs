@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod policy_probe;
 pub mod pool;
 pub mod publish;
+pub mod reply;
 pub mod rights;
 pub mod server;
 pub mod target;

@@ -61,7 +61,7 @@ pub fn json_properties() -> BasicProperties {
         .with_content_type("application/json".into())
 }
 
-pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString, PublishError> {
+pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString, PublishError> {
     // lapin's own conversion panics.
     ShortString::try_new(text).map_err(|_| PublishError::TooLong {
         what,

@@ -7,6 +7,7 @@ use prometheus::{
 use crate::amqp::frames::RepairKind;
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
+use crate::amqp::reply::ReplyOutcome;
 use crate::codex::app_server::DismissReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Tokens};
@@ -87,6 +88,7 @@ pub(super) struct Series {
     pub undeliverable: IntCounter,
     pub rejected: IntCounterVec,
     pub controls_ignored: IntCounterVec,
+    pub replies: IntCounterVec,
     pub connected: IntGauge,
     pub reconnects: IntCounterVec,
     pub repaired: IntCounterVec,
@@ -242,6 +244,11 @@ impl Series {
                 "Control messages that can't be acted on, by why; each process counts all that it hears.",
                 &["why"],
             ),
+            replies: new.counters(
+                "replies_total",
+                "Ends of turns sent to the queue that a request names in reply_to, by outcome.",
+                &["outcome"],
+            ),
             connected: new.gauge(
                 "amqp_connected",
                 "1 while the publishing connection to the broker is open.",
@@ -382,6 +389,9 @@ impl Series {
         }
         for fault in ControlFault::ALL {
             self.controls_ignored.with_label_values(&[fault.as_str()]);
+        }
+        for outcome in ReplyOutcome::ALL {
+            self.replies.with_label_values(&[outcome.as_str()]);
         }
         for kind in EVENT_KINDS {
             self.events.with_label_values(&[*kind]);

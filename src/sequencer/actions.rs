@@ -28,6 +28,9 @@ use crate::workspace::Root;
 /// queue up at the broker, and each takes a channel of the pool.
 pub(crate) const AT_ONCE: usize = 16;
 
+/// Fewer, as each takes a channel of the pool, too.
+const REPLIES_AT_ONCE: usize = 4;
+
 /// The answer to an [`Action`].
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -95,6 +98,8 @@ pub struct Actor {
     endings: Arc<Semaphore>,
     /// Apart: these wait for the disk only.
     pub(super) receipts: Arc<Semaphore>,
+    /// Apart: no turn waits for them.
+    pub(super) replies: Arc<Semaphore>,
     pub(super) lanes: Lanes,
     /// For what operators are told: one at a time.
     pub(super) telling: Arc<Semaphore>,
@@ -119,6 +124,7 @@ impl Actor {
             offers: Arc::new(Semaphore::new(AT_ONCE)),
             endings: Arc::new(Semaphore::new(AT_ONCE)),
             receipts: Arc::new(Semaphore::new(AT_ONCE)),
+            replies: Arc::new(Semaphore::new(REPLIES_AT_ONCE)),
             lanes: Lanes::default(),
             telling: Arc::new(Semaphore::new(1)),
         }

@@ -10,6 +10,7 @@ use crate::throttle::Throttle;
 pub(super) struct Complaints {
     controls: [Throttle; ControlFault::ALL.len()],
     expiration: Throttle,
+    reply_to: Throttle,
 }
 
 impl Complaints {
@@ -21,6 +22,17 @@ impl Complaints {
                 let fault = ignored.fault.as_str();
                 tracing::warn!(%ignored, fault, suppressed, "ignored a control message");
             }
+        }
+    }
+
+    pub fn reply_to(&mut self, queue: &str) {
+        if let Some(suppressed) = self.reply_to.admit(Instant::now()) {
+            tracing::warn!(
+                queue = %queue.escape_debug(),
+                suppressed,
+                "ignored a reply_to: found a queue that another user may have, expected one that the broker \
+                 has named or whose name ends in a UUID"
+            );
         }
     }
 

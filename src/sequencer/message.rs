@@ -4,6 +4,7 @@ use lapin::types::ShortString;
 
 use crate::amqp::consume::Delivery;
 use crate::amqp::publish::header;
+use crate::amqp::reply::ReplyAddress;
 use crate::request::Properties;
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
@@ -14,6 +15,7 @@ pub(super) struct TurnMessage {
     pub redelivered: bool,
     message_id: Option<String>,
     correlation_id: Option<String>,
+    reply_to: Option<String>,
     content_type: Option<String>,
     content_encoding: Option<String>,
     expiration: Option<String>,
@@ -31,6 +33,7 @@ impl TurnMessage {
             redelivered: delivery.redelivered,
             message_id: text(properties.message_id()),
             correlation_id: text(properties.correlation_id()),
+            reply_to: text(properties.reply_to()),
             content_type: text(properties.content_type()),
             content_encoding: text(properties.content_encoding()),
             expiration: text(properties.expiration()),
@@ -54,11 +57,22 @@ impl TurnMessage {
         }
     }
 
+    /// Where the sender wants the turn's end sent to; `Err` with the name of a
+    /// queue that may not be the sender's own.
+    pub fn reply_address(&self) -> Result<Option<ReplyAddress>, &str> {
+        let Some(queue) = self.reply_to.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let address = ReplyAddress::new(queue, self.correlation_id.as_deref());
+        address.map(Some).ok_or(queue)
+    }
+
     /// How much memory it takes, about.
     pub fn bytes(&self) -> usize {
         let texts = [
             &self.message_id,
             &self.correlation_id,
+            &self.reply_to,
             &self.content_type,
             &self.content_encoding,
             &self.expiration,

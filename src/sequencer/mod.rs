@@ -18,6 +18,7 @@ mod peers;
 mod receipt;
 mod rejection;
 mod removal;
+mod reply;
 mod restarts;
 mod session;
 mod stuck_log;

@@ -401,6 +401,12 @@ impl Queue {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Of a held turn: the delivery that is acked when it has ended.
+    pub fn first_tag(&self, workspace: &str, turn_id: &str) -> Option<u64> {
+        let held = self.turns.get(&self.find(workspace, turn_id)?)?;
+        held.tags.first().copied()
+    }
+
     fn find(&self, workspace: &str, turn_id: &str) -> Option<Ticket> {
         self.lines.get(workspace)?.by_id.get(turn_id).copied()
     }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::actions::Actor;
 use crate::amqp::connect::backoff;
 use crate::amqp::dead_letter::{Refusal, bury};
+use crate::amqp::reply::ReplyAddress;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
@@ -27,6 +28,8 @@ pub(super) struct Refused {
     pub names_held: bool,
     /// Delivered before, to a sequencer that may have dealt with it.
     pub redelivered: bool,
+    /// Its sender wants the answer there, too.
+    pub reply_to: Option<ReplyAddress>,
 }
 
 impl Actor {
@@ -36,29 +39,41 @@ impl Actor {
         tokio::spawn(async move {
             let mut delays = backoff();
             let mut kept = false;
-            loop {
+            let ending = loop {
                 let trying = AssertUnwindSafe(actor.try_reject(&refused, &mut kept));
                 match trying.catch_unwind().await {
-                    Ok(true) => break,
-                    Ok(false) => {}
+                    Ok(Some(ending)) => break ending,
+                    Ok(None) => {}
                     Err(_) => tracing::error!("rejecting a request panicked; will retry"),
                 }
                 tokio::select! {
                     () = sleep(delays.next().unwrap_or_default()) => {}
                     () = actor.cut.cancelled() => return,
                 }
-            }
+            };
             done();
+            if let (Some(address), Some(turn_id)) = (&refused.reply_to, &refused.rejection.turn_id)
+            {
+                let end = match ending.is_empty() {
+                    // What readers of the turn must not see, its sender may.
+                    true => rejected_ending(&refused.rejection, turn_id),
+                    false => ending,
+                };
+                actor.reply_with(address.clone(), end);
+            }
         });
     }
 
-    async fn try_reject(&self, refused: &Arc<Refused>, kept: &mut bool) -> bool {
+    /// The events that answer it, none where they would be another turn's; `None`: try again.
+    async fn try_reject(
+        &self,
+        refused: &Arc<Refused>,
+        kept: &mut bool,
+    ) -> Option<Vec<SealedEvent>> {
         let rejection = &refused.rejection;
         let (root, refused_) = (self.records.root.clone(), Arc::clone(refused));
         let again = move || refused_.was_dealt_with(&root);
-        let Some((again, place)) = self.on_disk(refused, again).await else {
-            return false;
-        };
+        let (again, place) = self.on_disk(refused, again).await?;
         if !again && !*kept {
             let message = rejection.to_string();
             let refusal = Refusal {
@@ -68,7 +83,7 @@ impl Actor {
                 message: &message,
             };
             if !self.bury(refusal).await {
-                return false;
+                return None;
             }
             *kept = true;
         }
@@ -76,12 +91,10 @@ impl Actor {
         // Only now, so that it tells whoever gets the request again that it is kept.
         let (records, refused_) = (self.records.clone(), Arc::clone(refused));
         let claim = move || refused_.claim(&records.root, records.by);
-        let Some((ending, _place)) = self.on_disk(refused, claim).await else {
-            return false;
-        };
+        let (ending, _place) = self.on_disk(refused, claim).await?;
         fault::at("sequencer.rejected");
-        if !self.publish_events(ending).await {
-            return false;
+        if !self.publish_events(ending.clone()).await {
+            return None;
         }
         fault::at("sequencer.answered");
         if !again {
@@ -94,7 +107,7 @@ impl Actor {
                 "rejected a request"
             );
         }
-        true
+        Some(ending)
     }
 
     /// Puts a request into the dead queue, with the reason. False: try again.
@@ -213,6 +226,7 @@ mod tests {
             body,
             names_held: false,
             redelivered,
+            reply_to: None,
         }
     }
 

@@ -19,6 +19,7 @@ use super::peers::Peers;
 use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
 use super::rejection::Refused;
 use super::removal::{Removal, RemovalError};
+use super::reply::Callers;
 use super::restarts::{Restarts, cause};
 use super::stuck_log::StuckLog;
 use super::telling;
@@ -29,6 +30,7 @@ use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Recei
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{BacklogTold, Cancel, Decoded, Status};
+use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
 use crate::conditions::{Condition, Conditions};
 use crate::error::with_sources;
@@ -245,6 +247,7 @@ impl Sequencer {
             intake: Intake::new(KEPT_BYTES),
             peers: Peers::new(began, id, before.consumers),
             held: HashMap::new(),
+            callers: HashMap::new(),
             next_tag: 0,
             active: false,
             answers,
@@ -355,6 +358,9 @@ struct Session<'a> {
     peers: Peers,
     /// Unacked deliveries that the queue has taken, by the tags that it knows.
     held: HashMap<u64, Receipt>,
+    /// Who wants the end of a held turn sent to a queue, by the tag of the
+    /// delivery that is acked when it has ended.
+    callers: HashMap<u64, Callers>,
     next_tag: u64,
     /// It has been given turns: of all sequencers, the broker chose this one.
     active: bool,
@@ -410,6 +416,11 @@ impl Session<'_> {
         // The queue keeps what was understood of it: once is enough (G10).
         self.held.insert(tag, receipt);
         let redelivered = message.redelivered;
+        let reply_to = message.reply_address().unwrap_or_else(|queue| {
+            sequencer.metrics.reply(ReplyOutcome::Refused);
+            self.complaints.reply_to(queue);
+            None
+        });
         match TurnRequest::parse(&message.body, &sequencer.limits, &properties) {
             Ok(request) => {
                 let turn = QueuedTurn {
@@ -434,6 +445,9 @@ impl Session<'_> {
                     }
                     Arrival::Redelivered { .. } => {}
                 }
+                if let Some(address) = reply_to {
+                    self.called(&request, address);
+                }
             }
             Err(rejection) => {
                 let answers = self.answers.clone();
@@ -448,12 +462,24 @@ impl Session<'_> {
                     body,
                     names_held,
                     redelivered,
+                    reply_to,
                 };
                 sequencer.actor.reject(refused, move || {
                     // A session that is over has no use for it: the delivery comes again.
                     let _ = answers.send(Answer::Rejected { tag });
                 });
             }
+        }
+    }
+
+    /// Also by a request that is published again while its turn is held.
+    fn called(&mut self, request: &TurnRequest, address: ReplyAddress) {
+        let (workspace, turn_id) = (request.workspace.shared(), request.turn_id.shared());
+        if let Some(tag) = self.queue.first_tag(&workspace, &turn_id) {
+            let callers = self.callers.entry(tag);
+            callers
+                .or_insert_with(|| Callers::of(workspace, turn_id))
+                .add(address);
         }
     }
 
@@ -526,6 +552,9 @@ impl Session<'_> {
                     if let Some(receipt) = self.held.remove(&tag) {
                         receipt.ack().await?;
                         fault::at("sequencer.acked");
+                        if let Some(callers) = self.callers.remove(&tag) {
+                            self.sequencer.actor.reply(callers);
+                        }
                     }
                 }
                 other => self.sequencer.actor.act(other, &self.answers),

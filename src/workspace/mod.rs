@@ -63,6 +63,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::event::SealedEvent;
 use crate::request::ImagePath;
 
 pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
@@ -266,6 +267,22 @@ impl Workspace {
                 self.indexed_end(turn_id)?.is_some() || self.history(turn_id)?.finished.is_some()
             }
         })
+    }
+
+    /// How the turn ended: `error`, if there was one, and `message_end`, or all
+    /// events of a turn that never ran. Returns `None` if it has not ended.
+    pub fn recorded_end(&self, turn_id: &str) -> Result<Option<Vec<SealedEvent>>, StateError> {
+        let Some(claim) = self.claims.find(turn_id)? else {
+            return Ok(None);
+        };
+        if let Some(ending) = claim.verdict.ending() {
+            return Ok(Some(ending.to_vec()));
+        }
+        let finished = match self.indexed_end(turn_id)? {
+            None => self.history(turn_id)?.finished,
+            finished => finished,
+        };
+        Ok(finished.map(|finished| finished.ending))
     }
 
     /// What the session file says; see [`resolve_session`].

@@ -21,6 +21,7 @@ mod once;
 mod order;
 pub mod poison;
 mod rejections;
+mod replies;
 mod shared_ids;
 mod shutdown;
 mod threads;
