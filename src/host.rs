@@ -15,6 +15,7 @@
 
 pub mod account;
 mod finding;
+pub mod memory;
 mod pauses;
 mod probes;
 

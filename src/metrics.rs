@@ -343,8 +343,11 @@ impl Metrics {
         }
     }
 
-    pub fn set_idle_servers(&self, servers: usize) {
-        self.series().servers_idle.set(gauge(servers));
+    /// `memory` is theirs, in bytes.
+    pub fn set_idle_servers(&self, servers: usize, memory: u64) {
+        let series = self.series();
+        series.servers_idle.set(gauge(servers));
+        series.servers_idle_bytes.set(memory.cast_signed());
     }
 
     /// A server that was to serve several turns ends.

@@ -55,6 +55,8 @@ pub struct Settings {
     pub delta_window: Duration,
     pub codex_idle_ttl: Duration,
     pub codex_warm: usize,
+    /// In bytes; a share of all if it is not set.
+    pub codex_warm_memory: Option<u64>,
     pub codex_sandbox: Sandbox,
     pub codex_args: Vec<String>,
     /// Names of variables; none of the worker's own is among them.

@@ -111,7 +111,11 @@ impl Reader {
         let codex_idle_ttl = self.duration(&table::CODEX_IDLE_TTL, raw.codex_idle_ttl);
         let codex_warm = match raw.codex_warm {
             Some(text) => self.count(&table::CODEX_WARM, Some(text)),
-            None => slots,
+            None => slots.map(|slots: usize| slots * 2),
+        };
+        let codex_warm_memory = match raw.codex_warm_memory {
+            Some(text) => self.size(&table::CODEX_WARM_MEMORY, Some(text)).map(Some),
+            None => Some(None),
         };
         let codex_sandbox =
             self.value(&table::CODEX_SANDBOX, raw.codex_sandbox, Sandbox::from_word);
@@ -183,6 +187,7 @@ impl Reader {
             delta_window: delta_window?,
             codex_idle_ttl: codex_idle_ttl?,
             codex_warm: codex_warm?,
+            codex_warm_memory: codex_warm_memory?,
             codex_sandbox: codex_sandbox?,
             codex_args: codex_args?,
             codex_env: codex_env?,

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
-use super::protocol::{INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
+use super::protocol::{ADOPT, INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
 use super::{Leave, Tag, Unkillable, Unrest};
 use crate::codex::Exit;
 use crate::error::is_out_of_resources;
@@ -124,7 +124,8 @@ pub struct Guard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Marked,
-    Rested,
+    /// With the memory that it takes, in bytes.
+    Rested(u64),
     Restless(Unrest),
     Taken,
     Leaves(Leave),
@@ -173,15 +174,23 @@ impl Guard {
         self.answer(|answer| answer == Answer::Marked).await;
     }
 
+    /// Of a server whose MCP servers have started, before the agent can do anything:
+    /// what they have started is their own.
+    pub async fn adopt(&mut self) {
+        self.order(ADOPT).await;
+    }
+
     /// Of a server whose turn is over: whether nothing of the turn goes on, so
-    /// that it rests now and may have another. Returns `None` if it is gone.
-    pub async fn rest(&mut self) -> Option<Result<(), Unrest>> {
+    /// that it rests now and may have another, and how many bytes of memory it takes.
+    /// Returns `None` if it is gone.
+    pub async fn rest(&mut self) -> Option<Result<u64, Unrest>> {
         self.order(REST).await;
-        let is_meant = |answer| matches!(answer, Answer::Rested | Answer::Restless(_));
-        Some(match self.answer(is_meant).await? {
-            Answer::Restless(why) => Err(why),
-            _ => Ok(()),
-        })
+        let is_meant = |answer| matches!(answer, Answer::Rested(_) | Answer::Restless(_));
+        match self.answer(is_meant).await? {
+            Answer::Rested(memory) => Some(Ok(memory)),
+            Answer::Restless(why) => Some(Err(why)),
+            Answer::Marked | Answer::Taken | Answer::Leaves(_) => None,
+        }
     }
 
     /// Of a server that rests: from now on, whoever rings the bell has its lock.

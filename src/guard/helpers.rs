@@ -10,13 +10,13 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::proc::Stat;
+use super::proc::{self, Stat};
 use super::tree::{self, Known};
 
 /// The process in which codex runs an agent's JavaScript, beside codex's own file.
@@ -47,7 +47,7 @@ pub enum Unrest {
 }
 
 /// All that lives below the guard, at about one moment.
-pub(super) struct Look {
+pub(super) struct Descendants {
     codex: i32,
     living: HashMap<i32, Stat>,
 }
@@ -62,12 +62,17 @@ pub(super) struct Helpers {
     pub met: Known,
 }
 
-impl Look {
+impl Descendants {
     pub fn now(codex: Pid) -> io::Result<Self> {
         Ok(Self {
             codex: codex.as_raw_pid(),
             living: tree::living_below_me()?.into_iter().collect(),
         })
+    }
+
+    /// Of all that lives, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.living.keys().map(|pid| proc::memory(*pid)).sum()
     }
 
     fn is_of_servers_session(&self, stat: &Stat) -> bool {
@@ -94,11 +99,27 @@ impl Look {
 
 impl Helpers {
     /// A turn is about to begin.
-    pub fn mark(&mut self, look: &Look) {
+    pub fn mark(&mut self, look: &Descendants) {
         let own = look.living.iter();
         let own = own.filter(|(pid, stat)| !look.follows(**pid, stat));
         self.own = own.map(|(pid, stat)| (*pid, stat.started)).collect();
         self.met.clone_from(&self.own);
+    }
+
+    /// MCP servers have started: what lives in the server's session is theirs. Not so what
+    /// is still codex itself, on its way to becoming a command.
+    pub fn adopt(&mut self, look: &Descendants) {
+        let probe = HostFiles::of(look.codex);
+        self.adopt_with(look, |pid| probe.is_codex(pid));
+    }
+
+    fn adopt_with(&mut self, look: &Descendants, is_codex: impl Fn(i32) -> bool) {
+        for (&pid, stat) in &look.living {
+            if look.is_of_servers_session(stat) && !is_codex(pid) {
+                self.own.insert((pid, stat.started));
+                self.met.insert((pid, stat.started));
+            }
+        }
     }
 
     /// Nothing is known of it.
@@ -107,11 +128,11 @@ impl Helpers {
     }
 
     /// After a turn.
-    pub fn judge(&mut self, look: &Look) -> Result<Rest, Unrest> {
-        self.judge_with(look, &Probe::of(look.codex))
+    pub fn judge(&mut self, look: &Descendants) -> Result<Rest, Unrest> {
+        self.judge_with(look, &HostFiles::of(look.codex))
     }
 
-    fn judge_with(&mut self, look: &Look, probe: &impl HostProbe) -> Result<Rest, Unrest> {
+    fn judge_with(&mut self, look: &Descendants, probe: &impl HostProbe) -> Result<Rest, Unrest> {
         let (mut rest, mut found) = (Rest::Settled, Ok(()));
         let mut hosts = 0;
         for (&pid, stat) in &look.living {
@@ -133,7 +154,7 @@ impl Helpers {
         found.map(|()| rest)
     }
 
-    fn is_host(&self, look: &Look, pid: i32, stat: &Stat, probe: &impl HostProbe) -> bool {
+    fn is_host(&self, look: &Descendants, pid: i32, stat: &Stat, probe: &impl HostProbe) -> bool {
         // Also where its file was replaced since it was first met.
         self.hosts.contains(&(pid, stat.started))
             || stat.parent == look.codex && look.is_of_servers_session(stat) && probe.is_host(pid)
@@ -146,25 +167,31 @@ trait HostProbe {
     fn runs_script(&self, pid: i32) -> bool;
 }
 
-struct Probe {
-    /// The file beside codex's, by device and inode.
+struct HostFiles {
+    /// codex's file and the host's beside it, by device and inode.
+    codex: Option<(u64, u64)>,
     host: Option<(u64, u64)>,
 }
 
-impl Probe {
+impl HostFiles {
     fn of(codex: i32) -> Self {
         let exe = fs::read_link(executable(codex)).ok();
-        let host = exe.and_then(|exe| fs::metadata(exe.with_file_name(HOST)).ok());
         Self {
-            host: host.map(|file| (file.dev(), file.ino())),
+            codex: file(&executable(codex)),
+            host: exe.and_then(|exe| file(&exe.with_file_name(HOST))),
         }
+    }
+
+    /// Also where that can't be found out.
+    fn is_codex(&self, pid: i32) -> bool {
+        let file = file(&executable(pid));
+        file.is_none() || self.codex.is_none() || file == self.codex
     }
 }
 
-impl HostProbe for Probe {
+impl HostProbe for HostFiles {
     fn is_host(&self, pid: i32) -> bool {
-        let file = fs::metadata(executable(pid)).ok();
-        self.host.is_some() && file.map(|file| (file.dev(), file.ino())) == self.host
+        self.host.is_some() && file(&executable(pid)) == self.host
     }
 
     fn runs_script(&self, pid: i32) -> bool {
@@ -179,6 +206,11 @@ impl HostProbe for Probe {
         });
         others.count() > 1
     }
+}
+
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 fn executable(pid: i32) -> PathBuf {
@@ -222,12 +254,12 @@ mod tests {
         (pid, stat)
     }
 
-    fn look(processes: &[(i32, i32, i32)]) -> Look {
+    fn look(processes: &[(i32, i32, i32)]) -> Descendants {
         let codex = process(CODEX, GUARD, GUARD);
         let others = processes
             .iter()
             .map(|&(pid, parent, session)| process(pid, parent, session));
-        Look {
+        Descendants {
             codex: CODEX,
             living: [codex].into_iter().chain(others).collect(),
         }
@@ -341,6 +373,26 @@ mod tests {
             ),
         ] {
             assert_eq!(judged(before, after), judged_as, "{what}");
+        }
+    }
+
+    #[test]
+    fn g3_what_mcp_servers_start_while_they_start_is_theirs_and_no_command_is() {
+        let mcp = (11, CODEX, GUARD);
+        let of_mcp = (12, 11, GUARD);
+        // Before it has a session of its own.
+        let command = (13, CODEX, GUARD);
+        let adopted = |after: &[(i32, i32, i32)]| {
+            let mut helpers = Helpers::default();
+            helpers.mark(&look(&[mcp]));
+            helpers.adopt_with(&look(&[mcp, of_mcp, command, (14, CODEX, 14)]), |pid| {
+                pid == 13
+            });
+            helpers.judge_with(&look(after), &Fixed::default())
+        };
+        assert_eq!(adopted(&[mcp, of_mcp]), Ok(Rest::Settled));
+        for later in [(13, CODEX, 13), (14, CODEX, 14), (15, 11, GUARD)] {
+            assert_eq!(adopted(&[mcp, later]), Err(Unrest::Processes));
         }
     }
 

@@ -192,7 +192,7 @@ impl Seat {
                     });
                 }
                 Ok(Report::Marked) => drop(answers.send(Answer::Marked)),
-                Ok(Report::Rested) => drop(answers.send(Answer::Rested)),
+                Ok(Report::Rested { memory }) => drop(answers.send(Answer::Rested(memory))),
                 Ok(Report::Restless { why }) => drop(answers.send(Answer::Restless(why))),
                 Ok(Report::Taken) => drop(answers.send(Answer::Taken)),
                 Ok(Report::Leaves { why }) => drop(answers.send(Answer::Leaves(why))),

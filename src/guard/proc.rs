@@ -46,6 +46,19 @@ pub fn name(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
+/// The memory that it has for itself, in bytes, swapped out or not: without what is
+/// mapped from files. 0 if it is gone.
+pub fn memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let counts = matches!(name, "RssAnon" | "RssShmem" | "VmSwap");
+        let value = value.split_ascii_whitespace().next().filter(|_| counts);
+        value?.parse::<u64>().ok()
+    });
+    kib.sum::<u64>() * 1024
+}
+
 /// Whether the process exists and is more than an exit status to be reaped.
 pub fn lives(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat.alive)
@@ -126,6 +139,13 @@ mod tests {
         format!(
             "4711 (a) R (b) {state} 12 13 14 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 {threads} 0 987654 2486272 188"
         )
+    }
+
+    #[test]
+    fn a_process_has_memory_for_itself() {
+        let held = vec![1_u8; 16 << 20];
+        assert!(memory(std::process::id().cast_signed()) >= held.len() as u64);
+        assert_eq!(memory(i32::MAX), 0);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub(super) const KILL: u8 = b'k';
 /// Of a server, before a turn: what lives now is its own, and no turn's.
 /// Answered with [`Report::Marked`].
 pub(super) const MARK: u8 = b'm';
+/// Of a server, in a turn whose model has not answered yet: codex's MCP servers have
+/// started, and what they have started so far is no turn's.
+pub(super) const ADOPT: u8 = b'a';
 /// Of a server: the turn is over. Answered with [`Report::Rested`], or with
 /// [`Report::Restless`] if something of the turn goes on.
 pub(super) const REST: u8 = b'r';
@@ -87,7 +90,10 @@ pub(super) enum Report {
         signal: Option<i32>,
     },
     Marked,
-    Rested,
+    Rested {
+        /// What lives has for itself, in bytes.
+        memory: u64,
+    },
     Restless {
         why: Unrest,
     },

@@ -19,8 +19,8 @@ use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
-use super::helpers::{Helpers, Look, Rest, Unrest};
-use super::protocol::{Leave, MARK, REST, Report, TAKE, WAIT};
+use super::helpers::{Descendants, Helpers, Rest, Unrest};
+use super::protocol::{ADOPT, Leave, MARK, REST, Report, TAKE, WAIT};
 use super::tree::Known;
 use crate::fault;
 
@@ -46,6 +46,8 @@ pub(super) struct Server {
     helpers: Helpers,
     /// Until when a helper of codex's may take to end.
     finishing: Option<Instant>,
+    /// Of all that lived when its turn was over, in bytes.
+    memory: u64,
     bell: File,
 }
 
@@ -64,6 +66,7 @@ impl Server {
             phase: Phase::Turn,
             helpers: Helpers::default(),
             finishing: None,
+            memory: 0,
             bell: bell.into(),
         }
     }
@@ -76,7 +79,7 @@ impl Server {
     pub fn hear(&mut self, order: u8, codex: Pid) -> Next {
         match (order, self.phase) {
             (MARK, Phase::Turn) => {
-                match Look::now(codex) {
+                match Descendants::now(codex) {
                     Ok(look) => self.helpers.mark(&look),
                     // Nothing is its own then, and it can't rest after the turn.
                     Err(_) => self.helpers.forget(),
@@ -86,17 +89,28 @@ impl Server {
                 fault::at("guard.marked");
                 Next::Tell(Report::Marked)
             }
+            (ADOPT, Phase::Turn) => {
+                if let Ok(look) = Descendants::now(codex) {
+                    self.helpers.adopt(&look);
+                }
+                Next::Nothing
+            }
             (REST, Phase::Turn) => match self.rest(codex) {
-                Ok(rest) => {
+                Ok((rest, memory)) => {
+                    self.memory = memory;
                     let finishes = rest == Rest::Finishing;
                     self.finishing = finishes.then(|| Instant::now() + FINISH_LIMIT);
                     self.phase = Phase::Resting;
                     fault::at("guard.resting");
-                    Next::Tell(Report::Rested)
+                    Next::Tell(Report::Rested {
+                        memory: self.memory,
+                    })
                 }
                 Err(why) => Next::Tell(Report::Restless { why }),
             },
-            (REST, Phase::Resting) => Next::Tell(Report::Rested),
+            (REST, Phase::Resting) => Next::Tell(Report::Rested {
+                memory: self.memory,
+            }),
             (WAIT, Phase::Resting) => {
                 self.phase = Phase::Waiting;
                 fault::at("guard.waiting");
@@ -131,7 +145,7 @@ impl Server {
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return Some(Leave::Wanted),
         }
         let until = self.finishing?;
-        let look = Look::now(codex).map(|look| self.helpers.judge(&look));
+        let look = Descendants::now(codex).map(|look| self.helpers.judge(&look));
         if matches!(look, Ok(Ok(Rest::Settled))) {
             self.finishing = None;
             return None;
@@ -158,13 +172,15 @@ impl Server {
         written.is_ok()
     }
 
-    /// Whether all that lives is the server's own, and nothing of the turn goes on in it.
-    fn rest(&mut self, codex: Pid) -> Result<Rest, Unrest> {
+    /// Whether all that lives is the server's own, and nothing of the turn goes on in
+    /// it; with the memory of all of it.
+    fn rest(&mut self, codex: Pid) -> Result<(Rest, u64), Unrest> {
         let mut looks = LOOKS.into_iter();
-        let rest = loop {
-            let look = Look::now(codex).map_err(|_| Unrest::Processes);
-            match look.and_then(|look| self.helpers.judge(&look)) {
-                Ok(rest) => break rest,
+        let found = loop {
+            let look = Descendants::now(codex).map_err(|_| Unrest::Processes);
+            let judged = look.and_then(|look| Ok((self.helpers.judge(&look)?, look.memory())));
+            match judged {
+                Ok(found) => break found,
                 Err(why) => match looks.next() {
                     Some(pause) => std::thread::sleep(Duration::from_millis(pause)),
                     None => return Err(why),
@@ -172,7 +188,7 @@ impl Server {
             }
         };
         match self.set_idle(true) {
-            true => Ok(rest),
+            true => Ok(found),
             false => Err(Unrest::Bell),
         }
     }

@@ -50,7 +50,12 @@ fn limits(root: &Path, line: &str) -> Vec<Memory> {
         return Vec::new();
     };
     let (base, max, current, inactive) = match controllers {
-        "" => ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
+        "" => (
+            "sys/fs/cgroup",
+            "memory.max",
+            "memory.current",
+            "inactive_file ",
+        ),
         _ if controllers.split(',').any(|name| name == "memory") => (
             "sys/fs/cgroup/memory",
             "memory.limit_in_bytes",
@@ -62,7 +67,9 @@ fn limits(root: &Path, line: &str) -> Vec<Memory> {
     let base = root.join(base);
     let group = base.join(path.trim_start_matches('/'));
     // In a container, what is mounted may be the group itself.
-    let groups = group.ancestors().take_while(|group| group.starts_with(&base));
+    let groups = group
+        .ancestors()
+        .take_while(|group| group.starts_with(&base));
     let of_group = |group: &Path| {
         let read = |name: &str| fs::read_to_string(group.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
@@ -108,16 +115,34 @@ mod tests {
         ];
         let v1 = [
             ("proc/self/cgroup", "4:memory:/x\n1:cpu:/\n0::/\n"),
-            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            (
+                "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "5\n"),
             ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "2000\n"),
             ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1500\n"),
-            ("sys/fs/cgroup/memory/x/memory.stat", "inactive_file 1\ntotal_inactive_file 100\n"),
+            (
+                "sys/fs/cgroup/memory/x/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 100\n",
+            ),
         ];
         for (files, found) in [
             (&[][..], machine),
-            (&v2, Memory { limit: 1000, available: 500 }),
-            (&v1, Memory { limit: 2000, available: 600 }),
+            (
+                &v2,
+                Memory {
+                    limit: 1000,
+                    available: 500,
+                },
+            ),
+            (
+                &v1,
+                Memory {
+                    limit: 2000,
+                    available: 600,
+                },
+            ),
         ] {
             let root = tempfile::tempdir().unwrap();
             write(root.path(), &[MEMINFO]);

@@ -106,6 +106,7 @@ pub(super) struct Series {
     pub rate_limit_used_ratio: GaugeVec,
     pub rate_limit_reset: GaugeVec,
     pub servers_idle: IntGauge,
+    pub servers_idle_bytes: IntGauge,
     pub servers_reused: IntCounter,
     pub servers_dismissed: IntCounterVec,
     build_info: IntGaugeVec,
@@ -327,6 +328,10 @@ impl Series {
             servers_idle: new.gauge(
                 "servers_idle",
                 "Servers of codex that wait for their workspace's next turn.",
+            ),
+            servers_idle_bytes: new.gauge(
+                "servers_idle_bytes",
+                "Memory of the servers that wait, without what they share with others.",
             ),
             servers_reused: new.counter(
                 "servers_reused_total",

@@ -87,6 +87,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "sequencer_active gauge",
             "servers_dismissed_total counter",
             "servers_idle gauge",
+            "servers_idle_bytes gauge",
             "servers_reused_total counter",
             "slots gauge",
             "slots_busy gauge",

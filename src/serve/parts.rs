@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::amqp::connect::Connector;
-use crate::codex::app_server::{AppServer, IdleServers};
+use crate::codex::app_server::{AppServer, Bounds, IdleServers};
 use crate::codex::binary::BinaryError;
 use crate::codex::config_file::ConfigFile;
 use crate::codex::default_model::DefaultModels;
@@ -20,6 +20,7 @@ use crate::error::with_sources;
 use crate::guard::Guards;
 use crate::guard::confine::Limits;
 use crate::host::account::AccountPolicy;
+use crate::host::memory::Memory;
 use crate::host::{self, Host, Part};
 use crate::isolation::{self, Account, AccountError, Agents};
 use crate::metrics::Metrics;
@@ -27,6 +28,9 @@ use crate::turn::Runner;
 use crate::workspace::{Owner, Root};
 
 use super::ServeError;
+
+/// The share of all memory that servers may take while they wait.
+const WARM_SHARE: u64 = 4;
 
 /// codex can't be run by these settings.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +94,17 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
 
 /// Where servers wait between turns; none where each serves one turn.
 pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<IdleServers> {
-    let (most, ttl) = (settings.codex_warm, settings.codex_idle_ttl);
-    let any = most > 0 && !ttl.is_zero();
-    any.then(|| IdleServers::new(most, ttl, metrics.clone()))
+    let (count, ttl) = (settings.codex_warm, settings.codex_idle_ttl);
+    let any = count > 0 && !ttl.is_zero();
+    any.then(|| {
+        let share = || Memory::now().map(|memory| memory.limit / WARM_SHARE);
+        let memory = settings
+            .codex_warm_memory
+            .or_else(share)
+            .unwrap_or(u64::MAX);
+        tracing::debug!(count, memory, ?ttl, "servers may wait between turns");
+        IdleServers::new(Bounds { count, memory, ttl }, metrics.clone())
+    })
 }
 
 /// Runs `codex --version`: an operator's mistake is reported at once, while

@@ -29,12 +29,14 @@ pub enum DismissReason {
     Idle,
     /// So many wait already.
     Count,
+    /// Those that wait take too much memory, or the machine is short of it.
+    Memory,
     /// The worker is stopped.
     Shutdown,
 }
 
 impl DismissReason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Turn,
         Self::Agents,
         Self::Processes,
@@ -47,6 +49,7 @@ impl DismissReason {
         Self::Changed,
         Self::Idle,
         Self::Count,
+        Self::Memory,
         Self::Shutdown,
     ];
 
@@ -64,6 +67,7 @@ impl DismissReason {
             Self::Changed => "changed",
             Self::Idle => "idle",
             Self::Count => "count",
+            Self::Memory => "memory",
             Self::Shutdown => "shutdown",
         }
     }

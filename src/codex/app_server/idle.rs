@@ -5,11 +5,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{DismissReason, Server};
 use crate::fault;
+use crate::host::memory::Memory;
 use crate::metrics::Metrics;
+
+/// How often the server that has waited longest looks whether memory is short.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Memory is short when less than this share of it is available.
+const SHORT: u64 = 16;
+
+/// How many servers may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Their number.
+    pub count: usize,
+    /// What they take for themselves, in bytes.
+    pub memory: u64,
+    /// How long one waits.
+    pub ttl: Duration,
+}
 
 /// All that wait in a process; all clones are the same.
 #[derive(Debug, Clone)]
@@ -17,10 +34,7 @@ pub struct IdleServers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// How many wait at most.
-    most: usize,
-    /// How long one waits.
-    ttl: Duration,
+    bounds: Bounds,
     waiting: Mutex<Waiting>,
     metrics: Metrics,
 }
@@ -39,20 +53,40 @@ struct Waiting {
 struct Entry {
     number: u64,
     workspace: String,
-    call: oneshot::Sender<Call>,
+    /// In bytes.
+    memory: u64,
+    call: oneshot::Sender<ServerCall>,
 }
 
 /// What a server that waits is called for.
 #[derive(Debug)]
-enum Call {
+enum ServerCall {
     Turn(oneshot::Sender<Server>),
     End(DismissReason),
+}
+
+impl Bounds {
+    /// Why one of these has to go, if one has to.
+    fn exceeded_by(&self, servers: &[Entry]) -> Option<DismissReason> {
+        if servers.len() > self.count {
+            return Some(DismissReason::Count);
+        }
+        (memory_of(servers) > self.memory).then_some(DismissReason::Memory)
+    }
+}
+
+fn memory_of(servers: &[Entry]) -> u64 {
+    servers.iter().map(|entry| entry.memory).sum()
+}
+
+fn is_short(memory: Memory) -> bool {
+    memory.available < memory.limit / SHORT
 }
 
 impl Entry {
     fn end(self, why: DismissReason) {
         // One that is ending by itself has no need of it.
-        let _ = self.call.send(Call::End(why));
+        let _ = self.call.send(ServerCall::End(why));
     }
 }
 
@@ -64,10 +98,9 @@ pub struct Taken {
 }
 
 impl IdleServers {
-    pub fn new(most: usize, ttl: Duration, metrics: Metrics) -> Self {
+    pub fn new(bounds: Bounds, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            most,
-            ttl,
+            bounds,
             waiting: Mutex::default(),
             metrics,
         }))
@@ -84,7 +117,7 @@ impl IdleServers {
         server.wait().await;
         fault::at("server.kept");
         let (call, called) = oneshot::channel();
-        let number = self.enter(workspace, call);
+        let number = self.enter(workspace, server.memory(), call);
         let servers = self.clone();
         tokio::spawn(async move { servers.attend(number, server, called).await });
     }
@@ -93,7 +126,7 @@ impl IdleServers {
     pub async fn take(&self, workspace: &str) -> Option<Taken> {
         let entry = self.leave(|entry| entry.workspace == workspace)?;
         let (reply, server) = oneshot::channel();
-        entry.call.send(Call::Turn(reply)).ok()?;
+        entry.call.send(ServerCall::Turn(reply)).ok()?;
         let mut server = server.await.ok()?;
         let Some(lock) = server.take().await else {
             self.dismissed(server.why_gone());
@@ -128,25 +161,47 @@ impl IdleServers {
     }
 
     /// Until the server is asked for, has waited long enough, or is gone.
-    async fn attend(&self, number: u64, mut server: Server, called: oneshot::Receiver<Call>) {
+    async fn attend(&self, number: u64, mut server: Server, called: oneshot::Receiver<ServerCall>) {
         let call = tokio::select! {
             biased;
-            call = called => call.unwrap_or(Call::End(DismissReason::Shutdown)),
-            why = server.stirs() => Call::End(why),
-            () = sleep(self.0.ttl) => Call::End(DismissReason::Idle),
+            call = called => call.unwrap_or(ServerCall::End(DismissReason::Shutdown)),
+            why = server.stirs() => ServerCall::End(why),
+            why = self.has_to_go(number) => ServerCall::End(why),
         };
         // Who asks for it only now does without.
         self.leave(|entry| entry.number == number);
         match call {
-            Call::Turn(reply) => drop(reply.send(server)),
-            Call::End(why) => {
+            ServerCall::Turn(reply) => drop(reply.send(server)),
+            ServerCall::End(why) => {
                 self.dismissed(why);
                 server.dismiss().await;
             }
         }
     }
 
-    fn enter(&self, workspace: &str, call: oneshot::Sender<Call>) -> u64 {
+    /// Completes when the server has waited for as long as it may, or its memory is needed.
+    async fn has_to_go(&self, number: u64) -> DismissReason {
+        let until = Instant::now() + self.0.bounds.ttl;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return DismissReason::Idle,
+                () = sleep(LOOK_EVERY) => {}
+            }
+            if self.is_oldest(number) && Memory::now().is_some_and(is_short) {
+                return DismissReason::Memory;
+            }
+        }
+    }
+
+    fn is_oldest(&self, number: u64) -> bool {
+        let waiting = self.waiting();
+        waiting
+            .servers
+            .first()
+            .is_some_and(|entry| entry.number == number)
+    }
+
+    fn enter(&self, workspace: &str, memory: u64, call: oneshot::Sender<ServerCall>) -> u64 {
         let mut waiting = self.waiting();
         waiting.last_number += 1;
         let number = waiting.last_number;
@@ -154,12 +209,12 @@ impl IdleServers {
             waiting.servers.push(Entry {
                 number,
                 workspace: workspace.to_owned(),
+                memory,
                 call,
             });
         }
-        let over = waiting.servers.len().saturating_sub(self.0.most);
-        for entry in waiting.servers.drain(..over) {
-            entry.end(DismissReason::Count);
+        while let Some(why) = self.0.bounds.exceeded_by(&waiting.servers) {
+            waiting.servers.remove(0).end(why);
         }
         self.count(&waiting);
         number
@@ -174,11 +229,66 @@ impl IdleServers {
     }
 
     fn count(&self, waiting: &Waiting) {
-        self.0.metrics.set_idle_servers(waiting.servers.len());
+        let memory = memory_of(&waiting.servers);
+        self.0
+            .metrics
+            .set_idle_servers(waiting.servers.len(), memory);
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         let waiting = self.0.waiting.lock();
         waiting.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_has_waited_longest_goes_first_when_memory_is_short() {
+        const MIB: u64 = 1 << 20;
+        let bounds = Bounds {
+            count: 3,
+            memory: 100 * MIB,
+            ttl: Duration::from_secs(60),
+        };
+        let servers = IdleServers::new(bounds, Metrics::new(None));
+        let mut calls = Vec::new();
+        let mut enter = |workspace: &str, memory: u64| {
+            let (call, called) = oneshot::channel();
+            servers.enter(workspace, memory * MIB, call);
+            calls.push(called);
+        };
+        enter("a", 40);
+        enter("b", 40);
+        enter("c", 40);
+        enter("d", 1);
+        enter("e", 1);
+        // More than all may take together.
+        enter("f", 101);
+        let ended: Vec<_> = calls
+            .iter_mut()
+            .map(|called| match called.try_recv() {
+                Ok(ServerCall::End(why)) => why.as_str(),
+                _ => "waits",
+            })
+            .collect();
+        assert_eq!(
+            ended,
+            ["memory", "count", "count", "memory", "memory", "memory"]
+        );
+        assert!(servers.waiting().servers.is_empty());
+    }
+
+    #[test]
+    fn memory_is_short_below_a_sixteenth() {
+        let short = |available| {
+            is_short(Memory {
+                limit: 1600,
+                available,
+            })
+        };
+        assert!(short(99) && !short(100));
     }
 }

@@ -27,7 +27,7 @@ mod wire;
 
 pub use dismissal::DismissReason;
 pub(super) use error_info::cause_of_record;
-pub use idle::IdleServers;
+pub use idle::{Bounds, IdleServers};
 pub(super) use run::default_model;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;
@@ -47,7 +47,7 @@ use crate::config::Sandbox;
 use crate::request::{Effort, OutputSchema, ServiceTier, encode};
 use notice::Thinking;
 use others::Others;
-use wire::{Incoming, Outgoing};
+use wire::{Fields, Incoming, Outgoing};
 
 /// Which thread a turn runs on, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +100,10 @@ pub struct Conversation {
     defaults: Defaults,
     others: Others,
     thinking: Thinking,
+    /// An MCP server has started, which is not passed on yet.
+    mcp_started: bool,
+    /// The model has answered since the turn began, so an agent may act.
+    answered: bool,
 }
 
 /// What codex is set to use where a turn names nothing.
@@ -201,6 +205,8 @@ impl Conversation {
             defaults: Defaults::default(),
             others: Others::default(),
             thinking: Thinking::default(),
+            mcp_started: false,
+            answered: false,
         };
         let name = env!("CARGO_PKG_NAME");
         let client = json!({"name": name, "title": null, "version": env!("CARGO_PKG_VERSION")});
@@ -276,6 +282,7 @@ impl Conversation {
         }
         self.others.begin();
         self.turn = Some(Turn::default());
+        self.answered = false;
         self.thinking = Thinking::default();
         self.request(Awaited::Turn, "turn/start", &params);
     }
@@ -330,6 +337,7 @@ impl Conversation {
     fn take_in(&mut self, incoming: Incoming<'_>) -> Vec<Heard> {
         match incoming {
             Incoming::Notification { method, params } => {
+                self.note_start(&method, &params);
                 let sleeps = notice::sleep(&method, &params).map(Heard::Sleeps);
                 let limits = notice::rate_limits(&method, &params).map(Heard::RateLimits);
                 let ends = (method == "turn/completed" && self.is_of_thread(&params))
@@ -349,6 +357,18 @@ impl Conversation {
                 Vec::new()
             }
         }
+    }
+
+    fn note_start(&mut self, method: &str, params: &Fields<'_>) {
+        let is_item = method.starts_with("item/");
+        self.answered |= is_item && !params.object("item").is("type", "userMessage");
+        self.mcp_started |= notice::has_mcp_started(method, params);
+    }
+
+    /// Whether MCP servers have started since it was last asked, and no agent can have
+    /// made them do anything.
+    pub fn take_mcp_started(&mut self) -> bool {
+        std::mem::take(&mut self.mcp_started) && !self.answered
     }
 
     /// Whether the turn seems to have ended, though its end was not reported.

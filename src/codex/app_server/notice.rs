@@ -19,7 +19,6 @@ pub(super) const UNWANTED: &[&str] = &[
     "item/fileChange/patchUpdated",
     "item/plan/delta",
     "item/reasoning/textDelta",
-    "mcpServer/startupStatus/updated",
     "remoteControl/status/changed",
     "skills/changed",
     "thread/name/updated",
@@ -55,6 +54,11 @@ pub(super) fn rate_limits(method: &str, params: &Fields<'_>) -> Option<Vec<RateL
     });
     let reported: Vec<_> = reported.collect();
     (!reported.is_empty()).then_some(reported)
+}
+
+/// Whether an MCP server has started, or will not. The model is asked only after that.
+pub(super) fn has_mcp_started(method: &str, params: &Fields<'_>) -> bool {
+    method == "mcpServer/startupStatus/updated" && !params.is("status", "starting")
 }
 
 /// What else comes and tells nothing of a turn's course.

@@ -216,7 +216,10 @@ impl AppServerRun {
         };
         tokio::select! {
             biased;
-            line = self.server.next_line() => self.hear(line?),
+            line = self.server.next_line() => {
+                self.hear(line?);
+                self.server.adopt_helpers().await;
+            }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 if let Some(overdue) = self.overdue {
                     self.look_for_end(overdue);

@@ -37,6 +37,8 @@ pub struct Server {
     /// What it has not taken yet.
     unsent: VecDeque<u8>,
     place: Place,
+    /// What it took when it last came to rest, in bytes.
+    memory: u64,
     /// The workspace's lock, which its guard has, too; nothing where it is
     /// not to be kept after its turn.
     lock: Option<OwnedFd>,
@@ -62,6 +64,7 @@ impl Server {
             stdin: Some(ours),
             unsent: VecDeque::new(),
             place,
+            memory: 0,
         })
     }
 
@@ -124,9 +127,21 @@ impl Server {
         }
     }
 
+    /// What it and its helpers take for themselves, in bytes; 0 before it has rested.
+    pub(super) fn memory(&self) -> u64 {
+        self.memory
+    }
+
     /// Whether it is one that may serve several turns.
     pub(super) fn is_to_be_kept(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// What MCP servers have started while they started is none of the turn's.
+    pub(super) async fn adopt_helpers(&mut self) {
+        if self.conversation.take_mcp_started() && self.lock.is_some() {
+            self.process.guard.adopt().await;
+        }
     }
 
     /// After a turn: an error if something of it goes on, here or in its commands.
@@ -138,7 +153,7 @@ impl Server {
             return Err(DismissReason::Agents);
         }
         let rest = self.process.guard.rest().await;
-        rest.ok_or(DismissReason::Died)??;
+        self.memory = rest.ok_or(DismissReason::Died)??;
         Ok(self.process.so_far())
     }
 

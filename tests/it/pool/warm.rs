@@ -123,7 +123,7 @@ async fn g3_what_is_not_as_it_should_be_is_used_no_more() {
 #[tokio::test]
 async fn g3_helpers_of_codex_cost_no_server_and_scripts_that_run_on_do() {
     let mut pool = pool(1, &[]).await;
-    fs::write(pool.stand_in_file("app-server"), "snapshot").unwrap();
+    fs::write(pool.stand_in_file("app-server"), "snapshot mcp").unwrap();
     let first = ran(&mut pool, "t", "a", &["script end", "say hi"], "end_turn").await;
     pool.metric_is(IDLE, 1.0).await;
     assert!(lives(pool.pid_in("snapshot")));
@@ -236,6 +236,14 @@ async fn servers_wait_so_long_and_so_many() {
     pool.metric_is(IDLE, 0.0).await;
     pool.process(brief).terminate();
     pool.process(brief).exited().await;
+
+    let small = pool.spawn(&[("CODEX_WARM_MEMORY", "1KiB")]);
+    pool.ready().await;
+    gone(ran(&mut pool, "s", "a", &["say hi"], "end_turn").await.pid);
+    let dismissed = r#"turn_worker_servers_dismissed_total{reason="memory"}"#;
+    pool.metric_is(dismissed, 1.0).await;
+    pool.process(small).terminate();
+    pool.process(small).exited().await;
 
     pool.spawn(&[("CODEX_WARM", "2")]);
     pool.ready().await;

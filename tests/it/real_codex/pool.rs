@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::scenarios::rows::{OTHER_MODEL, default_model};
 use super::{cost, program, write_home};
+use crate::support::host::stand_in;
 use crate::support::model_server::{ModelServer, Request};
 use crate::support::pool::{Pool, Turn, turn};
 use crate::support::processes::of_workspace;
@@ -155,7 +156,16 @@ async fn g1_a_conversation_goes_on_after_the_end_of_its_server() {
 /// that takes as long as pyenv's or nvm's. A script that goes on is work of its turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_script() {
-    let (mut pool, _model, _home) = pool(&[("CODEX_ENGINE", "app-server")]).await;
+    let (mut pool, _model, home) = pool(&[("CODEX_ENGINE", "app-server")]).await;
+    // Its own process comes late, as with npx.
+    let mcp = format!(
+        "sleep 0.2; sh -c '{} mcp; true'; true",
+        stand_in().display()
+    );
+    let config = home.path().join("codex-home/config.toml");
+    let mut text = fs::read_to_string(&config).unwrap();
+    text += &format!("[mcp_servers.late]\ncommand = \"sh\"\nargs = [\"-c\", \"{mcp}\"]\n");
+    fs::write(&config, text).unwrap();
     let profile = pool.codex_home().with_file_name(".profile");
     fs::write(profile, "sleep 0.4\n").unwrap();
     let goes_on = "leave-js: yield_control(); setTimeout(() => tools.exec_command({cmd: \"touch late\"}), 100); \

@@ -6,7 +6,7 @@
 //! process, `garbage` and `long` write a line that is none, or one of 32 MB,
 //! before the first answer. `child` has it start one that outlives it, as an
 //! MCP server may, whose pid is in the file of that name. `snapshot` has each load of a
-//! thread start a login shell, which runs until there is the file `done`.
+//! thread start a login shell, which runs until there is the file `done`; `mcp` has it start an MCP server.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -36,6 +36,7 @@ struct Server {
     threads: HashMap<String, Loaded>,
     /// Nobody can end it but by force.
     deaf: Arc<AtomicBool>,
+    mcp: Option<commands::McpServer>,
 }
 
 struct Loaded {
@@ -43,6 +44,7 @@ struct Loaded {
     thread: Thread,
     _writer: Writer,
     turn: Option<Running>,
+    had_turn: bool,
 }
 
 struct Running {
@@ -62,6 +64,7 @@ pub fn run(dir: PathBuf, args: &[String]) {
         initialized: false,
         threads: HashMap::new(),
         deaf,
+        mcp: None,
     };
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
@@ -186,6 +189,9 @@ impl Server {
         let Some(writer) = thread.writer(&self.dir) else {
             return refuse(id, &format!("thread {name} already has an active writer"));
         };
+        if self.misbehaves("mcp") {
+            self.mcp.get_or_insert_with(commands::McpServer::start);
+        }
         if self.misbehaves("snapshot") {
             commands::take_snapshot(&self.dir);
         }
@@ -203,6 +209,7 @@ impl Server {
             thread,
             _writer: writer,
             turn: None,
+            had_turn: false,
         };
         self.threads.insert(name, loaded);
     }
@@ -227,6 +234,13 @@ impl Server {
             eprintln!("Error: a sub-agent of an earlier turn still works");
             exit(1);
         }
+        // The real one, too, asks the model only then.
+        if let Some(mcp) = self.mcp.as_mut().filter(|_| !loaded.had_turn) {
+            mcp.started();
+            let status = json!({"threadId": name, "name": "mcp", "status": "ready"});
+            notify(&self.unwanted, "mcpServer/startupStatus/updated", &status);
+        }
+        loaded.had_turn = true;
         let texts = inputs(params, "text").map(|input| input["text"].as_str().unwrap());
         let prompt = texts.collect::<Vec<_>>().join("\n");
         loaded.thread.create();

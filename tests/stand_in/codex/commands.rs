@@ -105,6 +105,34 @@ pub fn run_script(script: &str) {
         .unwrap();
 }
 
+/// An MCP server that has a process of its own do its work, as `npx` does. That one is
+/// started as soon as `started` is called.
+pub struct McpServer(Child);
+
+impl McpServer {
+    pub fn start() -> Self {
+        let script = "read go; sleep 100000 & echo ready; wait";
+        let server = Command::new("sh")
+            .args(["-c", script])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        Self(server.unwrap())
+    }
+
+    pub fn started(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        let mut ready = [0; 6];
+        self.0
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
+    }
+}
+
 /// The login shell that takes a snapshot of the environment, busy with a profile
 /// until there is the file `done`. Leaves its pid in the file `snapshot`.
 pub fn take_snapshot(dir: &Path) {
