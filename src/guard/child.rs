@@ -113,7 +113,7 @@ fn serve(
         false => {
             let clearing = Clearing {
                 codex,
-                known: server.as_ref().map(Server::own),
+                known: server.as_ref().map(Server::helpers),
                 limit: start.kill_timeout,
             };
             clear(&clearing, worker, children, &record.into())

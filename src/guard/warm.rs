@@ -72,7 +72,7 @@ impl Server {
     }
 
     /// What is no turn's, as far as it is known.
-    pub fn own(&self) -> &Known {
+    pub fn helpers(&self) -> &Known {
         &self.helpers.met
     }
 
