@@ -136,7 +136,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
             if let Output::Sleeps(time) = output {
                 clocks.expect_silence(time);
             }
-            if matches!(output, Output::Nothing)
+            if matches!(output, Output::Event(CliEvent::UsageUpdated { .. }))
                 && let Some(spent) = self.spent()
             {
                 out.spent(spent);
