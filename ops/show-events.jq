@@ -12,6 +12,7 @@ def told:
     (if .content.exit_code != null then "exit \(.content.exit_code): " else "" end)
     + (.content.aggregated_output // (.content | tojson))
   elif .type == "plan" then [.items[] | (if .completed then "[x] " else "[ ] " end) + .text] | join("  ")
+  elif .type == "usage" then "\(.usage.input_tokens) tokens in, \(.usage.output_tokens) out so far"
   elif .type == "notice" then "\(.code): \(.message)"
   elif .type == "error" then "\(.error.code), \(.error.reason): \(.error.message)"
   elif .type == "message_end" then

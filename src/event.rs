@@ -319,6 +319,8 @@ pub enum EventBody {
     },
     /// The agent's to-do list, whole, each time it changes.
     Plan { items: Vec<PlanItem> },
+    /// What the attempt's agents have spent so far: every few seconds, where it has grown. With `app-server` only.
+    Usage { usage: Usage },
     /// Something worth knowing though the turn goes on.
     Notice { code: NoticeCode, message: String },
     /// A message of the agent, or a part of one: join those of one `item_id`.
@@ -375,6 +377,7 @@ impl EventBody {
             Self::ToolOutput { .. } => "tool_output",
             Self::ToolResult { .. } => "tool_result",
             Self::Plan { .. } => "plan",
+            Self::Usage { .. } => "usage",
             Self::Notice { .. } => "notice",
             Self::TextDelta { .. } => "text_delta",
             Self::Error { .. } => "error",

@@ -32,6 +32,7 @@ pub(super) const EVENT_KINDS: &[&str] = &[
     "tool_output",
     "tool_result",
     "plan",
+    "usage",
     "notice",
     "text_delta",
     "error",

@@ -443,6 +443,9 @@ fn the_list_of_kinds_is_the_events_own() {
             content: ().into(),
         },
         EventBody::Plan { items: Vec::new() },
+        EventBody::Usage {
+            usage: crate::event::Usage::default(),
+        },
         EventBody::Notice {
             code: NoticeCode::Error,
             message: String::new(),

@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(10);
 /// How long the last lines may take to come once everything is being killed.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Between two events about what the turn has spent so far, at least.
+const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct Ran {
     pub translator: Translator,
@@ -69,6 +71,8 @@ pub(super) async fn run<E: Engine, S: EventSink>(
         lost: None,
         refused: None,
         rate_limits: Vec::new(),
+        usage: None,
+        next_usage: Instant::now() + USAGE_INTERVAL,
     };
     clocks.heard();
     let stop = match process.listen(out, clocks).await {
@@ -100,6 +104,9 @@ struct Process<R, F> {
     lost: Option<String>,
     refused: Option<String>,
     rate_limits: Vec<RateLimit>,
+    /// As it was last published.
+    usage: Option<Usage>,
+    next_usage: Instant,
 }
 
 impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
@@ -142,6 +149,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 out.spent(spent);
             }
             let mut bodies = self.translate(output);
+            bodies.extend(self.grown_usage(Instant::now()));
             if let Some(pieces) = &mut self.pieces {
                 let now = Instant::now();
                 let joined = bodies.into_iter().flat_map(|body| pieces.push(body, now));
@@ -191,6 +199,18 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
         self.run.kill().await;
         let _ = self.listen(out, &mut Clocks::at_most(DRAIN)).await;
         self.run.end().await
+    }
+
+    /// What the turn has spent so far, if that has grown since it was last published.
+    fn grown_usage(&mut self, now: Instant) -> Option<EventBody> {
+        if now < self.next_usage || self.translator.is_over() {
+            return None;
+        }
+        self.next_usage = now + USAGE_INTERVAL;
+        let reported = self.run.reported()?;
+        let usage = Usage::of(reported.own, reported.agents)?;
+        let is_new = self.usage.replace(usage) != Some(usage);
+        is_new.then_some(EventBody::Usage { usage })
     }
 
     fn translate(&mut self, output: Output) -> Vec<EventBody> {

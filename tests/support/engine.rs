@@ -17,15 +17,15 @@ pub fn is_exec() -> bool {
     engine() == "exec"
 }
 
-/// The events with a text's pieces joined, and without what commands print
-/// while they run, which only one of the engines tells.
+/// The events with a text's pieces joined, and without what only one of the
+/// engines tells: what commands print while they run, and what was spent so far.
 pub fn whole<'a>(events: impl IntoIterator<Item = &'a Value>) -> Vec<Value> {
     let mut whole: Vec<Value> = Vec::new();
     for event in events {
         let kind = event["type"].as_str().unwrap();
         let is_piece = kind.ends_with("_delta");
         match whole.last_mut() {
-            _ if kind == "tool_output" => {}
+            _ if kind == "tool_output" || kind == "usage" => {}
             Some(last)
                 if is_piece
                     && last["type"] == event["type"]

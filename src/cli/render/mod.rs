@@ -140,6 +140,8 @@ impl Screen {
                 self.outcome(tool_use_id, name, &outcome, width);
             }
             EventBody::Plan { items } => self.plan(items),
+            // The end has all of it.
+            EventBody::Usage { .. } => {}
             EventBody::Notice { message, .. } => self.notice(message),
             EventBody::Error { error } => {
                 self.begin(Block::Line);

@@ -10,7 +10,7 @@ use super::*;
 use crate::codex::home::Home;
 use crate::codex::{Exit, protocol};
 use crate::config::EventSet;
-use crate::event::{SealedEvent, Sealer, TurnError};
+use crate::event::{SealedEvent, Sealer, Tokens, TurnError};
 use crate::guard::Tag;
 use crate::turn::StopHandle;
 use crate::turn::stop::Limits;
@@ -24,6 +24,8 @@ struct Scripted {
     /// Whether an interrupt ends it.
     obeys: bool,
     over: bool,
+    /// What the turn has spent when so many lines are left.
+    spent: Option<fn(usize) -> u64>,
     orders: Arc<Mutex<Vec<&'static str>>>,
 }
 
@@ -49,6 +51,17 @@ impl EngineRun for Scripted {
             None if self.over => None,
             None => std::future::pending().await,
         }
+    }
+
+    fn reported(&self) -> Option<Reported> {
+        let own = Tokens {
+            input_tokens: self.spent?(self.lines.len()),
+            ..Tokens::default()
+        };
+        Some(Reported {
+            own: Some(own),
+            ..Reported::default()
+        })
     }
 
     async fn interrupt(&mut self) {
@@ -158,6 +171,30 @@ async fn codex_that_goes_on_saying_something_is_not_idle() {
     let ran = ran(&codex, &Sink::default(), &StopHandle::new()).await;
     assert_eq!(ran.stop, None);
     assert!(ran.translator.is_over());
+}
+
+/// Of lines that come two seconds apart.
+#[tokio::test(start_paused = true)]
+async fn g7_what_a_turn_has_spent_is_told_now_and_then_while_it_grows() {
+    let codex = Scripted {
+        lines: [
+            BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, COMPLETED,
+        ]
+        .into(),
+        pause: Duration::from_secs(2),
+        obeys: true,
+        spent: Some(|left| if left > 4 { 10 } else { 20 }),
+        ..Scripted::default()
+    };
+    let sink = Sink::default();
+    ran(&codex, &sink, &StopHandle::new()).await;
+    let taken = sink.taken.lock().unwrap();
+    let usage: Vec<usize> = (0..taken.len())
+        .filter(|at| taken[*at] == "usage")
+        .collect();
+    // After 6 s and after 18 s; after 12 s it has not grown.
+    assert_eq!(usage.len(), 2, "{taken:?}");
+    assert_ne!(taken.last().unwrap(), "usage");
 }
 
 #[tokio::test(start_paused = true)]
