@@ -121,7 +121,7 @@ impl Engine for Exec {
         let mut setup = self.0.setup(&input);
         setup.args = self.args(&setup.args, model.as_deref(), input.effort, input.resume);
         let process = self.0.start(setup, input, stdin, files(&ask)?)?;
-        Ok(ExecRun(Started::Process(process)))
+        Ok(ExecRun(Started::Process(Box::new(process))))
     }
 }
 
@@ -130,7 +130,7 @@ pub struct ExecRun(Started);
 
 #[derive(Debug)]
 enum Started {
-    Process(Process),
+    Process(Box<Process>),
     /// Nothing was started; why not, until it was reported.
     Refused(Option<String>),
 }
