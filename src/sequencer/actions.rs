@@ -142,6 +142,7 @@ impl Actor {
                 ticket,
                 turn,
                 repeat,
+                ..
             } => {
                 let reply = or(Answer::OfferFailed(ticket));
                 drop(tokio::spawn(async move {

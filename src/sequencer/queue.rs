@@ -70,6 +70,7 @@
 //!   is never rejected outright, since it may have run before this sequencer knew
 //!   it: the claim decides.
 
+mod affinity;
 mod backoff;
 mod cancels;
 mod claiming;
@@ -86,6 +87,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use affinity::Affinity;
+pub use affinity::{Destination, WhyShared, WorkerReport};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub use counts::{LineSummary, Oldest, Summary};
@@ -110,6 +113,14 @@ const REPEAT: Backoff = Backoff {
     first: Duration::from_secs(10),
     most: Duration::from_secs(5 * 60),
 };
+
+/// Until a private offer without an answer is made again, to all. Mostly the
+/// answer takes some milliseconds; a cold start elsewhere costs more than this.
+const NO_WORD: Duration = Duration::from_millis(500);
+
+/// How long turns may be overtaken by those that are offered to the process
+/// with their server, unless [`Queue::with_guard`] says otherwise.
+const GUARD: Duration = Duration::from_secs(1);
 
 /// Until an offer that the broker did not take is tried again.
 const OFFER_FAILED: Backoff = Backoff {
@@ -140,6 +151,7 @@ pub struct Queue {
     by_id: HashMap<Arc<str>, BTreeSet<Ticket>>,
     timers: BTreeSet<(Instant, Ticket)>,
     cancels: Cancels,
+    affinity: Affinity,
     jitter: Jitter,
     next_ticket: u64,
     /// Offers made so far.
@@ -163,6 +175,7 @@ impl Queue {
             by_id: HashMap::new(),
             timers: BTreeSet::new(),
             cancels: Cancels::default(),
+            affinity: Affinity::new(GUARD),
             jitter: Jitter::new(seed),
             next_ticket: 0,
             offers: 0,
@@ -172,6 +185,13 @@ impl Queue {
         }
     }
 
+    /// `guard`: how long turns may be overtaken by those that are offered to
+    /// the process with their server; zero: no process is preferred.
+    pub fn with_guard(mut self, guard: Duration) -> Self {
+        self.affinity = Affinity::new(guard);
+        self
+    }
+
     /// The consumer is gone, and with it every delivery: they will come again,
     /// here or elsewhere. Answers still under way for them will be ignored.
     pub fn reset(&mut self) {
@@ -179,6 +199,7 @@ impl Queue {
         self.lines.clear();
         self.by_id.clear();
         self.timers.clear();
+        self.affinity.reset();
         self.untaken = 0;
     }
 
@@ -245,9 +266,94 @@ impl Queue {
         let Some(ticket) = self.find(workspace, turn_id) else {
             return false;
         };
-        self.was_taken(ticket);
+        self.was_taken(ticket, now);
         self.end(ticket, now, out);
         true
+    }
+
+    /// Before [`Queue::done`], also of turns that are not held here: which
+    /// worker ended the turn, and whether it keeps the server.
+    pub fn served(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        warm: bool,
+    ) {
+        let held = self
+            .find(workspace, turn_id)
+            .and_then(|ticket| self.turns.get(&ticket));
+        let took = held
+            .and_then(|held| held.taken_at)
+            .map(|at| now.saturating_duration_since(at));
+        self.affinity.ended(workspace, worker, warm, took);
+    }
+
+    /// A worker has taken an offer of the turn. Returns whether it was private.
+    pub fn offer_taken(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        out: &mut Vec<Action>,
+    ) {
+        self.affinity.runs(&Arc::from(workspace), worker);
+        self.heartbeat(now, [(workspace, turn_id)], out);
+    }
+
+    /// A worker has not taken a private offer: the broker has moved it to the
+    /// shared queue.
+    pub fn offer_declined(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(ticket) = self.find(workspace, turn_id) else {
+            return;
+        };
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        if held.offered_to.as_deref() != Some(worker) {
+            return;
+        }
+        held.offered_to = None;
+        self.affinity.answered(ticket, worker);
+        self.offers += 1;
+        held.last_offer = Some(LastOffer {
+            first: self.offers,
+            newest: self.offers,
+            at: now,
+        });
+        held.unanswered = Some(now);
+        self.affinity.shared_offer(ticket, now);
+        held.not_before = now + self.jitter.wait(REPEAT, held.waits);
+        self.attend(ticket, now, out);
+    }
+
+    /// What a heartbeat reports besides the turns, before [`Queue::heartbeat`].
+    pub fn worker_heard(&mut self, now: Instant, report: &WorkerReport<'_>, out: &mut Vec<Action>) {
+        self.affinity.heard(now, report);
+        self.use_room(now, report.worker, out);
+    }
+
+    /// How many workspaces have a preferred process.
+    pub fn preferences(&self) -> usize {
+        self.affinity.kept()
+    }
+
+    /// Offers the heads that wait for a slot of that process, as many as there are.
+    pub fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
+        let mut last = None;
+        while let Some(ticket) = self.affinity.next_for(worker, last) {
+            last = Some(ticket);
+            self.attend(ticket, now, out);
+        }
     }
 
     /// A worker tells what it runs, as pairs of workspace and turn id.
@@ -261,7 +367,7 @@ impl Queue {
             let Some(ticket) = self.find(workspace, turn_id) else {
                 continue;
             };
-            self.was_taken(ticket);
+            self.was_taken(ticket, now);
             let wait = self.jitter.wait(REPEAT, 0);
             let Some(held) = self.turns.get_mut(&ticket) else {
                 continue;
@@ -327,7 +433,10 @@ impl Queue {
         held.was_offered = true;
         held.without_effect.get_or_insert(now);
         held.failures = 0;
-        held.not_before = now + self.jitter.wait(REPEAT, held.waits);
+        held.not_before = match held.offered_to {
+            Some(_) => now + NO_WORD,
+            None => now + self.jitter.wait(REPEAT, held.waits),
+        };
         held.waits = held.waits.saturating_add(1);
         self.attend(ticket, now, out);
     }
@@ -338,6 +447,16 @@ impl Queue {
             return;
         };
         held.in_flight = false;
+        if let Some(worker) = held.offered_to.take() {
+            // To all at once: the private queue is gone, or full.
+            let workspace = Arc::clone(&held.turn.workspace);
+            self.affinity.failed(ticket, &worker, &workspace);
+            self.attend(ticket, now, out);
+            return;
+        }
+        if let Some(since) = held.unanswered.take() {
+            self.affinity.shared_answered(ticket, since);
+        }
         // It lies nowhere, so nothing may be inferred from what the pool has taken.
         held.last_offer = None;
         held.without_effect = None;
@@ -412,14 +531,37 @@ impl Queue {
     }
 
     /// A worker has the turn or had it, so at least its first offer was taken.
-    fn was_taken(&mut self, ticket: Ticket) {
-        if let Some(offer) = self.turns.get(&ticket).and_then(|held| held.last_offer) {
+    fn was_taken(&mut self, ticket: Ticket, now: Instant) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        // One that was private only has no number: it overtook others.
+        if let Some(offer) = held.last_offer {
             self.taken = self.taken.max(offer.first);
+        }
+        held.taken_at.get_or_insert(now);
+        self.let_go(ticket);
+    }
+
+    /// Nothing is waited for any more that concerns the turn's offers.
+    fn let_go(&mut self, ticket: Ticket) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        if let Some(worker) = held.offered_to.take() {
+            self.affinity.answered(ticket, &worker);
+        }
+        if let Some(since) = held.unanswered.take() {
+            self.affinity.shared_answered(ticket, since);
+        }
+        if held.awaits_room.take().is_some() {
+            self.affinity.waits_no_more(ticket);
         }
     }
 
     /// Acks the turn, takes it out of line, and lets the next one move up.
     fn end(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        self.let_go(ticket);
         let Some(held) = self.turns.remove(&ticket) else {
             return;
         };
@@ -455,6 +597,7 @@ impl Queue {
     /// offered, or to be looked at again at a certain time.
     fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
         let wanted = self.wanted(ticket, now, out);
+        let mut offers = false;
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
@@ -483,22 +626,19 @@ impl Queue {
                     held.waits = held.waits.saturating_add(1);
                     Some(held.not_before)
                 } else {
-                    self.offers += 1;
-                    held.in_flight = true;
-                    held.last_offer = Some(LastOffer {
-                        first: held.last_offer.map_or(self.offers, |offer| offer.first),
-                        newest: self.offers,
-                        at: now,
-                    });
-                    out.push(Action::Offer {
-                        ticket,
-                        turn: Arc::clone(&held.turn),
-                        repeat: held.was_offered,
-                    });
+                    offers = true;
                     None
                 };
                 [next, held.deadline].into_iter().flatten().min()
             }
+        };
+        let mut wake = wake;
+        if offers {
+            let until = self.offer(ticket, now, out);
+            wake = [wake, until].into_iter().flatten().min();
+        }
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
         };
         if held.timer != wake {
             if let Some(at) = std::mem::replace(&mut held.timer, wake) {
@@ -508,6 +648,60 @@ impl Queue {
                 self.timers.insert((at, ticket));
             }
         }
+    }
+
+    /// Offers the head, or returns until when it waits for the process that
+    /// keeps its server.
+    fn offer(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) -> Option<Instant> {
+        let held = self.turns.get_mut(&ticket)?;
+        let workspace = &held.turn.workspace;
+        let to = if let Some(worker) = held.offered_to.take() {
+            self.affinity.failed(ticket, &worker, workspace);
+            Destination::Shared(WhyShared::NoWord)
+        } else if held.was_offered {
+            Destination::Shared(WhyShared::Repeat)
+        } else {
+            self.affinity.destination(now, workspace)
+        };
+        if to == Destination::Shared(WhyShared::Full) {
+            let until = match held.awaits_room {
+                None => self.affinity.wait_for_room(now, workspace, ticket),
+                until => until.filter(|until| *until > now),
+            };
+            if until.is_some() {
+                held.awaits_room = until;
+                return until;
+            }
+        }
+        if held.awaits_room.take().is_some() {
+            self.affinity.waits_no_more(ticket);
+        }
+        held.in_flight = true;
+        match &to {
+            Destination::Private { worker, .. } => {
+                self.affinity.private_offer(ticket, worker);
+                held.offered_to = Some(Arc::clone(worker));
+            }
+            Destination::Shared(_) => {
+                self.offers += 1;
+                held.last_offer = Some(LastOffer {
+                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
+                    newest: self.offers,
+                    at: now,
+                });
+                let since = *held.unanswered.get_or_insert(now);
+                self.affinity.shared_offer(ticket, since);
+            }
+        }
+        let line = self.lines.get(&held.turn.workspace);
+        out.push(Action::Offer {
+            ticket,
+            turn: Arc::clone(&held.turn),
+            repeat: held.was_offered,
+            to,
+            next_waits: line.is_some_and(|line| line.order.len() > 1),
+        });
+        None
     }
 }
 

@@ -106,6 +106,14 @@ pub(super) struct Held {
     /// The broker has confirmed an offer of it.
     pub was_offered: bool,
     pub last_offer: Option<LastOffer>,
+    /// The process whose private queue has an offer of it that got no answer.
+    pub offered_to: Option<Arc<str>>,
+    /// Since when an offer of it in the shared queue has had no answer.
+    pub unanswered: Option<Instant>,
+    /// Until when it waits for a slot of the process that keeps its server.
+    pub awaits_room: Option<Instant>,
+    /// When a worker was first heard to have it.
+    pub taken_at: Option<Instant>,
     /// Waits in a row since it was offered or last seen running.
     pub waits: u32,
     /// Offers in a row that the broker did not take.
@@ -140,6 +148,10 @@ impl Held {
             in_flight: false,
             was_offered: false,
             last_offer: None,
+            offered_to: None,
+            unanswered: None,
+            awaits_room: None,
+            taken_at: None,
             waits: 0,
             failures: 0,
             timer: None,

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{QueuedTurn, Ticket, Verdict};
+use super::{Destination, QueuedTurn, Ticket, Verdict};
 
 /// What the shell has to do. Turn and request are shared, not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Ack this delivery, and no other (`multiple` unset).
     Ack { tag: u64 },
-    /// Publish the turn to the work queue, mandatory and persistent, and tell
+    /// Publish the turn to that queue, mandatory and persistent, and report
     /// [`offer_confirmed`] or [`offer_failed`]. `repeat`: an earlier offer of it
     /// was confirmed to this queue (a worker does not wait for the lock then).
+    /// `next_waits`: another turn of its workspace stands behind it.
     ///
     /// [`offer_confirmed`]: super::Queue::offer_confirmed
     /// [`offer_failed`]: super::Queue::offer_failed
@@ -19,6 +20,8 @@ pub enum Action {
         ticket: Ticket,
         turn: Arc<QueuedTurn>,
         repeat: bool,
+        to: Destination,
+        next_waits: bool,
     },
     /// Settle the turn's fate, off the loop, and tell [`claim_answered`].
     /// For [`Verdict::Cancelled`] and [`Verdict::Superseded`] the durable cancel

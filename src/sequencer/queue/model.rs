@@ -66,10 +66,18 @@ enum Step {
     },
     HearStatus {
         many: usize,
-        lost: bool,
+        how: Hearing,
     },
     FlushAcks(usize),
     Take(usize),
+    TakePrivate(usize),
+    Freeze(usize),
+    Thaw(usize),
+    DeleteQueue(usize),
+    /// Too short for heartbeats.
+    Moment(u64),
+    /// Heartbeats are under way, and heard with the other reports.
+    Beat,
     Finish {
         worker: usize,
         which: usize,
@@ -90,6 +98,14 @@ enum Step {
         published: bool,
     },
     ZombiePasses(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Hearing {
+    InOrder,
+    Lost,
+    Twice,
+    LastFirst,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +139,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Takeover::Successor),
         Just(Takeover::Zombie)
     ];
+    let hearing = prop_oneof![
+        7 => Just(Hearing::InOrder), 1 => Just(Hearing::Lost),
+        1 => Just(Hearing::Twice), 1 => Just(Hearing::LastFirst),
+    ];
     let usually = || prop::bool::weighted(0.8);
     let rarely = || prop::bool::weighted(0.2);
     let step = prop_oneof![
@@ -131,10 +151,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         20 => (0..9usize, usually()).prop_map(|(which, taken)| Step::Confirm { which, taken }),
         12 => (0..9usize, claim).prop_map(|(which, how)| Step::Claim { which, how }),
         10 => (0..9usize, usually()).prop_map(|(which, kept)| Step::Receive { which, kept }),
-        16 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearStatus { many, lost }),
+        16 => (1..6usize, hearing).prop_map(|(many, how)| Step::HearStatus { many, how }),
         8 => (1..6usize, rarely()).prop_map(|(many, lost)| Step::HearControl { many, lost }),
         10 => (1..9usize).prop_map(Step::FlushAcks),
         24 => (0..WORKERS).prop_map(Step::Take),
+        16 => (0..WORKERS).prop_map(Step::TakePrivate),
+        2 => (0..WORKERS).prop_map(Step::Freeze),
+        4 => (0..WORKERS).prop_map(Step::Thaw),
+        1 => (0..WORKERS).prop_map(Step::DeleteQueue),
+        12 => (1..700u64).prop_map(Step::Moment),
+        6 => Just(Step::Beat),
         20 => (0..WORKERS, 0..SLOTS).prop_map(|(worker, which)| Step::Finish { worker, which }),
         3 => (0..WORKERS).prop_map(Step::Die),
         3 => (0..9usize).prop_map(Step::LoseOffer),

@@ -1,5 +1,6 @@
 //! One test per rule, and their names tell which guarantee it serves.
 
+mod affinity;
 mod shared_ids;
 
 use jiff::Timestamp;
@@ -14,6 +15,8 @@ enum Out {
     Ack(u64),
     Offer(String),
     Repeat(String),
+    /// A turn, and the process that it is offered to.
+    Private(String, String),
     Claim(String, Verdict),
     CancelAgain(String),
     /// A turn, and the one that interrupts it.
@@ -85,6 +88,8 @@ impl Bench {
                     ticket,
                     turn,
                     repeat,
+                    to,
+                    ..
                 } => {
                     assert_eq!(
                         *turn.request,
@@ -92,7 +97,9 @@ impl Bench {
                         "the first body is offered"
                     );
                     self.tickets.insert(name(&turn), ticket);
-                    if repeat {
+                    if let Destination::Private { worker, .. } = to {
+                        Out::Private(name(&turn), worker.to_string())
+                    } else if repeat {
                         Out::Repeat(name(&turn))
                     } else {
                         Out::Offer(name(&turn))

@@ -3,8 +3,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::super::affinity::WAIT_FOR_ROOM;
 use super::super::*;
-use super::{ClaimRun, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES};
+use super::{
+    ClaimRun, Hearing, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
+};
 use crate::request::OnBusy;
 
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +40,36 @@ struct Record {
     received: Option<Instant>,
 }
 
+#[derive(Debug, Clone)]
 enum Status {
-    Done(Name),
-    Beat(Vec<Name>),
+    Done {
+        turn: Name,
+        worker: String,
+        warm: bool,
+    },
+    Taken {
+        turn: Name,
+        worker: String,
+    },
+    Declined {
+        turn: Name,
+        worker: String,
+    },
+    Beat {
+        worker: String,
+        /// Of an older worker, which has no private queue.
+        is_older: bool,
+        running: Vec<Name>,
+        idle: Vec<usize>,
+    },
+}
+
+/// A process of the pool, until it is killed and another takes its place.
+#[derive(Debug, Default)]
+struct Process {
+    restarts: u32,
+    frozen: bool,
+    running: Vec<Name>,
 }
 
 /// What the model knows of a turn that the active queue holds.
@@ -68,7 +98,7 @@ pub struct World {
     acks: VecDeque<u64>,
     acked: HashSet<u64>,
 
-    offers: Vec<(Ticket, Name)>,
+    offers: Vec<(Ticket, Name, Destination)>,
     claims: Vec<(Ticket, Name, Verdict)>,
     /// Times of receipt that are to be kept.
     receipts: Vec<(Ticket, Name)>,
@@ -76,7 +106,13 @@ pub struct World {
     control: VecDeque<Name>,
 
     work: VecDeque<Name>,
-    workers: Vec<Vec<Name>>,
+    /// Offers in the private queues, by the processes that have declared one.
+    private: BTreeMap<String, VecDeque<Name>>,
+    workers: Vec<Process>,
+    /// The last of them is of a version without private queues.
+    has_older: bool,
+    /// Which process keeps a server for a workspace.
+    servers: HashMap<usize, String>,
     records: HashMap<Name, Record>,
 
     lines: Vec<Vec<InLine>>,
@@ -91,7 +127,7 @@ pub struct World {
 
 impl World {
     pub fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>) -> Self {
-        Self {
+        let mut world = Self {
             now: Instant::now(),
             max_waiting,
             kinds,
@@ -110,13 +146,34 @@ impl World {
             status: VecDeque::new(),
             control: VecDeque::new(),
             work: VecDeque::new(),
-            workers: vec![Vec::new(); WORKERS],
+            private: BTreeMap::new(),
+            workers: (0..WORKERS).map(|_| Process::default()).collect(),
+            has_older: seed.is_multiple_of(2),
+            servers: HashMap::new(),
             records: HashMap::new(),
             lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
             offered: HashSet::new(),
             undecided: HashSet::new(),
             started: HashSet::new(),
             named: HashMap::new(),
+        };
+        for worker in 0..WORKERS {
+            world.declare(worker);
+        }
+        world
+    }
+
+    fn id(&self, worker: usize) -> String {
+        format!("w{worker}-{}", self.workers[worker].restarts)
+    }
+
+    fn is_older(&self, worker: usize) -> bool {
+        self.has_older && worker == WORKERS - 1
+    }
+
+    fn declare(&mut self, worker: usize) {
+        if !self.is_older(worker) {
+            self.private.entry(self.id(worker)).or_default();
         }
     }
 
@@ -171,23 +228,32 @@ impl World {
         for action in actions {
             match action {
                 Action::Ack { tag } => self.ack(tag),
-                Action::Offer { ticket, turn, .. } => {
+                Action::Offer {
+                    ticket,
+                    turn,
+                    repeat,
+                    to,
+                    ..
+                } => {
                     let turn = name_of(&turn);
                     assert!(
                         self.is_its_turn(turn),
                         "{turn:?} offered before its turn (G1)"
                     );
+                    if let Destination::Private { .. } = to {
+                        assert!(!repeat, "{turn:?} offered to one process again (G2)");
+                    }
                     let others = self.have_its_id(turn);
                     assert!(
                         others.is_empty() || self.started.contains(&turn) || self.has_ended(turn),
                         "{turn:?} offered, though {others:?} have its id (G5)"
                     );
-                    let twice = self.offers.iter().any(|(other, _)| *other == ticket);
+                    let twice = self.offers.iter().any(|(other, ..)| *other == ticket);
                     assert!(
                         !twice,
                         "{turn:?} offered while its last offer was in flight"
                     );
-                    self.offers.push((ticket, turn));
+                    self.offers.push((ticket, turn, to));
                     self.offered.insert(turn);
                 }
                 Action::Claim {
@@ -317,13 +383,21 @@ impl World {
         if self.offers.is_empty() {
             return;
         }
-        let (ticket, turn) = self.offers.remove(which % self.offers.len());
-        if taken {
-            self.work.push_back(turn);
+        let (ticket, turn, to) = self.offers.remove(which % self.offers.len());
+        if taken && self.publish(turn, &to) {
             self.with_queue(|queue, now, out| queue.offer_confirmed(now, ticket, out));
         } else {
             self.with_queue(|queue, now, out| queue.offer_failed(now, ticket, out));
         }
+    }
+
+    /// False if there is no such queue.
+    fn publish(&mut self, turn: Name, to: &Destination) -> bool {
+        let queue = match to {
+            Destination::Shared(_) => Some(&mut self.work),
+            Destination::Private { queue, .. } => self.private.get_mut(&**queue),
+        };
+        queue.map(|queue| queue.push_back(turn)).is_some()
     }
 
     /// The claim as the file system and the broker see it, asked for by a
@@ -450,7 +524,8 @@ impl World {
             return;
         };
         for worker in 0..WORKERS {
-            if let Some(which) = self.workers[worker].iter().position(|other| *other == turn) {
+            let mut running = self.workers[worker].running.iter();
+            if let Some(which) = running.position(|other| *other == turn) {
                 self.finish(worker, which);
             }
         }
@@ -458,11 +533,34 @@ impl World {
 
     fn hear(&mut self, status: Status) {
         match status {
-            Status::Done((workspace, turn)) => {
-                let id = id_of((workspace, turn));
-                self.with_queue(|queue, now, out| queue.done(now, WORKSPACES[workspace], &id, out));
+            Status::Done { turn, worker, warm } => {
+                let (workspace, id) = (WORKSPACES[turn.0], id_of(turn));
+                self.with_queue(|queue, now, out| {
+                    queue.served(now, workspace, &id, &worker, warm);
+                    queue.use_room(now, &worker, out);
+                    queue.done(now, workspace, &id, out);
+                });
             }
-            Status::Beat(turns) => {
+            Status::Taken { turn, worker } => {
+                let (workspace, id) = (WORKSPACES[turn.0], id_of(turn));
+                self.named.insert(turn, self.now);
+                self.with_queue(|queue, now, out| {
+                    queue.offer_taken(now, workspace, &id, &worker, out);
+                });
+            }
+            Status::Declined { turn, worker } => {
+                let (workspace, id) = (WORKSPACES[turn.0], id_of(turn));
+                self.with_queue(|queue, now, out| {
+                    queue.offer_declined(now, workspace, &id, &worker, out);
+                });
+            }
+            Status::Beat {
+                worker,
+                is_older,
+                running,
+                idle,
+            } => {
+                let turns = running;
                 self.named
                     .extend(turns.iter().map(|turn| (*turn, self.now)));
                 let ids: Vec<String> = turns.iter().map(|turn| id_of(*turn)).collect();
@@ -470,7 +568,40 @@ impl World {
                     .iter()
                     .zip(&ids)
                     .map(|(turn, id)| (WORKSPACES[turn.0], id.as_str()));
-                self.with_queue(|queue, now, out| queue.heartbeat(now, running, out));
+                let busy: Vec<&str> = turns.iter().map(|turn| WORKSPACES[turn.0]).collect();
+                let idle: Vec<&str> = idle
+                    .iter()
+                    .map(|workspace| WORKSPACES[*workspace])
+                    .collect();
+                let report = WorkerReport {
+                    worker: &worker,
+                    slots: SLOTS,
+                    offers_to: (!is_older).then_some(&*worker),
+                    running: &busy,
+                    idle: &idle,
+                    idle_is_cut: false,
+                    answers: !is_older,
+                };
+                self.with_queue(|queue, now, out| {
+                    queue.worker_heard(now, &report, out);
+                    queue.heartbeat(now, running, out);
+                });
+            }
+        }
+    }
+
+    fn hear_status(&mut self, how: Hearing) {
+        let status = match how {
+            Hearing::LastFirst => self.status.pop_back(),
+            _ => self.status.pop_front(),
+        };
+        let Some(status) = status else { return };
+        match how {
+            Hearing::Lost => {}
+            Hearing::InOrder | Hearing::LastFirst => self.hear(status),
+            Hearing::Twice => {
+                self.hear(status.clone());
+                self.hear(status);
             }
         }
     }
@@ -481,43 +612,132 @@ impl World {
         }
     }
 
+    fn has_room(&self, worker: usize) -> bool {
+        !self.workers[worker].frozen && self.workers[worker].running.len() < SLOTS
+    }
+
     fn take(&mut self, worker: usize) {
-        if self.workers[worker].len() >= SLOTS {
+        if self.has_room(worker)
+            && let Some(turn) = self.work.pop_front()
+        {
+            self.take_offer(worker, turn);
+        }
+    }
+
+    /// From its private queue, which it looks into also when it is full.
+    fn take_private(&mut self, worker: usize) {
+        let id = self.id(worker);
+        if self.workers[worker].frozen {
             return;
         }
-        let Some(turn) = self.work.pop_front() else {
+        let Some(turn) = self.private.get_mut(&id).and_then(VecDeque::pop_front) else {
             return;
         };
+        if self.has_room(worker) {
+            self.take_offer(worker, turn);
+        } else {
+            let worker = id;
+            self.status.push_back(Status::Declined { turn, worker });
+            self.work.push_back(turn);
+        }
+    }
+
+    fn take_offer(&mut self, worker: usize, turn: Name) {
+        if !self.is_older(worker) {
+            let worker = self.id(worker);
+            self.status.push_back(Status::Taken { turn, worker });
+        }
         if self.has_ended(turn) {
-            self.status.push_back(Status::Done(turn));
+            self.tell_done(worker, turn);
             return;
         }
-        if self.workers.iter().flatten().any(|other| other.0 == turn.0) {
+        let mut running = self.workers.iter().flat_map(|worker| &worker.running);
+        if running.any(|other| other.0 == turn.0) {
             return;
         }
         assert!(
             self.is_its_turn(turn),
             "{turn:?} started before its turn (G1)"
         );
+        self.servers.remove(&turn.0);
         let record = self.record(turn);
         record.has_run = true;
         if record.mark.is_some() {
             record.ended = Some(Ended::ByRun);
-            self.status.push_back(Status::Done(turn));
+            self.tell_done(worker, turn);
         } else {
-            self.workers[worker].push(turn);
+            self.workers[worker].running.push(turn);
+            assert!(self.workers[worker].running.len() <= SLOTS);
         }
     }
 
+    fn tell_done(&mut self, worker: usize, turn: Name) {
+        let worker = self.id(worker);
+        let warm = self.servers.get(&turn.0) == Some(&worker);
+        self.status.push_back(Status::Done { turn, worker, warm });
+    }
+
     fn finish(&mut self, worker: usize, which: usize) {
-        let running = &mut self.workers[worker];
-        if running.is_empty() {
+        if self.workers[worker].running.is_empty() || self.workers[worker].frozen {
             return;
         }
+        let running = &mut self.workers[worker].running;
         let turn = running.remove(which % running.len());
         let before = self.record(turn).ended.replace(Ended::ByRun);
         assert_eq!(before, None, "{turn:?} ended twice (G5)");
-        self.status.push_back(Status::Done(turn));
+        // Some turns leave a server that can't be used again.
+        if turn.1 % 3 != 2 && !self.is_older(worker) {
+            self.servers.insert(turn.0, self.id(worker));
+        }
+        self.tell_done(worker, turn);
+    }
+
+    /// What it had taken goes back to all; its queue stays for a while.
+    fn die(&mut self, worker: usize) {
+        let id = self.id(worker);
+        for turn in std::mem::take(&mut self.workers[worker].running) {
+            self.work.push_front(turn);
+        }
+        self.servers.retain(|_, kept_by| *kept_by != id);
+        self.workers[worker].frozen = false;
+        self.workers[worker].restarts += 1;
+        self.declare(worker);
+    }
+
+    /// What was not taken in time goes to all. What a frozen process was
+    /// delivered does not.
+    fn expire_private(&mut self) {
+        for worker in 0..WORKERS {
+            if !self.workers[worker].frozen {
+                self.expire(&self.id(worker));
+            }
+        }
+        let ids: Vec<String> = (0..WORKERS).map(|worker| self.id(worker)).collect();
+        let gone: Vec<String> =
+            (self.private.keys().filter(|id| !ids.contains(id)).cloned()).collect();
+        for id in gone {
+            self.expire(&id);
+        }
+    }
+
+    fn expire(&mut self, id: &str) {
+        let offers = self.private.get_mut(id).map(std::mem::take);
+        self.work.extend(offers.unwrap_or_default());
+    }
+
+    fn beats(&self) -> Vec<Status> {
+        let living = (0..WORKERS).filter(|worker| !self.workers[*worker].frozen);
+        let beat = living.map(|worker| {
+            let (id, running) = (self.id(worker), self.workers[worker].running.clone());
+            let idle = self.servers.iter().filter(|(_, kept_by)| **kept_by == id);
+            Status::Beat {
+                is_older: self.is_older(worker),
+                idle: idle.map(|(workspace, _)| *workspace).collect(),
+                worker: id,
+                running,
+            }
+        });
+        beat.collect()
     }
 
     fn cancel(&mut self, turn: Name, with_workspace: bool) {
@@ -536,10 +756,9 @@ impl World {
         let end = self.now + time;
         while self.now < end {
             self.now = end.min(self.now + HEARTBEAT);
+            self.expire_private();
             if !beats_lost {
-                let beats = self.workers.iter().filter(|running| !running.is_empty());
-                let beats: Vec<_> = beats.cloned().map(Status::Beat).collect();
-                beats.into_iter().for_each(|beat| self.hear(beat));
+                self.beats().into_iter().for_each(|beat| self.hear(beat));
             }
             self.with_queue(|queue, now, out| queue.tick(now, out));
         }
@@ -547,9 +766,9 @@ impl World {
 
     fn take_over(&mut self, how: Takeover, published: bool) {
         // What was under way may have arrived or not.
-        for (_, turn) in std::mem::take(&mut self.offers) {
+        for (_, turn, to) in std::mem::take(&mut self.offers) {
             if published {
-                self.work.push_back(turn);
+                self.publish(turn, &to);
             }
         }
         for (_, turn, verdict) in std::mem::take(&mut self.claims) {
@@ -599,13 +818,15 @@ impl World {
         zombie.tick(self.now + time, &mut todo);
         while let Some(action) = todo.pop() {
             match action {
-                Action::Offer { ticket, turn, .. } => {
+                Action::Offer {
+                    ticket, turn, to, ..
+                } => {
                     let turn = name_of(&turn);
                     assert!(
                         self.is_its_turn(turn),
                         "{turn:?} offered before its turn (G1)"
                     );
-                    self.work.push_back(turn);
+                    self.publish(turn, &to);
                     zombie.offer_confirmed(self.now + time, ticket, &mut todo);
                 }
                 Action::Claim {
@@ -641,21 +862,28 @@ impl World {
             Step::HearControl { many, lost } => {
                 (0..many).for_each(|_| self.hear_control(lost));
             }
-            Step::HearStatus { many, lost } => {
-                for _ in 0..many {
-                    if let Some(status) = self.status.pop_front().filter(|_| !lost) {
-                        self.hear(status);
-                    }
-                }
+            Step::HearStatus { many, how } => {
+                (0..many).for_each(|_| self.hear_status(how));
             }
             Step::FlushAcks(many) => self.flush_acks(many),
             Step::Take(worker) => self.take(worker),
             Step::Finish { worker, which } => self.finish(worker, which),
-            Step::Die(worker) => {
-                for turn in std::mem::take(&mut self.workers[worker]) {
-                    self.work.push_front(turn);
+            Step::TakePrivate(worker) => self.take_private(worker),
+            Step::Freeze(worker) => self.workers[worker].frozen = true,
+            Step::Thaw(worker) => self.workers[worker].frozen = false,
+            Step::DeleteQueue(worker) => {
+                // With what lies in it. The process declares it again.
+                self.private.remove(&self.id(worker));
+                if !self.workers[worker].frozen {
+                    self.declare(worker);
                 }
             }
+            Step::Moment(milliseconds) => {
+                self.now += Duration::from_millis(milliseconds);
+                self.with_queue(|queue, now, out| queue.tick(now, out));
+            }
+            Step::Beat => self.status.extend(self.beats()),
+            Step::Die(worker) => self.die(worker),
             Step::LoseOffer(which) => {
                 if !self.work.is_empty() {
                     self.work.remove(which % self.work.len());
@@ -714,6 +942,7 @@ impl World {
     /// No head waits without a reason of its own (G2), and the numbers agree.
     fn check(&mut self) {
         self.check_busy();
+        self.check_affinity();
         let held: usize = self.lines.iter().map(Vec::len).sum();
         assert_eq!(self.queue.turns(), held);
         let busy = self.lines.iter().filter(|line| !line.is_empty()).count();
@@ -721,14 +950,18 @@ impl World {
         let mut needs_timer = false;
         for head in self.lines.iter().filter_map(|line| line.first()) {
             let turn = head.turn;
-            let in_flight = self.offers.iter().any(|(_, other)| *other == turn);
+            let in_flight = self.offers.iter().any(|(_, other, _)| *other == turn);
             let in_claim = self.claims.iter().any(|(_, other, _)| *other == turn);
             needs_timer |= !in_flight && !in_claim;
             let listens = head.redelivered && self.now < head.at + LISTEN;
             let named = self.named.get(&turn);
             let runs = named.is_some_and(|at| self.now < *at + REPEAT.first);
             assert!(
-                self.offered.contains(&turn) || self.undecided.contains(&turn) || listens || runs,
+                self.offered.contains(&turn)
+                    || self.undecided.contains(&turn)
+                    || self.waits_for_room(turn)
+                    || listens
+                    || runs,
                 "{turn:?} is head and was not offered (G2)"
             );
         }
@@ -747,13 +980,42 @@ impl World {
         }
     }
 
+    /// For a short time, and with a timer.
+    fn waits_for_room(&self, turn: Name) -> bool {
+        let held = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
+        let held = held.map(|ticket| &self.queue.turns[&ticket]);
+        held.is_some_and(|held| {
+            held.awaits_room
+                .is_some_and(|until| until > self.now && until <= self.now + WAIT_FOR_ROOM)
+                && held.timer <= held.awaits_room
+        })
+    }
+
+    /// What is counted for processes is what the turns say of themselves.
+    fn check_affinity(&self) {
+        for (ticket, held) in &self.queue.turns {
+            let is_decided = held.asked.is_some() || held.claim_not_before > self.now;
+            if held.offered_to.is_some() && !held.in_flight && !is_decided {
+                let at = held.timer.expect("a private offer is waited for");
+                assert!(at <= self.now + NO_WORD, "{:?} waits (G2)", held.turn);
+            }
+            self.queue.affinity.check(*ticket, held);
+        }
+        self.queue.affinity.check_tickets(&self.queue.turns);
+    }
+
     fn is_quiet(&self) -> bool {
         self.ready.is_empty() && self.unacked.is_empty() && self.queue.turns() == 0
     }
 
+    fn are_slots_free(&self) -> bool {
+        let mut living = self.workers.iter().filter(|worker| !worker.frozen);
+        living.all(|worker| worker.running.is_empty())
+    }
+
     /// Nothing goes wrong any more: everything must come to its end.
     pub fn settle(&mut self) {
-        for _ in 0..2_000 {
+        for round in 0..2_000 {
             if self.is_quiet() {
                 break;
             }
@@ -776,15 +1038,21 @@ impl World {
                 self.hear(status);
             }
             for worker in 0..WORKERS {
-                while !self.workers[worker].is_empty() {
+                // The broker gives up on a frozen process some time.
+                if round > 50 && self.workers[worker].frozen {
+                    self.die(worker);
+                }
+                while !self.workers[worker].running.is_empty() && !self.workers[worker].frozen {
                     self.finish(worker, 0);
                 }
-                self.take(worker);
-                self.take(worker);
+                for _ in 0..SLOTS {
+                    self.take_private(worker);
+                    self.take(worker);
+                }
             }
             self.flush_acks(usize::MAX);
             self.queue.work_queue_depth(self.work.len() as u64);
-            if self.work.is_empty() && self.status.is_empty() && self.workers.concat().is_empty() {
+            if self.work.is_empty() && self.status.is_empty() && self.are_slots_free() {
                 let next = self.queue.next_deadline().unwrap_or(self.now);
                 self.pass(next.saturating_duration_since(self.now), false);
             }

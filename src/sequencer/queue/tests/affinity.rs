@@ -1,0 +1,248 @@
+//! Where a turn is offered first, and what becomes of that.
+
+use super::*;
+
+fn private(turn: &str, worker: &str) -> Out {
+    Out::Private(turn.into(), worker.into())
+}
+
+impl Bench {
+    /// A heartbeat of a process with two slots.
+    fn beat(&mut self, worker: &str, running: &[&str], idle: &[&str]) -> Vec<Out> {
+        self.beat_as(worker, Some(worker), running, idle)
+    }
+    fn beat_as(
+        &mut self,
+        worker: &str,
+        offers_to: Option<&str>,
+        running: &[&str],
+        idle: &[&str],
+    ) -> Vec<Out> {
+        self.report(worker, offers_to, running, idle, false)
+    }
+    fn report(
+        &mut self,
+        worker: &str,
+        offers_to: Option<&str>,
+        running: &[&str],
+        idle: &[&str],
+        idle_is_cut: bool,
+    ) -> Vec<Out> {
+        let busy: Vec<&str> = running.iter().map(|name| parts(name).0).collect();
+        let report = WorkerReport {
+            worker,
+            slots: 2,
+            offers_to,
+            running: &busy,
+            idle,
+            idle_is_cut,
+            answers: worker != "older",
+        };
+        self.queue.worker_heard(self.now, &report, &mut self.out);
+        let running = running.iter().map(|name| parts(name));
+        self.queue.heartbeat(self.now, running, &mut self.out);
+        self.take()
+    }
+    fn taken(&mut self, name: &str, worker: &str) -> Vec<Out> {
+        let (workspace, id) = parts(name);
+        self.queue
+            .offer_taken(self.now, workspace, id, worker, &mut self.out);
+        self.take()
+    }
+    fn declined(&mut self, name: &str, worker: &str) -> Vec<Out> {
+        let (workspace, id) = parts(name);
+        self.queue
+            .offer_declined(self.now, workspace, id, worker, &mut self.out);
+        self.take()
+    }
+    fn done_by(&mut self, name: &str, worker: &str, warm: bool) -> Vec<Out> {
+        let (workspace, id) = parts(name);
+        self.queue.served(self.now, workspace, id, worker, warm);
+        self.queue.use_room(self.now, worker, &mut self.out);
+        self.done(name)
+    }
+    /// A conversation whose first turn took so long and has left its server.
+    fn warmed(&mut self, tag: u64, name: &str, worker: &str, seconds: f64) {
+        assert_eq!(self.fresh(tag, name), [offer(name)]);
+        self.confirm(name);
+        self.taken(name, worker);
+        self.pass(seconds);
+        self.report(worker, Some(worker), &[], &[], true);
+        assert_eq!(self.done_by(name, worker, true), [ack(tag)]);
+    }
+}
+
+#[test]
+fn the_next_turn_is_offered_to_the_process_that_keeps_the_server() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.beat("q", &[], &[]);
+    assert_eq!(b.fresh(2, "a/2"), [private("a/2", "p")]);
+    assert_eq!(b.confirm("a/2"), NONE);
+    assert_eq!(b.taken("a/2", "p"), NONE);
+    // It is cared for as any other that runs.
+    assert_eq!(b.pass(7.9), NONE);
+    assert_eq!(b.pass(2.2), [repeat("a/2")]);
+    // Whoever runs it keeps the server: none, after this.
+    assert_eq!(b.done_by("a/2", "q", false), [ack(2)]);
+    assert_eq!(b.fresh(3, "a/3"), [offer("a/3")]);
+}
+
+#[test]
+fn g2_a_private_offer_without_an_answer_goes_to_all() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.fresh(2, "a/2");
+    b.confirm("a/2");
+    assert_eq!(b.pass(0.499), NONE);
+    assert_eq!(b.pass(0.001), [repeat("a/2")]);
+    b.confirm("a/2");
+    b.taken("a/2", "q");
+    b.done_by("a/2", "q", true);
+    // The one that did not answer is not preferred before it is heard.
+    assert_eq!(b.fresh(3, "a/3"), [offer("a/3")]);
+}
+
+#[test]
+fn g2_a_private_offer_that_does_not_arrive_goes_to_all_at_once() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.fresh(2, "a/2");
+    assert_eq!(b.refuse("a/2"), [offer("a/2")]);
+    // Tries to reach all are bounded as ever.
+    assert_eq!(b.refuse("a/2"), NONE);
+}
+
+#[test]
+fn an_offer_that_is_declined_is_in_the_shared_queue() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.fresh(2, "a/2");
+    // Its answer may come before the broker's.
+    assert_eq!(b.declined("a/2", "p"), NONE);
+    assert_eq!(b.confirm("a/2"), NONE);
+    assert_eq!(b.pass(0.6), NONE);
+    let (wait, out) = b.pass_to_deadline();
+    assert!(within(wait + 0.6, 10.0) && out == [repeat("a/2")]);
+    // A late answer of the process changes nothing.
+    assert_eq!(b.declined("a/2", "p"), NONE);
+}
+
+#[test]
+fn g2_no_process_is_preferred_that_is_silent_draining_or_full_for_long() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.pass(5.0);
+    assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
+
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.beat_as("p", None, &[], &[]);
+    assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
+
+    // Turns take too long for its slots to be worth a wait.
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 4.0);
+    b.beat("p", &["x/1", "y/1"], &["a"]);
+    assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
+}
+
+#[test]
+fn a_head_waits_a_little_for_a_process_whose_turns_are_short() {
+    let mut b = Bench::new(10);
+    for (tag, name) in [(1, "a/a1"), (2, "b/b1"), (3, "c/c1")] {
+        b.warmed(tag, name, "p", 0.1);
+    }
+    assert_eq!(b.fresh(4, "a/a2"), [private("a/a2", "p")]);
+    assert_eq!(b.fresh(5, "b/b2"), [private("b/b2", "p")]);
+    for name in ["a/a2", "b/b2"] {
+        b.confirm(name);
+        b.taken(name, "p");
+    }
+    assert_eq!(b.fresh(6, "c/c2"), NONE);
+    b.pass(0.3);
+    // The oldest first, also where another turn of the same workspace waits.
+    assert_eq!(b.fresh(7, "a/a3"), NONE);
+    assert_eq!(b.done_by("a/a2", "p", true), [private("c/c2", "p"), ack(4)]);
+    assert_eq!(b.pass(0.4), NONE);
+    assert_eq!(b.pass(0.1), [offer("a/a3")]);
+}
+
+#[test]
+fn g2_turns_are_overtaken_for_a_limited_time() {
+    for (guard, overtakes) in [(0.0, 0), (1.0, 4), (3.0, 14)] {
+        let mut b = Bench::new(100);
+        b.queue = Queue::new(100, 1).with_guard(Duration::from_secs_f64(guard));
+        b.warmed(1, "a/0", "p", 0.1);
+        assert_eq!(b.fresh(2, "z/1"), [offer("z/1")]);
+        b.confirm("z/1");
+        let mut overtaken = 0;
+        for n in 1..30 {
+            let name = format!("a/{n}");
+            let out = b.fresh(2 + n, &name);
+            b.confirm(&name);
+            b.taken(&name, "p");
+            b.pass(0.2);
+            b.beat("p", &[&name], &[]);
+            b.done_by(&name, "p", true);
+            overtaken += u32::from(out == [private(&name, "p")]);
+        }
+        let tolerance = overtaken.abs_diff(overtakes);
+        assert!(tolerance <= 1, "{guard} s: {overtaken}");
+        if guard > 0.0 {
+            b.taken("z/1", "q");
+            assert_eq!(b.fresh(99, "a/99"), [private("a/99", "p")]);
+        }
+    }
+}
+
+#[test]
+fn older_workers_do_not_answer_so_the_guard_waits_for_their_heartbeats() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/1", "p", 0.2);
+    b.beat_as("older", None, &[], &[]);
+    b.fresh(2, "z/1");
+    b.confirm("z/1");
+    b.pass(2.9);
+    b.beat("p", &[], &["a"]);
+    assert_eq!(b.fresh(3, "a/2"), [private("a/2", "p")]);
+    b.taken("a/2", "p");
+    b.done_by("a/2", "p", true);
+    b.pass(0.2);
+    assert_eq!(b.fresh(4, "a/3"), [offer("a/3")]);
+}
+
+#[test]
+fn heartbeats_bring_preferences_to_a_sequencer_that_takes_over() {
+    let mut b = Bench::new(10);
+    b.beat("p", &[], &["a", "b"]);
+    assert_eq!(b.queue.preferences(), 2);
+    b.queue.reset();
+    assert_eq!(b.fresh(1, "a/1"), [private("a/1", "p")]);
+    b.taken("a/1", "p");
+    b.done_by("a/1", "p", true);
+    // One report may cross with a turn's end.
+    b.beat("p", &[], &["b"]);
+    assert_eq!(b.queue.preferences(), 2);
+    b.beat("p", &[], &["b"]);
+    assert_eq!(b.queue.preferences(), 1);
+    assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
+    // A server that has just been left is not another's by a late report.
+    b.taken("a/2", "q");
+    b.beat("q", &["a/2"], &[]);
+    b.done_by("a/2", "q", true);
+    b.beat("p", &[], &["a"]);
+    assert_eq!(b.fresh(3, "a/3"), [private("a/3", "q")]);
+}
+
+#[test]
+fn g10_preferences_are_bounded() {
+    let mut b = Bench::new(10);
+    b.beat("p", &[], &[]);
+    for n in 0..10_005 {
+        b.queue.served(b.now, &format!("w{n}"), "t", "p", true);
+    }
+    assert_eq!(b.queue.preferences(), 10_000);
+    assert_eq!(b.fresh(1, "w4/1"), [offer("w4/1")]);
+    assert_eq!(b.fresh(2, "w5/2"), [private("w5/2", "p")]);
+}
