@@ -287,10 +287,10 @@ impl Queue {
         let took = held
             .and_then(|held| held.taken_at)
             .map(|at| now.saturating_duration_since(at));
-        self.affinity.ended(workspace, worker, warm, took);
+        (self.affinity).ended(workspace, turn_id, worker, warm, took);
     }
 
-    /// A worker has taken an offer of the turn. Returns whether it was private.
+    /// A worker has taken an offer of the turn.
     pub fn offer_taken(
         &mut self,
         now: Instant,
@@ -299,7 +299,7 @@ impl Queue {
         worker: &str,
         out: &mut Vec<Action>,
     ) {
-        self.affinity.runs(&Arc::from(workspace), worker);
+        self.affinity.runs(workspace, turn_id, worker);
         self.heartbeat(now, [(workspace, turn_id)], out);
     }
 

@@ -93,8 +93,8 @@ pub struct WorkerReport<'a> {
     pub slots: usize,
     /// Its private queue; `None` if it takes no offers there (now).
     pub offers_to: Option<&'a str>,
-    /// The workspaces of the turns that it runs.
-    pub running: &'a [&'a str],
+    /// What it runs, as pairs of workspace and turn id.
+    pub running: &'a [(&'a str, &'a str)],
     /// Workspaces whose server waits for the next turn.
     pub idle: &'a [&'a str],
     /// There are more than `idle` names.
@@ -103,6 +103,9 @@ pub struct WorkerReport<'a> {
     pub answers: bool,
 }
 
+/// Workspace and turn id.
+type TurnKey = (Arc<str>, Arc<str>);
+
 #[derive(Debug)]
 struct Process {
     heard: Instant,
@@ -110,8 +113,10 @@ struct Process {
     slots: usize,
     /// An offer to it got no answer since its last heartbeat.
     doubted: bool,
-    /// Workspaces of the turns that it runs.
-    running: HashSet<Arc<str>>,
+    /// What it runs.
+    running: HashSet<TurnKey>,
+    /// What it has ended: a report may have been made before that.
+    ended: HashSet<TurnKey>,
     /// Private offers to it without an answer.
     offered: HashSet<Ticket>,
     /// Heads that wait for one of its slots.
@@ -242,9 +247,12 @@ impl Affinity {
 
     /// The process has the turn of that workspace now: a server that another
     /// process keeps makes way.
-    pub fn runs(&mut self, workspace: &Arc<str>, worker: &str) {
+    pub fn runs(&mut self, workspace: &str, turn_id: &str, worker: &str) {
         if let Some(process) = self.processes.get_mut(worker) {
-            process.running.insert(Arc::clone(workspace));
+            let key = key(workspace, turn_id);
+            if !process.ended.contains(&key) {
+                process.running.insert(key);
+            }
         }
         if self
             .worker_of(workspace)
@@ -256,9 +264,18 @@ impl Affinity {
 
     /// The process has ended a turn there, and keeps the server or not. The
     /// turn took so long, if that is known.
-    pub fn ended(&mut self, workspace: &str, worker: &str, warm: bool, took: Option<Duration>) {
+    pub fn ended(
+        &mut self,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        warm: bool,
+        took: Option<Duration>,
+    ) {
         if let Some(process) = self.processes.get_mut(worker) {
-            process.running.remove(workspace);
+            let key = key(workspace, turn_id);
+            process.running.remove(&key);
+            process.ended.insert(key);
         }
         if let Some(took) = took {
             let before = self.pace.unwrap_or(took);
@@ -287,6 +304,7 @@ impl Affinity {
             slots: 0,
             doubted: false,
             running: HashSet::new(),
+            ended: HashSet::new(),
             offered: HashSet::new(),
             awaited_by: BTreeSet::new(),
         });
@@ -296,7 +314,10 @@ impl Affinity {
         if process.offers_to.as_deref() != report.offers_to {
             process.offers_to = report.offers_to.map(Arc::from);
         }
-        process.running = report.running.iter().map(|name| Arc::from(*name)).collect();
+        let named = report.running.iter();
+        let named: HashSet<TurnKey> = named.map(|(workspace, id)| key(workspace, id)).collect();
+        process.ended.retain(|turn| named.contains(turn));
+        process.running = named.difference(&process.ended).cloned().collect();
         if report.offers_to.is_some() {
             self.compare(now, &worker, report);
         }
@@ -304,7 +325,8 @@ impl Affinity {
 
     /// What the process reports to keep, beside what it was believed to keep.
     fn compare(&mut self, now: Instant, worker: &Arc<str>, report: &WorkerReport<'_>) {
-        let named: HashSet<&str> = report.idle.iter().chain(report.running).copied().collect();
+        let busy = report.running.iter().map(|(workspace, _)| *workspace);
+        let named: HashSet<&str> = report.idle.iter().copied().chain(busy).collect();
         let mut gone = Vec::new();
         for (workspace, kept) in &mut self.kept {
             if kept.worker != *worker {
@@ -388,6 +410,10 @@ impl Affinity {
         let next = waiting.find(|ticket| after.is_none_or(|after| *ticket > after))?;
         process.has_room().then_some(next)
     }
+}
+
+fn key(workspace: &str, turn_id: &str) -> TurnKey {
+    (workspace.into(), turn_id.into())
 }
 
 impl Process {

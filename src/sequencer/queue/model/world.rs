@@ -564,11 +564,11 @@ impl World {
                 self.named
                     .extend(turns.iter().map(|turn| (*turn, self.now)));
                 let ids: Vec<String> = turns.iter().map(|turn| id_of(*turn)).collect();
-                let running = turns
+                let running: Vec<(&str, &str)> = turns
                     .iter()
                     .zip(&ids)
-                    .map(|(turn, id)| (WORKSPACES[turn.0], id.as_str()));
-                let busy: Vec<&str> = turns.iter().map(|turn| WORKSPACES[turn.0]).collect();
+                    .map(|(turn, id)| (WORKSPACES[turn.0], id.as_str()))
+                    .collect();
                 let idle: Vec<&str> = idle
                     .iter()
                     .map(|workspace| WORKSPACES[*workspace])
@@ -577,14 +577,14 @@ impl World {
                     worker: &worker,
                     slots: SLOTS,
                     offers_to: (!is_older).then_some(&*worker),
-                    running: &busy,
+                    running: &running,
                     idle: &idle,
                     idle_is_cut: false,
                     answers: !is_older,
                 };
                 self.with_queue(|queue, now, out| {
                     queue.worker_heard(now, &report, out);
-                    queue.heartbeat(now, running, out);
+                    queue.heartbeat(now, running.iter().copied(), out);
                 });
             }
         }

@@ -28,18 +28,17 @@ impl Bench {
         idle: &[&str],
         idle_is_cut: bool,
     ) -> Vec<Out> {
-        let busy: Vec<&str> = running.iter().map(|name| parts(name).0).collect();
+        let running: Vec<(&str, &str)> = running.iter().map(|name| parts(name)).collect();
         let report = WorkerReport {
             worker,
             slots: 2,
             offers_to,
-            running: &busy,
+            running: &running,
             idle,
             idle_is_cut,
             answers: worker != "older",
         };
         self.queue.worker_heard(self.now, &report, &mut self.out);
-        let running = running.iter().map(|name| parts(name));
         self.queue.heartbeat(self.now, running, &mut self.out);
         self.take()
     }
@@ -233,6 +232,18 @@ fn heartbeats_bring_preferences_to_a_sequencer_that_takes_over() {
     b.done_by("a/2", "q", true);
     b.beat("p", &[], &["a"]);
     assert_eq!(b.fresh(3, "a/3"), [private("a/3", "q")]);
+}
+
+#[test]
+fn a_slot_is_free_when_its_turn_is_done_whatever_a_late_report_says() {
+    let mut b = Bench::new(10);
+    b.warmed(1, "a/a1", "p", 0.2);
+    b.warmed(2, "b/b1", "p", 0.2);
+    // Both were made before the turn's end.
+    b.taken("b/b1", "p");
+    b.report("p", Some("p"), &["b/b1"], &[], true);
+    assert_eq!(b.fresh(3, "a/a2"), [private("a/a2", "p")]);
+    assert_eq!(b.fresh(4, "b/b2"), [private("b/b2", "p")]);
 }
 
 #[test]
