@@ -28,12 +28,60 @@ use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
 use crate::host::Lack;
+use crate::sequencer::queue::{Destination, WhyShared};
 pub use models::Model;
 use models::ModelLabels;
 use scrapes::Scrapes;
-use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, Series, WORKSPACE};
+use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, PRIVATE, SHARED, Series, WORKSPACE};
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
+
+/// What became of an offer, as far as its sequencer knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfferAnswer {
+    Taken,
+    /// A private one, which the broker has moved to the shared queue.
+    Declined,
+    /// A private one that did not arrive.
+    Returned,
+    /// A private one without an answer.
+    NoWord,
+}
+
+impl OfferAnswer {
+    pub const ALL: [Self; 4] = [Self::Taken, Self::Declined, Self::Returned, Self::NoWord];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Declined => "declined",
+            Self::Returned => "returned",
+            Self::NoWord => "no_word",
+        }
+    }
+}
+
+/// Where a turn's server comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerStart {
+    /// It has waited here since the workspace's last turn.
+    Warm,
+    Cold,
+    /// It is started, and one that waited has made way, mostly in another process.
+    TookOver,
+}
+
+impl ServerStart {
+    pub const ALL: [Self; 3] = [Self::Warm, Self::Cold, Self::TookOver];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+            Self::TookOver => "took_over",
+        }
+    }
+}
 
 /// Cheap to clone; all clones count into the same series.
 #[derive(Clone)]
@@ -294,6 +342,23 @@ impl Metrics {
         self.series().workspaces_stuck.set(gauge(workspaces));
     }
 
+    /// A turn is offered.
+    pub fn offer_made(&self, to: &Destination) {
+        let labels = match to {
+            Destination::Private { .. } => [PRIVATE, ""],
+            Destination::Shared(why) => [SHARED, why.as_str()],
+        };
+        self.series().offers.with_label_values(&labels).inc();
+        if *to == Destination::Shared(WhyShared::NoWord) {
+            self.offer_answered(OfferAnswer::NoWord);
+        }
+    }
+
+    pub fn offer_answered(&self, answer: OfferAnswer) {
+        let series = &self.series().offer_answers;
+        series.with_label_values(&[answer.as_str()]).inc();
+    }
+
     pub fn offer_repeated(&self) {
         self.series().offers_repeated.inc();
     }
@@ -359,6 +424,12 @@ impl Metrics {
     /// A turn found its workspace's server waiting.
     pub fn server_reused(&self) {
         self.series().servers_reused.inc();
+    }
+
+    /// A turn runs on a server of codex.
+    pub fn server_started(&self, start: ServerStart) {
+        let series = &self.series().server_starts;
+        series.with_label_values(&[start.as_str()]).inc();
     }
 
     /// The version that codex tells of itself.

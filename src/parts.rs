@@ -34,6 +34,7 @@ pub enum PartName {
     Connections,
     /// Hears cancels for the worker; one for each connection.
     Control,
+    PrivateOffers,
     /// Reports the drain once it begins.
     Drain,
     EventLog,
@@ -63,6 +64,7 @@ impl PartName {
         Self::CancelMarks,
         Self::Connections,
         Self::Control,
+        Self::PrivateOffers,
         Self::Drain,
         Self::EventLog,
         Self::Heartbeats,
@@ -86,6 +88,7 @@ impl PartName {
             Self::CancelMarks => "cancel_marks",
             Self::Connections => "connections",
             Self::Control => "control",
+            Self::PrivateOffers => "private_offers",
             Self::Drain => "drain",
             Self::EventLog => "event_log",
             Self::Heartbeats => "heartbeats",

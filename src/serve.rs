@@ -33,7 +33,7 @@ use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::turn::Runner;
-use crate::worker::{BlockedTurns, RunningTurns, Worker};
+use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
 pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner, tried};
 use parts::{host, idle_servers, warn_of_trust};
@@ -276,6 +276,7 @@ async fn run(
             topology: topology.clone(),
             backlog: settings.backlog,
             max_waiting: settings.max_waiting,
+            overtaking: settings.overtaking,
             limits: limits.clone(),
             actor: Actor::new(
                 publisher.clone(),
@@ -299,6 +300,7 @@ async fn run(
     let idle = runner
         .as_ref()
         .and_then(|runner| runner.engine.idle().cloned());
+    let private = PrivateOffers::new(&topology, idle.is_some());
     let worker = runner.map(|runner| {
         Arc::new(Worker {
             runner,
@@ -318,6 +320,7 @@ async fn run(
             blocked: BlockedTurns::default(),
             log_errors: settings.log_errors,
             failed_requests: settings.failed_requests,
+            private,
             turns: TaskTracker::new(),
             parts: parts.clone(),
         })

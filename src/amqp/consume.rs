@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties, Channel};
@@ -80,6 +81,13 @@ impl Delivery {
             ..BasicNackOptions::default()
         };
         settle(self.receipt.acker.nack(options)).await
+    }
+
+    /// Has the broker dead-letter the message: a private offer goes to the
+    /// shared queue.
+    pub async fn decline(self) -> Result<(), SettleError> {
+        let options = BasicRejectOptions { requeue: false };
+        settle(self.receipt.acker.reject(options)).await
     }
 
     /// Whether it can still be acked; if not, it is the broker's again.

@@ -74,6 +74,8 @@ pub struct Offer {
     pub enqueued_at: Option<Timestamp>,
     /// The random id of the sequencer's workspace root; older ones report none.
     pub root: Option<Uuid>,
+    /// Another turn of the workspace stands behind it.
+    pub next_waits: bool,
     /// The request in its canonical form.
     pub request: Box<RawValue>,
 }
@@ -86,6 +88,23 @@ pub enum Status {
         workspace: String,
         turn_id: String,
         worker: String,
+        /// The worker keeps a server for the workspace's next turn.
+        warm: bool,
+    },
+    /// The answer to an offer, to its sequencer alone: the worker has it.
+    Taken {
+        workspace: String,
+        turn_id: String,
+        worker: String,
+    },
+    /// The answer to a private offer that the worker does not take: the broker
+    /// moves it to the shared queue.
+    Declined {
+        workspace: String,
+        turn_id: String,
+        worker: String,
+        /// One of [`DeclineReason`], or of a newer worker.
+        why: String,
     },
     Heartbeat {
         worker: String,
@@ -113,6 +132,27 @@ pub enum Status {
     Pool { process: String, pool: Agreement },
 }
 
+/// Why a worker does not take a private offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeclineReason {
+    /// It has no free slot.
+    Full,
+    /// Its host can't run turns.
+    NotServing,
+}
+
+impl DeclineReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::NotServing => "not_serving",
+        }
+    }
+}
+
+/// How many workspaces of waiting servers a heartbeat names.
+pub const MAX_IDLE: usize = 256;
+
 /// What a worker tells of itself to whoever wants to know. Older ones tell nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
@@ -139,6 +179,16 @@ pub struct About {
     /// What must agree among the processes of a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Box<Agreement>>,
+    /// Its private queue for offers; `None` while it takes none there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers_to: Option<String>,
+    /// It answers offers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answers_offers: bool,
+    /// Workspaces for whose next turn a server waits, the newest first, at most
+    /// [`MAX_IDLE`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idle: Vec<String>,
 }
 
 /// A workspace that stays locked after its turn's end, and one of the processes that hold it.
@@ -222,6 +272,7 @@ impl Offer {
             repeat: self.repeat,
             enqueued_at: self.enqueued_at,
             root: self.root,
+            next_waits: self.next_waits,
             request: Cow::Borrowed(&self.request),
         })
     }
@@ -236,6 +287,7 @@ impl Offer {
                     repeat: wire.repeat,
                     enqueued_at: wire.enqueued_at,
                     root: wire.root,
+                    next_waits: wire.next_waits,
                     request: wire.request.into_owned(),
                 }))
             }
@@ -252,12 +304,39 @@ impl Status {
                 workspace,
                 turn_id,
                 worker,
+                warm,
             } => encode(&DoneWire {
                 v: VERSION,
                 kind: "done".into(),
                 workspace: workspace.into(),
                 turn_id: turn_id.into(),
                 worker: worker.into(),
+                warm: *warm,
+            }),
+            Self::Taken {
+                workspace,
+                turn_id,
+                worker,
+            } => encode(&AnswerWire {
+                v: VERSION,
+                kind: "taken".into(),
+                workspace: workspace.into(),
+                turn_id: turn_id.into(),
+                worker: worker.into(),
+                why: None,
+            }),
+            Self::Declined {
+                workspace,
+                turn_id,
+                worker,
+                why,
+            } => encode(&AnswerWire {
+                v: VERSION,
+                kind: "declined".into(),
+                workspace: workspace.into(),
+                turn_id: turn_id.into(),
+                worker: worker.into(),
+                why: Some(why.into()),
             }),
             Self::Heartbeat {
                 worker,
@@ -312,10 +391,34 @@ impl Status {
                     workspace: wire.workspace.into_owned(),
                     turn_id: wire.turn_id.into_owned(),
                     worker: wire.worker.into_owned(),
+                    warm: wire.warm,
+                }))
+            }
+            Ok(kind @ ("taken" | "declined")) => {
+                let wire: AnswerWire<'_> = json(what, body)?;
+                check_turn_id(what, &wire.turn_id)?;
+                check_workspace(what, &wire.workspace)?;
+                let (workspace, turn_id) = (wire.workspace.into(), wire.turn_id.into());
+                let worker = wire.worker.into();
+                Ok(Decoded::Known(match kind {
+                    "taken" => Self::Taken {
+                        workspace,
+                        turn_id,
+                        worker,
+                    },
+                    _ => Self::Declined {
+                        workspace,
+                        turn_id,
+                        worker,
+                        why: wire.why.unwrap_or_default().into(),
+                    },
                 }))
             }
             Ok("heartbeat") => {
                 let wire: HeartbeatWire<'_> = json(what, body)?;
+                for workspace in &wire.about.idle {
+                    check_workspace(what, workspace)?;
+                }
                 for running in wire.running.iter() {
                     check_turn_id(what, &running.turn_id)?;
                     check_workspace(what, &running.workspace)?;
@@ -416,6 +519,8 @@ struct OfferWire<'a> {
     enqueued_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    next_waits: bool,
     request: Cow<'a, RawValue>,
 }
 
@@ -427,6 +532,20 @@ struct DoneWire<'a> {
     workspace: Cow<'a, str>,
     turn_id: Cow<'a, str>,
     worker: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    warm: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnswerWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    workspace: Cow<'a, str>,
+    turn_id: Cow<'a, str>,
+    worker: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    why: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -61,6 +61,11 @@ pub fn json_properties() -> BasicProperties {
         .with_content_type("application/json".into())
 }
 
+/// The same, for what need not survive the broker's restart.
+pub fn transient_properties() -> BasicProperties {
+    BasicProperties::default().with_content_type("application/json".into())
+}
+
 pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString, PublishError> {
     // lapin's own conversion panics.
     ShortString::try_new(text).map_err(|_| PublishError::TooLong {

@@ -1,6 +1,8 @@
 //! What the workers declare on the broker, and under which names.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind, Queue};
 
@@ -15,6 +17,13 @@ const DELIVERY_LIMIT: i64 = 1_000_000;
 /// 30 days: the default of 30 minutes would close the channel of whoever
 /// holds a turn for longer.
 const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
+
+/// A minute: a private queue whose process is gone.
+const PRIVATE_EXPIRES_MS: i64 = 60 * 1_000;
+
+/// For how long an offer lies in a private queue, as AMQP writes it: after
+/// 250 ms without a consumer that takes it, the broker moves it to the shared queue.
+pub const PRIVATE_OFFER_MS: &str = "250";
 
 /// A minute: a probe that was not deleted.
 const PROBE_EXPIRES_MS: i64 = 60 * 1_000;
@@ -208,6 +217,74 @@ impl Topology {
         Ok(())
     }
 
+    /// A new name for a process's private queue of offers.
+    pub fn new_private_work(&self) -> String {
+        format!("{}.{}", self.work, uuid::Uuid::now_v7().simple())
+    }
+
+    /// Whether a queue of that name is for private offers.
+    pub fn is_private_work(&self, queue: &str) -> bool {
+        let own = queue.strip_prefix(&*self.work);
+        own.and_then(|own| own.strip_prefix('.'))
+            .is_some_and(is_own)
+    }
+
+    /// Whether a queue of that name is a sequencer's own, for answers.
+    pub fn is_own_status(&self, queue: &str) -> bool {
+        let own = queue.strip_prefix(&*self.status);
+        own.and_then(|own| own.strip_prefix('.'))
+            .is_some_and(is_own)
+    }
+
+    /// Declares a process's private queue of offers. It is not exclusive: it
+    /// would go with the connection, and all offers with it. What is declined,
+    /// lies there for too long, or was delivered to a process that is gone,
+    /// the broker moves to the shared queue.
+    ///
+    /// # Errors
+    ///
+    /// [`DeclareError::Forbidden`] if the user's rights are those of an older
+    /// version.
+    pub async fn declare_private_work(&self, link: &Link, queue: &str) -> Result<(), DeclareError> {
+        let mut arguments = FieldTable::default();
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        arguments.insert("x-queue-type".into(), text("classic"));
+        arguments.insert("x-dead-letter-exchange".into(), text(""));
+        arguments.insert("x-dead-letter-routing-key".into(), text(&self.work));
+        arguments.insert(
+            "x-expires".into(),
+            AMQPValue::LongLongInt(PRIVATE_EXPIRES_MS),
+        );
+        let channel = link.channel().await?;
+        let declare = Declare {
+            link,
+            channel: &channel,
+        };
+        declare
+            .queue(queue, QueueDeclareOptions::durable(), arguments)
+            .await?;
+        link.bounded("closing a channel", channel.close(200, "OK".into()))
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a private queue that is empty and has no consumer; else it
+    /// expires by itself.
+    pub async fn delete_private_work(&self, link: &Link, queue: &str) {
+        let Ok(channel) = link.channel().await else {
+            return;
+        };
+        let options = QueueDeleteOptions {
+            if_unused: true,
+            if_empty: true,
+            ..QueueDeleteOptions::default()
+        };
+        let delete = channel.queue_delete(ShortString::from(queue), options);
+        if let Err(error) = link.bounded("deleting a private queue", delete).await {
+            tracing::debug!(%error, "a private queue is left to expire");
+        }
+    }
+
     /// What the broker tells of any queue to anybody.
     pub async fn depth(&self, link: &Link, queue: &str) -> Result<Depth, DeclareError> {
         let channel = link.channel().await?;
@@ -330,6 +407,14 @@ impl Topology {
         );
         arguments
     }
+}
+
+/// As the end of an own queue's name.
+fn is_own(name: &str) -> bool {
+    name.len() == 32
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Declarations on one channel, with errors that name what was declared.

@@ -82,6 +82,8 @@ pub struct Settings {
     pub max_line_bytes: usize,
     pub backlog: usize,
     pub max_waiting: usize,
+    /// Zero: no process is preferred.
+    pub overtaking: Duration,
     /// `None`: none is kept.
     pub event_log: Option<EventLog>,
     pub dead_letter_limit: u32,

@@ -154,6 +154,7 @@ impl Reader {
         let max_line_bytes = self.size(&table::MAX_LINE_BYTES, raw.max_line_bytes);
         let backlog = self.count(&table::BACKLOG, raw.backlog);
         let max_waiting = self.count(&table::MAX_WAITING, raw.max_waiting);
+        let overtaking = self.duration(&table::OVERTAKING, raw.overtaking);
         let keeps_log = self.value(&table::EVENT_LOG, raw.event_log, |text| match text {
             "on" => Some(true),
             "off" => Some(false),
@@ -208,6 +209,7 @@ impl Reader {
             max_line_bytes: max_line_bytes?,
             backlog: backlog?,
             max_waiting: max_waiting?,
+            overtaking: overtaking?,
             event_log: event_log(keeps_log?, max_age?, max_bytes?),
             dead_letter_limit: dead_letter_limit?,
             shutdown_grace: shutdown_grace?,

@@ -214,6 +214,9 @@ settings! {
     max_waiting MAX_WAITING {
         Preset::Value("1000"), Count(1, 65_535),
         "how many of them may be of one workspace; more are rejected with workspace.backlog_full" }
+    overtaking OVERTAKING {
+        Preset::Value("1s"), Duration("0s", "1m"),
+        "how long waiting turns may be overtaken by turns that are offered to the process that keeps their workspace's app-server; 0s: each turn is offered to all processes" }
     event_log EVENT_LOG {
         Preset::Value("off"), OneOf(&["off", "on"]),
         "keeps all events at the broker, prompts' answers among them, for readers who come late (turn-worker tail)" }

@@ -75,6 +75,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.max_line_bytes, 16 * 1024 * 1024);
     assert_eq!(settings.backlog, 10_000);
     assert_eq!(settings.max_waiting, 1000);
+    assert_eq!(settings.overtaking, Duration::from_secs(1));
     assert_eq!(settings.event_log, None);
     assert_eq!(settings.dead_letter_limit, 10_000);
     assert_eq!(settings.shutdown_grace, Duration::from_secs(600));
@@ -124,6 +125,7 @@ fn what_is_set_is_taken() {
         ("MAX_LINE_BYTES", "65536"),
         ("BACKLOG", "7"),
         ("MAX_WAITING", "8"),
+        ("OVERTAKING", "3s"),
         ("DEAD_LETTER_LIMIT", "9"),
         ("SHUTDOWN_GRACE", "0s"),
         ("HTTP_ADDR", "[::1]:0"),
@@ -256,6 +258,7 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
         ("MAX_LINE_BYTES", "16MB"),
         ("BACKLOG", "65536"),
         ("MAX_WAITING", "-1"),
+        ("OVERTAKING", "61s"),
         ("DEAD_LETTER_LIMIT", "0"),
         ("SHUTDOWN_GRACE", "soon"),
         ("HTTP_ADDR", "9464"),

@@ -12,6 +12,9 @@ use crate::codex::app_server::DismissReason;
 use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::host::Lack;
+use crate::sequencer::queue::WhyShared;
+
+use super::{OfferAnswer, ServerStart};
 
 /// Of turns: from the quickest answer to beyond the default time limit.
 const TURN_SECONDS: &[f64] = &[
@@ -58,6 +61,10 @@ pub(super) const WORKSPACE: &str = "workspace";
 /// The same, where the offer is of a sequencer with another workspace root.
 pub(super) const OTHER_ROOT: &str = "root";
 
+/// The queues that turns are offered in.
+pub(super) const PRIVATE: &str = "private";
+pub(super) const SHARED: &str = "shared";
+
 /// Every series that we have.
 pub(super) struct Series {
     pub turns: IntCounterVec,
@@ -99,6 +106,8 @@ pub(super) struct Series {
     pub backlog_workspaces: Known<IntGaugeVec>,
     pub backlog_limit: IntGauge,
     pub oldest_waiting: Known<GaugeVec>,
+    pub offers: IntCounterVec,
+    pub offer_answers: IntCounterVec,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
     pub workspaces_held: IntGauge,
@@ -110,6 +119,7 @@ pub(super) struct Series {
     pub servers_idle_bytes: IntGauge,
     pub servers_reused: IntCounter,
     pub servers_dismissed: IntCounterVec,
+    pub server_starts: IntCounterVec,
     build_info: IntGaugeVec,
 }
 
@@ -289,6 +299,16 @@ impl Series {
                 ),
                 NO_LABELS,
             ))),
+            offers: new.counters(
+                "offers_total",
+                "Offers of turns, by queue, and why not to the process that keeps the workspace's server.",
+                &["to", "why_not_private"],
+            ),
+            offer_answers: new.counters(
+                "offer_answers_total",
+                "Workers' answers to offers, and private offers that got none.",
+                &["answer"],
+            ),
             offers_repeated: new.counter(
                 "offers_repeated_total",
                 "Turns that were offered again because nobody seemed to run them.",
@@ -343,6 +363,11 @@ impl Series {
                 "Servers that were to serve several turns and ended, by why.",
                 &["reason"],
             ),
+            server_starts: new.counters(
+                "server_starts_total",
+                "Turns on a server of codex, by where that came from.",
+                &["kind"],
+            ),
             build_info: new.register(IntGaugeVec::new(
                 opts("build_info", "1, with the versions and the process's name as labels."),
                 &["version", "codex_version", "worker"],
@@ -390,6 +415,16 @@ impl Series {
         }
         self.not_started.with_label_values(&[WORKSPACE]);
         self.not_started.with_label_values(&[OTHER_ROOT]);
+        self.offers.with_label_values(&[PRIVATE, ""]);
+        for why in WhyShared::ALL {
+            self.offers.with_label_values(&[SHARED, why.as_str()]);
+        }
+        for answer in OfferAnswer::ALL {
+            self.offer_answers.with_label_values(&[answer.as_str()]);
+        }
+        for kind in ServerStart::ALL {
+            self.server_starts.with_label_values(&[kind.as_str()]);
+        }
         for code in REJECTIONS {
             self.rejected.with_label_values(&[code.as_str()]);
         }

@@ -148,7 +148,10 @@ impl Heard {
     fn take(&mut self, status: Status) {
         match status {
             // One that has just started is heard again as worker or sequencer.
-            Status::Done { .. } | Status::Pool { .. } => {}
+            Status::Done { .. }
+            | Status::Taken { .. }
+            | Status::Declined { .. }
+            | Status::Pool { .. } => {}
             Status::Heartbeat {
                 worker,
                 version,
@@ -261,6 +264,10 @@ fn bounded_about(about: About) -> About {
             .collect(),
         conditions: bounded_conditions(about.conditions),
         pool: bounded_pool(about.pool),
+        // For sequencers.
+        offers_to: None,
+        answers_offers: about.answers_offers,
+        idle: Vec::new(),
     }
 }
 

@@ -318,7 +318,7 @@ fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
         Ok(Decoded::Known(Status::Sequencer { process, pool, .. })) => Some((process, pool?)),
         Ok(Decoded::Known(Status::Pool { process, pool })) => Some((process, Box::new(pool))),
         // Other types and versions carry no report for this one.
-        Ok(Decoded::Known(Status::Done { .. }) | Decoded::Unknown(_)) | Err(_) => None,
+        Ok(Decoded::Known(_) | Decoded::Unknown(_)) | Err(_) => None,
     }
 }
 

@@ -16,8 +16,8 @@ use super::rejection::{Violations, quoted, shown};
 use super::repeated::repeated_fields;
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
-    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, Metadata, ModelChoice, OutputSchema,
-    Properties, Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
+    IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, Metadata, ModelChoice,
+    OutputSchema, Properties, Rejection, Scan, TurnId, TurnRequest, WorkspaceId, json,
 };
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 

@@ -4,22 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::types::ShortString;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::lanes::Lanes;
-use super::queue::{Action, ClaimAnswer, QueuedTurn, Ticket};
+use super::queue::{Action, ClaimAnswer, Destination, QueuedTurn, Ticket};
 use crate::amqp::messages::{Control, Offer};
 use crate::amqp::outbox::{Outbox, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::publish::{PublishError, json_properties};
-use crate::amqp::topology::Topology;
+use crate::amqp::topology::{PRIVATE_OFFER_MS, Topology};
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
 use crate::host::Host;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, OfferAnswer};
 use crate::pool::Pool;
 use crate::turn::NotStarted;
 use crate::workspace::Root;
@@ -130,7 +131,13 @@ impl Actor {
         }
     }
 
-    pub(super) fn act(&self, action: Action, answers: &mpsc::UnboundedSender<Answer>) {
+    /// `reply_to`: the queue for workers' answers to offers.
+    pub(super) fn act(
+        &self,
+        action: Action,
+        reply_to: &Arc<str>,
+        answers: &mpsc::UnboundedSender<Answer>,
+    ) {
         let (actor, answers) = (self.clone(), answers.clone());
         let or = |failed| Reply {
             answers: answers.clone(),
@@ -142,19 +149,34 @@ impl Actor {
                 ticket,
                 turn,
                 repeat,
-                ..
+                to,
+                next_waits,
             } => {
+                let reply_to = Arc::clone(reply_to);
                 let reply = or(Answer::OfferFailed(ticket));
                 drop(tokio::spawn(async move {
                     let _place = actor.offers.acquire().await;
-                    reply.send(match actor.offer(&turn, repeat).await {
-                        Ok(()) => Answer::OfferConfirmed(ticket),
-                        Err(error) => {
-                            let error = with_sources(&*error);
-                            tracing::warn!(error, turn_id = &*turn.turn_id, "an offer failed");
-                            Answer::OfferFailed(ticket)
-                        }
-                    });
+                    reply.send(
+                        match actor.offer(&turn, repeat, &to, next_waits, &reply_to).await {
+                            Ok(()) => Answer::OfferConfirmed(ticket),
+                            // Its process is gone, or declares its queue again.
+                            Err(error) if matches!(to, Destination::Private { .. }) => {
+                                let error = with_sources(&*error);
+                                tracing::debug!(
+                                    error,
+                                    turn_id = &*turn.turn_id,
+                                    "a private offer did not arrive"
+                                );
+                                actor.metrics.offer_answered(OfferAnswer::Returned);
+                                Answer::OfferFailed(ticket)
+                            }
+                            Err(error) => {
+                                let error = with_sources(&*error);
+                                tracing::warn!(error, turn_id = &*turn.turn_id, "an offer failed");
+                                Answer::OfferFailed(ticket)
+                            }
+                        },
+                    );
                 }));
             }
             Action::Claim {
@@ -195,23 +217,36 @@ impl Actor {
         &self,
         turn: &QueuedTurn,
         repeat: bool,
+        to: &Destination,
+        next_waits: bool,
+        reply_to: &str,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if repeat {
             self.metrics.offer_repeated();
         }
+        self.metrics.offer_made(to);
         let request = std::str::from_utf8(&turn.request)?.to_owned();
         let offer = Offer {
             repeat,
             enqueued_at: turn.enqueued_at,
             root: Some(self.records.root.id()),
+            next_waits,
             request: RawValue::from_string(request)?,
         };
-        // Over the default exchange, to the queue of this name: nobody but
-        // workers may publish there.
-        let (work, body) = (&self.topology.work, offer.encode());
+        let mut properties = json_properties().with_reply_to(ShortString::try_new(reply_to)?);
+        let queue = match to {
+            Destination::Shared(_) => &*self.topology.work,
+            Destination::Private { queue, .. } => {
+                properties = properties.with_expiration(PRIVATE_OFFER_MS.into());
+                queue
+            }
+        };
+        // Over the default exchange, to the queue of this name: only workers
+        // may publish there.
+        let body = offer.encode();
         let published = self
             .publisher
-            .publish_confirmed("", work, json_properties(), &body, true);
+            .publish_confirmed("", queue, properties, &body, true);
         published.await?;
         fault::at("sequencer.offered");
         Ok(())

@@ -16,7 +16,7 @@ use super::complaints::Complaints;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
 use super::peers::Peers;
-use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn};
+use super::queue::{Action, Arrival, HEARTBEAT, Queue, QueuedTurn, WorkerReport};
 use super::rejection::Refused;
 use super::removal::{Removal, RemovalError};
 use super::reply::Callers;
@@ -29,14 +29,14 @@ use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{BacklogTold, Cancel, Decoded, Status};
+use crate::amqp::messages::{About, BacklogTold, Cancel, Decoded, MAX_IDLE, Running, Status};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
 use crate::conditions::{Condition, Conditions};
 use crate::error::with_sources;
 use crate::fault;
 use crate::http::{Health, SequencerState};
-use crate::metrics::{Backlog, Metrics};
+use crate::metrics::{Backlog, Metrics, OfferAnswer};
 use crate::parts::Parts;
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
@@ -58,6 +58,9 @@ pub struct Sequencer {
     /// Turns that the queue has at once.
     pub backlog: usize,
     pub max_waiting: usize,
+    /// How long turns may be overtaken by those that are offered to the process
+    /// with their server.
+    pub overtaking: Duration,
     pub limits: Limits,
     pub actor: Actor,
     pub metrics: Metrics,
@@ -91,7 +94,7 @@ impl Sequencer {
     /// Until `drain`: then it closes its connection at once, and the next
     /// process's sequencer takes over with everything that is unacked.
     pub async fn run(self, id: &str, drain: CancellationToken) {
-        let mut queue = Queue::new(self.max_waiting, rand_seed());
+        let mut queue = Queue::new(self.max_waiting, rand_seed()).with_guard(self.overtaking);
         let connector = self.connector.named(format!("{id} sequencer"));
         let mut restarts = Restarts::default();
         let mut crashes = CrashCount::default();
@@ -250,6 +253,7 @@ impl Sequencer {
             callers: HashMap::new(),
             next_tag: 0,
             active: false,
+            reply_to: Arc::from(status_queue.as_str()),
             answers,
             out: Vec::new(),
             complaints: Complaints::default(),
@@ -364,6 +368,8 @@ struct Session<'a> {
     next_tag: u64,
     /// It has been given turns: of all sequencers, the broker chose this one.
     active: bool,
+    /// The queue for workers' answers to offers.
+    reply_to: Arc<str>,
     answers: mpsc::UnboundedSender<Answer>,
     out: Vec<Action>,
     complaints: Complaints,
@@ -487,17 +493,53 @@ impl Session<'_> {
         let now = Instant::now();
         match Status::decode(&delivery.body) {
             Ok(Decoded::Known(Status::Done {
-                workspace, turn_id, ..
+                workspace,
+                turn_id,
+                worker,
+                warm,
             })) => {
                 fault::at("sequencer.done");
-                self.queue.done(now, &workspace, &turn_id, &mut self.out);
+                let (queue, out) = (&mut *self.queue, &mut self.out);
+                queue.served(now, &workspace, &turn_id, &worker, warm);
+                // Heads that wait for a slot there came first.
+                queue.use_room(now, &worker, out);
+                queue.done(now, &workspace, &turn_id, out);
             }
-            Ok(Decoded::Known(Status::Heartbeat { running, about, .. })) => {
+            Ok(Decoded::Known(Status::Taken {
+                workspace,
+                turn_id,
+                worker,
+            })) => {
+                self.sequencer.metrics.offer_answered(OfferAnswer::Taken);
+                let (queue, out) = (&mut *self.queue, &mut self.out);
+                queue.offer_taken(now, &workspace, &turn_id, &worker, out);
+            }
+            Ok(Decoded::Known(Status::Declined {
+                workspace,
+                turn_id,
+                worker,
+                why,
+            })) => {
+                self.sequencer.metrics.offer_answered(OfferAnswer::Declined);
+                tracing::debug!(
+                    turn_id,
+                    workspace,
+                    worker,
+                    why,
+                    "a private offer was declined"
+                );
+                let (queue, out) = (&mut *self.queue, &mut self.out);
+                queue.offer_declined(now, &workspace, &turn_id, &worker, out);
+            }
+            Ok(Decoded::Known(Status::Heartbeat {
+                worker,
+                slots,
+                running,
+                about,
+                ..
+            })) => {
+                self.heartbeat(now, &worker, slots, &running, &about);
                 self.stuck.heard(now, about.blocked);
-                let running = running
-                    .iter()
-                    .map(|turn| (turn.workspace.as_str(), turn.turn_id.as_str()));
-                self.queue.heartbeat(now, running, &mut self.out);
             }
             Ok(Decoded::Known(Status::Sequencer {
                 process, active, ..
@@ -507,6 +549,44 @@ impl Session<'_> {
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
         }
         delivery.ack().await
+    }
+
+    fn heartbeat(
+        &mut self,
+        now: Instant,
+        worker: &str,
+        slots: u32,
+        running: &[Running],
+        about: &About,
+    ) {
+        let sequencer = self.sequencer;
+        let root = about.pool.as_ref().map(|pool| pool.root);
+        let running = running.iter();
+        let running: Vec<(&str, &str)> = running
+            .map(|turn| (&*turn.workspace, &*turn.turn_id))
+            .collect();
+        let idle: Vec<&str> = about
+            .idle
+            .iter()
+            .take(MAX_IDLE)
+            .map(|name| &**name)
+            .collect();
+        let is_serving = !about.draining && about.lacks.is_empty();
+        let report = WorkerReport {
+            worker,
+            slots: usize::try_from(slots).unwrap_or(usize::MAX),
+            offers_to: (about.offers_to.as_deref())
+                .filter(|queue| is_serving && sequencer.topology.is_private_work(queue)),
+            running: &running,
+            idle: &idle,
+            idle_is_cut: about.idle.len() >= MAX_IDLE,
+            answers: about.answers_offers,
+        };
+        // Workspaces of another root have the same names.
+        if root.is_none_or(|root| root == sequencer.actor.records.root.id()) {
+            self.queue.worker_heard(now, &report, &mut self.out);
+        }
+        self.queue.heartbeat(now, running, &mut self.out);
     }
 
     async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
@@ -557,7 +637,7 @@ impl Session<'_> {
                         }
                     }
                 }
-                other => self.sequencer.actor.act(other, &self.answers),
+                other => (self.sequencer.actor).act(other, &self.reply_to, &self.answers),
             }
         }
         Ok(())

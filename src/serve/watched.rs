@@ -24,8 +24,8 @@ pub const WORKER: &str = "worker";
 
 /// Of the sequencer's connection: its consumers, and what declares and asks.
 const SEQUENCER_CHANNELS: usize = 6;
-/// Beside one for each slot: cancels, heartbeats, offers, what declares.
-const CHANNELS_BESIDE: usize = 4;
+/// Beside one for each slot: cancels, heartbeats, offers, private offers, what declares.
+const CHANNELS_BESIDE: usize = 5;
 /// In the broker's words for a user's limit of channels.
 const CHANNEL_LIMIT: &str = "number of channels opened for user";
 /// A connection that lasts so long is not ended by a limit.

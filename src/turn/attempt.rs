@@ -32,6 +32,7 @@ use crate::fault;
 use crate::guard::{SpawnError, log_strays, proc};
 use crate::host::Part;
 use crate::host::account::TurnEnd;
+use crate::metrics::ServerStart;
 use crate::request::{RequestNotice, ThreadChoice, TurnRequest};
 use crate::workspace::{
     DiskError, LockedJournal, Resume, SessionFile, Started, StateError, ThreadStart, TurnHistory,
@@ -80,7 +81,16 @@ impl<'a, E: Engine> Attempt<'a, E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
-        let Hold { journal, server } = hold;
+        let Hold {
+            journal,
+            server,
+            took_over,
+        } = hold;
+        let mut start = match (&server, took_over) {
+            (Some(_), _) => ServerStart::Warm,
+            (None, true) => ServerStart::TookOver,
+            (None, false) => ServerStart::Cold,
+        };
         let engine = &self.runner.engine;
         let dir = self.workspace.open_dir()?;
         let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
@@ -159,6 +169,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     return Err(error);
                 }
             };
+            if engine.idle().is_some() {
+                self.runner.metrics.server_started(start);
+            }
+            start = ServerStart::Cold;
             let ran = process::run(
                 engine,
                 input,

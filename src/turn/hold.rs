@@ -23,6 +23,8 @@ const RING_POLL: Duration = Duration::from_millis(10);
 pub(super) struct Hold {
     pub journal: LockedJournal,
     pub server: Option<Server>,
+    /// A server that waited, maybe of another process, has made way.
+    pub took_over: bool,
 }
 
 /// What became of the try to take a workspace.
@@ -53,8 +55,13 @@ impl Hold {
                 Some(lock) => open(lock, workspace),
                 None => Ok(recorded(workspace)?.map_or(Taken::Busy, Taken::Held)),
             })?;
-            if !matches!(opened, Taken::Busy) {
-                return Ok(opened);
+            match opened {
+                Taken::Busy => {}
+                Taken::Hold(mut hold) => {
+                    hold.took_over = bell.is_some();
+                    return Ok(Taken::Hold(hold));
+                }
+                Taken::Held(_) => return Ok(opened),
             }
             // It is to make way, whoever's it is.
             let idle = block_in_place(|| workspace.has_idle_server())?;
@@ -83,6 +90,7 @@ impl Hold {
         Ok(journal.map(|journal| Self {
             journal,
             server: Some(taken.server),
+            took_over: false,
         }))
     }
 
@@ -149,8 +157,11 @@ fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError>
     if lost_server {
         journal.lock().forget_lost_server()?;
     }
-    let server = None;
-    Ok(Taken::Hold(Box::new(Hold { journal, server })))
+    Ok(Taken::Hold(Box::new(Hold {
+        journal,
+        server: None,
+        took_over: false,
+    })))
 }
 
 fn clear(workspace: &Workspace, record: &File) -> Result<(), StateError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Shutdown, Worker};
-use crate::amqp::messages::{About, HeldTold, MAX_HELD, Status};
+use crate::amqp::messages::{About, HeldTold, MAX_HELD, MAX_IDLE, Status};
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
@@ -24,6 +24,8 @@ impl<E: Engine> Worker<E> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                // Sequencers must not prefer a process that takes no more offers.
+                () = self.private.changed.notified() => {}
                 () = shutdown.cut.cancelled() => return,
             }
             if !self.publisher.is_connected() {
@@ -85,6 +87,11 @@ impl<E: Engine> Worker<E> {
             blocked: self.blocked.snapshot(),
             conditions: self.conditions.reports(),
             pool: Some(Box::new(self.pool.agreement())),
+            offers_to: self.private.offers_to().filter(|_| !draining),
+            answers_offers: true,
+            idle: (self.runner.engine.idle())
+                .map(|idle| idle.workspaces(MAX_IDLE))
+                .unwrap_or_default(),
         }
     }
 }

@@ -9,11 +9,15 @@
 //! a worker that has no room for it (G2). When the connection is lost, slots
 //! that run a turn keep running it; only free slots consume on the next one.
 //! While the host can't run turns, none consumes: other hosts take the work.
+//!
+//! A process also has a queue of its own, for turns whose server it keeps. What
+//! comes there goes to a free slot, whose own consumer is stopped meanwhile.
 
 mod blocked;
 mod cancel_marks;
 mod heartbeat;
 mod offer;
+mod private;
 mod running;
 mod sink;
 mod words;
@@ -27,9 +31,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::amqp::connect::{Connector, backoff};
-use crate::amqp::consume::{ConsumeError, Consumer};
+use crate::amqp::consume::{ConsumeError, Consumer, Delivery};
 use crate::amqp::link::Link;
-use crate::amqp::messages::Cancel;
+use crate::amqp::messages::{Cancel, DeclineReason};
 use crate::amqp::outbox::OutboxSettings;
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{Fanout, Topology};
@@ -46,9 +50,12 @@ use crate::request::{Limits, WorkspaceId};
 use crate::turn::Runner;
 
 use cancel_marks::{CancelMarks, Cancelled};
+use offer::{Served, Way};
+use private::FreeSlot;
 
 pub use crate::parts::Shutdown;
 pub use blocked::BlockedTurns;
+pub use private::PrivateOffers;
 pub use running::RunningTurns;
 
 /// A connection that ends sooner counts as a failed attempt.
@@ -58,6 +65,9 @@ const STABLE: Duration = Duration::from_secs(10);
 const CUT_LIMIT: Duration = Duration::from_secs(30);
 /// How long a drained worker waits for cancel marks to be written.
 const MARKS_LIMIT: Duration = Duration::from_secs(5);
+/// How long a slot waits for the next offer of the same workspace before it
+/// takes any other: that one is a few milliseconds away.
+const RESERVATION: Duration = Duration::from_millis(30);
 /// Control messages are tiny and handled at once.
 const CONTROL_PREFETCH: u16 = 100;
 
@@ -82,6 +92,7 @@ pub struct Worker<E> {
     pub log_errors: LogErrors,
     /// How many requests of failed turns are kept for each workspace.
     pub failed_requests: usize,
+    pub private: PrivateOffers,
     /// The slots that are at work.
     pub turns: TaskTracker,
     pub parts: Parts,
@@ -111,6 +122,7 @@ impl<E: Engine> Worker<E> {
                 .consume(link, &slots, &marks, &shutdown)
                 .await;
             self.set_consuming(false);
+            self.private.set_open(false);
             if shutdown.drain.is_cancelled() {
                 break;
             }
@@ -143,6 +155,9 @@ impl<E: Engine> Worker<E> {
             tracing::error!("shutting down with cancel marks not written");
         }
         if let Some(link) = last_link {
+            if let Some(queue) = self.private.queue() {
+                self.topology.delete_private_work(&link, queue).await;
+            }
             link.close().await;
         }
         heartbeats.abort();
@@ -195,6 +210,11 @@ impl<E: Engine> Worker<E> {
             let own = [(Fanout::Control, queue.as_str())];
             let keeping = topology.keep(&own_link, &own);
             let _ = parts.guard(PartName::Topology, keeping).await;
+        });
+        let offers = Arc::clone(&self).take_private_offers(link.clone(), shutdown.clone());
+        let parts = self.parts.clone();
+        tasks.spawn(async move {
+            let _ = parts.guard(PartName::PrivateOffers, offers).await;
         });
         // A cancel that came while this worker was disconnected has left its mark.
         marks.look();
@@ -249,28 +269,78 @@ impl<E: Engine> Worker<E> {
                 () = shutdown.drain.cancelled() => return Ok(()),
                 _ = link.closed() => return Ok(()),
             };
+            let mut slot = self.private.free.enter();
             let mut consumer = Consumer::open(link, &self.topology.work, 1).await?;
             loop {
                 let delivery = tokio::select! {
                     // First, or what was just given back could be taken again.
                     biased;
                     () = shutdown.drain.cancelled() => {
+                        self.leave(slot).await;
                         consumer.stop().await;
                         return Ok(());
                     }
                     () = host.admission_over(trial.as_ref()) => {
+                        self.leave(slot).await;
                         consumer.stop().await;
+                        break;
+                    }
+                    private = slot.given() => {
+                        // No other offer may lie here while it runs (G2).
+                        tokio::join!(self.serve_private(private, shutdown), consumer.stop());
                         break;
                     }
                     delivery = consumer.next() => delivery?,
                 };
-                self.serve_offer(delivery, shutdown).await;
+                self.leave(slot).await;
+                let served = self.serve_offer(&delivery, Way::Shared, shutdown).await;
                 if trial.is_some() {
                     // A trial is one turn.
+                    self.settle(delivery, Way::Shared, served.settlement).await;
                     consumer.stop().await;
                     break;
                 }
+                // Before the ack, on which the broker delivers any other offer.
+                slot = self.private.free.enter();
+                let next = self.reserved(&mut slot, &served).await;
+                self.settle(delivery, Way::Shared, served.settlement).await;
+                if let Some(private) = next {
+                    tokio::join!(self.serve_private(private, shutdown), consumer.stop());
+                    break;
+                }
             }
+        }
+    }
+
+    /// Private offers, one after the other, as long as the next one of the
+    /// workspace comes at once.
+    async fn serve_private(&self, mut delivery: Delivery, shutdown: &Shutdown) {
+        loop {
+            let served = self.serve_offer(&delivery, Way::Private, shutdown).await;
+            let mut slot = self.private.free.enter();
+            self.settle(delivery, Way::Private, served.settlement).await;
+            match self.reserved(&mut slot, &served).await {
+                Some(next) => delivery = next,
+                None => {
+                    // It may have been given one just now.
+                    let Some(next) = slot.leave() else { return };
+                    delivery = next;
+                }
+            }
+        }
+    }
+
+    /// The private offer that follows at once, where one is to be expected.
+    async fn reserved(&self, slot: &mut FreeSlot, served: &Served) -> Option<Delivery> {
+        if !served.next_waits {
+            return None;
+        }
+        timeout(RESERVATION, slot.given()).await.ok()
+    }
+
+    async fn leave(&self, slot: FreeSlot) {
+        if let Some(private) = slot.leave() {
+            self.decline(private, DeclineReason::Full).await;
         }
     }
 

@@ -16,9 +16,10 @@ use super::{Shutdown, Worker};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
 use crate::amqp::dead_letter::{Refusal, bury};
-use crate::amqp::messages::{Decoded, Hindrance, Offer, Status};
+use crate::amqp::messages::{DeclineReason, Decoded, Hindrance, Offer, Status};
 use crate::amqp::outbox::Outbox;
-use crate::amqp::publish::{PublishError, json_properties};
+use crate::amqp::pool::PublisherLink;
+use crate::amqp::publish::{PublishError, json_properties, transient_properties};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::StopReason;
@@ -29,35 +30,55 @@ use crate::settlement::Settlement;
 use crate::turn::{NotStarted, Outcome, Stop, Summary};
 
 impl<E: Engine> Worker<E> {
-    pub(super) async fn serve_offer(&self, delivery: Delivery, shutdown: &Shutdown) {
+    /// Until the turn's end is reported. The delivery is still to be settled.
+    pub(super) async fn serve_offer(
+        &self,
+        delivery: &Delivery,
+        way: Way,
+        shutdown: &Shutdown,
+    ) -> Served {
         if delivery.redelivered {
             self.metrics.redelivered();
         }
-        let settlement = match self.read(&delivery.body) {
-            Some((offer, request)) => {
-                let span = tracing::info_span!(
-                    "turn",
-                    turn_id = %request.turn_id,
-                    workspace = %request.workspace,
-                    worker = self.id,
-                    trace_id = request.trace_id()
-                );
-                let served = self.serve_turn(&offer, &request, shutdown);
-                let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
-                served.await.unwrap_or_else(|_| {
-                    tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
-                        "serving the turn panicked; its attempt is charged");
-                    // Left unsettled, the offer would come again at once, and panic again.
-                    Settlement::Drop
-                })
-            }
+        let Some((offer, request)) = self.read(&delivery.body) else {
             // Of another version, or broken: the sequencer keeps the turn and
             // will offer it again, maybe to a worker that understands it.
-            None => Settlement::Drop,
+            let settlement = match way {
+                Way::Shared => Settlement::Drop,
+                Way::Private => Settlement::GiveBack,
+            };
+            return Served {
+                settlement,
+                next_waits: false,
+            };
         };
-        let settled = match settlement {
-            Settlement::Done | Settlement::Drop => delivery.ack().await,
-            Settlement::GiveBack => delivery.give_back().await,
+        let span = tracing::info_span!(
+            "turn",
+            turn_id = %request.turn_id,
+            workspace = %request.workspace,
+            worker = self.id,
+            trace_id = request.trace_id()
+        );
+        let reply = self.reply_to(delivery, &request);
+        let served = self.serve_turn(&offer, &request, reply, shutdown);
+        let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
+        let settlement = served.await.unwrap_or_else(|_| {
+            tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
+                "serving the turn panicked; its attempt is charged");
+            // Left unsettled, the offer would come again at once, and panic again.
+            Settlement::Drop
+        });
+        Served {
+            settlement,
+            next_waits: offer.next_waits && settlement == Settlement::Done,
+        }
+    }
+
+    pub(super) async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
+        let settled = match (settlement, way) {
+            (Settlement::Done | Settlement::Drop, _) => delivery.ack().await,
+            (Settlement::GiveBack, Way::Shared) => delivery.give_back().await,
+            (Settlement::GiveBack, Way::Private) => delivery.decline().await,
         };
         fault::at("turn.settled");
         if let Err(error) = settled {
@@ -67,6 +88,29 @@ impl<E: Engine> Worker<E> {
                 "an offer could not be settled"
             );
         }
+    }
+
+    /// Has the broker move a private offer to the shared queue, and reports that.
+    pub(super) async fn decline(&self, delivery: Delivery, why: DeclineReason) {
+        if let Some((_, request)) = self.read(&delivery.body)
+            && let Some(reply) = self.reply_to(&delivery, &request)
+        {
+            reply.declined(why);
+        }
+        self.settle(delivery, Way::Private, Settlement::GiveBack)
+            .await;
+    }
+
+    /// `None` if its sequencer is of a version that expects no answer.
+    fn reply_to(&self, delivery: &Delivery, request: &TurnRequest) -> Option<Reply> {
+        let queue = delivery.properties.reply_to().as_ref()?.as_str();
+        self.topology.is_own_status(queue).then(|| Reply {
+            publisher: self.publisher.clone(),
+            queue: queue.to_owned(),
+            workspace: request.workspace.as_str().to_owned(),
+            turn_id: request.turn_id.as_str().to_owned(),
+            worker: self.id.clone(),
+        })
     }
 
     fn read(&self, body: &[u8]) -> Option<(Offer, TurnRequest)> {
@@ -112,6 +156,7 @@ impl<E: Engine> Worker<E> {
         &self,
         offer: &Offer,
         request: &TurnRequest,
+        reply: Option<Reply>,
         shutdown: &Shutdown,
     ) -> Settlement {
         if self.runner.host.is_barred() {
@@ -122,6 +167,9 @@ impl<E: Engine> Worker<E> {
         if let Some(pause) = self.pauses.of(request.workspace.as_str()) {
             tracing::debug!(%pause, "dropped an offer");
             return Settlement::Drop;
+        }
+        if let Some(reply) = reply {
+            reply.taken();
         }
         // Offered again while it is here: the run goes on, its `done` will come.
         let Some(entry) = self.running.enter(request) else {
@@ -263,6 +311,8 @@ impl<E: Engine> Worker<E> {
             workspace: request.workspace.as_str().to_owned(),
             turn_id: request.turn_id.as_str().to_owned(),
             worker: self.id.clone(),
+            warm: (self.runner.engine.idle())
+                .is_some_and(|idle| idle.waits_in(request.workspace.as_str())),
         }
         .encode();
         let tell = || {
@@ -354,6 +404,75 @@ impl<E: Engine> Worker<E> {
             StopReason::EndTurn | StopReason::Cancelled => log_end!(tracing::Level::INFO),
             StopReason::Error | StopReason::Timeout => log_end!(tracing::Level::WARN),
         }
+    }
+}
+
+/// By which queue an offer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Shared,
+    /// Declined, it goes to the shared one.
+    Private,
+}
+
+/// What became of an offer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Served {
+    pub settlement: Settlement,
+    /// The workspace's next turn is about to be offered.
+    pub next_waits: bool,
+}
+
+/// Answers an offer, to its sequencer alone. Answers are not waited for, and
+/// one that is lost costs a repeat.
+struct Reply {
+    publisher: PublisherLink,
+    queue: String,
+    workspace: String,
+    turn_id: String,
+    worker: String,
+}
+
+impl Reply {
+    fn taken(self) {
+        let (workspace, turn_id, worker) = (
+            self.workspace.clone(),
+            self.turn_id.clone(),
+            self.worker.clone(),
+        );
+        self.send(Status::Taken {
+            workspace,
+            turn_id,
+            worker,
+        });
+    }
+
+    fn declined(self, why: DeclineReason) {
+        let (workspace, turn_id, worker) = (
+            self.workspace.clone(),
+            self.turn_id.clone(),
+            self.worker.clone(),
+        );
+        self.send(Status::Declined {
+            workspace,
+            turn_id,
+            worker,
+            why: why.as_str().to_owned(),
+        });
+    }
+
+    fn send(self, answer: Status) {
+        if !self.publisher.is_connected() {
+            return;
+        }
+        tokio::spawn(async move {
+            let (publisher, body) = (self.publisher, answer.encode());
+            let sent =
+                publisher.publish_confirmed("", &self.queue, transient_properties(), &body, false);
+            if let Err(error) = sent.await {
+                tracing::debug!(error = with_sources(&error), "an offer was not answered");
+            }
+        });
     }
 }
 

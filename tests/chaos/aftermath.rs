@@ -97,6 +97,8 @@ impl Run<'_> {
                 .filter(|(name, ready, unacked)| match name.as_str() {
                     "codex.turns.dead" => *ready < poisoned,
                     "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
+                    // One whose process was killed is there for a minute.
+                    _ if name.starts_with("codex.turns.work.") => ready + unacked > 0,
                     _ => true,
                 })
                 .map(|(name, ready, unacked)| {

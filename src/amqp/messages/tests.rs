@@ -11,7 +11,25 @@ fn done() -> Status {
         workspace: "acme/website".into(),
         turn_id: "t-01".into(),
         worker: "host-1".into(),
+        warm: true,
     }
+}
+
+fn answers() -> [Status; 2] {
+    let (workspace, turn_id, worker) = ("acme/website", "t-01", "host-1");
+    [
+        Status::Taken {
+            workspace: workspace.into(),
+            turn_id: turn_id.into(),
+            worker: worker.into(),
+        },
+        Status::Declined {
+            workspace: workspace.into(),
+            turn_id: turn_id.into(),
+            worker: worker.into(),
+            why: DeclineReason::Full.as_str().into(),
+        },
+    ]
 }
 
 fn heartbeat() -> Status {
@@ -49,6 +67,9 @@ fn heartbeat() -> Status {
             }],
             conditions: vec![condition()],
             pool: Some(Box::new(agreement())),
+            offers_to: Some("codex.turns.work.0".into()),
+            answers_offers: true,
+            idle: vec!["acme/api".into()],
         },
     }
 }
@@ -119,6 +140,12 @@ fn what_is_not_told_is_not_needed() {
         panic!("a heartbeat of this version is known");
     };
     assert_eq!(about, About::default());
+    let done = br#"{"v":1,"type":"done","workspace":"a","turn_id":"t","worker":"w"}"#;
+    let told = Status::decode(done).unwrap();
+    assert!(matches!(
+        told,
+        Decoded::Known(Status::Done { warm: false, .. })
+    ));
     let standby = br#"{"v":1,"type":"sequencer","process":"p","active":false}"#;
     let Decoded::Known(told) = Status::decode(standby).unwrap() else {
         panic!("a sequencer of this version is known");
@@ -147,13 +174,14 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
         repeat: true,
         enqueued_at: Some(time()),
         root: Some(Uuid::from_u128(7)),
+        next_waits: true,
         request: RawValue::from_string(request.to_owned()).unwrap(),
     };
     let Decoded::Known(back) = Offer::decode(&offer.encode()).unwrap() else {
         panic!("an offer of this version is known");
     };
     assert_eq!(back.request.get(), request);
-    assert!(back.repeat);
+    assert!(back.repeat && back.next_waits);
     assert_eq!(back.enqueued_at, Some(time()));
     assert_eq!(back.root, Some(Uuid::from_u128(7)));
 }
@@ -164,7 +192,8 @@ fn status_comes_back() {
         process: "host-1".into(),
         pool: agreement(),
     };
-    for status in [done(), heartbeat(), sequencer(2), pool] {
+    let [taken, declined] = answers();
+    for status in [done(), taken, declined, heartbeat(), sequencer(2), pool] {
         assert_eq!(
             Status::decode(&status.encode()).unwrap(),
             Decoded::Known(status)
@@ -209,7 +238,7 @@ fn control_reads_as_the_contract_shows_it() {
 
 #[test]
 fn unknown_fields_are_ignored() {
-    let body = br#"{"v":1,"type":"done","workspace":"acme/website","turn_id":"t-01","worker":"host-1","mood":"good"}"#;
+    let body = br#"{"v":1,"type":"done","workspace":"acme/website","turn_id":"t-01","worker":"host-1","warm":true,"mood":"good"}"#;
     assert_eq!(Status::decode(body).unwrap(), Decoded::Known(done()));
 }
 
@@ -355,6 +384,7 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
         repeat: false,
         enqueued_at: None,
         root: Some(Uuid::from_u128(7)),
+        next_waits: false,
         request: serde_json::value::to_raw_value(&request).unwrap(),
     };
     assert!(matches!(

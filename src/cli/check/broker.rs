@@ -174,10 +174,31 @@ async fn topology(settings: &Settings, link: &Link, report: &mut Report) -> bool
         ),
         Err(error) => report.fail("rights", &format!("{error}; {REMEDY}")),
     }
+    private_queue(settings, &topology, link, report).await;
     if let Some(found) = foreign_consumer(settings, &topology, link).await {
         report.warn("consumers", &found);
     }
     true
+}
+
+/// Without a queue of its own, a worker works, but turns find the server of
+/// their workspace less often.
+async fn private_queue(settings: &Settings, topology: &Topology, link: &Link, report: &mut Report) {
+    if !settings.roles.worker {
+        return;
+    }
+    let queue = topology.new_private_work();
+    match topology.declare_private_work(link, &queue).await {
+        Ok(()) => topology.delete_private_work(link, &queue).await,
+        Err(error) => report.warn(
+            "rights",
+            &format!(
+                "a worker can't have a queue of its own for offers, so turns find the server of their \
+                 workspace less often: {}; {REMEDY}",
+                with_sources(&error)
+            ),
+        ),
+    }
 }
 
 /// Whether anything but the pool's sequencers consumes turns. Listens only if

@@ -137,6 +137,22 @@ impl IdleServers {
         Some(Taken { server, lock })
     }
 
+    /// Whether a server waits in that workspace.
+    pub fn waits_in(&self, workspace: &str) -> bool {
+        let waiting = self.waiting();
+        waiting
+            .servers
+            .iter()
+            .any(|entry| entry.workspace == workspace)
+    }
+
+    /// The workspaces in which servers wait, the newest first, at most so many.
+    pub fn workspaces(&self, most: usize) -> Vec<String> {
+        let waiting = self.waiting();
+        let newest = waiting.servers.iter().rev().take(most);
+        newest.map(|entry| entry.workspace.clone()).collect()
+    }
+
     /// Ends all, and keeps none any more.
     pub fn close(&self) {
         let mut waiting = self.waiting();

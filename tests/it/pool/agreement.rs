@@ -164,6 +164,7 @@ async fn g1_an_offer_of_another_roots_sequencer_is_not_run() {
         repeat: false,
         enqueued_at: None,
         root: Some(Uuid::new_v4()),
+        next_waits: false,
         request: RawValue::from_string(request).unwrap(),
     };
     let connector = Connector::new("test", move || Ok(url.as_str().into()));

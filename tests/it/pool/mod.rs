@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod affinity;
 mod agreement;
 mod broken_broker;
 mod busy;

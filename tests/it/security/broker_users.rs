@@ -76,6 +76,17 @@ const NOT_FOR_CLIENTS: &[Act<'static>] = &[
         exchange: "",
         key: "codex.turns.work",
     },
+    // Of one process.
+    Act::Publish {
+        exchange: "",
+        key: "codex.turns.work.0123456789abcdef0123456789abcdef",
+    },
+    Act::Get {
+        queue: "codex.turns.work.0123456789abcdef0123456789abcdef",
+    },
+    Act::Declare {
+        queue: "codex.turns.work.0123456789abcdef0123456789abcdef",
+    },
     Act::Publish {
         exchange: "",
         key: "codex.turns",
@@ -260,12 +271,18 @@ async fn g8_a_worker_can_configure_its_own_objects_and_no_others() {
         Act::Declare {
             queue: "somebody.else",
         },
+        Act::Declare {
+            queue: "codex.turns.work.mine",
+        },
         Act::Delete {
             queue: "codex.events.0123456789abcdef0123456789abcdef",
         },
         Act::DeclareExchange { exchange: "mine" },
     ];
-    assert_only(&users.worker, &refused, &[]).await;
+    let own = Act::Declare {
+        queue: "codex.turns.work.0123456789abcdef0123456789abcdef",
+    };
+    assert_only(&users.worker, &refused, &[own]).await;
 }
 
 #[tokio::test]
