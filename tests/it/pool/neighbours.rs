@@ -163,7 +163,7 @@ async fn g10_a_users_limit_of_channels_is_named() {
     let process = &pool.processes()[limited];
     process.unready("number of channels opened for user").await;
     process
-        .unready("expected at least 22 channels for SLOTS=4")
+        .unready("expected at least 24 channels for SLOTS=4")
         .await;
     ctl(&["clear_user_limits", &user, "max-channels"]);
     process.ready().await;
