@@ -180,6 +180,18 @@ impl Host {
         }
     }
 
+    /// Completes when turns can run; not for a trial.
+    pub async fn fit(&self) {
+        let mut findings = self.inner.findings.subscribe();
+        let mut barred = self.inner.barred.subscribe();
+        while !self.is_fit() {
+            tokio::select! {
+                _ = findings.changed() => {}
+                _ = barred.changed() => {}
+            }
+        }
+    }
+
     fn lacks_only_the_account(&self) -> bool {
         let findings = self.inner.findings.borrow();
         !self.is_barred() && findings.keys().eq([&Part::Account])

@@ -60,7 +60,7 @@ pub enum PartName {
 }
 
 impl PartName {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::CancelMarks,
         Self::Connections,
         Self::Control,

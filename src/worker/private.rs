@@ -115,7 +115,7 @@ impl<E: Engine> Worker<E> {
                 tokio::select! {
                     biased;
                     () = shutdown.drain.cancelled() => break false,
-                    () = host.unfit() => break false,
+                    () = host.admission_over(None) => break false,
                     delivery = consumer.next() => match delivery {
                         Ok(delivery) => self.hand_over(delivery).await,
                         Err(_) => break true,
