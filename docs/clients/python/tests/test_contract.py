@@ -95,7 +95,7 @@ def encoded(event: typing.Any) -> dict[str, typing.Any]:
     """The event as it was published, from its fields: `None` is absent, unless it is the answer of a turn."""
     raw = {"type": event.type} | dataclasses.asdict(event)
     del raw["raw"]
-    if isinstance(event, MessageEnd) and raw["usage"] is not None and raw["usage"]["agents"] is None:
+    if raw.get("usage") is not None and raw["usage"]["agents"] is None:
         del raw["usage"]["agents"]
     if "items" in raw:
         raw["items"] = list(raw["items"])

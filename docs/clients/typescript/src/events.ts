@@ -138,7 +138,7 @@ export interface MessageEndEvent extends EventEnvelope {
 export interface MessageStartEvent extends EventEnvelope {
   /** The request's own. */
   metadata?: Record<string, unknown>;
-  /** The model that the request or the worker's settings name; the turn's agent is asked with it unless `message_end` names another. Absent if neither names one. */
+  /** The model that the request or the worker's settings name, or else codex's own default; the turn's agent is asked with it unless `message_end` names another. Absent if neither names one and codex has not reported its default yet. */
   model?: string;
   type: "message_start";
 }
@@ -199,6 +199,12 @@ export interface ToolUseEvent extends EventEnvelope {
   type: "tool_use";
 }
 
+/** What the attempt's agents have spent so far: every few seconds, where it has grown. With `app-server` only. */
+export interface UsageEvent extends EventEnvelope {
+  type: "usage";
+  usage: Usage;
+}
+
 /** An event of a known type; a newer worker may publish others. */
 export type TurnEvent =
   | MessageStartEvent
@@ -207,6 +213,7 @@ export type TurnEvent =
   | ToolOutputEvent
   | ToolResultEvent
   | PlanEvent
+  | UsageEvent
   | NoticeEvent
   | TextDeltaEvent
   | ErrorEvent
@@ -220,6 +227,7 @@ export const REQUIRED_FIELDS: Readonly<Record<string, readonly string[]>> = {
   tool_output: ["tool_use_id", "text"],
   tool_result: ["tool_use_id", "name", "is_error", "content"],
   plan: ["items"],
+  usage: ["usage"],
   notice: ["code", "message"],
   text_delta: ["item_id", "text"],
   error: ["error"],

@@ -19,6 +19,7 @@ export interface RequestFields {
   turn_id?: string;
   model?: string;
   reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultra";
+  service_tier?: "default" | "flex" | "priority";
   /** Whole seconds, at least 1. */
   timeout_s?: number;
   max_attempts?: number;
@@ -37,6 +38,7 @@ export const REQUEST_FIELDS = [
   "turn_id",
   "model",
   "reasoning_effort",
+  "service_tier",
   "timeout_s",
   "max_attempts",
   "start_within_s",

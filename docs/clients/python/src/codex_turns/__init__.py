@@ -44,6 +44,7 @@ from .events import (
     TurnEvent,
     UnknownEvent,
     Usage,
+    UsageEvent,
     parse_event,
 )
 from .link import Names
@@ -96,5 +97,6 @@ __all__ = [
     "TurnTimedOut",
     "UnknownEvent",
     "Usage",
+    "UsageEvent",
     "parse_event",
 ]

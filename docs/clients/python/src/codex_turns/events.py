@@ -213,6 +213,15 @@ class Usage(Tokens):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent(Event):
+    """What the attempt's agents have used so far: every few seconds, where it has grown, with `app-server` only."""
+
+    type: ClassVar[str] = "usage"
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageEnd(Event):
     """Always last.
 
@@ -262,6 +271,7 @@ TurnEvent: TypeAlias = (
     | ToolResult
     | Plan
     | Notice
+    | UsageEvent
     | TextDelta
     | ErrorEvent
     | MessageEnd
@@ -326,6 +336,8 @@ def _decode(raw: Mapping[str, Any], envelope: dict[str, Any]) -> TurnEvent:
             return Plan(**envelope, items=tuple(PlanItem(item["text"], item["completed"]) for item in raw["items"]))
         case "notice":
             return Notice(**envelope, code=raw["code"], message=raw["message"])
+        case "usage":
+            return UsageEvent(**envelope, usage=_known_usage(raw["usage"]))
         case "text_delta":
             return TextDelta(**envelope, item_id=raw["item_id"], text=raw["text"])
         case "error":
@@ -352,8 +364,10 @@ def _error(raw: Mapping[str, Any]) -> ErrorDetail:
 
 
 def _usage(raw: Mapping[str, Any] | None) -> Usage | None:
-    if raw is None:
-        return None
+    return None if raw is None else _known_usage(raw)
+
+
+def _known_usage(raw: Mapping[str, Any]) -> Usage:
     agents = raw.get("agents")
     return _counts(Usage, raw, agents=None if agents is None else _counts(Tokens, agents))
 

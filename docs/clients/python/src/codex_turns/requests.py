@@ -25,6 +25,7 @@ class RequestOptions(TypedDict, total=False):
     turn_id: str
     model: str
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
+    service_tier: Literal["default", "flex", "priority"]
     timeout_s: int
     max_attempts: int
     start_within_s: int
