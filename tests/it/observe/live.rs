@@ -50,7 +50,7 @@ async fn every_panel_and_alert_finds_its_data() {
         &broker.url(),
         1,
         &[
-            ("CODEX_MODELS", "m1,m2"),
+            ("CODEX_MODELS", "m1,m2,stand-in"),
             ("SLOTS", "8"),
             ("KILL_TIMEOUT", "1s"),
             // Its turns fail by them, and go on.

@@ -8,7 +8,11 @@ use crate::support::pool::{Pool, turn};
 /// Guards every call into `Metrics` on the way of a turn.
 #[tokio::test]
 async fn metrics_tell_exactly_what_happened() {
-    let settings = [("CODEX_MODELS", "m1,m2"), ("SLOTS", "3"), ("LOG", "info")];
+    let settings = [
+        ("CODEX_MODELS", "m1,m2,stand-in"),
+        ("SLOTS", "3"),
+        ("LOG", "info"),
+    ];
     let mut pool = Pool::start(1, &settings).await;
     let long_ago = Timestamp::now() - SignedDuration::from_secs(60);
     let mut first = turn("t1", "a", &["say one", "think so", "wait go"]);

@@ -29,6 +29,9 @@ use super::server_voice::{
 };
 use super::steps::{Alone, Asked, Turn};
 
+/// As `config/read` reports it.
+const DEFAULT_MODEL: &str = "stand-in";
+
 struct Server {
     dir: PathBuf,
     unwanted: Arc<HashSet<String>>,
@@ -121,6 +124,7 @@ impl Server {
             Some("initialize") => self.initialize(id, params),
             Some("initialized") | None => {}
             Some(_) if !self.initialized => refuse(id, "Not initialized"),
+            Some("config/read") => answer(id, &json!({"config": {"model": DEFAULT_MODEL}})),
             Some("thread/start") => self.load(id, params, None),
             Some("thread/resume") => {
                 let thread = params["threadId"].as_str().unwrap().to_owned();
