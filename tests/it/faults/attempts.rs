@@ -83,7 +83,7 @@ async fn g4_a_lock_that_is_not_to_be_had_is_no_attempt() {
     pool.enqueue(&[turn("t1", "a", &["say hi"]), turn("t2", "a", &[])])
         .await;
     pool.process(0)
-        .logged("somebody else has the workspace")
+        .logged("another process has the workspace")
         .await;
     assert_eq!(pool.runs().of_turn("t1").count(), 0);
     drop(lock);

@@ -36,7 +36,8 @@ async fn goes_on(mut pool: Pool) {
 async fn g4_the_status_queues_may_be_deleted() {
     let url = Broker::vhost();
     let (pool, operator) = started(&url).await;
-    assert_eq!(operator.delete_queues(r"^codex\\.status\\.").await, 2);
+    // More while a process listens to the others of its pool.
+    assert!(operator.delete_queues(r"^codex\\.status\\.").await >= 2);
     for process in pool.processes() {
         process.logged(BEGINS_ANEW).await;
     }

@@ -6,7 +6,7 @@ use crate::support::pool::{Pool, turn};
 
 const IS_ACTIVE: &str = "turn_worker_sequencer_active";
 /// Of a worker that may not run what it was offered.
-const LOCKED: &str = "somebody else has the workspace";
+const LOCKED: &str = "another process has the workspace";
 
 /// Processes that the broker gives up after two seconds.
 async fn pool(roles: &[&str]) -> Pool {
