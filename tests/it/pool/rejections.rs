@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use turn_worker::request::TurnId;
 
 use crate::support::pool::{DeadLetter, Pool, Turn, persistent, turn};
 
@@ -264,7 +265,8 @@ async fn notices_name_what_of_a_request_is_not_used() {
 #[tokio::test]
 async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
     const ID: &str = "0199a213-81c0-7800-8aa1-bbab2a035a53";
-    let mut pool = Pool::start(1, &[]).await;
+    // The answers are those of the default settings.
+    let mut pool = Pool::start(1, &[("CODEX_ENGINE", "app-server")]).await;
     let (mut sent, mut codes) = (0, BTreeMap::<String, f64>::new());
     for folder in ["by-schema", "by-worker"] {
         let root = concat!(
@@ -279,6 +281,9 @@ async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
             if name.ends_with(".error.json") || body.contains("/srv/workspaces") {
                 continue;
             }
+            let request: Option<Value> = serde_json::from_str(&body).ok();
+            let own = request.and_then(|request| request["turn_id"].as_str()?.parse().ok());
+            assert!(own.is_none_or(|own: TurnId| own.as_str() == ID), "{name}");
             let error = std::fs::read(path.with_extension("error.json")).unwrap();
             let error: Value = serde_json::from_slice(&error).unwrap();
             let id = format!("0199a213-81c0-7800-8aa1-{sent:012}");
