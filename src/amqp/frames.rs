@@ -12,7 +12,7 @@
 //! socket → TLS → FrameFilter → lapin
 //! ```
 //!
-//! Pure: no I/O. [`stream`] puts it around a socket.
+//! Pure: no I/O. `stream` puts it around a socket.
 
 mod fields;
 mod payload;

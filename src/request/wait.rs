@@ -9,7 +9,7 @@ use jiff::Timestamp;
 pub const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Since `enqueued_at`; zero if the producer's clock is ahead. Returns `None`
-/// if that time is more than [`PLAUSIBLE_WAIT`] away.
+/// if that time is more than `PLAUSIBLE_WAIT` away.
 pub fn plausible_wait(enqueued_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let waited = now.duration_since(enqueued_at);
     (waited.unsigned_abs() <= PLAUSIBLE_WAIT)
