@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::protocol::{FDS, MAX_FILES, MAX_START_BYTES, START, Start};
 
-/// What to start next, or nothing once the worker has closed its end.
+/// What to start next, or `None` once the worker has closed its end.
 pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, Vec<OwnedFd>)>> {
     loop {
         let mut first = [0];
@@ -30,6 +30,8 @@ pub(super) fn next_start(worker: &mut UnixStream) -> io::Result<Option<(Start, V
             Ok(_) if first != [START] => {}
             Ok(_) => return Ok(Some((start(worker)?, descriptors(&mut ancillary)))),
             Err(Errno::INTR) => {}
+            // It has not read the last report, and needs it no more.
+            Err(Errno::CONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
     }
