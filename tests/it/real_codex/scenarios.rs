@@ -342,9 +342,9 @@ impl Stage {
         let living = living.into_iter().map(describe);
         let left: Vec<String> = living
             .filter(|of| {
-                !of.contains(" app-server ")
-                    && !of.trim_end().ends_with(" mcp")
-                    && !(self.engine == "app-server" && of.contains("/codex-code-mode-host "))
+                let is_server = of.contains(" app-server ")
+                    || self.engine == "app-server" && of.contains("/codex-code-mode-host ");
+                !is_server && !of.trim_end().ends_with(" mcp")
             })
             .collect();
         assert!(left.is_empty(), "{what}: live after its end: {left:#?}");
