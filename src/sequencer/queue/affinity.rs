@@ -291,8 +291,12 @@ impl Affinity {
         if !report.answers {
             self.older_heard = Some(now);
         }
-        self.processes
-            .retain(|_, process| now.saturating_duration_since(process.heard) < REMEMBERED);
+        self.processes.retain(|_, process| {
+            // What is offered to it still has to be answered, or to fail.
+            now.saturating_duration_since(process.heard) < REMEMBERED
+                || !process.offered.is_empty()
+                || !process.awaited_by.is_empty()
+        });
         let is_known = self.processes.contains_key(report.worker);
         if !is_known && self.processes.len() >= MOST_PROCESSES {
             return;
