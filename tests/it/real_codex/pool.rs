@@ -175,7 +175,7 @@ async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_scri
         ("runs", "run: echo one"),
         ("runs-again", "run: echo two"),
         ("goes-on", goes_on),
-        ("next", "run: sleep 0.5"),
+        ("next", "say: Next."),
     ] {
         pool.enqueue(&[turn(id, "a", &[script])]).await;
         assert_eq!(
@@ -187,6 +187,8 @@ async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_scri
     assert_eq!(pool.metric("turn_worker_servers_reused_total").await, 3.0);
     let dismissed = r#"turn_worker_servers_dismissed_total{reason="script"}"#;
     assert_eq!(pool.metric(dismissed).await, 1.0);
+    // At this moment no process of these turns lives that could still write.
+    pool.unlocked("a").await;
     assert!(!pool.root().join("a/late").exists());
     pool.stop().await;
 }
