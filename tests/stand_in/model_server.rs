@@ -335,7 +335,10 @@ fn stream(
                 Frame::Hold(name) => {
                     tokio::select! {
                         () = shared.hold(&name) => continue,
-                        () = sender.closed() => return,
+                        () = sender.closed() => {
+                            shared.abandoned(number);
+                            return;
+                        }
                     }
                 }
                 Frame::Cut => {

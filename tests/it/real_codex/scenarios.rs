@@ -94,6 +94,8 @@ impl Stage {
         for row in rows {
             stage.finish(row).await;
         }
+        // Where a goal's turn outlived its end, it goes on now.
+        stage.model.release("goals");
         stage.pool.heartbeats(QUIET_HEARTBEATS).await;
         let judged = rows.iter().filter_map(|row| {
             // So that one run shows all rows that fail.

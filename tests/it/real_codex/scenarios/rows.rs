@@ -320,7 +320,7 @@ pub const GOALS: &[Row] = &[
     Row {
         name: "goal",
         turns: &[
-            "goal: look\nsay: Over.\n@wait: 0.5\n@run: date >> goal.txt",
+            "goal: look\nsay: Over.\n@hold: goals\n@run: date >> goal.txt",
             "say: Next.",
         ],
         said: &["Next."],
@@ -328,13 +328,15 @@ pub const GOALS: &[Row] = &[
     },
     Row {
         name: "goal_last",
-        turns: &["goal: look\nsay: Over.\n@wait: 0.5\n@run: date >> goal.txt"],
+        turns: &["goal: look\nsay: Over.\n@hold: goals\n@run: date >> goal.txt"],
         said: &["Over."],
         ..ROW
     },
     Row {
         name: "goal_cancelled",
-        turns: &["goal: look\nrun: touch begun; sleep 100000\n@wait: 0.5\n@run: date >> goal.txt"],
+        turns: &[
+            "goal: look\nrun: touch begun; sleep 100000\n@hold: goals\n@run: date >> goal.txt",
+        ],
         with: With::Cancel,
         ends: Ends::Cancelled,
         ..ROW
