@@ -246,6 +246,21 @@ impl Topology {
     /// [`DeclareError::Forbidden`] if the user's rights are those of an older
     /// version.
     pub async fn declare_private_work(&self, link: &Link, queue: &str) -> Result<(), DeclareError> {
+        let mut arguments = self.private_arguments();
+        let forever = arguments.clone();
+        arguments.insert(
+            "x-consumer-timeout".into(),
+            AMQPValue::LongLongInt(CONSUMER_TIMEOUT_MS),
+        );
+        match Self::declare_durable(link, queue, arguments).await {
+            // RabbitMQ 4.3 has no timeout for consumers of classic queues, and
+            // refuses an argument that sets one.
+            Err(DeclareError::Refused { .. }) => Self::declare_durable(link, queue, forever).await,
+            declared => declared,
+        }
+    }
+
+    fn private_arguments(&self) -> FieldTable {
         let mut arguments = FieldTable::default();
         let text = |text: &str| AMQPValue::LongString(text.into());
         arguments.insert("x-queue-type".into(), text("classic"));
@@ -255,6 +270,14 @@ impl Topology {
             "x-expires".into(),
             AMQPValue::LongLongInt(PRIVATE_EXPIRES_MS),
         );
+        arguments
+    }
+
+    async fn declare_durable(
+        link: &Link,
+        queue: &str,
+        arguments: FieldTable,
+    ) -> Result<(), DeclareError> {
         let channel = link.channel().await?;
         let declare = Declare {
             link,
