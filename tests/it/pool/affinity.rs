@@ -92,7 +92,9 @@ async fn g2_a_turn_goes_to_its_server_where_that_has_a_free_slot() {
     pool.release(there);
     pool.idle().await;
 
-    // The sequencer that takes over has heard where the server is.
+    // The sequencer that takes over has heard where the server is, and that its
+    // process has room: two reports of each worker.
+    pool.heartbeats(4).await;
     pool.process(SEQUENCER).kill();
     let next = ran(&mut pool, "taken-over", "a", &["say hi"]).await;
     assert_eq!(next.pid, run.pid);
