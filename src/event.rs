@@ -99,13 +99,13 @@ names! {
         Expired = "turn.expired" => yes("allow more time, or add workers"),
         /// Workers died running this turn as often as it may be tried.
         AttemptsExhausted = "turn.attempts_exhausted" => no("find out what kills them (memory?) before you send it again"),
-        /// The worker itself failed, for example could not tell the turn's guard what to start.
+        /// The worker itself failed, for example could not send the turn's guard what to start.
         WorkerInternal = "worker.internal" => yes("operator: read the worker's log"),
     }
 }
 
 names! {
-    /// Why it went wrong, as far as the CLI's words tell.
+    /// Why it went wrong, as far as the CLI's words show.
     Reason {
         /// No key, a wrong key or no login.
         Auth = "auth" => no("operator: mend it"),
@@ -130,7 +130,7 @@ names! {
         /// codex refuses to resume the workspace's conversation: its provider was changed or removed, or it is archived; the
         /// message says which.
         Thread = "thread" => no("begin a new conversation, see [Requests](#requests); operator: see `TurnWorkerThreadsRefused` in the runbook"),
-        /// Nothing in the words tells.
+        /// The words do not show it.
         Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }
 }
@@ -140,7 +140,7 @@ names! {
     NoticeCode {
         /// codex lost its connection to the model and tries again.
         Reconnecting = "codex.reconnecting" => no("wait"),
-        /// Another error that codex told without giving up.
+        /// Another error that codex reported and recovered from.
         Error = "codex.error" => no("nothing, unless the turn fails"),
         /// A warning of codex.
         Warning = "codex.warning" => no("operator: read it"),
@@ -155,7 +155,7 @@ names! {
         ModelRerouted = "codex.model_rerouted" => no("operator: see whether the account may use the model"),
         /// What the conversation had used before is unknown, so this turn's tokens are not counted.
         UsageUnknown = "codex.usage_unknown" => no("nothing; the next turn's are counted"),
-        /// The request has an `output_schema`, but the agent's last message is no JSON; the message tells why.
+        /// The request has an `output_schema`, but the agent's last message is no JSON; the message says why.
         NotStructured = "codex.not_structured" => no("read `text`; ask in the prompt, too, or take a model that keeps to schemas"),
         /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins
         /// a new conversation.
@@ -288,7 +288,7 @@ pub enum EventBody {
         #[schemars(with = "Option<Map<String, Value>>")]
         metadata: Option<Metadata>,
     },
-    /// The agent's reasoning, if codex tells it, or a part of it.
+    /// The agent's reasoning, if codex reports it, or a part of it.
     ThinkingDelta {
         /// The pieces of one id, joined, are the text.
         item_id: String,

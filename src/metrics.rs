@@ -460,7 +460,7 @@ impl Metrics {
 
     /// Completes when turns and tokens have been scraped since the last were
     /// counted, but after `limit` or two of the monitor's intervals at most; at once
-    /// if nobody scrapes.
+    /// if no monitor scrapes.
     pub async fn last_counts_scraped(&self, limit: Duration) {
         let mut scrapes = self.inner.scrapes.subscribe();
         let Some(pause) = scrapes.borrow().pause(limit) else {

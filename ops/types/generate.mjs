@@ -86,7 +86,7 @@ export const request: TurnRequest = {
     { role: "user", content: [{ type: "text", text: "Fix it" }, { type: "image", source: { type: "path", path: "a.png" } }] },
   ],
 };
-export function told(event: TurnEvent): string {
+export function describe(event: TurnEvent): string {
   switch (event.type) {
     case "text_delta": return event.item_id + event.text;
     case "tool_use": return typeof event.input === "string" ? event.input : event.name;
@@ -108,7 +108,7 @@ export const empty: TurnRequest = { turn_id: "t", workspace: "w" };
 
 // As the literals that a program would have: what is misspelled or of another type does not compile.
 function literals(type, module, examples) {
-  // A field that nobody knows is what only a value from elsewhere has.
+  // An unknown field is what only a value from elsewhere has.
   const lines = examples.map(([name, value]) =>
     name.includes("unknown-fields")
       ? `const u${identifier(name)} = ${JSON.stringify(value)};\nexport const ${identifier(name)}: ${type} = u${identifier(name)} as ${type};`

@@ -21,7 +21,9 @@ use crate::event::Tokens;
 use crate::pool::Agreement;
 use crate::request::TurnId;
 
-pub use backlog::{BacklogTold, LineTold, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckTold, WaitTold};
+pub use backlog::{
+    BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckReport, WaitReport,
+};
 pub use cancel::{Cancel, ControlFault, IgnoredControl};
 
 /// The version of the messages among workers.
@@ -122,7 +124,7 @@ pub enum Status {
         /// It has been given turns; else it stands by.
         active: bool,
         /// Of the active one.
-        backlog: Option<BacklogTold>,
+        backlog: Option<BacklogReport>,
         conditions: Vec<ConditionReport>,
         /// `None` from older versions.
         pool: Option<Box<Agreement>>,
@@ -172,7 +174,7 @@ pub struct About {
     pub held: Vec<HeldTold>,
     /// Turns that were offered to it in the last minutes and did not start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub blocked: Vec<BlockedTold>,
+    pub blocked: Vec<BlockedReport>,
     /// What is wrong around it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionReport>,
@@ -212,7 +214,7 @@ pub const MAX_BLOCKED: usize = 32;
 
 /// A turn that was offered and did not start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BlockedTold {
+pub struct BlockedReport {
     pub workspace: String,
     pub turn_id: String,
     pub why: Hindrance,
@@ -573,7 +575,7 @@ struct SequencerWire<'a> {
     version: Cow<'a, str>,
     active: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    backlog: Option<Cow<'a, BacklogTold>>,
+    backlog: Option<Cow<'a, BacklogReport>>,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     conditions: Cow<'a, [ConditionReport]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,7 +19,7 @@ const SERVER_NAMED: &str = "amq.gen-";
 /// A UUID at the end of a name, with or without its hyphens.
 const UUID_DIGITS: usize = 32;
 
-/// The headers that tell why a turn did not come to its end.
+/// The headers that say why a turn did not finish.
 const ERROR_CODE: &str = "x-error-code";
 const ERROR_REASON: &str = "x-error-reason";
 const ERROR_RETRYABLE: &str = "x-error-retryable";

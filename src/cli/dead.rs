@@ -110,7 +110,7 @@ impl Which {
         match text.parse() {
             Ok(place @ 1..=MAX_HELD) => Ok(Self::Place(place)),
             _ => Err(Usage(format!(
-                "the place is {text:?}, allowed is 1 (the oldest) to {MAX_HELD}; with --turn-id it is a turn's id"
+                "the place is {text:?}, expected 1 (the oldest) to {MAX_HELD}; with --turn-id it is a turn's id"
             ))),
         }
     }

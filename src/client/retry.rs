@@ -45,7 +45,7 @@ pub fn retried(body: &[u8], turn_id: &str) -> Result<Submission, RetryError> {
         fields.insert(name.to_owned(), value.map_err(|_| RetryError::NoObject)?);
     }
     let body = serde_json::to_vec(&fields).map_err(|_| RetryError::NoObject)?;
-    // What a worker would refuse, whatever its settings are, need not be sent.
+    // What every worker refuses, with any settings, need not be sent.
     let request = TurnRequest::parse(&body, &Limits::accepted(), &Properties::default());
     let request = request.map_err(RetryError::Rejected)?;
     Ok(Submission {

@@ -82,7 +82,8 @@ impl Exec {
 }
 
 /// Seen with 0.171.0; so what one turn asked for would hold for all that follow.
-const ONE_TIER: &str = "`codex exec` goes on with the tier of a conversation's first turn, whatever is configured later";
+const ONE_TIER: &str =
+    "`codex exec` goes on with the tier of a conversation's first turn and ignores a later one";
 
 /// Where codex does not answer, as with arguments that only `codex exec` takes.
 const NO_DEFAULT: &str = "only some models may be asked (CODEX_MODELS), and codex has not reported which one a turn \

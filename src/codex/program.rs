@@ -22,7 +22,7 @@ use crate::guard::confine::{Limits, User};
 use crate::guard::{GuardSpec, Guards, SpawnError};
 use crate::tested;
 
-/// codex tells its version, and whether it is logged in, within a tenth of a second.
+/// codex reports its version, and whether it is logged in, within a tenth of a second.
 const WORDS_LIMIT: Duration = Duration::from_secs(10);
 const MAX_OUTPUT: u64 = 64 << 10;
 

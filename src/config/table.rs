@@ -117,7 +117,7 @@ settings! {
         "the codex CLI; of the npm package, its native binary is run" }
     codex_engine CODEX_ENGINE {
         Preset::Value("app-server"), OneOf(EngineKind::WORDS),
-        "how codex is run: codex exec tells each message when it is whole, codex app-server as the model writes it" }
+        "how codex is run: codex exec reports each message when it is whole, codex app-server as the model writes it" }
     delta_window DELTA_WINDOW {
         Preset::Value("30ms"), Duration("0s", "10s"),
         "within which time pieces of a text are joined into one event, with app-server" }

@@ -76,7 +76,7 @@ fn type_of(name: &str, rule: &Value, definitions: &Value) -> Value {
     field
 }
 
-/// `null` is treated as absent, so nobody has to write it.
+/// `null` is treated as absent, so it need not be written.
 fn one_type(kinds: &Value) -> Value {
     let several = kinds.as_array().into_iter().flatten();
     let mut several = several.filter(|kind| *kind != "null");
@@ -92,7 +92,7 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Messages, blocks and images, each told apart by one field.
+/// Messages, blocks and images, each discriminated by one field.
 fn definitions() -> Value {
     let object = |about: &str, tag: &str, name: &str, fields: Value| {
         let mut properties = fields;

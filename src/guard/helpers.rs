@@ -107,7 +107,7 @@ impl Helpers {
     }
 
     /// MCP servers have started: what lives in the server's session is theirs. Not so what
-    /// is still codex itself, on its way to becoming a command.
+    /// is still codex itself, between fork and exec.
     pub fn adopt(&mut self, look: &Descendants) {
         let probe = HostFiles::of(look.codex);
         self.adopt_with(look, |pid| probe.is_codex(pid));

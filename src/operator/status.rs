@@ -12,7 +12,7 @@ use super::{Operator, OperatorError};
 use crate::amqp::consume::Consumer;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
-    About, BacklogTold, BlockedTold, Decoded, HeldTold, MAX_BLOCKED, MAX_HELD, Running, Status,
+    About, BacklogReport, BlockedReport, Decoded, HeldTold, MAX_BLOCKED, MAX_HELD, Running, Status,
 };
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
@@ -35,7 +35,7 @@ pub struct PoolStatus {
     pub workers: Vec<WorkerStatus>,
     pub sequencers: Vec<SequencerStatus>,
     /// Of the active sequencer; nothing where none has told of being it.
-    pub backlog: Option<BacklogTold>,
+    pub backlog: Option<BacklogReport>,
     /// Turns that no sequencer's queue has taken: they are beyond its limit, or
     /// no sequencer is there.
     pub turns_not_held: u64,
@@ -75,7 +75,7 @@ pub struct SequencerStatus {
 #[derive(Debug, Default)]
 struct Heard {
     workers: BTreeMap<String, WorkerStatus>,
-    sequencers: BTreeMap<String, (SequencerStatus, Option<BacklogTold>)>,
+    sequencers: BTreeMap<String, (SequencerStatus, Option<BacklogReport>)>,
     running: usize,
     not_kept: u64,
 }
@@ -255,7 +255,7 @@ fn bounded_about(about: About) -> About {
             .blocked
             .into_iter()
             .take(MAX_BLOCKED)
-            .map(|blocked| BlockedTold {
+            .map(|blocked| BlockedReport {
                 workspace: bounded(&blocked.workspace),
                 turn_id: bounded(&blocked.turn_id),
                 detail: blocked.detail.chars().take(1_000).collect(),

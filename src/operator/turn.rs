@@ -252,7 +252,7 @@ fn end(record: &TurnRecord) -> Option<EndReport> {
         let by = record.claim.by.clone();
         return Some(EndReport {
             by: (!named && record.history.started.is_empty()).then_some(by),
-            ..told(report, &finished.ending)
+            ..ended(report, &finished.ending)
         });
     }
     let ending = record.claim.verdict.ending()?;
@@ -270,11 +270,11 @@ fn end(record: &TurnRecord) -> Option<EndReport> {
         thread_id: None,
         superseded_by: None,
     };
-    Some(told(report, ending))
+    Some(ended(report, ending))
 }
 
-/// With what the turn's last events tell.
-fn told(mut report: EndReport, events: &[SealedEvent]) -> EndReport {
+/// With what the turn's last events report.
+fn ended(mut report: EndReport, events: &[SealedEvent]) -> EndReport {
     for event in events {
         match serde_json::from_str::<TurnEvent>(&event.json).map(|event| event.body) {
             Ok(EventBody::Error { error }) => {
@@ -307,7 +307,7 @@ fn told(mut report: EndReport, events: &[SealedEvent]) -> EndReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::messages::{About, BacklogTold, LineTold, Running};
+    use crate::amqp::messages::{About, BacklogReport, LineReport, Running};
     use crate::event::TurnError;
     use crate::operator::WorkerStatus;
     use crate::request::{Limits, Properties, TurnRequest};
@@ -361,7 +361,7 @@ mod tests {
         }
     }
 
-    fn pool(running: Vec<Running>, top: Vec<LineTold>) -> PoolStatus {
+    fn pool(running: Vec<Running>, top: Vec<LineReport>) -> PoolStatus {
         PoolStatus {
             workers: vec![WorkerStatus {
                 name: "w-1".to_owned(),
@@ -371,7 +371,7 @@ mod tests {
                 about: About::default(),
                 running,
             }],
-            backlog: Some(BacklogTold {
+            backlog: Some(BacklogReport {
                 limit: 10,
                 turns: 9,
                 waiting: 9,
@@ -458,12 +458,12 @@ mod tests {
             started_at: time(),
             spent: None,
         };
-        let line = LineTold {
+        let line = LineReport {
             workspace: "acme/a".to_owned(),
             turns: 3,
             running: true,
             next: vec!["t".to_owned(), "u".to_owned()],
-            ..LineTold::default()
+            ..LineReport::default()
         };
         let pool = pool(vec![running], vec![line]);
         let open = TurnHistory {

@@ -90,7 +90,9 @@ fn idle_because(worker: &WorkerStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::messages::{About, BacklogTold, BlockedTold, LineTold, Running, StuckTold};
+    use crate::amqp::messages::{
+        About, BacklogReport, BlockedReport, LineReport, Running, StuckReport,
+    };
     use crate::operator::SequencerStatus;
 
     fn time(second: i64) -> Timestamp {
@@ -98,10 +100,10 @@ mod tests {
     }
 
     fn pool() -> PoolStatus {
-        let line = LineTold {
+        let line = LineReport {
             workspace: "a".to_owned(),
             turns: 2,
-            ..LineTold::default()
+            ..LineReport::default()
         };
         PoolStatus {
             workers: vec![WorkerStatus {
@@ -119,7 +121,7 @@ mod tests {
                 conditions: Vec::new(),
                 pool: None,
             }],
-            backlog: Some(BacklogTold {
+            backlog: Some(BacklogReport {
                 limit: 10,
                 turns: 2,
                 waiting: 2,
@@ -138,7 +140,7 @@ mod tests {
         let mut pool = pool();
         assert_eq!(why(&pool, "a"), "is offered, and about to start");
         let backlog = pool.backlog.as_mut().unwrap();
-        backlog.stuck.push(StuckTold {
+        backlog.stuck.push(StuckReport {
             workspace: "a".to_owned(),
             turn_id: "t".to_owned(),
             for_ms: 420_000,
@@ -149,13 +151,13 @@ mod tests {
         pool.workers[0].busy = 2;
         assert_eq!(why(&pool, "a"), "no free slot");
         pool.workers[0].about.lacks.push("disk: full".to_owned());
-        let told = "no process takes turns: w-1 is unfit (disk: full)";
-        assert_eq!(why(&pool, "a"), told);
+        let expected = "no process takes turns: w-1 is unfit (disk: full)";
+        assert_eq!(why(&pool, "a"), expected);
         pool.workers[0].about.draining = true;
         assert_eq!(why(&pool, "a"), "no process takes turns: w-1 drains");
         // The worker that found it first has known it for the longest.
         for (since, detail) in [(20, "by process 2"), (10, "by process 1")] {
-            pool.workers[0].about.blocked.push(BlockedTold {
+            pool.workers[0].about.blocked.push(BlockedReport {
                 workspace: "a".to_owned(),
                 turn_id: "t".to_owned(),
                 why: Hindrance::Locked,
@@ -163,8 +165,8 @@ mod tests {
                 since: time(since),
             });
         }
-        let told = "locked since 1970-01-01T00:00:10Z: by process 1";
-        assert_eq!(why(&pool, "a"), told);
+        let expected = "locked since 1970-01-01T00:00:10Z: by process 1";
+        assert_eq!(why(&pool, "a"), expected);
         pool.workers[0].running.push(Running {
             workspace: "a".to_owned(),
             turn_id: "t".to_owned(),

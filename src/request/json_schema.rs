@@ -119,7 +119,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "service_tier",
             json!({
-                "description": "How fast, and for which price, the provider is to serve the model, for this turn only; `default` is none, whatever the operator has configured. On the operator's list where there is one.",
+                "description": "How fast, and for which price, the provider is to serve the model, for this turn only; `default` is none, also if the operator has configured one. On the operator's list where there is one.",
                 "enum": choices(ServiceTier::ALL.iter().map(|tier| tier.as_str())),
             }),
         ),

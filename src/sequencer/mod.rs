@@ -10,6 +10,7 @@
 pub mod queue;
 
 mod actions;
+mod backlog_report;
 mod complaints;
 mod intake;
 mod lanes;
@@ -22,7 +23,6 @@ mod reply;
 mod restarts;
 mod session;
 mod stuck_log;
-mod telling;
 mod undeliverable;
 mod verdict;
 mod watchdog;

@@ -22,7 +22,7 @@
 //!    place until the claim is answered; nobody behind them moves up before,
 //!    since the claim may tell that the turn has been run.
 //! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
-//!    a timer, or it is paused. So whatever gets lost outside (offer, `done`, worker, claim), the
+//!    a timer, or it is paused. So anything that gets lost outside (offer, `done`, worker, claim), the
 //!    head comes up again.
 //! 5. *Lines know nothing of each other*, but for what the pool has taken (see
 //!    [`Queue::work_queue_depth`]), and that only delays repeats.

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actor, Answer};
+use super::backlog_report;
 use super::complaints::Complaints;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
@@ -22,14 +23,13 @@ use super::removal::{Removal, RemovalError};
 use super::reply::Callers;
 use super::restarts::{Restarts, cause};
 use super::stuck_log::StuckLog;
-use super::telling;
 use super::undeliverable::{CrashCount, HeadState, is_crash};
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{About, BacklogTold, Cancel, Decoded, MAX_IDLE, Running, Status};
+use crate::amqp::messages::{About, BacklogReport, Cancel, Decoded, MAX_IDLE, Running, Status};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
 use crate::conditions::{Condition, Conditions};
@@ -207,10 +207,10 @@ impl Sequencer {
     }
 
     /// `backlog`: of an active sequencer.
-    fn report(&self, id: &str, backlog: Option<BacklogTold>) {
+    fn report(&self, id: &str, backlog: Option<BacklogReport>) {
         let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
         self.actor
-            .tell(telling::told(id, backlog, conditions, pool));
+            .tell(backlog_report::told(id, backlog, conditions, pool));
     }
 
     async fn session(
@@ -649,7 +649,7 @@ impl Session<'_> {
         self.sequencer.metrics.set_workspaces_stuck(stuck.len());
         self.stuck.log(now, &stuck);
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
-        let backlog = || telling::backlog(now, limit, beyond, self.queue, &stuck);
+        let backlog = || backlog_report::backlog(now, limit, beyond, self.queue, &stuck);
         self.sequencer.report(id, self.active.then(backlog));
     }
 

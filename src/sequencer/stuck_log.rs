@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::queue::StuckTurn;
-use crate::amqp::messages::BlockedTold;
+use crate::amqp::messages::BlockedReport;
 
 /// A worker reports with every heartbeat what has held a turn up lately.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
@@ -18,19 +18,20 @@ type StuckKey = (Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 pub(super) struct StuckLog {
     /// By workspace.
-    reported: HashMap<String, (Instant, BlockedTold)>,
+    reported: HashMap<String, (Instant, BlockedReport)>,
     logged: HashSet<StuckKey>,
 }
 
 impl StuckLog {
-    pub fn heard(&mut self, now: Instant, blocked: Vec<BlockedTold>) {
-        for told in blocked {
+    pub fn heard(&mut self, now: Instant, blocked: Vec<BlockedReport>) {
+        for report in blocked {
             if self.reported.len() >= MOST {
                 self.reported
                     .retain(|_, (at, _)| now.duration_since(*at) < KNOWN_FOR);
             }
             if self.reported.len() < MOST {
-                self.reported.insert(told.workspace.clone(), (now, told));
+                self.reported
+                    .insert(report.workspace.clone(), (now, report));
             }
         }
     }
@@ -65,8 +66,8 @@ impl StuckLog {
 
     /// As a worker has reported it lately.
     fn why(&self, now: Instant, stuck: &StuckTurn) -> Option<&str> {
-        let (at, told) = self.reported.get(&*stuck.workspace)?;
-        (now.duration_since(*at) < KNOWN_FOR).then_some(&told.detail)
+        let (at, report) = self.reported.get(&*stuck.workspace)?;
+        (now.duration_since(*at) < KNOWN_FOR).then_some(&report.detail)
     }
 }
 
@@ -91,14 +92,14 @@ mod tests {
         assert_eq!(log.begun(&stuck).len(), 1);
         assert_eq!(log.begun(&stuck).len(), 0);
         assert_eq!(log.why(now, &stuck[0]), None);
-        let told = BlockedTold {
+        let report = BlockedReport {
             workspace: "a".to_owned(),
             turn_id: "t".to_owned(),
             why: Hindrance::Locked,
             detail: "locked by process 912".to_owned(),
             since: jiff::Timestamp::UNIX_EPOCH,
         };
-        log.heard(now, vec![told.clone(); 2 * MOST]);
+        log.heard(now, vec![report.clone(); 2 * MOST]);
         assert_eq!(log.why(now, &stuck[0]), Some("locked by process 912"));
         assert_eq!(log.why(now + KNOWN_FOR, &stuck[0]), None);
         assert_eq!(log.over(&stuck), []);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::amqp::messages::{BlockedTold, Hindrance, MAX_BLOCKED};
+use crate::amqp::messages::{BlockedReport, Hindrance, MAX_BLOCKED};
 use crate::request::TurnRequest;
 
 /// A turn that is held up is offered again within five minutes.
@@ -17,7 +17,7 @@ const MAX_DETAIL_CHARS: usize = 400;
 
 /// Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct BlockedTurns(Arc<Mutex<HashMap<String, (Instant, BlockedTold)>>>);
+pub struct BlockedTurns(Arc<Mutex<HashMap<String, (Instant, BlockedReport)>>>);
 
 impl BlockedTurns {
     /// The turn was offered here and did not start.
@@ -34,20 +34,20 @@ impl BlockedTurns {
     fn note_at(&self, now: Instant, workspace: &str, turn_id: &str, why: Hindrance, detail: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, (at, _)| now.duration_since(*at) < KNOWN_FOR);
-        let before = all.get(workspace).map(|(_, told)| told);
-        let before = before.filter(|told| told.turn_id == turn_id && told.why == why);
-        let since = before.map_or_else(Timestamp::now, |told| told.since);
+        let before = all.get(workspace).map(|(_, report)| report);
+        let before = before.filter(|report| report.turn_id == turn_id && report.why == why);
+        let since = before.map_or_else(Timestamp::now, |report| report.since);
         if all.len() >= MAX_BLOCKED && !all.contains_key(workspace) {
             return;
         }
-        let told = BlockedTold {
+        let report = BlockedReport {
             workspace: workspace.to_owned(),
             turn_id: turn_id.to_owned(),
             why,
             detail: detail.chars().take(MAX_DETAIL_CHARS).collect(),
             since,
         };
-        all.insert(workspace.to_owned(), (now, told));
+        all.insert(workspace.to_owned(), (now, report));
     }
 
     /// A turn of that workspace has begun here, or has ended.
@@ -57,13 +57,13 @@ impl BlockedTurns {
     }
 
     /// For heartbeats.
-    pub fn snapshot(&self) -> Vec<BlockedTold> {
+    pub fn snapshot(&self) -> Vec<BlockedReport> {
         let now = Instant::now();
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all
             .values()
             .filter(|(at, _)| now.duration_since(*at) < KNOWN_FOR);
-        known.map(|(_, told)| told.clone()).collect()
+        known.map(|(_, report)| report.clone()).collect()
     }
 }
 
@@ -78,8 +78,11 @@ mod tests {
         blocked.note_at(now, "a", "t", Hindrance::Locked, "one");
         let since = blocked.snapshot()[0].since;
         blocked.note_at(now, "a", "t", Hindrance::Locked, &"x".repeat(10_000));
-        let told = &blocked.snapshot()[0];
-        assert_eq!((told.since, told.detail.len()), (since, MAX_DETAIL_CHARS));
+        let report = &blocked.snapshot()[0];
+        assert_eq!(
+            (report.since, report.detail.len()),
+            (since, MAX_DETAIL_CHARS)
+        );
         for n in 0..2 * MAX_BLOCKED {
             blocked.note_at(now, &format!("w{n}"), "t", Hindrance::Records, "");
         }

@@ -72,7 +72,7 @@ impl Workspace {
 }
 
 /// Of `/proc/locks`, whose lines read `1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF`.
-/// Some file systems list another device than `stat` tells: then the inode
+/// Some file systems list another device than `stat` reports: then the inode
 /// decides, if only one lock has it.
 fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<i32> {
     let holders = locks.lines().filter_map(|line| {

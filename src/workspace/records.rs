@@ -1,4 +1,4 @@
-//! What the records under a workspace root tell of a turn, for operators: reads
+//! What the records under a workspace root say of a turn, for operators: reads
 //! only, creates nothing, and needs no lock.
 
 use std::path::{Path, PathBuf};

@@ -135,7 +135,7 @@ impl Server {
         }
     }
 
-    /// Returns the result; whatever is said before that is dropped.
+    /// Returns the result; what is read before that is dropped.
     async fn ask(&mut self, method: &str, params: Value) -> Result<Value> {
         self.asked += 1;
         let id = self.asked;

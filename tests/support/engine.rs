@@ -18,7 +18,7 @@ pub fn is_exec() -> bool {
 }
 
 /// The events with a text's pieces joined, and without what only one of the
-/// engines tells: what commands print while they run, and what was spent so far.
+/// engines reports: what commands print while they run, and what was spent so far.
 pub fn whole<'a>(events: impl IntoIterator<Item = &'a Value>) -> Vec<Value> {
     let mut whole: Vec<Value> = Vec::new();
     for event in events {

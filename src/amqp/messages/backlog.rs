@@ -10,7 +10,7 @@ pub const MAX_LINES: usize = 100;
 pub const MAX_NEXT: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BacklogTold {
+pub struct BacklogReport {
     /// How many turns its queue may have.
     pub limit: u64,
     pub turns: u64,
@@ -23,21 +23,21 @@ pub struct BacklogTold {
     pub workspaces: u64,
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oldest: Option<WaitTold>,
+    pub oldest: Option<WaitReport>,
     /// Workspaces whose first turn was offered and does not start, while slots are
     /// free. Of more than 16 the others are left out; older sequencers report none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stuck: Vec<StuckTold>,
+    pub stuck: Vec<StuckReport>,
     /// The longest lines first.
-    pub top: Vec<LineTold>,
+    pub top: Vec<LineReport>,
 }
 
-/// How many of those that are stuck are told of.
+/// How many of those that are stuck are named.
 pub const MAX_STUCK: usize = 16;
 
 /// A workspace that is stuck.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StuckTold {
+pub struct StuckReport {
     pub workspace: String,
     /// The turn that does not start.
     pub turn_id: String,
@@ -47,7 +47,7 @@ pub struct StuckTold {
 
 /// The turns of one workspace.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LineTold {
+pub struct LineReport {
     pub workspace: String,
     pub turns: u64,
     /// One of them is known to run.
@@ -57,7 +57,7 @@ pub struct LineTold {
     pub paused: bool,
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oldest: Option<WaitTold>,
+    pub oldest: Option<WaitReport>,
     /// The ids of the first turns, in their order. Older sequencers report none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
@@ -65,7 +65,7 @@ pub struct LineTold {
 
 /// For how long a turn waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitTold {
+pub struct WaitReport {
     /// How long this sequencer has held it, in milliseconds; its predecessor's
     /// time is not in it.
     pub held_ms: u64,

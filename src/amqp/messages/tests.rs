@@ -58,7 +58,7 @@ fn heartbeat() -> Status {
                 since: time(),
                 more: 1,
             }],
-            blocked: vec![BlockedTold {
+            blocked: vec![BlockedReport {
                 workspace: "acme/api".into(),
                 turn_id: "t-02".into(),
                 why: Hindrance::Locked,
@@ -96,11 +96,11 @@ fn condition() -> ConditionReport {
 }
 
 fn sequencer(lines: usize) -> Status {
-    let oldest = Some(WaitTold {
+    let oldest = Some(WaitReport {
         held_ms: 1,
         enqueued_at: Some(time()),
     });
-    let line = LineTold {
+    let line = LineReport {
         workspace: vec!["w".repeat(64); 4].join("/"),
         turns: 65_535,
         running: true,
@@ -108,7 +108,7 @@ fn sequencer(lines: usize) -> Status {
         oldest,
         next: vec!["t".repeat(128); MAX_NEXT],
     };
-    let stuck = StuckTold {
+    let stuck = StuckReport {
         workspace: "acme/api".into(),
         turn_id: "t-02".into(),
         for_ms: 300_000,
@@ -118,7 +118,7 @@ fn sequencer(lines: usize) -> Status {
         process: "host-1".into(),
         version: "0.1.0".into(),
         active: true,
-        backlog: Some(BacklogTold {
+        backlog: Some(BacklogReport {
             limit: 65_535,
             turns: 65_535,
             waiting: 65_534,
@@ -141,17 +141,17 @@ fn what_is_not_told_is_not_needed() {
     };
     assert_eq!(about, About::default());
     let done = br#"{"v":1,"type":"done","workspace":"a","turn_id":"t","worker":"w"}"#;
-    let told = Status::decode(done).unwrap();
+    let decoded = Status::decode(done).unwrap();
     assert!(matches!(
-        told,
+        decoded,
         Decoded::Known(Status::Done { warm: false, .. })
     ));
     let standby = br#"{"v":1,"type":"sequencer","process":"p","active":false}"#;
-    let Decoded::Known(told) = Status::decode(standby).unwrap() else {
+    let Decoded::Known(decoded) = Status::decode(standby).unwrap() else {
         panic!("a sequencer of this version is known");
     };
     assert!(matches!(
-        told,
+        decoded,
         Status::Sequencer {
             active: false,
             backlog: None,

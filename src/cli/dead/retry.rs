@@ -15,14 +15,14 @@ Examples:
   turn-worker dead retry 12
   turn-worker dead retry nightly-42 --as nightly-42b
 
-Sends the request once more, as it is but for its id, after whatever had it rejected was fixed: a setting of the \
+Sends the request once more, as it is but for its id, after the cause of its rejection was fixed: a setting of the \
 workers, a workspace's folder, a line that was full. The new id names the old one (nightly-42.retry-1), since the old \
 one has its end. Prints it. The dead letter stays where it is. The broker's user needs a producer's rights besides an \
 operator's.";
 
 #[derive(Debug, Args)]
 pub struct DeadRetryArgs {
-    /// Its place in the queue, as `dead list` tells it, or its turn's id
+    /// Its place in the queue, as `dead list` shows it, or its turn's id
     #[arg(value_name = "N|TURN_ID")]
     which: String,
     /// Take it for a turn's id, though it is a number

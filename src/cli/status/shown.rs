@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use turn_worker::amqp::messages::WaitTold;
+use turn_worker::amqp::messages::WaitReport;
 use turn_worker::operator::{PoolStatus, WorkerStatus, why};
 
 use crate::cli::render::clean::one_line;
@@ -342,7 +342,7 @@ fn more(total: usize, shown: usize, style: Style) -> String {
 
 /// By whichever tells of more: the sequencer may have taken over lately, and
 /// the producer's clock may be behind.
-fn waited(wait: &WaitTold, now: Timestamp) -> Duration {
+fn waited(wait: &WaitReport, now: Timestamp) -> Duration {
     let enqueued = wait.enqueued_at.and_then(|at| plausible_wait(at, now));
     let held = Duration::from_millis(wait.held_ms);
     enqueued.unwrap_or_default().max(held)
@@ -356,7 +356,7 @@ fn counted(number: u64, one: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use turn_worker::amqp::messages::{About, BacklogTold, HeldTold, LineTold, Running};
+    use turn_worker::amqp::messages::{About, BacklogReport, HeldTold, LineReport, Running};
     use turn_worker::operator::SequencerStatus;
     use turn_worker::pool::Agreement;
 
@@ -376,17 +376,17 @@ mod tests {
 
     fn pool() -> PoolStatus {
         let wait = |held_ms, enqueued| {
-            Some(WaitTold {
+            Some(WaitReport {
                 held_ms,
                 enqueued_at: Some(at(enqueued)),
             })
         };
-        let line = |workspace: &str, turns, oldest| LineTold {
+        let line = |workspace: &str, turns, oldest| LineReport {
             workspace: workspace.to_owned(),
             turns,
             running: oldest != wait(7_000, 10_000),
             oldest,
-            ..LineTold::default()
+            ..LineReport::default()
         };
         let worker = |name: &str, about, running: Vec<Running>| WorkerStatus {
             name: name.to_owned(),
@@ -418,7 +418,7 @@ mod tests {
                 ),
             ],
             sequencers: vec![sequencer("alpha-1", false), sequencer("beta-2", true)],
-            backlog: Some(BacklogTold {
+            backlog: Some(BacklogReport {
                 limit: 10_000,
                 turns: 42,
                 waiting: 40,
@@ -443,7 +443,7 @@ mod tests {
     fn a_time_out_of_any_sense_is_no_wait() {
         let now: Timestamp = "2026-11-30T00:00:00Z".parse().unwrap();
         let waited = |enqueued_at: &str| {
-            let wait = WaitTold {
+            let wait = WaitReport {
                 held_ms: 7_000,
                 enqueued_at: enqueued_at.parse().ok(),
             };

@@ -5,7 +5,7 @@ use std::fs::File;
 use serde_json::{Value, json};
 
 use super::call::Call;
-use super::status::told;
+use super::status::reported;
 use super::submit::producer;
 use crate::support::broker::Broker;
 use crate::support::engine::is_exec;
@@ -58,7 +58,7 @@ async fn what_an_operator_asks_of_turns_and_workspaces_is_answered() {
         .await;
 
     let why = |status: &Value, workspace: &str| line(status, workspace)["why"].to_string();
-    let status = told(&url, "why each workspace waits", |status| {
+    let status = reported(&url, "why each workspace waits", |status| {
         why(status, "locked").contains("locked since") && line(status, "b/below") != &Value::Null
     });
     let (status, a1, a2, f1, unknown) = tokio::join!(

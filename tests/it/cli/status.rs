@@ -22,7 +22,7 @@ fn status(url: &str, arguments: &[&str]) -> Call {
 }
 
 /// Until the pool tells of itself what `is_so` wants.
-pub(super) async fn told(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn reported(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let probe = async || {
         let done = status(url, &["--timeout", "10m"]).run().await.ended(0);
         let told = done.events().remove(0);
@@ -43,7 +43,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 2, &[("SLOTS", "1"), ("MAX_WAITING", "3")]).await;
     // Before the first turn the broker lets nobody know which one it chose.
-    let idle = told(&url, "both are there", |told| {
+    let idle = reported(&url, "both are there", |told| {
         told["sequencers"].as_array().unwrap().len() == 2
     });
     let idle = idle.await;
@@ -71,7 +71,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
     ])
     .await;
     pool.events.ended("a4").await;
-    let busy = told(&url, "two run and three wait", |told| {
+    let busy = reported(&url, "two run and three wait", |told| {
         let workers = told["workers"].as_array().unwrap();
         told["backlog"]["waiting"] == 3 && workers.iter().all(|worker| worker["busy"] == 1)
     });
@@ -144,7 +144,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
     // The active one drains, and runs its turn to the end: the other takes over.
     pool.process(active).terminate();
     pool.process(active).draining().await;
-    let drained = told(&url, "one drains, the other has taken over", |told| {
+    let drained = reported(&url, "one drains, the other has taken over", |told| {
         let workers = told["workers"].as_array().unwrap();
         told["backlog"]["turns"] == 5
             && told["sequencers"].as_array().unwrap().len() == 1

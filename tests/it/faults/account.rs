@@ -40,7 +40,7 @@ async fn a_login_that_expires_fails_three_turns_and_no_queue() {
     pool.stop().await;
 }
 
-/// Guards `ACCOUNT_FAULT_TURNS` (`Attempt::run`): such a turn is given back,
+/// Guards `ACCOUNT_FAULT_TURNS` (`Attempt::run`): such a turn is requeued,
 /// uncharged, and one that the model has answered ends.
 #[tokio::test]
 async fn turns_that_meet_an_expired_login_wait_where_they_are_to() {

@@ -105,7 +105,7 @@ async fn g5_a_caller_gets_the_end_of_its_turn_however_it_ended() {
     let reply = caller.next().await;
     assert_eq!(reply.correlation_id, "call-3");
     assert_eq!(reply.body["stop_reason"], "cancelled");
-    // Asked for again while it runs, by another caller, with nobody's queue, and with one of the pool's.
+    // Asked for again while it runs, by another caller, with a queue that does not exist, and with one of the pool's.
     let gone = "gone.0123456789abcdef0123456789abcdef";
     pool.producer
         .enqueue_raw(&[

@@ -27,20 +27,20 @@ export type ErrorCode =
   | "turn.idle_timeout" // codex said nothing for `TURN_IDLE_TIMEOUT`.
   | "turn.expired" // The turn could not start within its `start_within_s`; nothing of it was run.
   | "turn.attempts_exhausted" // Workers died running this turn as often as it may be tried.
-  | "worker.internal" // The worker itself failed, for example could not tell the turn's guard what to start.
+  | "worker.internal" // The worker itself failed, for example could not send the turn's guard what to start.
   | (string & {}); // of a newer worker
 
 /** What a reader may want to know though the turn goes on. */
 export type NoticeCode =
   | "codex.reconnecting" // codex lost its connection to the model and tries again.
-  | "codex.error" // Another error that codex told without giving up.
+  | "codex.error" // Another error that codex reported and recovered from.
   | "codex.warning" // A warning of codex.
   | "codex.line_too_long" // codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
   | "codex.thread_lost" // The conversation can't be resumed; the turn begins a new one.
   | "codex.compacted" // The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With `app-server` only.
   | "codex.model_rerouted" // codex asks another model than the one that was chosen; the message names both. With `app-server` only.
   | "codex.usage_unknown" // What the conversation had used before is unknown, so this turn's tokens are not counted.
-  | "codex.not_structured" // The request has an `output_schema`, but the agent's last message is no JSON; the message tells why.
+  | "codex.not_structured" // The request has an `output_schema`, but the agent's last message is no JSON; the message says why.
   | "workspace.session_ignored" // `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins a new conversation.
   | "workspace.session_not_kept" // `.plexum-codex-session` can't be written, so it does not name this turn's conversation; the next turn goes on with it all the same.
   | "request.content_ignored" // Parts of the request's `messages` are not used, such as a system message, a block of an unknown type or a message of the assistant after the prompt; the message names them.
@@ -53,7 +53,7 @@ export interface PlanItem {
   text: string;
 }
 
-/** Why it went wrong, as far as the CLI's words tell. */
+/** Why it went wrong, as far as the CLI's words show. */
 export type Reason =
   | "auth" // No key, a wrong key or no login.
   | "rate_limited" // Too many requests.
@@ -66,7 +66,7 @@ export type Reason =
   | "config" // Unknown model, wrong settings, codex not found.
   | "workspace" // A file in the workspace keeps codex from starting; the message names it.
   | "thread" // codex refuses to resume the workspace's conversation: its provider was changed or removed, or it is archived; the message says which.
-  | "unknown" // Nothing in the words tells.
+  | "unknown" // The words do not show it.
   | (string & {}); // of a newer worker
 
 /** How a turn ended. Any of them is final. */
@@ -164,7 +164,7 @@ export interface TextDeltaEvent extends EventEnvelope {
   type: "text_delta";
 }
 
-/** The agent's reasoning, if codex tells it, or a part of it. */
+/** The agent's reasoning, if codex reports it, or a part of it. */
 export interface ThinkingDeltaEvent extends EventEnvelope {
   /** The pieces of one id, joined, are the text. */
   item_id: string;

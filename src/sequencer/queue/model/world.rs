@@ -1038,7 +1038,7 @@ impl World {
                 self.hear(status);
             }
             for worker in 0..WORKERS {
-                // The broker gives up on a frozen process some time.
+                // The broker drops a frozen process some time.
                 if round > 50 && self.workers[worker].frozen {
                     self.die(worker);
                 }

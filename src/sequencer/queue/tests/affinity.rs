@@ -82,7 +82,7 @@ fn the_next_turn_is_offered_to_the_process_that_keeps_the_server() {
     // It is cared for as any other that runs.
     assert_eq!(b.pass(7.9), NONE);
     assert_eq!(b.pass(2.2), [repeat("a/2")]);
-    // Whoever runs it keeps the server: none, after this.
+    // The worker that runs it keeps the server: none, after this.
     assert_eq!(b.done_by("a/2", "q", false), [ack(2)]);
     assert_eq!(b.fresh(3, "a/3"), [offer("a/3")]);
 }

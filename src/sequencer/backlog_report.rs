@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::actions::Actor;
 use super::queue::{LineSummary, Oldest, Queue, StuckTurn};
 use crate::amqp::messages::{
-    BacklogTold, LineTold, MAX_LINES, MAX_NEXT, MAX_STUCK, Status, StuckTold, WaitTold,
+    BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, Status, StuckReport, WaitReport,
 };
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
@@ -18,7 +18,7 @@ use crate::pool::Agreement;
 /// `backlog`: of an active sequencer.
 pub(super) fn told(
     process: &str,
-    backlog: Option<BacklogTold>,
+    backlog: Option<BacklogReport>,
     conditions: Vec<ConditionReport>,
     pool: Agreement,
 ) -> Status {
@@ -39,14 +39,14 @@ pub(super) fn backlog(
     beyond: usize,
     queue: &Queue,
     stuck: &[StuckTurn],
-) -> BacklogTold {
+) -> BacklogReport {
     let summary = queue.summary(now, MAX_LINES, MAX_NEXT);
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let wait = |oldest: Oldest| WaitTold {
+    let wait = |oldest: Oldest| WaitReport {
         held_ms: u64::try_from(now.duration_since(oldest.received).as_millis()).unwrap_or(u64::MAX),
         enqueued_at: oldest.enqueued_at,
     };
-    let line = |line: LineSummary| LineTold {
+    let line = |line: LineSummary| LineReport {
         workspace: line.workspace.to_string(),
         turns: count(line.turns),
         running: line.running,
@@ -54,20 +54,20 @@ pub(super) fn backlog(
         oldest: line.oldest.map(wait),
         next: line.next.iter().map(ToString::to_string).collect(),
     };
-    BacklogTold {
+    BacklogReport {
         limit: count(limit),
         turns: count(summary.turns),
         waiting: count(summary.waiting),
         beyond: count(beyond),
         workspaces: count(summary.workspaces),
         oldest: summary.oldest.map(wait),
-        stuck: stuck.iter().take(MAX_STUCK).map(stuck_told).collect(),
+        stuck: stuck.iter().take(MAX_STUCK).map(stuck_report).collect(),
         top: summary.top.into_iter().map(line).collect(),
     }
 }
 
-fn stuck_told(stuck: &StuckTurn) -> StuckTold {
-    StuckTold {
+fn stuck_report(stuck: &StuckTurn) -> StuckReport {
+    StuckReport {
         workspace: stuck.workspace.to_string(),
         turn_id: stuck.turn_id.to_string(),
         for_ms: u64::try_from(stuck.lasts.as_millis()).unwrap_or(u64::MAX),
