@@ -32,7 +32,7 @@ and no management plugin is needed. Of the settings, only TURN_WORKER_AMQP_… a
 broker's user needs to listen to the status exchange: ops/rabbitmq/users set operator NAME.
 
 Without a terminal, one JSON object: workers with the turns they run, sequencers, backlog (of the active sequencer, or \
-null; each of its `top` lines has why its turns wait), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters.
+null; each of its `top` lines has why its turns wait), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters (null where the broker does not show them to this user, as RabbitMQ 4.3 does not show them to operators).
 
 Exit status: 0 somebody told of itself, 1 nobody did or the broker can't be reached, 2 wrong arguments or settings, \
 141 whoever read the output is gone.";

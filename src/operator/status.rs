@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Operator, OperatorError};
 use crate::amqp::consume::Consumer;
+use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
     About, BacklogReport, BlockedReport, Decoded, HeldTold, MAX_BLOCKED, MAX_HELD, Running, Status,
@@ -37,13 +38,14 @@ pub struct PoolStatus {
     /// Of the active sequencer; nothing where none has told of being it.
     pub backlog: Option<BacklogReport>,
     /// Turns that no sequencer's queue has taken: they are beyond its limit, or
-    /// no sequencer is there.
-    pub turns_not_held: u64,
+    /// no sequencer is there. `None`, as the next three, if the broker does not
+    /// let this user ask: RabbitMQ 4.3 wants the right to configure a queue.
+    pub turns_not_held: Option<u64>,
     /// Consumers of the queue of turns that the broker counts, mostly only the active one.
-    pub turns_consumers: u64,
+    pub turns_consumers: Option<u64>,
     /// Offers that lie there for want of a free slot.
-    pub offers_untaken: u64,
-    pub dead_letters: u64,
+    pub offers_untaken: Option<u64>,
+    pub dead_letters: Option<u64>,
     /// Messages that were not kept, as there were too many.
     pub not_kept: u64,
 }
@@ -122,19 +124,19 @@ impl Operator {
                 limit,
             });
         }
-        let depth = async |queue: &str| {
-            let depth = topology.depth(link, queue).await;
-            let depth = depth.map_err(|error| OperatorError::of_declare(link, error))?;
-            Ok::<_, OperatorError>(depth)
+        let depth = async |queue: &str| match topology.depth(link, queue).await {
+            Ok(depth) => Ok(Some(depth)),
+            Err(DeclareError::Forbidden { .. }) => Ok(None),
+            Err(error) => Err(OperatorError::of_declare(link, error)),
         };
         let status = heard.into_status();
         let beyond = status.backlog.as_ref().map_or(0, |backlog| backlog.beyond);
         let turns = depth(&topology.turns).await?;
         Ok(PoolStatus {
-            turns_not_held: turns.ready.saturating_add(beyond),
-            turns_consumers: turns.consumers,
-            offers_untaken: depth(&topology.work).await?.ready,
-            dead_letters: depth(&topology.dead).await?.ready,
+            turns_not_held: turns.map(|turns| turns.ready.saturating_add(beyond)),
+            turns_consumers: turns.map(|turns| turns.consumers),
+            offers_untaken: depth(&topology.work).await?.map(|offers| offers.ready),
+            dead_letters: depth(&topology.dead).await?.map(|dead| dead.ready),
             ..status
         })
     }

@@ -188,7 +188,7 @@ fn live(
         Some(backlog)
             if backlog.workspaces > backlog.top.len() as u64
                 || backlog.beyond > 0
-                || pool.turns_not_held > 0
+                || pool.turns_not_held != Some(0)
                 || backlog
                     .top
                     .iter()

@@ -62,27 +62,26 @@ fn summary(status: &PoolStatus, now: Timestamp) -> Vec<(&'static str, String)> {
         );
         lines.push(("turns", text));
     }
-    if status.turns_not_held > 0 {
-        let text = format!(
-            "{} in the queue that no sequencer holds",
-            status.turns_not_held
-        );
+    if let Some(turns) = status.turns_not_held.filter(|turns| *turns > 0) {
+        let text = format!("{turns} in the queue that no sequencer holds");
         lines.push(("beyond", text));
     }
     let sequencers = status.sequencers.len() as u64;
-    if status.turns_consumers > sequencers {
+    if let Some(consumers) = (status.turns_consumers).filter(|number| *number > sequencers) {
         let text = format!(
-            "{} on the queue of turns, expected {sequencers}: another program takes turns (rabbitmqctl list_consumers), or a sequencer is too old to report",
-            status.turns_consumers
+            "{consumers} on the queue of turns, expected {sequencers}: another program takes turns (rabbitmqctl list_consumers), or a sequencer is too old to report"
         );
         lines.push(("consumers", text));
     }
-    lines.push(("offers", format!("{} untaken", status.offers_untaken)));
+    let known = |number: Option<u64>| number.map_or("unknown".to_owned(), |n| n.to_string());
+    let offers = known(status.offers_untaken);
+    lines.push(("offers", format!("{offers} untaken")));
     let how = match status.dead_letters {
-        0 => "",
+        Some(0) => "",
         _ => " (turn-worker dead list)",
     };
-    lines.push(("rejected", format!("{}{how}", status.dead_letters)));
+    let rejected = known(status.dead_letters);
+    lines.push(("rejected", format!("{rejected}{how}")));
     if status.not_kept > 0 {
         lines.push((
             "left out",
@@ -431,12 +430,36 @@ mod tests {
                     line("b", 12, wait(7_000, 10_000)),
                 ],
             }),
-            turns_not_held: 7,
-            turns_consumers: 2,
-            offers_untaken: 3,
-            dead_letters: 1,
+            turns_not_held: Some(7),
+            turns_consumers: Some(2),
+            offers_untaken: Some(3),
+            dead_letters: Some(1),
             not_kept: 0,
         }
+    }
+
+    #[test]
+    fn what_the_broker_does_not_show_this_user_is_unknown() {
+        let status = PoolStatus {
+            turns_not_held: None,
+            turns_consumers: None,
+            offers_untaken: None,
+            dead_letters: None,
+            ..pool()
+        };
+        let shown: Vec<_> = summary(&status, at(10_000))
+            .into_iter()
+            .map(|(name, text)| format!("{name}: {text}"))
+            .collect();
+        assert!(
+            shown.contains(&"offers: unknown untaken".to_owned()),
+            "{shown:?}"
+        );
+        assert!(
+            shown.contains(&"rejected: unknown (turn-worker dead list)".to_owned()),
+            "{shown:?}"
+        );
+        assert!(!shown.iter().any(|line| line.starts_with("beyond")));
     }
 
     #[test]
