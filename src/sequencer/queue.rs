@@ -79,22 +79,26 @@ mod held;
 mod messages;
 #[cfg(test)]
 mod model;
+mod offering;
+mod processes;
 mod stuck;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use affinity::Affinity;
-pub use affinity::{Destination, WhyShared, WorkerReport};
+pub use affinity::{Destination, WhyShared};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub use counts::{LineSummary, Oldest, Summary};
 use held::{Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};
+pub use processes::WorkerReport;
 pub use stuck::{STUCK_AFTER, StuckTurn};
 
 use crate::fault;
@@ -162,6 +166,8 @@ pub struct Queue {
     untaken: u64,
     /// What is not offered.
     paused: Arc<Pauses>,
+    /// When slots that are free now are looked at again.
+    slots_settle: Option<Instant>,
 }
 
 impl Queue {
@@ -182,6 +188,7 @@ impl Queue {
             taken: 0,
             untaken: 0,
             paused: Arc::default(),
+            slots_settle: None,
         }
     }
 
@@ -200,6 +207,7 @@ impl Queue {
         self.by_id.clear();
         self.timers.clear();
         self.affinity.reset();
+        self.slots_settle = None;
         self.untaken = 0;
     }
 
@@ -271,91 +279,6 @@ impl Queue {
         true
     }
 
-    /// Before [`Queue::done`], also of turns that are not held here: which
-    /// worker ended the turn, and whether it keeps the server.
-    pub fn served(
-        &mut self,
-        now: Instant,
-        workspace: &str,
-        turn_id: &str,
-        worker: &str,
-        warm: bool,
-    ) {
-        let held = self
-            .find(workspace, turn_id)
-            .and_then(|ticket| self.turns.get(&ticket));
-        let took = held
-            .and_then(|held| held.taken_at)
-            .map(|at| now.saturating_duration_since(at));
-        (self.affinity).ended(workspace, turn_id, worker, warm, took);
-    }
-
-    /// A worker has taken an offer of the turn.
-    pub fn offer_taken(
-        &mut self,
-        now: Instant,
-        workspace: &str,
-        turn_id: &str,
-        worker: &str,
-        out: &mut Vec<Action>,
-    ) {
-        self.affinity.runs(workspace, turn_id, worker);
-        self.heartbeat(now, [(workspace, turn_id)], out);
-    }
-
-    /// A worker has not taken a private offer: the broker has moved it to the
-    /// shared queue.
-    pub fn offer_declined(
-        &mut self,
-        now: Instant,
-        workspace: &str,
-        turn_id: &str,
-        worker: &str,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(ticket) = self.find(workspace, turn_id) else {
-            return;
-        };
-        let Some(held) = self.turns.get_mut(&ticket) else {
-            return;
-        };
-        if held.offered_to.as_deref() != Some(worker) {
-            return;
-        }
-        held.offered_to = None;
-        self.affinity.answered(ticket, worker);
-        self.offers += 1;
-        held.last_offer = Some(LastOffer {
-            first: self.offers,
-            newest: self.offers,
-            at: now,
-        });
-        held.unanswered = Some(now);
-        self.affinity.shared_offer(ticket, now);
-        held.not_before = now + self.jitter.wait(REPEAT, held.waits);
-        self.attend(ticket, now, out);
-    }
-
-    /// What a heartbeat reports besides the turns, before [`Queue::heartbeat`].
-    pub fn worker_heard(&mut self, now: Instant, report: &WorkerReport<'_>, out: &mut Vec<Action>) {
-        self.affinity.heard(now, report);
-        self.use_room(now, report.worker, out);
-    }
-
-    /// How many workspaces have a preferred process.
-    pub fn preferences(&self) -> usize {
-        self.affinity.kept()
-    }
-
-    /// Offers the heads that wait for a slot of that process, as many as there are.
-    pub fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
-        let mut last = None;
-        while let Some(ticket) = self.affinity.next_for(worker, last) {
-            last = Some(ticket);
-            self.attend(ticket, now, out);
-        }
-    }
-
     /// A worker tells what it runs, as pairs of workspace and turn id.
     pub fn heartbeat<'a>(
         &mut self,
@@ -424,49 +347,6 @@ impl Queue {
         }
     }
 
-    /// The broker has confirmed the offer.
-    pub fn offer_confirmed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
-        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
-            return;
-        };
-        held.in_flight = false;
-        held.was_offered = true;
-        held.without_effect.get_or_insert(now);
-        held.failures = 0;
-        held.not_before = match held.offered_to {
-            Some(_) => now + NO_WORD,
-            None => now + self.jitter.wait(REPEAT, held.waits),
-        };
-        held.waits = held.waits.saturating_add(1);
-        self.attend(ticket, now, out);
-    }
-
-    /// The broker has returned or nacked the offer.
-    pub fn offer_failed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
-        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
-            return;
-        };
-        held.in_flight = false;
-        if let Some(worker) = held.offered_to.take() {
-            // To all at once: the private queue is gone, or full.
-            let workspace = Arc::clone(&held.turn.workspace);
-            self.affinity.failed(ticket, &worker, &workspace);
-            self.attend(ticket, now, out);
-            return;
-        }
-        if let Some(since) = held.unanswered.take() {
-            self.affinity.shared_answered(ticket, since);
-        }
-        // It lies nowhere, so nothing may be inferred from what the pool has taken.
-        held.last_offer = None;
-        held.without_effect = None;
-        let wait = self.jitter.wait(OFFER_FAILED, held.failures);
-        // It may be seen running all the same: then the later wait holds.
-        held.not_before = held.not_before.max(now + wait);
-        held.failures = held.failures.saturating_add(1);
-        self.attend(ticket, now, out);
-    }
-
     /// How many offers lie in the work queue, ready and untaken, as the broker
     /// says (a passive declare tells).
     ///
@@ -491,6 +371,10 @@ impl Queue {
         };
         let heads: Vec<(Ticket, bool)> = self.lines.iter().filter_map(changed).collect();
         for (head, is_paused) in heads {
+            if is_paused {
+                // Workers drop its offers without an answer.
+                self.let_go(head, now);
+            }
             if let Some(held) = self.turns.get_mut(&head) {
                 held.without_effect = None;
                 if !is_paused && held.waits > 0 {
@@ -504,6 +388,10 @@ impl Queue {
 
     /// Time has passed. Due is whatever [`Queue::next_deadline`] told, or more.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.slots_settle.is_some_and(|at| at <= now) {
+            self.slots_settle = None;
+            self.use_all_room(now, out);
+        }
         while let Some(&(at, ticket)) = self.timers.first()
             && at <= now
         {
@@ -517,7 +405,8 @@ impl Queue {
 
     /// When [`Queue::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.slots_settle].into_iter().flatten().min()
     }
 
     /// Of a held turn: the delivery that is acked when it has ended.
@@ -540,28 +429,12 @@ impl Queue {
             self.taken = self.taken.max(offer.first);
         }
         held.taken_at.get_or_insert(now);
-        self.let_go(ticket);
-    }
-
-    /// Nothing is waited for any more that concerns the turn's offers.
-    fn let_go(&mut self, ticket: Ticket) {
-        let Some(held) = self.turns.get_mut(&ticket) else {
-            return;
-        };
-        if let Some(worker) = held.offered_to.take() {
-            self.affinity.answered(ticket, &worker);
-        }
-        if let Some(since) = held.unanswered.take() {
-            self.affinity.shared_answered(ticket, since);
-        }
-        if held.awaits_room.take().is_some() {
-            self.affinity.waits_no_more(ticket);
-        }
+        self.let_go(ticket, now);
     }
 
     /// Acks the turn, takes it out of line, and lets the next one move up.
     fn end(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
-        self.let_go(ticket);
+        self.let_go(ticket, now);
         let Some(held) = self.turns.remove(&ticket) else {
             return;
         };
@@ -636,7 +509,13 @@ impl Queue {
         if offers {
             let until = self.offer(ticket, now, out);
             wake = [wake, until].into_iter().flatten().min();
+        } else {
+            self.affinity.waits_no_more(ticket);
         }
+        self.set_timer(ticket, wake);
+    }
+
+    fn set_timer(&mut self, ticket: Ticket, wake: Option<Instant>) {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
@@ -648,60 +527,6 @@ impl Queue {
                 self.timers.insert((at, ticket));
             }
         }
-    }
-
-    /// Offers the head, or returns until when it waits for the process that
-    /// keeps its server.
-    fn offer(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) -> Option<Instant> {
-        let held = self.turns.get_mut(&ticket)?;
-        let workspace = &held.turn.workspace;
-        let to = if let Some(worker) = held.offered_to.take() {
-            self.affinity.failed(ticket, &worker, workspace);
-            Destination::Shared(WhyShared::NoWord)
-        } else if held.was_offered {
-            Destination::Shared(WhyShared::Repeat)
-        } else {
-            self.affinity.destination(now, workspace)
-        };
-        if to == Destination::Shared(WhyShared::Full) {
-            let until = match held.awaits_room {
-                None => self.affinity.wait_for_room(now, workspace, ticket),
-                until => until.filter(|until| *until > now),
-            };
-            if until.is_some() {
-                held.awaits_room = until;
-                return until;
-            }
-        }
-        if held.awaits_room.take().is_some() {
-            self.affinity.waits_no_more(ticket);
-        }
-        held.in_flight = true;
-        match &to {
-            Destination::Private { worker, .. } => {
-                self.affinity.private_offer(ticket, worker);
-                held.offered_to = Some(Arc::clone(worker));
-            }
-            Destination::Shared(_) => {
-                self.offers += 1;
-                held.last_offer = Some(LastOffer {
-                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
-                    newest: self.offers,
-                    at: now,
-                });
-                let since = *held.unanswered.get_or_insert(now);
-                self.affinity.shared_offer(ticket, since);
-            }
-        }
-        let line = self.lines.get(&held.turn.workspace);
-        out.push(Action::Offer {
-            ticket,
-            turn: Arc::clone(&held.turn),
-            repeat: held.was_offered,
-            to,
-            next_waits: line.is_some_and(|line| line.order.len() > 1),
-        });
-        None
     }
 }
 

@@ -575,6 +575,7 @@ impl Session<'_> {
         let report = WorkerReport {
             worker,
             slots: usize::try_from(slots).unwrap_or(usize::MAX),
+            serves: is_serving,
             offers_to: (about.offers_to.as_deref())
                 .filter(|queue| is_serving && sequencer.topology.is_private_work(queue)),
             running: &running,

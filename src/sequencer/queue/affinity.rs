@@ -1,44 +1,41 @@
-//! Which process keeps a server for a workspace, and whether it has room. Pure.
+//! Where a head is offered: to the process that keeps its workspace's server, to
+//! the process whose slot has got free, or to all. Pure.
 //!
 //! A turn that finds the server of its workspace's last turn waiting skips a
 //! cold start. So its offer goes to the private queue of the process that keeps
-//! the server, if that process is known to have room. This is a preference and
-//! nothing more: an offer that gets no answer goes to the shared queue.
+//! the server, if that process is known to have room. While no process has room,
+//! heads wait here, and each slot that gets free is offered the oldest head whose
+//! server waits there, or the oldest of all if that one has waited for longer by
+//! more than the guard. An offer stays a hint: one that gets no answer goes to
+//! the shared queue.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::held::Ticket;
+use super::processes::{FRESH, Process, Processes, Room, WorkerReport};
+use super::waiting::{Group, Waiting, WaitingHead};
 
 /// How many workspaces have a preferred process at most; the oldest go first.
 pub(super) const MOST_KEPT: usize = 10_000;
 
-/// Of processes in reports, no more are remembered.
-const MOST_PROCESSES: usize = 1_000;
-
-/// A process that has been silent for longer is not preferred: two and a half
-/// heartbeats.
-const FRESH: Duration = Duration::from_secs(5);
-
-/// A process that has been silent for longer is forgotten.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// For how long the report of a process that does not answer offers counts.
-const OLDER_HEARD: Duration = Duration::from_secs(10);
-
-/// The guard while such a process is in the pool: older workers do not answer
-/// offers, so what they take is known from their heartbeats only.
+/// The guard while older workers are in the pool: they do not answer offers, so
+/// what they take is known from their heartbeats only.
 const GUARD_BESIDE_OLDER: Duration = Duration::from_secs(3);
 
-/// How long a head waits for a full process at most: less than a cold start
-/// costs elsewhere.
+/// How long a head waits for its process at most while another one has room:
+/// less than a cold start costs there.
 pub(super) const WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
+
+/// After this a head that waits is looked at again: processes may have gone.
+pub(super) const LOOK_AGAIN: Duration = FRESH;
 
 /// Where an offer goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// To the process that keeps the workspace's server.
+    /// To one process: it keeps the workspace's server, or has a slot that has
+    /// just got free.
     Private {
         worker: Arc<str>,
         queue: Arc<str>,
@@ -86,47 +83,12 @@ impl WhyShared {
     }
 }
 
-/// What a heartbeat reports of its process.
-#[derive(Debug, Clone, Copy)]
-pub struct WorkerReport<'a> {
-    pub worker: &'a str,
-    pub slots: usize,
-    /// Its private queue; `None` if it takes no offers there (now).
-    pub offers_to: Option<&'a str>,
-    /// What it runs, as pairs of workspace and turn id.
-    pub running: &'a [(&'a str, &'a str)],
-    /// Workspaces whose server waits for the next turn.
-    pub idle: &'a [&'a str],
-    /// There are more than `idle` names.
-    pub idle_is_cut: bool,
-    /// It answers offers; older ones do not.
-    pub answers: bool,
-}
-
-/// Workspace and turn id.
-type TurnKey = (Arc<str>, Arc<str>);
-
-#[derive(Debug)]
-struct Process {
-    heard: Instant,
-    offers_to: Option<Arc<str>>,
-    slots: usize,
-    /// An offer to it got no answer since its last heartbeat.
-    doubted: bool,
-    /// What it runs.
-    running: HashSet<TurnKey>,
-    /// What it has ended: a report may have been made before that.
-    ended: HashSet<TurnKey>,
-    /// Private offers to it without an answer.
-    offered: HashSet<Ticket>,
-    /// Heads that wait for one of its slots.
-    awaited_by: BTreeSet<Ticket>,
-}
-
-impl Process {
-    fn has_room(&self) -> bool {
-        self.running.len() + self.offered.len() < self.slots
-    }
+/// What becomes of a head that could be offered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    Offer(Destination),
+    /// It waits for a slot, and is looked at again at this time.
+    Wait(Instant),
 }
 
 #[derive(Debug)]
@@ -141,40 +103,30 @@ struct Kept {
 pub(super) struct Affinity {
     /// How long others may be overtaken; zero: no process is preferred.
     guard: Duration,
-    processes: HashMap<Arc<str>, Process>,
+    pub processes: Processes,
     /// By workspace.
     kept: HashMap<Arc<str>, Kept>,
     by_age: BTreeMap<u64, Arc<str>>,
     last_number: u64,
-    /// Shared offers without an answer, and since when.
-    unanswered: BTreeSet<(Instant, Ticket)>,
-    /// When a process that does not answer offers was heard last.
-    older_heard: Option<Instant>,
-    /// How long turns take, smoothed.
-    pace: Option<Duration>,
+    waiting: Waiting,
 }
 
 impl Affinity {
     pub fn new(guard: Duration) -> Self {
         Self {
             guard,
-            processes: HashMap::new(),
+            processes: Processes::default(),
             kept: HashMap::new(),
             by_age: BTreeMap::new(),
             last_number: 0,
-            unanswered: BTreeSet::new(),
-            older_heard: None,
-            pace: None,
+            waiting: Waiting::default(),
         }
     }
 
-    /// Tickets mean nothing any more; which process keeps which server does.
+    /// Tickets have lost their meaning; which process keeps which server has not.
     pub fn reset(&mut self) {
-        self.unanswered.clear();
-        for process in self.processes.values_mut() {
-            process.offered.clear();
-            process.awaited_by.clear();
-        }
+        self.processes.reset();
+        self.waiting.clear();
     }
 
     /// How many workspaces have a preferred process.
@@ -182,78 +134,145 @@ impl Affinity {
         self.kept.len()
     }
 
-    pub fn destination(&self, now: Instant, workspace: &str) -> Destination {
-        let why = match self.kept.get(workspace) {
-            None => WhyShared::NoServer,
-            Some(_) if self.guard.is_zero() => WhyShared::NoServer,
-            Some(kept) => match self.processes.get(&kept.worker) {
-                Some(process) if process.is_fresh(now) => match &process.offers_to {
-                    _ if self.is_guarded(now) => WhyShared::Guard,
-                    _ if !process.has_room() => WhyShared::Full,
-                    Some(queue) => {
-                        return Destination::Private {
-                            worker: Arc::clone(&kept.worker),
-                            queue: Arc::clone(queue),
-                        };
-                    }
-                    None => WhyShared::Stale,
-                },
-                _ => WhyShared::Stale,
-            },
+    fn room(&self, now: Instant) -> Room {
+        match self.guard.is_zero() {
+            true => Room::Unknown,
+            false => self.processes.room(now),
+        }
+    }
+
+    /// The process that keeps the workspace's server, if offers to it are
+    /// likely to be answered.
+    fn preferred(&self, now: Instant, workspace: &str) -> Result<Preferred<'_>, WhyShared> {
+        let kept = self.kept.get(workspace);
+        let kept = kept.filter(|_| !self.guard.is_zero());
+        let worker = &kept.ok_or(WhyShared::NoServer)?.worker;
+        let process = self.processes.get(worker).ok_or(WhyShared::Stale)?;
+        let queue = process.private_queue(now).ok_or(WhyShared::Stale)?;
+        Ok(Preferred {
+            worker,
+            queue,
+            process,
+        })
+    }
+
+    /// Decides for a head that could be offered now. `since`: when it began to
+    /// wait, if it does.
+    pub fn place(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        ticket: Ticket,
+        since: Option<Instant>,
+    ) -> Placement {
+        let (room, preferred) = (self.room(now), self.preferred(now, workspace));
+        let why = match &preferred {
+            Ok(_) if room == Room::Unknown && self.is_guarded(now) => WhyShared::Guard,
+            Ok(preferred) if !preferred.process.has_room() => WhyShared::Full,
+            Ok(preferred) if room != Room::Full => {
+                return Placement::Offer(preferred.destination());
+            }
+            Ok(_) => WhyShared::Full,
+            Err(why) => *why,
         };
-        Destination::Shared(why)
+        let group: Group = preferred.as_ref().ok().map(|it| Arc::clone(it.worker));
+        let since = since.unwrap_or(now);
+        let patience = match &group {
+            Some(worker) if why == WhyShared::Full => self.patience(worker),
+            _ => Duration::ZERO,
+        };
+        let mut until = since + patience;
+        if room == Room::Full && until <= now {
+            until = now + LOOK_AGAIN;
+        }
+        if until <= now {
+            return Placement::Offer(Destination::Shared(why));
+        }
+        self.waiting.insert(group, WaitingHead { since, ticket });
+        Placement::Wait(until)
+    }
+
+    /// How long a head of the process waits for it while others have room.
+    fn patience(&self, worker: &str) -> Duration {
+        match self.processes.is_soon_free(worker, WAIT_FOR_ROOM) {
+            true => WAIT_FOR_ROOM,
+            false => Duration::ZERO,
+        }
+    }
+
+    /// The head waits for no slot any more.
+    pub fn waits_no_more(&mut self, ticket: Ticket) {
+        self.waiting.remove(ticket);
+    }
+
+    /// The waiting head that the process's free slot is for, and its way there.
+    pub fn next_for(&self, now: Instant, worker: &str) -> Option<(Ticket, Destination)> {
+        let process = self.processes.get(worker)?;
+        if !process.is_serving(now) || !process.has_room() {
+            return None;
+        }
+        let own = self.waiting.first(&Some(worker.into()));
+        let next = match self.room(now) {
+            Room::Full => return None,
+            Room::Unknown => own,
+            Room::Free => {
+                let others = self.waiting.firsts();
+                let others = others.filter(|(group, head)| self.may_leave(now, group, *head));
+                let oldest = others.map(|(_, head)| head).min();
+                let passes = |own: &WaitingHead| {
+                    oldest.is_none_or(|oldest| own.since <= oldest.since + self.guard)
+                };
+                own.filter(passes).or(oldest)
+            }
+        }?;
+        let to = match process.private_queue(now) {
+            Some(queue) => Destination::Private {
+                worker: worker.into(),
+                queue: Arc::clone(queue),
+            },
+            None => Destination::Shared(WhyShared::Full),
+        };
+        Some((next.ticket, to))
+    }
+
+    /// When slots that are free count as such, if heads wait for that.
+    pub fn slots_settle(&self, now: Instant) -> Option<Instant> {
+        let waits = !self.waiting.is_empty() && self.room(now) == Room::Full;
+        waits.then(|| self.processes.settles_at(now)).flatten()
+    }
+
+    /// Whether the head waits no longer for the process that keeps its server.
+    fn may_leave(&self, now: Instant, group: &Group, head: WaitingHead) -> bool {
+        let process = group.as_deref().and_then(|worker| self.processes.get(worker));
+        match (group, process) {
+            (Some(worker), Some(process)) if process.private_queue(now).is_some() => {
+                head.since + self.patience(worker) <= now
+            }
+            _ => true,
+        }
     }
 
     /// Whether others have waited for so long that no turn may overtake them.
     fn is_guarded(&self, now: Instant) -> bool {
-        let beside_older = self.older_heard.is_some_and(|at| now < at + OLDER_HEARD);
-        let guard = match beside_older {
+        let guard = match self.processes.has_older(now) {
             true => self.guard.max(GUARD_BESIDE_OLDER),
             false => self.guard,
         };
-        let oldest = self.unanswered.first();
-        oldest.is_some_and(|(since, _)| now.saturating_duration_since(*since) >= guard)
+        let oldest = self.processes.oldest_unanswered();
+        oldest.is_some_and(|since| now.saturating_duration_since(since) >= guard)
     }
 
-    pub fn private_offer(&mut self, ticket: Ticket, worker: &str) {
-        if let Some(process) = self.processes.get_mut(worker) {
-            process.offered.insert(ticket);
-        }
-    }
-
-    /// The private offer has an answer, whichever.
-    pub fn answered(&mut self, ticket: Ticket, worker: &str) {
-        if let Some(process) = self.processes.get_mut(worker) {
-            process.offered.remove(&ticket);
-        }
-    }
-
-    /// The offer did not arrive, or got no answer.
-    pub fn failed(&mut self, ticket: Ticket, worker: &str, workspace: &str) {
-        self.answered(ticket, worker);
+    /// The private offer did not arrive, or got no answer.
+    pub fn failed(&mut self, now: Instant, ticket: Ticket, worker: &str, workspace: &str) {
+        self.processes.private_answered(now, ticket, worker);
+        self.processes.doubt(worker);
         self.forget(workspace);
-        if let Some(process) = self.processes.get_mut(worker) {
-            process.doubted = true;
-        }
-    }
-
-    pub fn shared_offer(&mut self, ticket: Ticket, since: Instant) {
-        self.unanswered.insert((since, ticket));
-    }
-
-    pub fn shared_answered(&mut self, ticket: Ticket, since: Instant) {
-        self.unanswered.remove(&(since, ticket));
     }
 
     /// The process has the turn of that workspace now: a server that another
     /// process keeps makes way.
-    pub fn runs(&mut self, workspace: &str, turn_id: &str, worker: &str) {
-        if let Some(process) = self.processes.get_mut(worker) {
-            let key = key(workspace, turn_id);
-            if !process.ended.contains(&key) {
-                process.running.insert(key);
-            }
-        }
+    pub fn runs(&mut self, now: Instant, workspace: &str, turn_id: &str, worker: &str) {
+        self.processes.runs(now, workspace, turn_id, worker);
         if self
             .worker_of(workspace)
             .is_some_and(|kept| &**kept != worker)
@@ -262,25 +281,8 @@ impl Affinity {
         }
     }
 
-    /// The process has ended a turn there, and keeps the server or not. The
-    /// turn took so long, if that is known.
-    pub fn ended(
-        &mut self,
-        workspace: &str,
-        turn_id: &str,
-        worker: &str,
-        warm: bool,
-        took: Option<Duration>,
-    ) {
-        if let Some(process) = self.processes.get_mut(worker) {
-            let key = key(workspace, turn_id);
-            process.running.remove(&key);
-            process.ended.insert(key);
-        }
-        if let Some(took) = took {
-            let before = self.pace.unwrap_or(took);
-            self.pace = Some(before.mul_f64(0.8) + took.mul_f64(0.2));
-        }
+    /// A turn has ended there, and its server waits for the next one or not.
+    pub fn keeps(&mut self, workspace: &str, worker: &str, warm: bool) {
         match warm {
             true => self.keep(workspace.into(), worker.into()),
             false => self.forget(workspace),
@@ -288,42 +290,8 @@ impl Affinity {
     }
 
     pub fn heard(&mut self, now: Instant, report: &WorkerReport<'_>) {
-        if !report.answers {
-            self.older_heard = Some(now);
-        }
-        self.processes.retain(|_, process| {
-            // What is offered to it still has to be answered, or to fail.
-            now.saturating_duration_since(process.heard) < REMEMBERED
-                || !process.offered.is_empty()
-                || !process.awaited_by.is_empty()
-        });
-        let is_known = self.processes.contains_key(report.worker);
-        if !is_known && self.processes.len() >= MOST_PROCESSES {
-            return;
-        }
-        let worker: Arc<str> = report.worker.into();
-        let process = (self.processes.entry(Arc::clone(&worker))).or_insert_with(|| Process {
-            heard: now,
-            offers_to: None,
-            slots: 0,
-            doubted: false,
-            running: HashSet::new(),
-            ended: HashSet::new(),
-            offered: HashSet::new(),
-            awaited_by: BTreeSet::new(),
-        });
-        process.heard = now;
-        process.doubted = false;
-        process.slots = report.slots;
-        if process.offers_to.as_deref() != report.offers_to {
-            process.offers_to = report.offers_to.map(Arc::from);
-        }
-        let named = report.running.iter();
-        let named: HashSet<TurnKey> = named.map(|(workspace, id)| key(workspace, id)).collect();
-        process.ended.retain(|turn| named.contains(turn));
-        process.running = named.difference(&process.ended).cloned().collect();
-        if report.offers_to.is_some() {
-            self.compare(now, &worker, report);
+        if self.processes.report(now, report) && report.offers_to.is_some() {
+            self.compare(now, &report.worker.into(), report);
         }
     }
 
@@ -348,7 +316,7 @@ impl Affinity {
         for workspace in report.idle.iter().rev() {
             let kept_by = self.worker_of(workspace);
             let kept_by = kept_by.and_then(|kept_by| self.processes.get(kept_by));
-            if !kept_by.is_some_and(|process| process.is_fresh(now)) {
+            if !kept_by.is_some_and(|process| process.private_queue(now).is_some()) {
                 self.keep((*workspace).into(), Arc::clone(worker));
             }
         }
@@ -381,79 +349,38 @@ impl Affinity {
             self.by_age.remove(&kept.number);
         }
     }
-
-    /// Until when the head may wait for a slot of its process; `None` if a slot
-    /// there is not likely to be free in time.
-    pub fn wait_for_room(
-        &mut self,
-        now: Instant,
-        workspace: &str,
-        ticket: Ticket,
-    ) -> Option<Instant> {
-        let worker = &self.kept.get(workspace)?.worker;
-        let process = self.processes.get_mut(worker)?;
-        let slots = u32::try_from(process.slots).unwrap_or(u32::MAX).max(1);
-        if self.pace? / slots > WAIT_FOR_ROOM {
-            return None;
-        }
-        process.awaited_by.insert(ticket);
-        Some(now + WAIT_FOR_ROOM)
-    }
-
-    /// The head waits for no slot any more.
-    pub fn waits_no_more(&mut self, ticket: Ticket) {
-        for process in self.processes.values_mut() {
-            process.awaited_by.remove(&ticket);
-        }
-    }
-
-    /// The next head that waits for that process, if it has room.
-    pub fn next_for(&self, worker: &str, after: Option<Ticket>) -> Option<Ticket> {
-        let process = self.processes.get(worker)?;
-        let mut waiting = process.awaited_by.iter().copied();
-        let next = waiting.find(|ticket| after.is_none_or(|after| *ticket > after))?;
-        process.has_room().then_some(next)
-    }
 }
 
-fn key(workspace: &str, turn_id: &str) -> TurnKey {
-    (workspace.into(), turn_id.into())
+struct Preferred<'a> {
+    worker: &'a Arc<str>,
+    queue: &'a Arc<str>,
+    process: &'a Process,
 }
 
-impl Process {
-    fn is_fresh(&self, now: Instant) -> bool {
-        !self.doubted
-            && self.offers_to.is_some()
-            && now.saturating_duration_since(self.heard) < FRESH
+impl Preferred<'_> {
+    fn destination(&self) -> Destination {
+        Destination::Private {
+            worker: Arc::clone(self.worker),
+            queue: Arc::clone(self.queue),
+        }
     }
 }
 
 #[cfg(test)]
 impl Affinity {
-    /// What is counted for a turn is what it says of itself.
-    pub fn check(&self, ticket: Ticket, held: &super::held::Held) {
-        if let Some(worker) = &held.offered_to
-            && let Some(process) = self.processes.get(worker)
-        {
-            assert!(process.offered.contains(&ticket));
+    /// What is counted for turns is what they say of themselves.
+    pub fn check(&self, turns: &BTreeMap<Ticket, super::held::Held>) {
+        for (ticket, held) in turns {
+            self.processes.check(*ticket, held);
         }
-        if let Some(since) = held.unanswered {
-            assert!(self.unanswered.contains(&(since, ticket)));
-        }
-    }
-
-    pub fn check_tickets(&self, turns: &BTreeMap<Ticket, super::held::Held>) {
-        for (worker, process) in &self.processes {
-            for ticket in &process.offered {
-                assert_eq!(turns[ticket].offered_to.as_ref(), Some(worker));
-            }
-            for ticket in &process.awaited_by {
-                assert!(turns[ticket].awaits_room.is_some());
-            }
-        }
-        for (since, ticket) in &self.unanswered {
-            assert_eq!(turns[ticket].unanswered, Some(*since));
+        self.processes.check_tickets(turns);
+        for ticket in self.waiting.tickets() {
+            assert!(turns[&ticket].waits_since.is_some());
         }
         assert_eq!(self.kept.len(), self.by_age.len());
+    }
+
+    pub fn waits(&self, ticket: Ticket) -> bool {
+        self.waiting.contains(ticket)
     }
 }

@@ -110,8 +110,8 @@ pub(super) struct Held {
     pub offered_to: Option<Arc<str>>,
     /// Since when an offer of it in the shared queue has had no answer.
     pub unanswered: Option<Instant>,
-    /// Until when it waits for a slot of the process that keeps its server.
-    pub awaits_room: Option<Instant>,
+    /// Since when it could be offered and waits for a free slot.
+    pub waits_since: Option<Instant>,
     /// When a worker was first heard to have it.
     pub taken_at: Option<Instant>,
     /// Waits in a row since it was offered or last seen running.
@@ -150,7 +150,7 @@ impl Held {
             last_offer: None,
             offered_to: None,
             unanswered: None,
-            awaits_room: None,
+            waits_since: None,
             taken_at: None,
             waits: 0,
             failures: 0,

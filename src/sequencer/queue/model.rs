@@ -9,8 +9,9 @@ use crate::request::OnBusy;
 
 use world::World;
 
-const WORKSPACES: [&str; 3] = ["a", "b", "c"];
+const WORKSPACES: [&str; 4] = ["a", "b", "c", "d"];
 const WORKERS: usize = 3;
+/// Slots of a process at most: with one each, they are fewer than the workspaces.
 const SLOTS: usize = 2;
 
 /// Different turns of a workspace.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::super::affinity::WAIT_FOR_ROOM;
+use super::super::affinity::LOOK_AGAIN;
 use super::super::*;
 use super::{
     ClaimRun, Hearing, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
@@ -86,6 +86,8 @@ pub struct World {
     now: Instant,
     max_waiting: usize,
     kinds: Vec<Kind>,
+    /// Of each process.
+    slots: usize,
     queue: Queue,
     zombie: Option<Queue>,
     successors: u64,
@@ -131,6 +133,7 @@ impl World {
             now: Instant::now(),
             max_waiting,
             kinds,
+            slots: 1 + seed as usize / 2 % SLOTS,
             queue: Queue::new(max_waiting, seed),
             zombie: None,
             successors: 0,
@@ -573,9 +576,11 @@ impl World {
                     .iter()
                     .map(|workspace| WORKSPACES[*workspace])
                     .collect();
+                let slots = self.slots;
                 let report = WorkerReport {
                     worker: &worker,
-                    slots: SLOTS,
+                    slots,
+                    serves: true,
                     offers_to: (!is_older).then_some(&*worker),
                     running: &running,
                     idle: &idle,
@@ -586,6 +591,9 @@ impl World {
                     queue.worker_heard(now, &report, out);
                     queue.heartbeat(now, running.iter().copied(), out);
                 });
+                let (now, queue) = (self.now, &self.queue);
+                let next = queue.affinity.next_for(now, &worker);
+                assert_eq!(next, None, "{worker} has a free slot, and a head waits (G2)");
             }
         }
     }
@@ -613,7 +621,7 @@ impl World {
     }
 
     fn has_room(&self, worker: usize) -> bool {
-        !self.workers[worker].frozen && self.workers[worker].running.len() < SLOTS
+        !self.workers[worker].frozen && self.workers[worker].running.len() < self.slots
     }
 
     fn take(&mut self, worker: usize) {
@@ -667,7 +675,7 @@ impl World {
             self.tell_done(worker, turn);
         } else {
             self.workers[worker].running.push(turn);
-            assert!(self.workers[worker].running.len() <= SLOTS);
+            assert!(self.workers[worker].running.len() <= self.slots);
         }
     }
 
@@ -980,28 +988,26 @@ impl World {
         }
     }
 
-    /// For a short time, and with a timer.
+    /// With a timer, and only while no slot is known to be free for it.
     fn waits_for_room(&self, turn: Name) -> bool {
-        let held = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
-        let held = held.map(|ticket| &self.queue.turns[&ticket]);
-        held.is_some_and(|held| {
-            held.awaits_room
-                .is_some_and(|until| until > self.now && until <= self.now + WAIT_FOR_ROOM)
-                && held.timer <= held.awaits_room
+        let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
+        ticket.is_some_and(|ticket| {
+            let timer = self.queue.turns[&ticket].timer;
+            self.queue.affinity.waits(ticket)
+                && timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
         })
     }
 
     /// What is counted for processes is what the turns say of themselves.
     fn check_affinity(&self) {
-        for (ticket, held) in &self.queue.turns {
+        for held in self.queue.turns.values() {
             let is_decided = held.asked.is_some() || held.claim_not_before > self.now;
             if held.offered_to.is_some() && !held.in_flight && !is_decided {
                 let at = held.timer.expect("a private offer is waited for");
                 assert!(at <= self.now + NO_WORD, "{:?} waits (G2)", held.turn);
             }
-            self.queue.affinity.check(*ticket, held);
         }
-        self.queue.affinity.check_tickets(&self.queue.turns);
+        self.queue.affinity.check(&self.queue.turns);
     }
 
     fn is_quiet(&self) -> bool {
@@ -1045,7 +1051,7 @@ impl World {
                 while !self.workers[worker].running.is_empty() && !self.workers[worker].frozen {
                     self.finish(worker, 0);
                 }
-                for _ in 0..SLOTS {
+                for _ in 0..self.slots {
                     self.take_private(worker);
                     self.take(worker);
                 }

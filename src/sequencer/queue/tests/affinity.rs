@@ -32,6 +32,7 @@ impl Bench {
         let report = WorkerReport {
             worker,
             slots: 2,
+            serves: offers_to.is_some(),
             offers_to,
             running: &running,
             idle,
@@ -139,9 +140,10 @@ fn g2_no_process_is_preferred_that_is_silent_draining_or_full_for_long() {
     b.beat_as("p", None, &[], &[]);
     assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
 
-    // Turns take too long for its slots to be worth a wait.
+    // Turns take too long for its slots to be worth a wait: another has room.
     let mut b = Bench::new(10);
     b.warmed(1, "a/1", "p", 4.0);
+    b.beat("q", &[], &[]);
     b.beat("p", &["x/1", "y/1"], &["a"]);
     assert_eq!(b.fresh(2, "a/2"), [offer("a/2")]);
 }
@@ -149,6 +151,7 @@ fn g2_no_process_is_preferred_that_is_silent_draining_or_full_for_long() {
 #[test]
 fn a_head_waits_a_little_for_a_process_whose_turns_are_short() {
     let mut b = Bench::new(10);
+    b.beat("q", &[], &[]);
     for (tag, name) in [(1, "a/a1"), (2, "b/b1"), (3, "c/c1")] {
         b.warmed(tag, name, "p", 0.1);
     }
@@ -167,32 +170,131 @@ fn a_head_waits_a_little_for_a_process_whose_turns_are_short() {
     assert_eq!(b.pass(0.1), [offer("a/a3")]);
 }
 
+/// A pool of one process with two slots, both taken by turns that are not
+/// held here, and with servers of `a0`, `a1`, and so on.
+fn full_pool(guard: f64, servers: usize) -> Bench {
+    let mut b = Bench::new(100);
+    b.queue = Queue::new(100, 1).with_guard(Duration::from_secs_f64(guard));
+    let idle: Vec<String> = (0..servers).map(|n| format!("a{n}")).collect();
+    let idle: Vec<&str> = idle.iter().map(String::as_str).collect();
+    b.beat("p", &["x/x", "y/y"], &idle);
+    b
+}
+
 #[test]
-fn g2_turns_are_overtaken_for_a_limited_time() {
-    for (guard, overtakes) in [(0.0, 0), (1.0, 4), (3.0, 14)] {
-        let mut b = Bench::new(100);
-        b.queue = Queue::new(100, 1).with_guard(Duration::from_secs_f64(guard));
-        b.warmed(1, "a/0", "p", 0.1);
-        assert_eq!(b.fresh(2, "z/1"), [offer("z/1")]);
-        b.confirm("z/1");
-        let mut overtaken = 0;
-        for n in 1..30 {
-            let name = format!("a/{n}");
-            let out = b.fresh(2 + n, &name);
-            b.confirm(&name);
-            b.taken(&name, "p");
-            b.pass(0.2);
-            b.beat("p", &[&name], &[]);
-            b.done_by(&name, "p", true);
-            overtaken += u32::from(out == [private(&name, "p")]);
-        }
-        let tolerance = overtaken.abs_diff(overtakes);
-        assert!(tolerance <= 1, "{guard} s: {overtaken}");
-        if guard > 0.0 {
-            b.taken("z/1", "q");
-            assert_eq!(b.fresh(99, "a/99"), [private("a/99", "p")]);
-        }
+fn g2_heads_wait_while_the_pool_is_full_and_the_oldest_gets_the_slot_that_is_free() {
+    let mut b = full_pool(1.0, 0);
+    assert_eq!(b.fresh(1, "a/a"), NONE);
+    b.pass(0.1);
+    assert_eq!(b.fresh(2, "b/b"), NONE);
+    assert_eq!(b.done_by("x/x", "p", false), [private("a/a", "p")]);
+    b.confirm("a/a");
+    assert_eq!(b.taken("a/a", "p"), NONE);
+    // The pool's reports keep it waiting, for as long as it takes.
+    for _ in 0..100 {
+        b.pass(2.0);
+        assert_eq!(b.beat("p", &["a/a", "y/y"], &[]), NONE);
     }
+    // A new process has slots.
+    assert_eq!(b.beat("q", &["x/x"], &[]), [private("b/b", "q")]);
+    b.taken("b/b", "q");
+    assert_eq!(b.fresh(3, "c/c"), NONE);
+    assert_eq!(b.done_by("y/y", "p", false), [private("c/c", "p")]);
+    assert_eq!(b.queue.turns(), 3);
+}
+
+#[test]
+fn g2_a_head_is_overtaken_only_by_those_that_came_soon_after_it() {
+    for (guard, overtakes) in [(0.5, 5), (1.0, 10), (1.55, 15)] {
+        let mut b = full_pool(guard, 20);
+        assert_eq!(b.fresh(100, "z/z"), NONE);
+        for n in 0..20 {
+            b.pass(0.1);
+            assert_eq!(b.fresh(n, &format!("a{n}/a{n}")), NONE);
+        }
+        let mut out = b.done_by("x/x", "p", false);
+        for n in 0..overtakes {
+            let name = format!("a{n}/a{n}");
+            assert_eq!(out, [private(&name, "p")], "{guard} s");
+            b.taken(&name, "p");
+            out = b.done_by(&name, "p", true);
+            assert_eq!(out.pop(), Some(ack(n)));
+        }
+        assert_eq!(out, [private("z/z", "p")], "{guard} s");
+    }
+    // Without a guard there are no preferences, and heads do not wait.
+    let mut b = full_pool(0.0, 1);
+    assert_eq!(b.fresh(1, "a0/a0"), [offer("a0/a0")]);
+}
+
+#[test]
+fn g2_heads_wait_for_no_process_that_is_silent() {
+    let mut b = full_pool(1.0, 1);
+    assert_eq!(b.fresh(1, "z/z"), NONE);
+    assert_eq!(b.fresh(2, "a0/a0"), NONE);
+    let mut out = b.pass(4.9);
+    assert_eq!(out, NONE);
+    out.extend(b.pass(0.2));
+    assert_eq!(out, [offer("z/z"), offer("a0/a0")]);
+}
+
+#[test]
+fn g2_heads_go_to_all_where_older_workers_take_them() {
+    let mut b = full_pool(1.0, 0);
+    b.beat_as("older", None, &["o/o", "o/2"], &[]);
+    assert_eq!(b.fresh(1, "a/a"), [offer("a/a")]);
+}
+
+#[test]
+fn a_slot_that_is_free_takes_what_lies_in_the_shared_queue_first() {
+    let mut b = full_pool(1.0, 3);
+    b.done_by("x/x", "p", false);
+    assert_eq!(b.fresh(1, "a0/a0"), [private("a0/a0", "p")]);
+    b.confirm("a0/a0");
+    // It lies in the shared queue now, and will be taken by the next free slot.
+    assert_eq!(b.declined("a0/a0", "p"), NONE);
+    assert_eq!(b.fresh(2, "a1/a1"), NONE);
+    assert_eq!(b.fresh(3, "a2/a2"), NONE);
+    assert_eq!(b.done_by("y/y", "p", false), NONE);
+    assert_eq!(b.taken("a0/a0", "p"), NONE);
+    let next = b.done_by("a0/a0", "p", true);
+    assert_eq!(next, [private("a1/a1", "p"), ack(1)]);
+    b.confirm("a1/a1");
+    // One that is free for long has not found what was believed to lie there.
+    b.declined("a1/a1", "p");
+    assert_eq!(b.done_by("y/2", "p", false), NONE);
+    assert_eq!(b.pass(0.199), NONE);
+    assert_eq!(b.pass(0.001), [private("a2/a2", "p")]);
+}
+
+#[test]
+fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
+    let mut b = full_pool(1.0, 0);
+    let report = WorkerReport {
+        worker: "q",
+        slots: 1,
+        serves: true,
+        offers_to: None,
+        running: &[("q", "q1")],
+        idle: &[],
+        idle_is_cut: false,
+        answers: true,
+    };
+    b.queue.worker_heard(b.now, &report, &mut b.out);
+    assert_eq!(b.fresh(1, "a/a"), NONE);
+    assert_eq!(b.fresh(2, "b/b"), NONE);
+    b.queue.served(b.now, "q", "q1", "q", false);
+    b.queue.use_room(b.now, "q", &mut b.out);
+    assert_eq!(b.take(), [offer("a/a")]);
+    // A process that drains is given none.
+    let drains = WorkerReport {
+        serves: false,
+        running: &[],
+        ..report
+    };
+    b.pass(0.3);
+    b.queue.worker_heard(b.now, &drains, &mut b.out);
+    assert_eq!(b.take(), NONE);
 }
 
 #[test]

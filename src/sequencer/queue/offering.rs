@@ -1,0 +1,237 @@
+//! Offers on their way: where a head is offered, what workers and the broker
+//! answer, and what slots that get free are given.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::affinity::Placement;
+use super::held::LastOffer;
+use super::{
+    Action, Destination, NO_WORD, OFFER_FAILED, Queue, REPEAT, Ticket, WhyShared, WorkerReport,
+};
+
+impl Queue {
+    /// Before [`Queue::done`], also of turns that are not held here: which
+    /// worker ended the turn, and whether it keeps the server.
+    pub fn served(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        warm: bool,
+    ) {
+        let held = self
+            .find(workspace, turn_id)
+            .and_then(|ticket| self.turns.get(&ticket));
+        let took = held
+            .and_then(|held| held.taken_at)
+            .map(|at| now.saturating_duration_since(at));
+        let processes = &mut self.affinity.processes;
+        processes.ended(now, workspace, turn_id, worker, took);
+        self.affinity.keeps(workspace, worker, warm);
+    }
+
+    /// A worker has taken an offer of the turn.
+    pub fn offer_taken(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        out: &mut Vec<Action>,
+    ) {
+        self.affinity.runs(now, workspace, turn_id, worker);
+        self.heartbeat(now, [(workspace, turn_id)], out);
+    }
+
+    /// A worker has not taken a private offer: the broker has moved it to the
+    /// shared queue.
+    pub fn offer_declined(
+        &mut self,
+        now: Instant,
+        workspace: &str,
+        turn_id: &str,
+        worker: &str,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(ticket) = self.find(workspace, turn_id) else {
+            return;
+        };
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        if held.offered_to.as_deref() != Some(worker) {
+            return;
+        }
+        held.offered_to = None;
+        let processes = &mut self.affinity.processes;
+        processes.private_declined(now, ticket, worker);
+        self.offers += 1;
+        held.last_offer = Some(LastOffer {
+            first: self.offers,
+            newest: self.offers,
+            at: now,
+        });
+        held.unanswered = Some(now);
+        self.affinity.processes.shared_offer(ticket, now);
+        held.not_before = now + self.jitter.wait(REPEAT, held.waits);
+        self.attend(ticket, now, out);
+    }
+
+    /// What a heartbeat reports besides the turns, before [`Queue::heartbeat`].
+    pub fn worker_heard(&mut self, now: Instant, report: &WorkerReport<'_>, out: &mut Vec<Action>) {
+        self.affinity.heard(now, report);
+        self.use_room(now, report.worker, out);
+    }
+
+    /// How many workspaces have a preferred process.
+    pub fn preferences(&self) -> usize {
+        self.affinity.kept()
+    }
+
+    /// Offers waiting heads to the process, as many as it has free slots.
+    pub fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
+        while let Some((ticket, to)) = self.affinity.next_for(now, worker) {
+            self.publish(ticket, to, now, out);
+            let deadline = self.turns.get(&ticket).and_then(|held| held.deadline);
+            self.set_timer(ticket, deadline);
+        }
+        self.watch_slots(now);
+    }
+
+    pub(super) fn use_all_room(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for worker in self.affinity.processes.with_room(now) {
+            self.use_room(now, &worker, out);
+        }
+    }
+
+    /// A slot that is free, beside offers that may lie in the shared queue, is
+    /// looked at again when it must have taken one.
+    fn watch_slots(&mut self, now: Instant) {
+        self.slots_settle = self.affinity.slots_settle(now);
+    }
+
+    /// The broker has confirmed the offer.
+    pub fn offer_confirmed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
+            return;
+        };
+        held.in_flight = false;
+        held.was_offered = true;
+        held.without_effect.get_or_insert(now);
+        held.failures = 0;
+        held.not_before = match held.offered_to {
+            Some(_) => now + NO_WORD,
+            None => now + self.jitter.wait(REPEAT, held.waits),
+        };
+        held.waits = held.waits.saturating_add(1);
+        self.attend(ticket, now, out);
+    }
+
+    /// The broker has returned or nacked the offer.
+    pub fn offer_failed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
+            return;
+        };
+        held.in_flight = false;
+        if let Some(worker) = held.offered_to.take() {
+            // To all at once: the private queue is gone, or full.
+            let workspace = Arc::clone(&held.turn.workspace);
+            self.affinity.failed(now, ticket, &worker, &workspace);
+            self.attend(ticket, now, out);
+            return;
+        }
+        if let Some(since) = held.unanswered.take() {
+            self.affinity.processes.shared_answered(ticket, since);
+        }
+        // It lies nowhere, so nothing may be inferred from what the pool has taken.
+        held.last_offer = None;
+        held.without_effect = None;
+        let wait = self.jitter.wait(OFFER_FAILED, held.failures);
+        // It may be seen running all the same: then the later wait holds.
+        held.not_before = held.not_before.max(now + wait);
+        held.failures = held.failures.saturating_add(1);
+        self.attend(ticket, now, out);
+    }
+
+    /// Nothing is waited for any more that concerns the turn's offers.
+    pub(super) fn let_go(&mut self, ticket: Ticket, now: Instant) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        if let Some(worker) = held.offered_to.take() {
+            let processes = &mut self.affinity.processes;
+            processes.private_answered(now, ticket, &worker);
+        }
+        if let Some(since) = held.unanswered.take() {
+            self.affinity.processes.shared_answered(ticket, since);
+        }
+        held.waits_since = None;
+        self.affinity.waits_no_more(ticket);
+    }
+
+    /// Offers the head, or returns when to look at it again while it waits for a slot.
+    pub(super) fn offer(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Option<Instant> {
+        let held = self.turns.get_mut(&ticket)?;
+        let workspace = &held.turn.workspace;
+        let placement = if let Some(worker) = held.offered_to.take() {
+            self.affinity.failed(now, ticket, &worker, workspace);
+            Placement::Offer(Destination::Shared(WhyShared::NoWord))
+        } else if held.was_offered {
+            Placement::Offer(Destination::Shared(WhyShared::Repeat))
+        } else {
+            (self.affinity).place(now, workspace, ticket, held.waits_since)
+        };
+        match placement {
+            Placement::Wait(until) => {
+                held.waits_since.get_or_insert(now);
+                self.watch_slots(now);
+                Some(until)
+            }
+            Placement::Offer(to) => {
+                self.publish(ticket, to, now, out);
+                None
+            }
+        }
+    }
+
+    fn publish(&mut self, ticket: Ticket, to: Destination, now: Instant, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        held.waits_since = None;
+        self.affinity.waits_no_more(ticket);
+        held.in_flight = true;
+        match &to {
+            Destination::Private { worker, .. } => {
+                let processes = &mut self.affinity.processes;
+                processes.private_offer(now, ticket, worker);
+                held.offered_to = Some(Arc::clone(worker));
+            }
+            Destination::Shared(_) => {
+                self.offers += 1;
+                held.last_offer = Some(LastOffer {
+                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
+                    newest: self.offers,
+                    at: now,
+                });
+                let since = *held.unanswered.get_or_insert(now);
+                self.affinity.processes.shared_offer(ticket, since);
+            }
+        }
+        let line = self.lines.get(&held.turn.workspace);
+        out.push(Action::Offer {
+            ticket,
+            turn: Arc::clone(&held.turn),
+            repeat: held.was_offered,
+            to,
+            next_waits: line.is_some_and(|line| line.order.len() > 1),
+        });
+    }
+}
