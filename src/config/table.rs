@@ -216,7 +216,7 @@ settings! {
         "how many of them may be of one workspace; more are rejected with workspace.backlog_full" }
     overtaking OVERTAKING {
         Preset::Value("1s"), Duration("0s", "1m"),
-        "how long waiting turns may be overtaken by turns that are offered to the process that keeps their workspace's app-server; 0s: each turn is offered to all processes" }
+        "how much later than a waiting turn another may have come that is started before it, since its workspace's app-server waits where a slot is free; 0s: each turn is offered to all processes" }
     event_log EVENT_LOG {
         Preset::Value("off"), OneOf(&["off", "on"]),
         "keeps all events at the broker, prompts' answers among them, for readers who come late (turn-worker tail)" }

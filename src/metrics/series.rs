@@ -301,7 +301,7 @@ impl Series {
             ))),
             offers: new.counters(
                 "offers_total",
-                "Offers of turns, by queue, and why not to the process that keeps the workspace's server.",
+                "Offers of turns: private to one process, which keeps the workspace's server or has the slot that got free, or shared by all, and why.",
                 &["to", "why_not_private"],
             ),
             offer_answers: new.counters(

@@ -22,9 +22,11 @@
 //!    place until the claim is answered; nobody behind them moves up before,
 //!    since the claim may tell that the turn has been run.
 //! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
-//!    a timer, or it is paused. So anything that gets lost outside (offer, `done`, worker, claim), the
+//!    a timer, or it is paused. One that waits for a free slot is looked at every
+//!    five seconds, and at each report of a process. So anything that gets lost outside (offer, `done`, worker, claim), the
 //!    head comes up again.
-//! 5. *Lines know nothing of each other*, but for what the pool has taken (see
+//! 5. *Lines know nothing of each other*, but for the slots that they share (see
+//!    `affinity.rs`) and for what the pool has taken (see
 //!    [`Queue::work_queue_depth`]), and that only delays repeats.
 //! 6. *Memory* is what the prefetch lets in, and at most 10,000 cancels.
 //!
@@ -122,8 +124,8 @@ const REPEAT: Backoff = Backoff {
 /// answer takes some milliseconds; a cold start elsewhere costs more than this.
 const NO_WORD: Duration = Duration::from_millis(500);
 
-/// How long turns may be overtaken by those that are offered to the process
-/// with their server, unless [`Queue::with_guard`] says otherwise.
+/// How much later a head may have come that is offered before a waiting one,
+/// unless [`Queue::with_guard`] says otherwise.
 const GUARD: Duration = Duration::from_secs(1);
 
 /// Until an offer that the broker did not take is tried again.
@@ -192,8 +194,9 @@ impl Queue {
         }
     }
 
-    /// `guard`: how long turns may be overtaken by those that are offered to
-    /// the process with their server; zero: no process is preferred.
+    /// `guard`: how much later a head may have come that is offered before a
+    /// waiting one, as its server waits where the slot is free; zero: no
+    /// process is preferred.
     pub fn with_guard(mut self, guard: Duration) -> Self {
         self.affinity = Affinity::new(guard);
         self

@@ -58,8 +58,7 @@ pub struct Sequencer {
     /// Turns that the queue has at once.
     pub backlog: usize,
     pub max_waiting: usize,
-    /// How long turns may be overtaken by those that are offered to the process
-    /// with their server.
+    /// How much later a turn may have come that is started before a waiting one.
     pub overtaking: Duration,
     pub limits: Limits,
     pub actor: Actor,

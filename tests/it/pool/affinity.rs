@@ -9,6 +9,7 @@ use crate::support::pool::{Pool, Run, turn};
 
 const PRIVATE: &str = "turn_worker_offers_total{to=\"private\",why_not_private=\"\"}";
 const FULL: &str = "turn_worker_offers_total{to=\"shared\",why_not_private=\"full\"}";
+const BACKLOG: &str = "turn_worker_backlog_turns";
 const NO_WORD: &str = "turn_worker_offer_answers_total{answer=\"no_word\"}";
 const REPEATED: &str = "turn_worker_offers_repeated_total";
 const TOOK_OVER: &str = "turn_worker_server_starts_total{kind=\"took_over\"}";
@@ -82,13 +83,16 @@ async fn g2_a_turn_goes_to_its_server_where_that_has_a_free_slot() {
         false => ("c", "b"),
     };
     assert_ne!(pool.process_of(&b), pool.process_of(&c));
+    // It waits for the first slot that gets free, in the sequencer.
     pool.enqueue(&[turn("full", "a", &["say hi"])]).await;
-    pool.process(SEQUENCER).metric_is(FULL, 1.0).await;
+    pool.process(SEQUENCER).metric_is(BACKLOG, 3.0).await;
     pool.release(elsewhere);
     assert_eq!(pool.events.ended("full").await.stop_reason(), "end_turn");
     let run = pool.started("full", 1).await;
     assert_eq!(pool.process_of(&run), 5 - kept_by);
     assert_eq!(pool.metric(TOOK_OVER).await, 1.0);
+    let metrics = pool.process(SEQUENCER).metrics().await;
+    assert_eq!(metrics.get(FULL), 0.0);
     pool.release(there);
     pool.idle().await;
 
