@@ -243,7 +243,9 @@ impl Affinity {
 
     /// Whether the head waits no longer for the process that keeps its server.
     fn may_leave(&self, now: Instant, group: &Group, head: WaitingHead) -> bool {
-        let process = group.as_deref().and_then(|worker| self.processes.get(worker));
+        let process = group
+            .as_deref()
+            .and_then(|worker| self.processes.get(worker));
         match (group, process) {
             (Some(worker), Some(process)) if process.private_queue(now).is_some() => {
                 head.since + self.patience(worker) <= now

@@ -144,8 +144,7 @@ impl Processes {
         }
         self.by_worker.retain(|_, process| {
             // What is offered to it still has to be answered, or to fail.
-            now.saturating_duration_since(process.heard) < REMEMBERED
-                || !process.offered.is_empty()
+            now.saturating_duration_since(process.heard) < REMEMBERED || !process.offered.is_empty()
         });
         let is_known = self.by_worker.contains_key(report.worker);
         if !is_known && self.by_worker.len() >= MOST_PROCESSES {
@@ -220,7 +219,10 @@ impl Processes {
 
     /// Whether a slot of that process is likely to be free within this time.
     pub fn is_soon_free(&self, worker: &str, within: Duration) -> bool {
-        let slots = self.by_worker.get(worker).map_or(0, |process| process.slots);
+        let slots = self
+            .by_worker
+            .get(worker)
+            .map_or(0, |process| process.slots);
         let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(1);
         self.pace.is_some_and(|pace| pace / slots <= within)
     }

@@ -593,7 +593,10 @@ impl World {
                 });
                 let (now, queue) = (self.now, &self.queue);
                 let next = queue.affinity.next_for(now, &worker);
-                assert_eq!(next, None, "{worker} has a free slot, and a head waits (G2)");
+                assert_eq!(
+                    next, None,
+                    "{worker} has a free slot, and a head waits (G2)"
+                );
             }
         }
     }
@@ -993,8 +996,7 @@ impl World {
         let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
         ticket.is_some_and(|ticket| {
             let timer = self.queue.turns[&ticket].timer;
-            self.queue.affinity.waits(ticket)
-                && timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
+            self.queue.affinity.waits(ticket) && timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
         })
     }
 
