@@ -20,6 +20,9 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// For how long the report of a process that does not answer offers counts.
 const OLDER_HEARD: Duration = Duration::from_secs(10);
 
+/// A report may have been made before an offer was taken, and be heard so much later.
+const CROSSING: Duration = Duration::from_secs(1);
+
 /// A slot that has been free for so long has found the shared queue empty,
 /// whatever offers there have had no answer.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -54,7 +57,8 @@ pub(super) struct Process {
     slots: usize,
     /// An offer to it got no answer since its last heartbeat.
     doubted: bool,
-    running: HashSet<TurnKey>,
+    /// What it runs, and since when that is known.
+    running: HashMap<TurnKey, Instant>,
     /// What it has ended: a report may have been made before that.
     ended: HashSet<TurnKey>,
     /// Private offers to it without an answer.
@@ -157,7 +161,7 @@ impl Processes {
             offers_to: None,
             slots: 0,
             doubted: false,
-            running: HashSet::new(),
+            running: HashMap::new(),
             ended: HashSet::new(),
             offered: HashSet::new(),
             unknown: 0,
@@ -174,7 +178,12 @@ impl Processes {
         let named = report.running.iter();
         let named: HashSet<TurnKey> = named.map(|(workspace, id)| key(workspace, id)).collect();
         process.ended.retain(|turn| named.contains(turn));
-        process.running = named.difference(&process.ended).cloned().collect();
+        process.running.retain(|turn, since| {
+            named.contains(turn) || now.saturating_duration_since(*since) < CROSSING
+        });
+        for turn in named.difference(&process.ended) {
+            process.running.entry(turn.clone()).or_insert(now);
+        }
         process.note_room(now);
         true
     }
@@ -188,7 +197,7 @@ impl Processes {
         if let Some(process) = self.by_worker.get_mut(worker) {
             let key = key(workspace, turn_id);
             if !process.ended.contains(&key) {
-                process.running.insert(key);
+                process.running.entry(key).or_insert(now);
             }
             process.note_room(now);
         }
@@ -205,7 +214,7 @@ impl Processes {
     ) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             let key = key(workspace, turn_id);
-            if !process.running.remove(&key) {
+            if process.running.remove(&key).is_none() {
                 process.unknown = process.unknown.saturating_sub(1);
             }
             process.ended.insert(key);

@@ -349,6 +349,18 @@ fn a_slot_is_free_when_its_turn_is_done_whatever_a_late_report_says() {
 }
 
 #[test]
+fn a_slot_is_taken_by_a_turn_that_a_late_report_does_not_name_yet() {
+    let mut b = full_pool(1.0, 0);
+    assert_eq!(b.fresh(1, "a/a"), NONE);
+    assert_eq!(b.fresh(2, "b/b"), NONE);
+    assert_eq!(b.done_by("x/x", "p", false), [private("a/a", "p")]);
+    b.taken("a/a", "p");
+    assert_eq!(b.beat("p", &["y/y"], &[]), NONE);
+    b.pass(1.0);
+    assert_eq!(b.beat("p", &["y/y"], &[]), [private("b/b", "p")]);
+}
+
+#[test]
 fn g10_preferences_are_bounded() {
     let mut b = Bench::new(10);
     b.beat("p", &[], &[]);
