@@ -36,6 +36,26 @@ use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, PRIVATE, SHARED, Series, WOR
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
 
+/// What became of an offer whose workspace's journal was read as it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldRead {
+    /// A later read showed all of it.
+    Recovered,
+    /// No read did, so the offer was returned.
+    Returned,
+}
+
+impl OldRead {
+    pub const ALL: [Self; 2] = [Self::Recovered, Self::Returned];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::Returned => "returned",
+        }
+    }
+}
+
 /// What became of an offer, as far as its sequencer knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OfferAnswer {
@@ -254,6 +274,14 @@ impl Metrics {
     }
 
     /// A delivery came that had been delivered before.
+    pub fn old_read(&self, outcome: OldRead) {
+        let series = self.series();
+        series
+            .old_reads
+            .with_label_values(&[outcome.as_str()])
+            .inc();
+    }
+
     pub fn redelivered(&self) {
         self.series().redeliveries.inc();
     }

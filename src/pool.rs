@@ -17,6 +17,7 @@
 
 mod agreement;
 mod clock;
+mod journal_ends;
 mod roster;
 mod watch;
 
@@ -31,9 +32,10 @@ use crate::conditions::{Condition, Conditions};
 use crate::config::Settings;
 use crate::fault;
 use crate::host::Host;
-use crate::workspace::{ProcessLock, Processes, Root};
+use crate::workspace::{JournalEnd, ProcessLock, Processes, Root};
 
 pub use agreement::{Agreement, Standing};
+pub use journal_ends::JournalEnds;
 pub use roster::{Findings, Own, Roster};
 pub use watch::{PoolError, compare};
 
@@ -64,6 +66,7 @@ struct Inner {
     /// Something suggests that the pool has changed.
     look: Notify,
     refused: Mutex<Refused>,
+    journal_ends: Mutex<JournalEnds>,
 }
 
 /// Offers of other roots' sequencers.
@@ -95,6 +98,7 @@ impl Pool {
             yielded: Mutex::default(),
             look: Notify::new(),
             refused: Mutex::default(),
+            journal_ends: Mutex::default(),
         }))
     }
 
@@ -160,6 +164,19 @@ impl Pool {
             refused = refused.count,
             "dropped an offer of a sequencer that has another workspace root"
         );
+    }
+
+    /// The furthest that the workspace's journal is known to reach.
+    pub fn journal_end(&self, workspace: &str) -> Option<JournalEnd> {
+        let ends = self.0.journal_ends.lock();
+        ends.unwrap_or_else(PoisonError::into_inner).of(workspace)
+    }
+
+    /// A process has reported that the workspace's journal reaches that far.
+    pub fn note_journal_end(&self, workspace: &str, end: JournalEnd) {
+        let ends = self.0.journal_ends.lock();
+        let mut ends = ends.unwrap_or_else(PoisonError::into_inner);
+        ends.note(workspace, end);
     }
 
     /// As if the process had reported this.

@@ -16,10 +16,13 @@ pub enum Settlement {
 }
 
 impl Settlement {
-    pub fn of(outcome: &Outcome) -> Self {
+    /// `again`: the offer was returned before.
+    pub fn of(outcome: &Outcome, again: bool) -> Self {
         match outcome {
             Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => Self::Done,
             Outcome::Busy | Outcome::Held(_) => Self::Drop,
+            // Another host may see the journal as it is; if all see the same, it comes after a while.
+            Outcome::NotStarted(error) if error.is_old_read() && !again => Self::GiveBack,
             // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,
@@ -38,6 +41,7 @@ mod tests {
     use crate::event::{ErrorCode, Reason, TurnError};
     use crate::host::{Finding, Lack};
     use crate::turn::{Ended, NotStarted};
+    use crate::workspace::StateError;
 
     #[test]
     fn g4_only_a_turn_that_has_ended_is_reported_done() {
@@ -45,6 +49,7 @@ mod tests {
             events: Vec::new(),
             other_body: false,
             decided_now: None,
+            journal: None,
         });
         let rejected = Outcome::Rejected {
             error: TurnError {
@@ -64,7 +69,17 @@ mod tests {
             lack: Lack::Auth,
             why: "no login".to_owned(),
         });
+        let old_read = || {
+            Outcome::NotStarted(NotStarted::State(StateError::OldRead {
+                path: "journal".into(),
+                found: "9 bytes".to_owned(),
+                segment: 1,
+                expected: 10,
+            }))
+        };
+        assert_eq!(Settlement::of(&old_read(), true), Settlement::Drop);
         for (outcome, settlement) in [
+            (old_read(), Settlement::GiveBack),
             (ended, Settlement::Done),
             (rejected, Settlement::Done),
             (Outcome::Busy, Settlement::Drop),
@@ -73,7 +88,7 @@ mod tests {
             (no_login, Settlement::Drop),
             (Outcome::Returned, Settlement::GiveBack),
         ] {
-            assert_eq!(Settlement::of(&outcome), settlement, "{outcome:?}");
+            assert_eq!(Settlement::of(&outcome, false), settlement, "{outcome:?}");
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::conditions::ConditionReport;
 use crate::event::Tokens;
 use crate::pool::Agreement;
 use crate::request::TurnId;
+use crate::workspace::JournalEnd;
 
 pub use backlog::{
     BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckReport, WaitReport,
@@ -78,6 +79,8 @@ pub struct Offer {
     pub root: Option<Uuid>,
     /// Another turn of the workspace stands behind it.
     pub next_waits: bool,
+    /// How far the workspace's journal is known to reach.
+    pub journal: Option<JournalEnd>,
     /// The request in its canonical form.
     pub request: Box<RawValue>,
 }
@@ -92,6 +95,8 @@ pub enum Status {
         worker: String,
         /// The worker keeps a server for the workspace's next turn.
         warm: bool,
+        /// How far the workspace's journal reaches; `None` from older versions.
+        journal: Option<JournalEnd>,
     },
     /// The answer to an offer, to its sequencer alone: the worker has it.
     Taken {
@@ -275,6 +280,7 @@ impl Offer {
             enqueued_at: self.enqueued_at,
             root: self.root,
             next_waits: self.next_waits,
+            journal: self.journal,
             request: Cow::Borrowed(&self.request),
         })
     }
@@ -290,6 +296,7 @@ impl Offer {
                     enqueued_at: wire.enqueued_at,
                     root: wire.root,
                     next_waits: wire.next_waits,
+                    journal: wire.journal,
                     request: wire.request.into_owned(),
                 }))
             }
@@ -307,6 +314,7 @@ impl Status {
                 turn_id,
                 worker,
                 warm,
+                journal,
             } => encode(&DoneWire {
                 v: VERSION,
                 kind: "done".into(),
@@ -314,6 +322,7 @@ impl Status {
                 turn_id: turn_id.into(),
                 worker: worker.into(),
                 warm: *warm,
+                journal: *journal,
             }),
             Self::Taken {
                 workspace,
@@ -394,6 +403,7 @@ impl Status {
                     turn_id: wire.turn_id.into_owned(),
                     worker: wire.worker.into_owned(),
                     warm: wire.warm,
+                    journal: wire.journal,
                 }))
             }
             Ok(kind @ ("taken" | "declined")) => {
@@ -523,6 +533,8 @@ struct OfferWire<'a> {
     root: Option<Uuid>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     next_waits: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalEnd>,
     request: Cow<'a, RawValue>,
 }
 
@@ -536,6 +548,8 @@ struct DoneWire<'a> {
     worker: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     warm: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalEnd>,
 }
 
 #[derive(Serialize, Deserialize)]

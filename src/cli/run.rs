@@ -13,7 +13,7 @@ use turn_worker::host::Host;
 use turn_worker::metrics::Metrics;
 use turn_worker::request::TurnRequest;
 use turn_worker::serve::{self, EngineError};
-use turn_worker::turn::{EventSink, Immediate, Outcome, Stop, StopHandle};
+use turn_worker::turn::{EventSink, Hints, Immediate, Outcome, Stop, StopHandle};
 
 use super::exit::{self, Usage};
 use super::interrupt::Interrupts;
@@ -81,8 +81,12 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
             printer.event(&message, Arrival::default());
         }
     });
+    let hints = Hints {
+        patient: true,
+        journal: None,
+    };
     let outcome = tokio::select! {
-        outcome = runner.take(&request, true, &sink, &stop) => outcome,
+        outcome = runner.take(&request, &hints, &sink, &stop) => outcome,
         // The guard ends what runs as soon as this process is gone.
         () = interrupts.second.cancelled() => return Ok(ExitCode::from(exit::INTERRUPTED)),
     };

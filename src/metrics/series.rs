@@ -14,7 +14,7 @@ use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::host::Lack;
 use crate::sequencer::queue::WhyShared;
 
-use super::{OfferAnswer, ServerStart};
+use super::{OfferAnswer, OldRead, ServerStart};
 
 /// Of turns: from the quickest answer to beyond the default time limit.
 const TURN_SECONDS: &[f64] = &[
@@ -91,6 +91,7 @@ pub(super) struct Series {
     pub events_nacked: IntCounter,
     pub events_dropped: IntCounterVec,
     pub unpublished: IntGauge,
+    pub old_reads: IntCounterVec,
     pub redeliveries: IntCounter,
     pub duplicates: IntCounter,
     pub undeliverable: IntCounter,
@@ -233,6 +234,11 @@ impl Series {
             unpublished: new.gauge(
                 "turns_unpublished",
                 "Turns whose events wait, as the broker does not confirm or take them.",
+            ),
+            old_reads: new.counters(
+                "old_reads_total",
+                "Offers whose workspace's journal was read as it was before a turn that has ended, by outcome.",
+                &["outcome"],
             ),
             redeliveries: new.counter(
                 "redeliveries_total",
@@ -421,6 +427,9 @@ impl Series {
         }
         for answer in OfferAnswer::ALL {
             self.offer_answers.with_label_values(&[answer.as_str()]);
+        }
+        for outcome in OldRead::ALL {
+            self.old_reads.with_label_values(&[outcome.as_str()]);
         }
         for kind in ServerStart::ALL {
             self.server_starts.with_label_values(&[kind.as_str()]);

@@ -78,6 +78,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "offer_answers_total counter",
             "offers_repeated_total counter",
             "offers_total counter",
+            "old_reads_total counter",
             "oldest_turn_seconds gauge",
             "oldest_waiting_seconds gauge",
             "output_tokens_total counter",

@@ -231,6 +231,7 @@ impl Actor {
             enqueued_at: turn.enqueued_at,
             root: Some(self.records.root.id()),
             next_waits,
+            journal: self.records.pool.journal_end(&turn.workspace),
             request: RawValue::from_string(request)?,
         };
         let mut properties = json_properties().with_reply_to(ShortString::try_new(reply_to)?);

@@ -496,8 +496,12 @@ impl Session<'_> {
                 turn_id,
                 worker,
                 warm,
+                journal,
             })) => {
                 fault::at("sequencer.done");
+                if let Some(end) = journal {
+                    self.sequencer.pool.note_journal_end(&workspace, end);
+                }
                 let (queue, out) = (&mut *self.queue, &mut self.out);
                 queue.served(now, &workspace, &turn_id, &worker, warm);
                 // Heads that wait for a slot there came first.

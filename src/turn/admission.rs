@@ -7,7 +7,7 @@ use tokio::task::block_in_place;
 
 use super::attempt::Attempt;
 use super::ending::{Ending, cancelled_ending, failure, simple_ending};
-use super::hold::{Hold, Taken};
+use super::hold::{Hints, Hold, Taken};
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
 use crate::event::{ErrorCode, SealedEvent, StopReason};
@@ -28,19 +28,18 @@ enum Found {
 }
 
 impl<E: Engine> Runner<E> {
-    /// Runs the turn, or tells why not. `patient`: whether to wait a little
-    /// for the workspace's lock. When this returns, nothing of the turn
+    /// Runs the turn, or tells why not. When this returns, nothing of the turn
     /// lives, and the lock is free again, or soon is for whoever wants it.
     ///
     /// Needs a runtime of several threads.
     pub async fn take<S: EventSink>(
         &self,
         request: &TurnRequest,
-        patient: bool,
+        hints: &Hints,
         sink: &S,
         stop: &StopHandle,
     ) -> Outcome {
-        let outcome = match self.admit(request, patient, sink, stop).await {
+        let outcome = match self.admit(request, hints, sink, stop).await {
             Err(NotStarted::Workspace(why @ WorkspaceError::Rejected { .. })) => {
                 match block_in_place(|| self.root.rejected_in(request.workspace.as_str())) {
                     Ok(claims) => self.refuse(request, &why, &claims, sink).await,
@@ -64,7 +63,7 @@ impl<E: Engine> Runner<E> {
     async fn admit<S: EventSink>(
         &self,
         request: &TurnRequest,
-        patient: bool,
+        hints: &Hints,
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
@@ -78,7 +77,7 @@ impl<E: Engine> Runner<E> {
             return Ok(Outcome::AlreadyEnded(ended));
         }
         let idle = self.engine.idle();
-        let mut hold = match Hold::take(&workspace, idle, patient).await? {
+        let mut hold = match Hold::take(&workspace, idle, hints, &self.metrics).await? {
             Taken::Hold(hold) => *hold,
             Taken::Busy => return Ok(Outcome::Busy),
             Taken::Held(unkillable) => {
@@ -110,7 +109,7 @@ impl<E: Engine> Runner<E> {
         stop: &StopHandle,
     ) -> Result<Option<Outcome>, NotStarted> {
         // Again: it may have ended while we waited for the lock.
-        let history = match block_in_place(|| look_up(workspace, request))? {
+        let mut history = match block_in_place(|| look_up(workspace, request))? {
             Found::Ended(ended) => return Ok(Some(Outcome::AlreadyEnded(ended))),
             Found::Started(history) => Some(history),
             Found::New => None,
@@ -140,6 +139,14 @@ impl<E: Engine> Runner<E> {
             if let Some(mut ended) = ending_of(&claim, request) {
                 ended.decided_now = won.then_some(StopReason::Cancelled);
                 return Ok(Some(Outcome::AlreadyEnded(ended)));
+            }
+            // The claim was there, and an old read of its folder did not show it.
+            if !won {
+                match block_in_place(|| look_up(workspace, request))? {
+                    Found::Ended(ended) => return Ok(Some(Outcome::AlreadyEnded(ended))),
+                    Found::Started(found) => history = Some(found),
+                    Found::New => return Ok(Some(Outcome::Busy)),
+                }
             }
         }
         let history = history.unwrap_or_default();
@@ -243,16 +250,17 @@ fn look_up(workspace: &Workspace, request: &TurnRequest) -> Result<Found, StateE
     if let Some(ended) = ending_of(&claim, request) {
         return Ok(Found::Ended(ended));
     }
-    let history = match workspace.indexed_end(turn_id)? {
-        Some(finished) => TurnHistory::from(finished),
-        None => workspace.history(turn_id)?,
+    let (history, journal) = match workspace.indexed_end(turn_id)? {
+        Some(finished) => (TurnHistory::from(finished), workspace.end_of(turn_id)?),
+        None => (workspace.history(turn_id)?, None),
     };
     let finished = history.finished.as_ref();
     Ok(
         match finished.filter(|_| !fault::is_on("sabotage.journal")) {
-            Some(finished) => {
-                Found::Ended(ended(&finished.unconfirmed, claim.fingerprint, request))
-            }
+            Some(finished) => Found::Ended(Ended {
+                journal,
+                ..ended(&finished.unconfirmed, claim.fingerprint, request)
+            }),
             None => Found::Started(Box::new(history)),
         },
     )
@@ -269,5 +277,6 @@ fn ended(events: &[SealedEvent], fingerprint: u32, request: &TurnRequest) -> End
         events: events.to_vec(),
         other_body: fingerprint != request.fingerprint(),
         decided_now: None,
+        journal: None,
     }
 }

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use crate::codex::app_server::{IdleServers, Server};
 use crate::fault;
 use crate::guard::{Tag, Unkillable, tree};
-use crate::workspace::{LockedJournal, StateError, Workspace, WorkspaceLock};
+use crate::metrics::{Metrics, OldRead};
+use crate::workspace::{JournalEnd, LockedJournal, StateError, Workspace, WorkspaceLock};
 
 /// A dying guard needs a moment to let go of the lock, and one whose server
 /// waits for a turn to end that first.
@@ -18,6 +19,12 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// While a server makes way.
 const RING_POLL: Duration = Duration::from_millis(10);
+/// How long a journal that is older than known is read again: network file
+/// systems cache for a second or a few.
+const OLD_READ_WAIT: Duration = Duration::from_secs(5);
+/// The first pause between two reads; each is twice as long, up to the limit.
+const OLD_READ_PAUSE: Duration = Duration::from_millis(20);
+const OLD_READ_PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Hold {
@@ -25,6 +32,15 @@ pub(super) struct Hold {
     pub server: Option<Server>,
     /// A server that waited, maybe of another process, has made way.
     pub took_over: bool,
+}
+
+/// What the offer of a turn says besides the request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hints {
+    /// Wait a little for the workspace's lock.
+    pub patient: bool,
+    /// How far the workspace's journal is known to reach.
+    pub journal: Option<JournalEnd>,
 }
 
 /// What became of the try to take a workspace.
@@ -38,27 +54,35 @@ pub(super) enum Taken {
 }
 
 impl Hold {
-    /// Takes the workspace. `patient`: whether to wait a little where somebody else has it.
+    /// Takes the workspace, whose journal must be as new as is known.
     pub async fn take(
         workspace: &Workspace,
         idle: Option<&IdleServers>,
-        patient: bool,
+        hints: &Hints,
+        metrics: &Metrics,
     ) -> Result<Taken, StateError> {
-        if let Some(idle) = idle
-            && let Some(hold) = Self::take_kept(workspace, idle).await?
-        {
-            return Ok(Taken::Hold(Box::new(hold)));
+        let mut old = OldReads::new(metrics);
+        if let Some(idle) = idle {
+            let kept = Self::take_kept(workspace, idle, hints.journal.as_ref()).await;
+            if let Some(Some(hold)) = old.unless_old(kept).await? {
+                return Ok(Taken::Hold(Box::new(hold)));
+            }
         }
         let (began, mut bell) = (Instant::now(), None);
         loop {
             let opened = block_in_place(|| match workspace.try_lock()? {
-                Some(lock) => open(lock, workspace),
+                Some(lock) => open(lock, workspace, hints.journal.as_ref()),
                 None => Ok(recorded(workspace)?.map_or(Taken::Busy, Taken::Held)),
-            })?;
+            });
+            // The lock is free meanwhile: another host may see more.
+            let Some(opened) = old.unless_old(opened).await? else {
+                continue;
+            };
             match opened {
                 Taken::Busy => {}
                 Taken::Hold(mut hold) => {
                     hold.took_over = bell.is_some();
+                    old.over();
                     return Ok(Taken::Hold(hold));
                 }
                 Taken::Held(_) => return Ok(opened),
@@ -69,7 +93,7 @@ impl Hold {
                 bell = block_in_place(|| workspace.ring())?;
                 fault::at("turn.ringing");
             }
-            if !(patient || idle) || began.elapsed() >= LOCK_WAIT {
+            if !(hints.patient || idle) || began.elapsed() >= LOCK_WAIT {
                 return Ok(Taken::Busy);
             }
             sleep(if idle { RING_POLL } else { LOCK_POLL }).await;
@@ -79,13 +103,14 @@ impl Hold {
     async fn take_kept(
         workspace: &Workspace,
         idle: &IdleServers,
+        known: Option<&JournalEnd>,
     ) -> Result<Option<Self>, StateError> {
         let Some(taken) = idle.take(workspace.id()).await else {
             return Ok(None);
         };
         let journal = block_in_place(|| {
             let lock = workspace.held_lock(taken.lock)?;
-            lock.map(WorkspaceLock::open_journal).transpose()
+            lock.map(|lock| lock.open_journal(known)).transpose()
         })?;
         Ok(journal.map(|journal| Self {
             journal,
@@ -99,6 +124,53 @@ impl Hold {
         drop(self.journal);
         if let (Some(idle), Some(server)) = (idle, self.server) {
             idle.keep(workspace.id(), server).await;
+        }
+    }
+}
+
+/// Reads of a journal that is older than known.
+struct OldReads<'a> {
+    metrics: &'a Metrics,
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl<'a> OldReads<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        Self {
+            metrics,
+            since: None,
+            pause: OLD_READ_PAUSE,
+        }
+    }
+
+    /// Returns `None` after a pause if the journal is to be read again.
+    async fn unless_old<T>(
+        &mut self,
+        read: Result<T, StateError>,
+    ) -> Result<Option<T>, StateError> {
+        let error = match read {
+            Err(error @ StateError::OldRead { .. }) => error,
+            read => return read.map(Some),
+        };
+        if self.since.is_none() {
+            tracing::warn!(%error, "reading the journal again");
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= OLD_READ_WAIT {
+            self.metrics.old_read(OldRead::Returned);
+            return Err(error);
+        }
+        sleep(self.pause).await;
+        self.pause = (2 * self.pause).min(OLD_READ_PAUSE_LIMIT);
+        Ok(None)
+    }
+
+    /// The journal was opened.
+    fn over(&self) {
+        if self.since.is_some() {
+            tracing::info!("the journal is as new as the pool has seen it");
+            self.metrics.old_read(OldRead::Recovered);
         }
     }
 }
@@ -126,7 +198,11 @@ fn read(workspace: &Workspace, record: &File) -> Result<Option<Unkillable>, Stat
 /// Before anything runs, what a guard and a worker that were killed together
 /// have left must be gone. An attempt that has ended, or a server that its
 /// guard has ended, left nothing, so mostly there is nothing to look for.
-fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError> {
+fn open(
+    lock: WorkspaceLock,
+    workspace: &Workspace,
+    known: Option<&JournalEnd>,
+) -> Result<Taken, StateError> {
     let lost_server = lock.has_lost_server()?;
     let record = workspace.unkillable()?;
     if let Some(unkillable) = read(workspace, &record)? {
@@ -140,7 +216,7 @@ fn open(lock: WorkspaceLock, workspace: &Workspace) -> Result<Taken, StateError>
         }
         clear(workspace, &record)?;
     }
-    let journal = lock.open_journal()?;
+    let journal = lock.open_journal(known)?;
     if lost_server || journal.has_open_attempt() {
         let killed = tree::kill_tagged(&tag(workspace));
         if killed.count > 0 {

@@ -30,6 +30,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use ending::{cancelled_ending, rejected_ending, simple_ending};
+pub use hold::Hints;
 pub use sink::{EventSink, Immediate};
 pub use stop::{Stop, StopHandle};
 
@@ -39,7 +40,7 @@ use crate::event::{SealedEvent, StopReason, TurnError, Usage};
 use crate::guard::{HeldWorkspaces, SpawnError, Unkillable};
 use crate::host::{Finding, Host, Lack, Part};
 use crate::metrics::Metrics;
-use crate::workspace::{Root, StateError, WorkspaceError};
+use crate::workspace::{JournalEnd, Root, StateError, WorkspaceError};
 
 /// What running turns takes; one for all turns of a process.
 #[derive(Debug)]
@@ -98,6 +99,8 @@ pub struct Ended {
     pub other_body: bool,
     /// Set where this offer decided it, so that nobody has counted it yet.
     pub decided_now: Option<StopReason>,
+    /// How far its record proves the journal to reach, if it has run.
+    pub journal: Option<JournalEnd>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +130,16 @@ impl NotStarted {
                 | StateError::Damaged { .. }
                 | StateError::NewerVersion { .. }
                 | StateError::NotNewest { .. }
+                | StateError::OldRead { .. }
                 | StateError::Shortened { .. },
             ) => None,
         }
+    }
+
+    /// Whether the journal was read as it was before a turn that has ended
+    /// since: another host may see it as it is.
+    pub fn is_old_read(&self) -> bool {
+        matches!(self, Self::State(StateError::OldRead { .. }))
     }
 
     /// What was lacking for a moment, where the host turned out to be well.
@@ -159,6 +169,8 @@ pub struct Summary {
     pub ran: bool,
     /// Whether the model was asked in this attempt.
     pub reached_model: bool,
+    /// How far the journal reached when its end was recorded.
+    pub journal: Option<JournalEnd>,
 }
 
 #[cfg(test)]
@@ -198,7 +210,7 @@ mod tests {
             }
             .into(),
         ];
-        let of_the_workspace: [NotStarted; 6] = [
+        let of_the_workspace: [NotStarted; 7] = [
             rejected.into(),
             StateError::TurnId {
                 found: "x/y".to_owned(),
@@ -221,6 +233,13 @@ mod tests {
                 path: path(),
                 expected: 1,
                 found: "no file".to_owned(),
+            }
+            .into(),
+            StateError::OldRead {
+                path: path(),
+                found: "no file".to_owned(),
+                segment: 1,
+                expected: 1,
             }
             .into(),
             StateError::Shortened {

@@ -109,6 +109,13 @@ impl<E: Engine> Attempt<'_, E> {
         if waiting.is_some() {
             tracing::info!("recorded the turn's end at last");
         }
+        let end = block_in_place(|| journal.end());
+        if let Err(error) = &end {
+            tracing::warn!(
+                error = with_sources(error),
+                "can't report how far the journal reaches"
+            );
+        }
         sink.push_final(&last);
         Outcome::Ended(Box::new(Summary {
             attempt: self.number,
@@ -123,6 +130,7 @@ impl<E: Engine> Attempt<'_, E> {
             leftovers: ending.leftovers,
             ran: ending.ran,
             reached_model: ending.reached_model,
+            journal: end.ok(),
         }))
     }
 }

@@ -27,7 +27,8 @@ use crate::fault;
 use crate::metrics::Model;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
-use crate::turn::{NotStarted, Outcome, Stop, Summary};
+use crate::turn::{Hints, NotStarted, Outcome, Stop, Summary};
+use crate::workspace::JournalEnd;
 
 impl<E: Engine> Worker<E> {
     /// Until the turn's end is reported. The delivery is still to be settled.
@@ -60,7 +61,8 @@ impl<E: Engine> Worker<E> {
             trace_id = request.trace_id()
         );
         let reply = self.reply_to(delivery, &request);
-        let served = self.serve_turn(&offer, &request, reply, shutdown);
+        let again = delivery.redelivered;
+        let served = self.serve_turn(&offer, &request, reply, again, shutdown);
         let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
         let settlement = served.await.unwrap_or_else(|_| {
             tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
@@ -157,6 +159,7 @@ impl<E: Engine> Worker<E> {
         offer: &Offer,
         request: &TurnRequest,
         reply: Option<Reply>,
+        again: bool,
         shutdown: &Shutdown,
     ) -> Settlement {
         if self.runner.host.is_barred() {
@@ -194,10 +197,23 @@ impl<E: Engine> Worker<E> {
             // Too late to be among those that were cut.
             stop.stop(Stop::Shutdown);
         }
-        let outcome = self.runner.take(request, !offer.repeat, &sink, stop).await;
+        let workspace = request.workspace.as_str();
+        let hints = Hints {
+            patient: !offer.repeat,
+            journal: JournalEnd::furthest(offer.journal, self.pool.journal_end(workspace)),
+        };
+        let outcome = self.runner.take(request, &hints, &sink, stop).await;
         fault::at("turn.released");
-        let settlement = Settlement::of(&outcome);
+        let settlement = Settlement::of(&outcome, again);
         self.note_hindrance(request, &outcome);
+        let journal = match &outcome {
+            Outcome::Ended(summary) => summary.journal,
+            Outcome::AlreadyEnded(ended) => ended.journal,
+            _ => None,
+        };
+        if let Some(end) = journal {
+            self.pool.note_journal_end(workspace, end);
+        }
         match outcome {
             Outcome::Ended(summary) => {
                 self.tell_end(&summary, waited);
@@ -233,6 +249,12 @@ impl<E: Engine> Worker<E> {
                 self.metrics.turn_not_started(Some(finding.lack));
                 tracing::info!(lack = finding.lack.as_str(), "gave the turn back");
             }
+            // Counted and logged when it was noticed.
+            Outcome::NotStarted(error) if error.is_old_read() => tracing::warn!(
+                error = with_sources(&error),
+                requeued = settlement == Settlement::GiveBack,
+                "did not start the turn on an old journal"
+            ),
             Outcome::NotStarted(error) => {
                 self.metrics.turn_not_started(error.lack());
                 tracing::error!(error = with_sources(&error), "could not start the turn");
@@ -240,7 +262,9 @@ impl<E: Engine> Worker<E> {
         }
         drop(tracker);
         if settlement == Settlement::Done
-            && !self.report_done(request, &outbox, shutdown, &entry).await
+            && !self
+                .report_done(request, journal, &outbox, shutdown, &entry)
+                .await
         {
             // The next worker that gets the offer reads the record: at once if this
             // process ends, later if publishing has panicked and might do so again.
@@ -299,6 +323,7 @@ impl<E: Engine> Worker<E> {
     async fn report_done(
         &self,
         request: &TurnRequest,
+        journal: Option<JournalEnd>,
         outbox: &Outbox,
         shutdown: &Shutdown,
         _still_here: &Entry,
@@ -313,6 +338,7 @@ impl<E: Engine> Worker<E> {
             worker: self.id.clone(),
             warm: (self.runner.engine.idle())
                 .is_some_and(|idle| idle.waits_in(request.workspace.as_str())),
+            journal,
         }
         .encode();
         let tell = || {

@@ -104,6 +104,19 @@ pub enum StateError {
         expected: u64,
         found: String,
     },
+    /// The pool has seen a journal that reaches further.
+    #[error(
+        "{} is older than the pool has seen it (found {found}, expected at least {expected} bytes of segment {segment}): \
+         the file system shows old contents, or the journal was restored or removed \
+         (then delete the file `journal-id` beside it to go on without what is missing)",
+        path.display()
+    )]
+    OldRead {
+        path: PathBuf,
+        found: String,
+        segment: u64,
+        expected: u64,
+    },
     /// The checkpoint vouches for more than the journal holds.
     #[error(
         "{} has {found} bytes, but {expected} were recorded: records are lost \

@@ -123,7 +123,7 @@ broken
     fn who_holds_a_lock_is_told_with_the_attempt_that_is_open() {
         let (_tmp, workspace) = workspace();
         assert_eq!(workspace.lock_holder(), None);
-        let mut journal = lock(&workspace).open_journal().unwrap();
+        let mut journal = lock(&workspace).open_journal(None).unwrap();
         journal.started(&started("t", 2)).unwrap();
         let holder = workspace.lock_holder().unwrap();
         // Where the system lists locks, it is this process.

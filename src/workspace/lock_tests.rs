@@ -50,7 +50,7 @@ fn g3_a_killed_holder_frees_the_lock() {
 #[test]
 fn g3_dropping_the_journal_does_not_unlock_what_a_child_shares() {
     let (_tmp, workspace) = workspace();
-    let journal = lock(&workspace).open_journal().unwrap();
+    let journal = lock(&workspace).open_journal(None).unwrap();
     let mut child = holder(journal.lock());
     drop(journal);
     assert!(workspace.try_lock().unwrap().is_none());

@@ -17,6 +17,7 @@
 //!         bell                              says that the lock is held for a server that waits
 //!         unkillable                        says what the lock is held for that can't be killed
 //!         journal, journal.old              what happened to the turns
+//!         journal-id                        a random id, under which processes report how far it reaches
 //!         checkpoint                        how far the journal has been understood
 //!         ends.0, ends.1                    where the ends of turns stand in it
 //!         begun                             the conversation that a turn was asked to begin
@@ -73,8 +74,8 @@ pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use holder::LockHolder;
 pub use image::ImageError;
 pub use journal::{
-    Baseline, Finished, LockedJournal, Returned, Started, ThreadEnd, ThreadStart, TurnHistory,
-    Unkept,
+    Baseline, Finished, JournalEnd, LockedJournal, Returned, Started, ThreadEnd, ThreadStart,
+    TurnHistory, Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
 pub use pauses::{MAX_PAUSES, Pause, PauseFile, Pauses, can_be_paused};
@@ -256,6 +257,12 @@ impl Workspace {
     /// has ended, but is not in the journal's index; then [`Self::history`] knows.
     pub fn indexed_end(&self, turn_id: &str) -> Result<Option<Finished>, StateError> {
         journal::indexed_end(&self.state, id::turn_id(turn_id)?)
+    }
+
+    /// Where the record of the turn's end ends, at the cost of a bounded read.
+    /// Returns `None` if the journal's index does not lead to one.
+    pub fn end_of(&self, turn_id: &str) -> Result<Option<JournalEnd>, StateError> {
+        journal::end_of(&self.state, id::turn_id(turn_id)?)
     }
 
     /// Whether the turn has ended, as its records tell. For ever, if it has.

@@ -185,7 +185,7 @@ mod tests {
         let a = root.workspace("acme/a").unwrap();
         a.claims().claim("t", &run_claim()).unwrap();
         a.claims().mark_cancelled("t", None).unwrap();
-        let mut journal = lock(&a).open_journal().unwrap();
+        let mut journal = lock(&a).open_journal(None).unwrap();
         journal.started(&started("t", 1)).unwrap();
         journal.finished(&finished("t", 1, 1)).unwrap();
         let rejected = Claim {

@@ -50,7 +50,7 @@ pub fn lock(workspace: &Workspace) -> WorkspaceLock {
 }
 
 pub fn journal(workspace: &Workspace) -> LockedJournal {
-    lock(workspace).open_journal().unwrap()
+    lock(workspace).open_journal(None).unwrap()
 }
 
 pub fn run_claim() -> Claim {

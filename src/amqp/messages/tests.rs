@@ -12,6 +12,16 @@ fn done() -> Status {
         turn_id: "t-01".into(),
         worker: "host-1".into(),
         warm: true,
+        journal: Some(journal_end()),
+    }
+}
+
+fn journal_end() -> JournalEnd {
+    JournalEnd {
+        journal: Uuid::from_u128(9),
+        segment: 2,
+        len: 14_201,
+        crc: u32::MAX,
     }
 }
 
@@ -144,7 +154,11 @@ fn what_is_not_told_is_not_needed() {
     let decoded = Status::decode(done).unwrap();
     assert!(matches!(
         decoded,
-        Decoded::Known(Status::Done { warm: false, .. })
+        Decoded::Known(Status::Done {
+            warm: false,
+            journal: None,
+            ..
+        })
     ));
     let standby = br#"{"v":1,"type":"sequencer","process":"p","active":false}"#;
     let Decoded::Known(decoded) = Status::decode(standby).unwrap() else {
@@ -175,6 +189,7 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
         enqueued_at: Some(time()),
         root: Some(Uuid::from_u128(7)),
         next_waits: true,
+        journal: Some(journal_end()),
         request: RawValue::from_string(request.to_owned()).unwrap(),
     };
     let Decoded::Known(back) = Offer::decode(&offer.encode()).unwrap() else {
@@ -183,6 +198,7 @@ fn an_offer_comes_back_with_the_same_request_bytes() {
     assert_eq!(back.request.get(), request);
     assert!(back.repeat && back.next_waits);
     assert_eq!(back.enqueued_at, Some(time()));
+    assert_eq!(back.journal, Some(journal_end()));
     assert_eq!(back.root, Some(Uuid::from_u128(7)));
 }
 
@@ -238,7 +254,7 @@ fn control_reads_as_the_contract_shows_it() {
 
 #[test]
 fn unknown_fields_are_ignored() {
-    let body = br#"{"v":1,"type":"done","workspace":"acme/website","turn_id":"t-01","worker":"host-1","warm":true,"mood":"good"}"#;
+    let body = br#"{"v":1,"type":"done","workspace":"acme/website","turn_id":"t-01","worker":"host-1","warm":true,"journal":{"journal":"00000000-0000-0000-0000-000000000009","segment":2,"len":14201,"crc":4294967295,"mood":"good"},"mood":"good"}"#;
     assert_eq!(Status::decode(body).unwrap(), Decoded::Known(done()));
 }
 
@@ -385,6 +401,7 @@ fn the_longest_heartbeat_and_the_longest_offer_are_not_too_long() {
         enqueued_at: None,
         root: Some(Uuid::from_u128(7)),
         next_waits: false,
+        journal: None,
         request: serde_json::value::to_raw_value(&request).unwrap(),
     };
     assert!(matches!(

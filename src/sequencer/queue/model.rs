@@ -72,6 +72,9 @@ enum Step {
     FlushAcks(usize),
     Take(usize),
     TakePrivate(usize),
+    /// From now on it sees the journals as they are now.
+    LookAway(usize),
+    LookAgain(usize),
     Freeze(usize),
     Thaw(usize),
     DeleteQueue(usize),
@@ -157,6 +160,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         10 => (1..9usize).prop_map(Step::FlushAcks),
         24 => (0..WORKERS).prop_map(Step::Take),
         16 => (0..WORKERS).prop_map(Step::TakePrivate),
+        3 => (0..WORKERS).prop_map(Step::LookAway),
+        3 => (0..WORKERS).prop_map(Step::LookAgain),
         2 => (0..WORKERS).prop_map(Step::Freeze),
         4 => (0..WORKERS).prop_map(Step::Thaw),
         1 => (0..WORKERS).prop_map(Step::DeleteQueue),

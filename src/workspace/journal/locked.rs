@@ -5,14 +5,16 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::OFlags;
 use serde::Serialize;
 use tracing::warn;
+use uuid::Uuid;
 
 use super::checkpoint::Checkpoint;
+use super::end::{self, JournalEnd};
 use super::index::{self, Place};
 use super::read::{self, Extent, header, scan};
 use super::record::{Baseline, Finished, Record, Returned, Segment, Started, TurnHistory};
 use super::{JOURNAL, OLD, TURNS_PER_SEGMENT, rotate};
 use crate::workspace::dir::{Dir, PRIVATE_FILE};
-use crate::workspace::error::StateError;
+use crate::workspace::error::{DiskError, StateError};
 use crate::workspace::lock::WorkspaceLock;
 use crate::workspace::{durable, id, line};
 
@@ -24,6 +26,7 @@ use crate::workspace::{durable, id, line};
 pub struct LockedJournal {
     lock: WorkspaceLock,
     file: File,
+    id: Uuid,
     tally: Checkpoint,
     /// A failed append that could not be undone yet: what of it may stand there.
     spoilt: Option<Vec<u8>>,
@@ -32,19 +35,32 @@ pub struct LockedJournal {
 impl WorkspaceLock {
     /// Opens the journal, reading what was added since the last checkpoint,
     /// and cuts a torn tail. On an error the lock is released.
-    pub fn open_journal(self) -> Result<LockedJournal, StateError> {
-        self.open_journal_of(TURNS_PER_SEGMENT)
+    ///
+    /// `known`: the furthest end that any process has reported. A journal that
+    /// does not reach it is left as it is: [`StateError::OldRead`].
+    pub fn open_journal(self, known: Option<&JournalEnd>) -> Result<LockedJournal, StateError> {
+        self.open_journal_of(TURNS_PER_SEGMENT, known)
     }
 
-    pub(super) fn open_journal_of(self, turns: u64) -> Result<LockedJournal, StateError> {
+    pub(super) fn open_journal_of(
+        self,
+        turns: u64,
+        known: Option<&JournalEnd>,
+    ) -> Result<LockedJournal, StateError> {
+        let id = end::id(&self.state)?;
+        let known = known.filter(|known| known.journal == id);
         let file = match open(&self.state)? {
             Some(file) => file,
-            None => create_next(&self.state)?,
+            None => {
+                end::check_absent(known, &self.state.path().join(JOURNAL))?;
+                create_next(&self.state)?
+            }
         };
-        let tally = take_stock(&self.state, &file)?;
+        let tally = take_stock(&self.state, &file, known)?;
         let mut journal = LockedJournal {
             lock: self,
             file,
+            id,
             tally,
             spoilt: None,
         };
@@ -72,6 +88,18 @@ impl LockedJournal {
     /// What the next turn's usage is counted from; none before any thread.
     pub fn baseline(&self) -> Option<&Baseline> {
         self.tally.baseline.as_ref()
+    }
+
+    /// How far it reaches, for the processes that open it later.
+    pub fn end(&self) -> Result<JournalEnd, DiskError> {
+        let path = self.state().path().join(JOURNAL);
+        end::at(
+            self.id,
+            self.tally.segment,
+            &self.file,
+            &path,
+            self.tally.len,
+        )
     }
 
     /// Whether an attempt began here and nobody recorded its end: its worker
@@ -199,7 +227,7 @@ impl LockedJournal {
         self.state().rename(JOURNAL, OLD)?;
         index::begin(self.state(), next.number)?;
         self.file = create(self.state(), &next)?;
-        self.tally = take_stock(self.state(), &self.file)?;
+        self.tally = take_stock(self.state(), &self.file, None)?;
         Ok(())
     }
 
@@ -252,10 +280,18 @@ fn create(state: &Dir, segment: &Segment) -> Result<File, StateError> {
 
 /// Reads what the checkpoint doesn't cover, cuts a torn tail, and brings the
 /// checkpoint up to date.
-fn take_stock(state: &Dir, file: &File) -> Result<Checkpoint, StateError> {
+fn take_stock(
+    state: &Dir,
+    file: &File,
+    known: Option<&JournalEnd>,
+) -> Result<Checkpoint, StateError> {
     let path = state.path().join(JOURNAL);
     let (segment, header_len) = header(file, &path)?;
     let size = read::len(file, &path)?;
+    if let Some(known) = known {
+        // Before anything is cut or understood of it.
+        end::check(known, segment.number, file, &path, size)?;
+    }
     let stored = Checkpoint::load(state, segment.number)?;
     if let Some(stored) = &stored
         && stored.len > size

@@ -8,6 +8,7 @@
 //! that comes again.
 
 mod checkpoint;
+mod end;
 mod index;
 mod locked;
 mod read;
@@ -17,8 +18,9 @@ mod rotate;
 #[cfg(test)]
 mod tests;
 
+pub use end::JournalEnd;
 pub use locked::LockedJournal;
-pub(super) use read::{history, indexed_end};
+pub(super) use read::{end_of, history, indexed_end};
 pub(super) use recent::{open_attempt, recent_history};
 pub use record::{
     Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,

@@ -8,6 +8,7 @@ use std::path::Path;
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
 
+use super::end::{self, JournalEnd};
 use super::index::{self, Place};
 use super::record::{Finished, Record, Segment, TurnHistory};
 use super::{JOURNAL, OLD};
@@ -151,6 +152,21 @@ pub(in crate::workspace) fn indexed_end(
     state: &Dir,
     turn_id: &str,
 ) -> Result<Option<Finished>, StateError> {
+    Ok(indexed(state, turn_id)?.map(|(finished, _)| finished))
+}
+
+/// Where the record of a turn's end ends, if the index leads to it.
+pub(in crate::workspace) fn end_of(
+    state: &Dir,
+    turn_id: &str,
+) -> Result<Option<JournalEnd>, StateError> {
+    match indexed(state, turn_id)? {
+        Some((_, at)) => end::of_record(state, at.segment, at.offset + at.len),
+        None => Ok(None),
+    }
+}
+
+fn indexed(state: &Dir, turn_id: &str) -> Result<Option<(Finished, Place)>, StateError> {
     for name in [JOURNAL, OLD] {
         let Some(file) = state.file(name, OFlags::RDONLY)? else {
             continue;
@@ -161,7 +177,7 @@ pub(in crate::workspace) fn indexed_end(
             && let Some(finished) = finished_at(&file, &path, place)?
             && finished.turn_id == turn_id
         {
-            return Ok(Some(finished));
+            return Ok(Some((finished, place)));
         }
     }
     Ok(None)

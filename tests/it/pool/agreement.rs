@@ -165,6 +165,7 @@ async fn g1_an_offer_of_another_roots_sequencer_is_not_run() {
         enqueued_at: None,
         root: Some(Uuid::new_v4()),
         next_waits: false,
+        journal: None,
         request: RawValue::from_string(request).unwrap(),
     };
     let connector = Connector::new("test", move || Ok(url.as_str().into()));

@@ -18,6 +18,7 @@ mod images;
 mod limits;
 mod neighbours;
 mod observing;
+mod old_reads;
 mod once;
 mod order;
 pub mod poison;

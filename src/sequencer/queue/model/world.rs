@@ -8,7 +8,9 @@ use super::super::*;
 use super::{
     ClaimRun, Hearing, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
 };
+use crate::pool::JournalEnds;
 use crate::request::OnBusy;
+use crate::workspace::JournalEnd;
 
 #[derive(Debug, Clone, Copy)]
 struct Message {
@@ -29,6 +31,8 @@ struct Record {
     place: Option<u64>,
     has_run: bool,
     ended: Option<Ended>,
+    /// The length of the workspace's journal with the end of its run.
+    ended_at: Option<u64>,
     /// Cancelled, maybe for another turn.
     mark: Option<Option<Name>>,
     cancelled: bool,
@@ -46,6 +50,7 @@ enum Status {
         turn: Name,
         worker: String,
         warm: bool,
+        journal: Option<JournalEnd>,
     },
     Taken {
         turn: Name,
@@ -70,6 +75,8 @@ struct Process {
     restarts: u32,
     frozen: bool,
     running: Vec<Name>,
+    /// The journals' lengths as it sees them, if not as they are.
+    view: Option<Vec<u64>>,
 }
 
 /// What the model knows of a turn that the active queue holds.
@@ -116,6 +123,12 @@ pub struct World {
     /// Which process keeps a server for a workspace.
     servers: HashMap<usize, String>,
     records: HashMap<Name, Record>,
+    /// How long the workspaces' journals are.
+    journals: Vec<u64>,
+    /// As far as the processes with a sequencer have heard.
+    heard: JournalEnds,
+    /// Whose end they have heard.
+    told: HashSet<Name>,
 
     lines: Vec<Vec<InLine>>,
     /// By the active queue.
@@ -154,6 +167,9 @@ impl World {
             has_older: seed.is_multiple_of(2),
             servers: HashMap::new(),
             records: HashMap::new(),
+            journals: vec![0; WORKSPACES.len()],
+            heard: JournalEnds::default(),
+            told: HashSet::new(),
             lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
             offered: HashSet::new(),
             undecided: HashSet::new(),
@@ -536,8 +552,17 @@ impl World {
 
     fn hear(&mut self, status: Status) {
         match status {
-            Status::Done { turn, worker, warm } => {
+            Status::Done {
+                turn,
+                worker,
+                warm,
+                journal,
+            } => {
                 let (workspace, id) = (WORKSPACES[turn.0], id_of(turn));
+                if let Some(end) = journal {
+                    self.heard.note(workspace, end);
+                }
+                self.told.insert(turn);
                 self.with_queue(|queue, now, out| {
                     queue.served(now, workspace, &id, &worker, warm);
                     queue.use_room(now, &worker, out);
@@ -658,6 +683,25 @@ impl World {
             let worker = self.id(worker);
             self.status.push_back(Status::Taken { turn, worker });
         }
+        let sees = |world: &Self| {
+            let view = world.workers[worker].view.as_ref();
+            view.unwrap_or(&world.journals)[turn.0]
+        };
+        let heard = self.heard.of(WORKSPACES[turn.0]);
+        if heard.is_some_and(|end| end.len > sees(self)) {
+            // An old read: the offer is returned.
+            self.work.push_front(turn);
+            return;
+        }
+        let ended_at = self.records[&turn].ended_at;
+        if ended_at.is_some_and(|at| at > sees(self)) {
+            assert!(
+                !self.told.contains(&turn),
+                "{turn:?} would run again, though its end was heard (G4)"
+            );
+            // What was not heard is as new as the file system shows it.
+            self.workers[worker].view = None;
+        }
         if self.has_ended(turn) {
             self.tell_done(worker, turn);
             return;
@@ -675,6 +719,7 @@ impl World {
         record.has_run = true;
         if record.mark.is_some() {
             record.ended = Some(Ended::ByRun);
+            self.record_end(turn);
             self.tell_done(worker, turn);
         } else {
             self.workers[worker].running.push(turn);
@@ -685,7 +730,24 @@ impl World {
     fn tell_done(&mut self, worker: usize, turn: Name) {
         let worker = self.id(worker);
         let warm = self.servers.get(&turn.0) == Some(&worker);
-        self.status.push_back(Status::Done { turn, worker, warm });
+        let journal = self.records[&turn].ended_at.map(|len| JournalEnd {
+            journal: uuid::Uuid::nil(),
+            segment: 1,
+            len,
+            crc: 0,
+        });
+        self.status.push_back(Status::Done {
+            turn,
+            worker,
+            warm,
+            journal,
+        });
+    }
+
+    /// Who writes has the journal as it is.
+    fn record_end(&mut self, turn: Name) {
+        self.journals[turn.0] += 1;
+        self.record(turn).ended_at = Some(self.journals[turn.0]);
     }
 
     fn finish(&mut self, worker: usize, which: usize) {
@@ -696,6 +758,7 @@ impl World {
         let turn = running.remove(which % running.len());
         let before = self.record(turn).ended.replace(Ended::ByRun);
         assert_eq!(before, None, "{turn:?} ended twice (G5)");
+        self.record_end(turn);
         // Some turns leave a server that can't be used again.
         if turn.1 % 3 != 2 && !self.is_older(worker) {
             self.servers.insert(turn.0, self.id(worker));
@@ -880,6 +943,8 @@ impl World {
             Step::Take(worker) => self.take(worker),
             Step::Finish { worker, which } => self.finish(worker, which),
             Step::TakePrivate(worker) => self.take_private(worker),
+            Step::LookAway(worker) => self.workers[worker].view = Some(self.journals.clone()),
+            Step::LookAgain(worker) => self.workers[worker].view = None,
             Step::Freeze(worker) => self.workers[worker].frozen = true,
             Step::Thaw(worker) => self.workers[worker].frozen = false,
             Step::DeleteQueue(worker) => {
@@ -1023,6 +1088,9 @@ impl World {
 
     /// Nothing goes wrong any more: everything must come to its end.
     pub fn settle(&mut self) {
+        for worker in &mut self.workers {
+            worker.view = None;
+        }
         for round in 0..2_000 {
             if self.is_quiet() {
                 break;

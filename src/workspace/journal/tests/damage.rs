@@ -106,7 +106,7 @@ fn g4_damage_in_the_middle_stops_the_turn_and_names_the_place() {
         let mut garbled = whole.clone();
         garbled[at] ^= 0x80;
         write(&workspace, JOURNAL, &garbled);
-        let error = lock(&workspace).open_journal().unwrap_err();
+        let error = lock(&workspace).open_journal(None).unwrap_err();
         let StateError::Damaged { path, offset, .. } = &error else {
             panic!("byte {at}: {error}");
         };
@@ -164,7 +164,7 @@ fn g4_a_journal_shorter_than_known_stops_the_turn() {
     first.finished(&finished("b", 1, 15)).unwrap();
     drop(first);
     write(&workspace, JOURNAL, &before);
-    let error = lock(&workspace).open_journal().unwrap_err();
+    let error = lock(&workspace).open_journal(None).unwrap_err();
     assert!(matches!(error, StateError::Shortened { .. }), "{error}");
 }
 
@@ -180,7 +180,7 @@ fn g4_a_record_of_a_newer_version_stops_the_turn() {
         bytes.extend_from_slice(&record);
         write(&workspace, JOURNAL, &bytes);
         let errors = [
-            lock(&workspace).open_journal().unwrap_err(),
+            lock(&workspace).open_journal(None).unwrap_err(),
             workspace.history("b").unwrap_err(),
         ];
         for error in errors {

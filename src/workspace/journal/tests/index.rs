@@ -59,7 +59,7 @@ fn g5_an_end_is_found_in_either_segment_and_forgotten_with_it() {
     let (_tmp, workspace) = workspace();
     for number in 0..20 {
         let turn_id = format!("t{number}");
-        let mut journal = lock(&workspace).open_journal_of(3).unwrap();
+        let mut journal = lock(&workspace).open_journal_of(3, None).unwrap();
         run(&mut journal, &finished(&turn_id, 1, number));
         drop(journal);
         for before in 0..=number {
@@ -152,7 +152,7 @@ fn g5_ends_without_an_entry_and_entries_without_an_end_do_no_harm() {
     let mut kept = Vec::new();
     for number in 0..12 {
         let turn_id = format!("t{number}");
-        let mut journal = lock(&workspace).open_journal_of(3).unwrap();
+        let mut journal = lock(&workspace).open_journal_of(3, None).unwrap();
         let before = ENDS.map(|name| std::fs::read(path(&workspace, name)).ok());
         run(&mut journal, &finished(&turn_id, 1, number));
         if number % 2 == 0 {

@@ -242,7 +242,7 @@ fn lines_of(bytes: &[u8]) -> usize {
 #[test]
 fn readers_without_the_lock_see_whole_records_only() {
     let (_tmp, workspace) = workspace();
-    let mut journal = lock(&workspace).open_journal_of(5).unwrap();
+    let mut journal = lock(&workspace).open_journal_of(5, None).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {

@@ -8,7 +8,7 @@ use crate::workspace::{Claim, LockedJournal, TurnHistory, Verdict, Workspace};
 const TURNS: u64 = 3;
 
 fn open(workspace: &Workspace) -> LockedJournal {
-    lock(workspace).open_journal_of(TURNS).unwrap()
+    lock(workspace).open_journal_of(TURNS, None).unwrap()
 }
 
 /// Runs turns `t<from>` to before `t<to>`, each as a worker does.
@@ -30,7 +30,7 @@ fn is_known(workspace: &Workspace, n: u64) -> bool {
     let marked = workspace.claims().cancel_mark(&turn).unwrap().is_some();
     assert_eq!((claimed, marked), (ran, ran), "{turn}");
     // Looks without making it forget.
-    let journal = lock(workspace).open_journal().unwrap();
+    let journal = lock(workspace).open_journal(None).unwrap();
     assert_eq!(journal.history(&turn).unwrap().finished.is_some(), ran);
     ran
 }

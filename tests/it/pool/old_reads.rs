@@ -1,0 +1,97 @@
+//! Hosts that do not see what another one has just written: an old read of a
+//! journal.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::pool::{Pool, turn};
+
+/// A journal, and what is kept beside it, as it was at one time.
+struct Journal {
+    state: PathBuf,
+    /// The journal first: the others are caches, and may be older.
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Journal {
+    fn read(pool: &Pool, workspace: &str) -> Self {
+        let state = pool.root().join(".turn-worker/workspaces");
+        let state = state.join(workspace).join(".state");
+        let names = ["journal", "checkpoint", "ends.1"].into_iter();
+        let files = names.map(|name| (name, fs::read(state.join(name)).unwrap()));
+        Self {
+            files: files.collect(),
+            state,
+        }
+    }
+
+    /// As a cache shows it, or as it is.
+    fn show(&self) {
+        for (name, bytes) in &self.files {
+            fs::write(self.state.join(name), bytes).unwrap();
+        }
+    }
+}
+
+/// Guards that the journal's end travels with `done` and with offers, also over
+/// a takeover (`Pool::note_journal_end`), and is waited for (`OldReads`).
+#[tokio::test]
+async fn g4_a_finished_turn_does_not_run_again_on_an_old_journal() {
+    let mut pool = Pool::start(0, &[("ROLES", "sequencer")]).await;
+    let active = pool.spawn(&[]);
+    pool.process(active).ready().await;
+    pool.spawn(&[]);
+    let first = pool.spawn(&[("ROLES", "worker")]);
+    pool.ready().await;
+    let again = turn("t2", "a", &["say hi"]);
+    pool.enqueue(&[turn("t1", "a", &["say hi"])]).await;
+    pool.events.ended("t1").await;
+    pool.idle().await;
+    let old = Journal::read(&pool, "a");
+    pool.enqueue(std::slice::from_ref(&again)).await;
+    pool.events.ended("t2").await;
+    pool.idle().await;
+    let new = Journal::read(&pool, "a");
+
+    // What is left has it from `done` only, and the next worker from offers only.
+    pool.process(first).terminate();
+    assert_eq!(pool.process(first).exited().await, Some(0));
+    pool.process(active).kill();
+    let second = pool.spawn(&[("ROLES", "worker")]);
+    pool.ready().await;
+    old.show();
+    pool.enqueue(&[again]).await;
+    pool.process(second)
+        .logged("reading the journal again")
+        .await;
+    new.show();
+    pool.events.ended_again("t2", 1).await;
+    pool.idle().await;
+    assert_eq!(pool.runs().of_turn("t2").count(), 1);
+    let recovered = r#"turn_worker_old_reads_total{outcome="recovered"}"#;
+    assert_eq!(pool.metric(recovered).await, 1.0);
+    pool.stop().await;
+}
+
+/// Guards that a turn waits for a journal that has gone until an operator
+/// accepts that (`journal-id`).
+#[tokio::test]
+async fn g4_a_workspace_waits_for_its_journal_until_an_operator_does_without() {
+    let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
+    pool.enqueue(&[turn("t1", "a", &["say hi"])]).await;
+    pool.events.ended("t1").await;
+    pool.idle().await;
+    let Journal { state, files } = Journal::read(&pool, "a");
+    for (name, _) in files {
+        fs::remove_file(state.join(name)).unwrap();
+    }
+    pool.enqueue(&[turn("t2", "a", &["say hi"])]).await;
+    let returned = r#"turn_worker_old_reads_total{outcome="returned"}"#;
+    pool.metric_is(returned, 1.0).await;
+    assert_eq!(pool.runs().of_turn("t2").count(), 0);
+    assert!(!state.join("journal").exists());
+    fs::remove_file(state.join("journal-id")).unwrap();
+    assert_eq!(pool.events.ended("t2").await.stop_reason(), "end_turn");
+    assert_eq!(pool.metric(returned).await, 1.0);
+    pool.stop().await;
+}
