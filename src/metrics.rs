@@ -274,6 +274,11 @@ impl Metrics {
     }
 
     /// A delivery came that had been delivered before.
+    /// An attempt's events were dropped, as a newer one had begun.
+    pub fn attempt_outdated(&self) {
+        self.series().attempts_outdated.inc();
+    }
+
     pub fn old_read(&self, outcome: OldRead) {
         let series = self.series();
         series

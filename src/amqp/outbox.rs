@@ -1,6 +1,7 @@
 //! Publishes events in order, keeps each until the broker has it, and makes
 //! whoever produces them wait when the broker is slow.
 
+mod looks;
 mod queue;
 mod session;
 
@@ -11,15 +12,18 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::looks::Looks;
 use self::queue::Queue;
 use self::session::{End, Pace, Session};
 use super::connect::backoff;
 use super::event_log::LogAlarm;
+use super::link::Link;
 use super::pool::PublisherLink;
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
 
+pub use self::looks::AttemptCheck;
 pub use self::queue::{Cut, WINDOW_BYTES, WINDOW_EVENTS};
 
 /// How long an event that the broker refused (nack) waits before it is
@@ -120,15 +124,42 @@ impl Drop for CutAtEnd {
 }
 
 impl Outbox {
+    /// Of events that are published whatever happens meanwhile.
     pub fn start(
         publisher: PublisherLink,
         settings: OutboxSettings,
         cut: &CancellationToken,
     ) -> Self {
+        Self::start_all(publisher, settings, None, cut)
+    }
+
+    /// Of events of an attempt: after a lost connection, nothing is published
+    /// before `check` finds that it is still the newest. If it is not, the
+    /// publishing ends.
+    pub fn of_attempt(
+        publisher: PublisherLink,
+        settings: OutboxSettings,
+        check: Arc<dyn AttemptCheck>,
+        cut: &CancellationToken,
+    ) -> Self {
+        Self::start_all(publisher, settings, Some(check), cut)
+    }
+
+    fn start_all(
+        publisher: PublisherLink,
+        settings: OutboxSettings,
+        check: Option<Arc<dyn AttemptCheck>>,
+        cut: &CancellationToken,
+    ) -> Self {
         let queue = Arc::new(Queue::default());
         let cut = cut.child_token();
         let (published, until) = (CutAtEnd(Arc::clone(&queue)), cut.clone());
-        tokio::spawn(async move { publish(publisher, settings, &published.0, until).await });
+        let known_on = publisher.link().as_ref().map(Link::downgrade);
+        tokio::spawn(async move {
+            let queue = &*published.0;
+            let looks = Looks::new(check, queue, known_on);
+            publish(publisher, settings, queue, looks, until).await;
+        });
         Self {
             queue,
             _stop: cut.drop_guard(),
@@ -177,9 +208,10 @@ async fn publish(
     publisher: PublisherLink,
     settings: OutboxSettings,
     queue: &Queue,
+    looks: Looks<'_>,
     cut: CancellationToken,
 ) {
-    let work = Publishing::new(&publisher, &settings, queue).run();
+    let work = Publishing::new(&publisher, &settings, queue, looks).run();
     tokio::select! {
         () = work => {}
         () = cut.cancelled() => {}
@@ -191,6 +223,7 @@ struct Publishing<'a> {
     publisher: &'a PublisherLink,
     settings: &'a OutboxSettings,
     queue: &'a Queue,
+    looks: Looks<'a>,
     pace: Pace,
     /// Of the oldest event, in a row.
     refusals: u32,
@@ -199,11 +232,17 @@ struct Publishing<'a> {
 }
 
 impl<'a> Publishing<'a> {
-    fn new(publisher: &'a PublisherLink, settings: &'a OutboxSettings, queue: &'a Queue) -> Self {
+    fn new(
+        publisher: &'a PublisherLink,
+        settings: &'a OutboxSettings,
+        queue: &'a Queue,
+        looks: Looks<'a>,
+    ) -> Self {
         Self {
             publisher,
             settings,
             queue,
+            looks,
             pace: Pace::Window,
             refusals: 0,
             logged: None,
@@ -214,15 +253,19 @@ impl<'a> Publishing<'a> {
         }
     }
 
-    /// Until the publisher is shut down.
+    /// Until the publisher is shut down, or the attempt is outdated.
     async fn run(mut self) {
         let mut delays = backoff();
         loop {
             self.queue.not_empty().await;
             fault::at("outbox.publishes");
-            if !self.ready().await {
+            let Some(link) = self.ready().await else {
+                return;
+            };
+            if !self.looks.are_done_on(&link) && !self.looks.look_on(&link).await {
                 return;
             }
+            drop(link);
             let (end, progress) = self.session().await;
             if progress {
                 delays = backoff();
@@ -248,7 +291,9 @@ impl<'a> Publishing<'a> {
                     self.not_confirmed(&reason);
                     self.held_up.set(Some(HoldUp::Unconfirmed));
                 }
+                End::Outdated => return,
                 End::Unconfirmed => {
+                    self.looks.forget();
                     tracing::warn!("events are not confirmed in time, publishing them again");
                     self.settings.alarm.ring();
                     self.held_up.set(Some(HoldUp::Unconfirmed));
@@ -268,10 +313,10 @@ impl<'a> Publishing<'a> {
         }
     }
 
-    /// Waits for a connection that takes publishes; false once shut down.
-    async fn ready(&mut self) -> bool {
+    /// Waits for a connection that takes publishes; `None` once shut down.
+    async fn ready(&mut self) -> Option<Link> {
         let mut ready = std::pin::pin!(self.publisher.ready());
-        let link = match ready.as_mut().now_or_never() {
+        match ready.as_mut().now_or_never() {
             Some(link) => link,
             None => {
                 if self.held_up.by.is_none() {
@@ -279,8 +324,7 @@ impl<'a> Publishing<'a> {
                 }
                 ready.await
             }
-        };
-        link.is_some()
+        }
     }
 
     /// Why it ended, and whether at least one event was confirmed.
@@ -289,7 +333,10 @@ impl<'a> Publishing<'a> {
             Ok(lease) => lease,
             Err(error) => return (End::Lost(with_sources(&error)), false),
         };
-        let mut session = Session::new(lease, self.queue, self.settings, self.pace);
+        if !self.looks.are_done_on(&lease.link) {
+            return (End::Lost("the connection was replaced".to_owned()), false);
+        }
+        let mut session = Session::new(lease, self.queue, self.settings, &self.looks, self.pace);
         let end = session.run().await;
         self.pace = session.pace();
         let progress = session.has_progress();

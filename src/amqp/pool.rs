@@ -87,6 +87,11 @@ impl PublisherLink {
         self.current.borrow().as_ref().is_some_and(Link::is_open)
     }
 
+    /// The connection that there is, whether it takes publishes or not.
+    pub(super) fn link(&self) -> Option<Link> {
+        self.current.borrow().clone().filter(Link::is_open)
+    }
+
     /// Completes when the connection was let go of, after the `cut`.
     pub async fn closed(&self) {
         let mut current = self.current.clone();

@@ -91,6 +91,7 @@ pub(super) struct Series {
     pub events_nacked: IntCounter,
     pub events_dropped: IntCounterVec,
     pub unpublished: IntGauge,
+    pub attempts_outdated: IntCounter,
     pub old_reads: IntCounterVec,
     pub redeliveries: IntCounter,
     pub duplicates: IntCounter,
@@ -234,6 +235,10 @@ impl Series {
             unpublished: new.gauge(
                 "turns_unpublished",
                 "Turns whose events wait, as the broker does not confirm or take them.",
+            ),
+            attempts_outdated: new.counter(
+                "attempts_outdated_total",
+                "Attempts that were stopped after a lost connection, as a newer attempt had begun elsewhere.",
             ),
             old_reads: new.counters(
                 "old_reads_total",

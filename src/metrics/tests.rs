@@ -57,6 +57,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "amqp_connected gauge",
             "amqp_reconnects_total counter",
             "amqp_repaired_total counter",
+            "attempts_outdated_total counter",
             "attempts_total counter",
             "backlog_limit gauge",
             "backlog_turns gauge",

@@ -211,6 +211,8 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 self.give_back(journal);
                 return Ok(Outcome::Returned);
             }
+            // What the newer one has recorded stands in the journal.
+            Ok(ran) if ran.stop == Some(Stop::Outdated) => return Ok(Outcome::Busy),
             Ok(ran) => {
                 *server = ran.kept;
                 let has_ended = ran.translator.is_over();

@@ -85,8 +85,8 @@ impl Ending {
                 Verdict::EndTurn => (StopReason::EndTurn, None),
                 Verdict::Failed(error) => (StopReason::Error, Some(error)),
             },
-            // A shutdown's turn is given back and never comes here; as a cancel it is at least true.
-            Some(Stop::Cancel | Stop::Shutdown) => (StopReason::Cancelled, None),
+            // The last two record no end and never come here; as a cancel it is at least true.
+            Some(Stop::Cancel | Stop::Shutdown | Stop::Outdated) => (StopReason::Cancelled, None),
             Some(Stop::Timeout) => (StopReason::Timeout, Some(timed_out(ErrorCode::TurnTimeout))),
             Some(Stop::Idle) => (StopReason::Timeout, Some(timed_out(ErrorCode::IdleTimeout))),
         };

@@ -217,7 +217,7 @@ fn open(
         clear(workspace, &record)?;
     }
     let journal = lock.open_journal(known)?;
-    if lost_server || journal.has_open_attempt() {
+    if (lost_server || journal.has_open_attempt()) && !fault::is_on("sabotage.sight") {
         let killed = tree::kill_tagged(&tag(workspace));
         if killed.count > 0 {
             let killed = killed.count;

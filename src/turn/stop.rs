@@ -19,6 +19,8 @@ pub enum Stop {
     Timeout,
     /// codex said nothing for too long.
     Idle,
+    /// A newer attempt has begun elsewhere: nobody wants this one's end.
+    Outdated,
 }
 
 /// The outside's wish that a turn stop; the first one counts.

@@ -16,6 +16,7 @@
 mod blocked;
 mod cancel_marks;
 mod heartbeat;
+mod newest;
 mod offer;
 mod private;
 mod running;

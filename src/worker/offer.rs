@@ -1,6 +1,7 @@
 //! One offer from its delivery to its settlement.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -9,6 +10,7 @@ use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tracing::Instrument;
 
+use super::newest::NewestAttempt;
 use super::running::Entry;
 use super::sink::OutboxSink;
 use super::words::words;
@@ -183,7 +185,16 @@ impl<E: Engine> Worker<E> {
         let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
         let waited = enqueued_at.and_then(|at| plausible_wait(at, Timestamp::now()));
         tracing::debug!(repeat = offer.repeat, "taking the turn");
-        let outbox = Outbox::start(self.publisher.clone(), self.outbox.clone(), &shutdown.cut);
+        let stop = entry.stop_handle();
+        let check = Arc::new(NewestAttempt {
+            root: self.runner.root.clone(),
+            workspace: request.workspace.clone(),
+            turn_id: request.turn_id.clone(),
+            stop: stop.clone(),
+            metrics: self.metrics.clone(),
+        });
+        let (publisher, settings) = (self.publisher.clone(), self.outbox.clone());
+        let outbox = Outbox::of_attempt(publisher, settings, check, &shutdown.cut);
         let sink = OutboxSink {
             worker: self,
             offer,
@@ -192,7 +203,6 @@ impl<E: Engine> Worker<E> {
             entry: &entry,
             waited,
         };
-        let stop = entry.stop_handle();
         if shutdown.cut.is_cancelled() {
             // Too late to be among those that were cut.
             stop.stop(Stop::Shutdown);

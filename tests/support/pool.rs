@@ -52,6 +52,8 @@ pub struct Pool {
     pub deadline: Deadline,
     url: String,
     settings: Vec<(String, String)>,
+    /// Runs may overlap, as a test has switched the locks off.
+    pub overlaps: bool,
     /// Of [`Pool::all_slots_take`].
     rounds: u32,
     dir: TempDir,
@@ -90,6 +92,7 @@ impl Pool {
             deadline,
             url: url.to_owned(),
             settings: owned(settings),
+            overlaps: false,
             rounds: 0,
             dir,
         };
@@ -349,7 +352,9 @@ impl Drop for Pool {
             return;
         }
         self.events.check();
-        self.runs().check();
+        if !self.overlaps {
+            self.runs().check();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! goes wrong.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::options::BasicPublishOptions;
@@ -9,6 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::looks::Looks;
 use super::queue::Queue;
 use super::{OutboxSettings, drop_refused};
 use crate::amqp::event_log::{FILTER_VALUE, text};
@@ -30,6 +32,8 @@ pub(super) enum End {
     Unconfirmed,
     /// The broker refused the oldest event.
     Nacked,
+    /// A newer attempt at the turn has begun.
+    Outdated,
     /// The broker takes no message of this size. With several events in
     /// flight, it is not known which was meant.
     TooLarge(String),
@@ -47,6 +51,10 @@ pub(super) enum Pace {
     OneTry,
 }
 
+/// A connection that is silent for so long may be a host that is cut off: after
+/// as long without a heartbeat the turn is offered again.
+const LATE: Duration = Duration::from_secs(10);
+
 /// The type of the event that ends a turn.
 const LAST: &str = "message_end";
 
@@ -54,10 +62,13 @@ pub(super) struct Session<'a> {
     lease: Lease,
     queue: &'a Queue,
     settings: &'a OutboxSettings,
+    looks: &'a Looks<'a>,
     /// Published here and not confirmed: the oldest events of the queue.
     in_flight: VecDeque<InFlight>,
     pace: Pace,
     progress: bool,
+    /// A confirm was late.
+    late: bool,
     /// When the broker last confirmed something, or let publish again.
     last_answer: Instant,
 }
@@ -72,15 +83,18 @@ impl<'a> Session<'a> {
         lease: Lease,
         queue: &'a Queue,
         settings: &'a OutboxSettings,
+        looks: &'a Looks<'a>,
         pace: Pace,
     ) -> Self {
         Self {
             lease,
             queue,
             settings,
+            looks,
             in_flight: VecDeque::new(),
             pace,
             progress: false,
+            late: false,
             last_answer: Instant::now(),
         }
     }
@@ -101,6 +115,9 @@ impl<'a> Session<'a> {
 
     pub(super) async fn run(&mut self) -> End {
         loop {
+            if std::mem::take(&mut self.late) && !self.looks.is_newest().await {
+                return End::Outdated;
+            }
             if let Err(end) = self.publish_what_may_go().await {
                 return end;
             }
@@ -209,6 +226,7 @@ impl Session<'_> {
                     let event = self.queue.pop();
                     let kind = event.as_ref().map_or("", |event| event.kind.as_str());
                     self.settings.metrics.confirmed(kind, since.elapsed());
+                    self.late |= since.elapsed() >= LATE;
                     self.progress = true;
                     self.pace = Pace::Window;
                 }

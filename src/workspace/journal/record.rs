@@ -164,6 +164,11 @@ impl TurnHistory {
         attempts.max().unwrap_or(0).saturating_add(1)
     }
 
+    /// Whether no later attempt has begun.
+    pub fn is_newest(&self, attempt: u32) -> bool {
+        self.next_attempt() <= attempt.saturating_add(1)
+    }
+
     /// Attempts that died with their worker: started, neither finished nor
     /// cut off by a shutdown.
     pub fn charged(&self) -> usize {
@@ -201,6 +206,7 @@ mod tests {
         history.add(Record::Started(started("t", 1)));
         assert_eq!((history.next_attempt(), history.charged()), (2, 1));
         history.add(Record::Started(started("t", 2)));
+        assert!(!history.is_newest(1) && history.is_newest(2));
         history.add(Record::Returned(Returned {
             turn_id: "t".into(),
             attempt: 2,

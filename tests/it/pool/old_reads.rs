@@ -1,10 +1,14 @@
 //! Hosts that do not see what another one has just written: an old read of a
-//! journal.
+//! journal, and an attempt that goes on without knowing of the next.
 
 use std::fs;
 use std::path::PathBuf;
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
+use crate::support::proxy::Proxy;
 
 /// A journal, and what is kept beside it, as it was at one time.
 struct Journal {
@@ -94,4 +98,51 @@ async fn g4_a_workspace_waits_for_its_journal_until_an_operator_does_without() {
     assert_eq!(pool.events.ended("t2").await.stop_reason(), "end_turn");
     assert_eq!(pool.metric(returned).await, 1.0);
     pool.stop().await;
+}
+
+/// Guards the look before events are published on another connection (`Looks`).
+#[tokio::test]
+async fn g5_an_attempt_that_was_overtaken_while_disconnected_publishes_nothing() {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 0, &[("SLOTS", "1")]).await;
+    pool.spawn(&[("ROLES", "sequencer")]);
+    let proxy = Proxy::before(&url).await;
+    let cut_off = pool.spawn(&[("AMQP_URL", &proxy.url), ("ROLES", "worker")]);
+    pool.ready().await;
+    let talk = ["say before", "wait cut", "say late", "wait go", "say after"];
+    pool.enqueue(&[turn("t1", "a", &talk)]).await;
+    pool.events.said("t1", "before").await;
+    let old = pool.started("t1", 1).await;
+    proxy.redirect("127.0.0.1:9");
+    proxy.cut();
+    pool.release("cut");
+    let unpublished = "turn_worker_turns_unpublished";
+    pool.process(cut_off).metric_is(unpublished, 1.0).await;
+    kill_process(Pid::from_raw(old.pid).unwrap(), Signal::STOP).unwrap();
+
+    // A host that is given the lock by a storage that has forgotten it, and that
+    // can't see the other one's processes.
+    pool.overlaps = true;
+    let blind = "sabotage.lock=return;sabotage.sight=return";
+    let other = pool.spawn(&[("ROLES", "worker"), ("FAILPOINTS", blind)]);
+    pool.process(other).ready().await;
+    pool.release("go");
+    let ended = pool.events.ended("t1").await;
+    assert!(ended.attempts[&2].last().unwrap()["type"] == "message_end");
+
+    proxy.redirect(&broker_of(&url));
+    let outdated = "turn_worker_attempts_outdated_total";
+    pool.process(cut_off).metric_is(outdated, 1.0).await;
+    pool.process(cut_off)
+        .metric_is("turn_worker_slots_busy", 0.0)
+        .await;
+    pool.enqueue(&[turn("t2", "a", &["say hi"])]).await;
+    pool.events.ended("t2").await;
+    assert_eq!(pool.events.turn("t1").said(1), ["before"]);
+    pool.stop().await;
+}
+
+fn broker_of(url: &str) -> String {
+    let (_, rest) = url.split_once('@').unwrap();
+    rest.split_once('/').unwrap().0.to_owned()
 }
