@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 pub use choice::{OnBusy, ThreadChoice};
 pub(crate) use ids::is_model_name;
-pub use ids::{IdError, TurnId, WorkspaceId};
+pub use ids::{IdError, TENANT_RULE, TurnId, WorkspaceId, is_tenant};
 pub use image::{Image, ImagePath, MediaType};
 pub(crate) use image::{decode, encode};
 pub use messages::{IgnoredPart, IgnoredParts};
@@ -79,6 +79,8 @@ pub struct TurnRequest {
     pub model: Option<String>,
     pub reasoning_effort: Option<Effort>,
     pub service_tier: Option<ServiceTier>,
+    /// On whose behalf, by its producer's word; see [`crate::tenants`].
+    pub tenant: Option<String>,
     /// Whole seconds, at least one.
     pub timeout: Option<Duration>,
     /// At least one.

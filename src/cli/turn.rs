@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use turn_worker::client::{NewTurn, Submission};
 use turn_worker::config::parse_duration;
 use turn_worker::request::{
-    Effort, MediaType, OnBusy, ServiceTier, ThreadChoice, TurnId, WorkspaceId,
+    Effort, MediaType, OnBusy, ServiceTier, TENANT_RULE, ThreadChoice, TurnId, WorkspaceId,
+    is_tenant,
 };
 use turn_worker::trace::TraceContext;
 
@@ -48,6 +49,9 @@ pub struct TurnArgs {
     /// How fast, and for which price, the model is served: default, flex or priority
     #[arg(long, value_name = "TIER")]
     service_tier: Option<ServiceTier>,
+    /// On whose behalf the turn runs, for metrics and pauses: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit
+    #[arg(long, value_name = "NAME", value_parser = tenant)]
+    tenant: Option<String>,
     /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit
     #[arg(long, short, value_name = "D", value_parser = timeout)]
     timeout: Option<Duration>,
@@ -95,6 +99,12 @@ pub struct QueueingArgs {
     on_busy: OnBusy,
 }
 
+pub fn tenant(text: &str) -> Result<String, String> {
+    is_tenant(text)
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("expected {TENANT_RULE}"))
+}
+
 fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|timeout| *timeout >= Duration::from_secs(1))
@@ -118,6 +128,7 @@ impl TurnArgs {
             model: self.model.clone(),
             reasoning_effort: self.effort,
             service_tier: self.service_tier,
+            tenant: self.tenant.clone(),
             timeout: self.timeout,
             images: self.images()?,
             output_schema: self.output_schema()?,

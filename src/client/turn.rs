@@ -25,6 +25,7 @@ pub struct NewTurn {
     pub model: Option<String>,
     pub reasoning_effort: Option<Effort>,
     pub service_tier: Option<ServiceTier>,
+    pub tenant: Option<String>,
     /// In whole seconds, rounded up.
     pub timeout: Option<Duration>,
     /// In whole seconds, rounded up.
@@ -50,6 +51,8 @@ struct Request<'a> {
     reasoning_effort: Option<Effort>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tier: Option<ServiceTier>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +98,7 @@ impl NewTurn {
             model: self.model,
             reasoning_effort: self.reasoning_effort,
             service_tier: self.service_tier,
+            tenant: self.tenant,
             timeout_s: self.timeout.map(whole_seconds),
             start_within_s: self.start_within.map(whole_seconds),
             on_busy: self.on_busy,
@@ -169,6 +173,7 @@ mod tests {
             model: Some("gpt-5.5".to_owned()),
             reasoning_effort: Some(Effort::Low),
             service_tier: Some(ServiceTier::Flex),
+            tenant: Some("acme".to_owned()),
             timeout: Some(Duration::from_millis(1500)),
             start_within: Some(Duration::from_secs(30)),
             on_busy: OnBusy::Interrupt,
@@ -186,6 +191,7 @@ mod tests {
         assert_eq!(read.model.as_deref(), Some("gpt-5.5"));
         assert_eq!(read.reasoning_effort, Some(Effort::Low));
         assert_eq!(read.service_tier, Some(ServiceTier::Flex));
+        assert_eq!(read.tenant.as_deref(), Some("acme"));
         assert_eq!(read.timeout, Some(Duration::from_secs(2)));
         assert_eq!(read.start_within, Some(Duration::from_secs(30)));
         assert_eq!(read.on_busy, OnBusy::Interrupt);

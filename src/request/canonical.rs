@@ -23,6 +23,8 @@ struct Canonical<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tier: Option<ServiceTier>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
@@ -95,6 +97,7 @@ impl<'a> Canonical<'a> {
             model: request.model.as_deref(),
             reasoning_effort: request.reasoning_effort,
             service_tier: request.service_tier,
+            tenant: request.tenant.as_deref(),
             timeout_s: request.timeout.map(|t| t.as_secs()),
             max_attempts: request.max_attempts,
             start_within_s: request.start_within.map(|t| t.as_secs()),
@@ -127,9 +130,11 @@ impl TurnRequest {
 
     /// Tells whether two requests with one turn id ask for the same. When
     /// they were sent, in which trace, and with what that is ignored plays no part:
-    /// a producer that sends a turn again may stamp it anew.
+    /// a producer that sends a turn again may stamp it anew. Nor does the tenant,
+    /// which older workers do not know.
     pub fn fingerprint(&self) -> u32 {
         let timeless = Canonical {
+            tenant: None,
             enqueued_at: None,
             traceparent: None,
             tracestate: None,

@@ -117,6 +117,14 @@ fn is_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
+/// The form of a tenant's name, in words.
+pub const TENANT_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit";
+
+/// The same as for a segment of a workspace's name, which may be a tenant, too.
+pub fn is_tenant(text: &str) -> bool {
+    is_segment(text)
+}
+
 pub(crate) const MODEL_NAME_RULE: &str =
     "1 to 128 of A-Z a-z 0-9 . _ : / @ - and not beginning with -";
 

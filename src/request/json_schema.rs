@@ -23,6 +23,7 @@ const TURN_ID: &str = "^[A-Za-z0-9._-]{1,128}$";
 const WORKSPACE_ID: &str =
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63}){0,3}$";
 const MODEL_NAME: &str = "^[A-Za-z0-9._:/@][A-Za-z0-9._:/@-]{0,127}$";
+const TENANT: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 const BASE64: &str = "^[A-Za-z0-9+/]{2,}={0,2}$";
 /// Names joined by slashes, none of them empty, `.` or `..`.
 const IMAGE_PATH: &str = r"^([^./\u0000]|\.[^./\u0000]|\.\.[^/\u0000])[^/\u0000]*(/([^./\u0000]|\.[^./\u0000]|\.\.[^/\u0000])[^/\u0000]*)*$";
@@ -121,6 +122,14 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
             json!({
                 "description": "How fast, and for which price, the provider is to serve the model, for this turn only; `default` is none, also if the operator has configured one. On the operator's list where there is one.",
                 "enum": choices(ServiceTier::ALL.iter().map(|tier| tier.as_str())),
+            }),
+        ),
+        (
+            "tenant",
+            json!({
+                "description": "On whose behalf the turn runs: for metrics and pauses, if the operator takes the tenant from the request.",
+                "type": ["string", "null"],
+                "pattern": TENANT,
             }),
         ),
         (

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::ids::{MODEL_NAME_RULE, is_model_name};
+use super::ids::{MODEL_NAME_RULE, TENANT_RULE, is_model_name, is_tenant};
 use super::messages::{self, IgnoredParts, Prompt};
 use super::notices;
 use super::rejection::{Violations, quoted, shown};
@@ -85,6 +85,7 @@ impl TurnRequest {
         let model = reader.model();
         let reasoning_effort = reader.model_choice("reasoning_effort", limits.efforts.as_ref());
         let service_tier = reader.model_choice("service_tier", limits.service_tiers.as_ref());
+        let tenant = reader.tenant();
         let seconds = "a whole number of seconds, at least 1";
         let timeout = reader.at_least_one("timeout_s", seconds);
         let start_within = reader.at_least_one("start_within_s", seconds);
@@ -110,6 +111,7 @@ impl TurnRequest {
                     model,
                     reasoning_effort,
                     service_tier,
+                    tenant,
                     timeout: timeout.map(Duration::from_secs),
                     max_attempts: max_attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
                     start_within: start_within.map(Duration::from_secs),
@@ -240,6 +242,15 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some((text, images, IgnoredParts::beside(messages, Some(index))))
+    }
+
+    fn tenant(&mut self) -> Option<String> {
+        let value = self.present("tenant")?;
+        let name = value.as_str().filter(|name| is_tenant(name));
+        if name.is_none() {
+            self.violates("tenant", TENANT_RULE);
+        }
+        name.map(str::to_owned)
     }
 
     fn model(&mut self) -> Option<String> {

@@ -150,6 +150,7 @@ fn changes(parts: Vec<Value>) -> impl Strategy<Value = Vec<Change>> {
         "model",
         "reasoning_effort",
         "service_tier",
+        "tenant",
         "timeout_s",
         "max_attempts",
         "metadata",

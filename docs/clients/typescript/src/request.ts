@@ -20,6 +20,8 @@ export interface RequestFields {
   model?: string;
   reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultra";
   service_tier?: "default" | "flex" | "priority";
+  /** On whose behalf the turn runs, for the operator's metrics and pauses. */
+  tenant?: string;
   /** Whole seconds, at least 1. */
   timeout_s?: number;
   max_attempts?: number;
@@ -39,6 +41,7 @@ export const REQUEST_FIELDS = [
   "model",
   "reasoning_effort",
   "service_tier",
+  "tenant",
   "timeout_s",
   "max_attempts",
   "start_within_s",

@@ -26,6 +26,7 @@ class RequestOptions(TypedDict, total=False):
     model: str
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
     service_tier: Literal["default", "flex", "priority"]
+    tenant: str
     timeout_s: int
     max_attempts: int
     start_within_s: int
