@@ -18,6 +18,7 @@ pub const VERSION: &str = env!("BUILD_VERSION");
 
 pub mod event;
 pub mod request;
+pub mod tenants;
 pub mod trace;
 
 pub mod amqp;

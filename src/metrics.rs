@@ -2,7 +2,7 @@
 //! touches, and with which labels, is decided in here.
 //!
 //! No label comes from outside: they are members of closed sets, or models
-//! that the operator's settings name. Only a process that can't be killed is
+//! and tenants that the operator's settings name. Only a process that can't be killed is
 //! named as it is, since an alert has to say which it is.
 
 mod models;
@@ -29,6 +29,7 @@ use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
 use crate::host::Lack;
 use crate::sequencer::queue::{Destination, WhyShared};
+use crate::tenants::Tenants;
 pub use models::Model;
 use models::ModelLabels;
 use scrapes::Scrapes;
@@ -135,17 +136,19 @@ pub struct Backlog {
 impl Metrics {
     /// `models` are those that the operator's settings name, if any.
     pub fn new(models: Option<&BTreeSet<String>>) -> Self {
-        Self::of_process("", models)
+        Self::of_process("", models, Tenants::default())
     }
 
     /// `worker` names the process, so that its series can be joined with log
     /// lines and reports.
-    pub fn of_process(worker: &str, models: Option<&BTreeSet<String>>) -> Self {
-        let (registry, series) = Series::registered();
+    pub fn of_process(worker: &str, models: Option<&BTreeSet<String>>, tenants: Tenants) -> Self {
+        let (registry, series) = Series::registered(tenants);
         series.set_build_info("unknown", worker);
         let models = ModelLabels::new(models.cloned().unwrap_or_default());
-        for model in models.known() {
-            series.tokens(model, Tokens::default());
+        for tenant in series.tenant_labels() {
+            for model in models.known() {
+                series.tokens(model, &tenant, Tokens::default());
+            }
         }
         Self {
             inner: Arc::new(Inner {
@@ -213,38 +216,46 @@ impl Metrics {
         self.series().first_text.observe(after.as_secs_f64());
     }
 
-    /// A turn that ran has ended for good, after so long.
-    pub fn turn_ended(&self, stop: StopReason, error: Option<&TurnError>, took: Duration) {
+    /// A turn of that tenant that ran has ended for good, after so long.
+    pub fn turn_ended(
+        &self,
+        tenant: Option<&str>,
+        stop: StopReason,
+        error: Option<&TurnError>,
+        took: Duration,
+    ) {
         self.series().turn_duration.observe(took.as_secs_f64());
-        self.turn_decided(stop, error);
+        self.turn_decided(tenant, stop, error);
     }
 
     /// A turn has ended for good without having run here: cancelled while it
     /// waited, or out of attempts.
-    pub fn turn_decided(&self, stop: StopReason, error: Option<&TurnError>) {
+    pub fn turn_decided(&self, tenant: Option<&str>, stop: StopReason, error: Option<&TurnError>) {
         self.counted();
-        self.series()
-            .turns
-            .with_label_values(&[stop.as_str()])
-            .inc();
+        let series = self.series();
+        let tenant = series.tenant_label(tenant);
+        series.turns(stop, &tenant).inc();
         if let Some(TurnError { code, reason, .. }) = error {
-            let labels = [code.as_str(), reason.as_str()];
-            self.series().failures.with_label_values(&labels).inc();
+            series.failures(*code, *reason, &tenant).inc();
         }
     }
 
     /// What an ended turn used; `None`: codex did not say.
-    pub fn tokens(&self, model: Model<'_>, spent: Option<Tokens>) {
+    pub fn tokens(&self, tenant: Option<&str>, model: Model<'_>, spent: Option<Tokens>) {
         self.counted();
+        let series = self.series();
+        let model = self.inner.models.label(model);
         match spent {
-            Some(spent) => self.series().tokens(self.inner.models.label(model), spent),
-            None => self.series().without_usage.inc(),
+            Some(spent) => series.tokens(model, &series.tenant_label(tenant), spent),
+            None => series.without_usage.inc(),
         }
     }
 
     /// A turn is started for the first time, so long after it was enqueued.
-    pub fn queue_waited(&self, waited: Duration) {
-        self.series().queue_wait.observe(waited.as_secs_f64());
+    pub fn queue_waited(&self, tenant: Option<&str>, waited: Duration) {
+        let series = self.series();
+        let tenant = series.tenant_label(tenant);
+        series.queue_wait(&tenant).observe(waited.as_secs_f64());
     }
 
     /// The broker has confirmed an event, so long after it was published.
@@ -369,10 +380,10 @@ impl Metrics {
         *lock(&self.inner.backlog) = backlog;
     }
 
-    /// Workspaces whose first turn does not start though slots are free, as the
-    /// active sequencer finds.
-    pub fn set_workspaces_stuck(&self, workspaces: usize) {
-        self.series().workspaces_stuck.set(gauge(workspaces));
+    /// Workspaces whose first turn does not start though slots are free. `None`: this
+    /// process's sequencer is not the active one, so it does not know.
+    pub fn set_workspaces_stuck(&self, workspaces: Option<usize>) {
+        self.series().workspaces_stuck.set(workspaces.map(gauge));
     }
 
     /// A turn is offered.

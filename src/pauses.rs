@@ -67,9 +67,9 @@ impl PauseWatch {
         self.conditions.set(Condition::Paused, "", found);
     }
 
-    /// Why no turn of that workspace may start; `None` if it may.
-    pub fn of(&self, workspace: &str) -> Option<Pause> {
-        self.now.borrow().of(workspace).cloned()
+    /// Why no turn of that workspace and tenant may start; `None` if it may.
+    pub fn of(&self, workspace: &str, tenant: Option<&str>) -> Option<Pause> {
+        self.now.borrow().of(workspace, tenant).cloned()
     }
 
     pub fn now(&self) -> Arc<Pauses> {

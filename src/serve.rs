@@ -77,7 +77,8 @@ pub async fn serve(
         tracing::warn!("{exposed}");
     }
     let id = process_id();
-    let metrics = Metrics::of_process(&id, Some(&settings.named_models()));
+    let (models, tenants) = (settings.named_models(), settings.tenants.clone());
+    let metrics = Metrics::of_process(&id, Some(&models), tenants);
     // A process that only sequences needs no codex.
     let mut engine = match settings.roles.worker {
         true => Some(engine(&settings)?),
@@ -291,6 +292,7 @@ async fn run(
             conditions: conditions.clone(),
             pool: pool.clone(),
             pauses: pauses.clone(),
+            tenants: settings.tenants.clone(),
             parts: parts.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
@@ -316,6 +318,7 @@ async fn run(
             conditions,
             pool,
             pauses,
+            tenants: settings.tenants,
             running: RunningTurns::default(),
             blocked: BlockedTurns::default(),
             log_errors: settings.log_errors,

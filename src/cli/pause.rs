@@ -6,16 +6,18 @@ use anyhow::{Context, bail};
 use clap::Args;
 use jiff::Timestamp;
 use turn_worker::config::Settings;
-use turn_worker::workspace::{MAX_PAUSES, Pause, PauseFile, can_be_paused};
+use turn_worker::workspace::{MAX_PAUSES, Pause, PauseFile, PauseScope, can_be_paused};
 
 use super::exit::Usage;
 use super::say::say;
+use super::turn::tenant;
 
 pub const PAUSE_EXAMPLES: &str = "\
 Examples:
   turn-worker pause --reason 'moving the file server'
   turn-worker pause acme
   turn-worker pause acme/website
+  turn-worker pause --tenant acme
 
 Turns that run go on; no other one starts until `turn-worker resume`. Turns keep their places in line meanwhile, new \
 ones join them, cancels and start_within_s hold. All workers heed it within some 2 s, also those that start later. It \
@@ -28,18 +30,18 @@ pub const RESUME_EXAMPLES: &str = "\
 Examples:
   turn-worker resume
   turn-worker resume acme
+  turn-worker resume --tenant acme
   turn-worker resume --all
 
-Ends what `turn-worker pause` began, by the same name. A workspace may be paused by several: by its own name, by that of \
-a folder above, with the pool.
+Ends what `turn-worker pause` began, by the same name. A turn may be paused by several: by its workspace, by a \
+folder above, by its tenant, with the pool.
 
 Exit status: 0 resumed, 1 not, or it was not paused, 2 wrong arguments or settings.";
 
 #[derive(Debug, Clone, Args)]
 pub struct PauseArgs {
-    /// A workspace, and all below it, such as acme/website or acme; the whole pool without
-    #[arg(value_parser = workspace)]
-    workspace: Option<String>,
+    #[command(flatten)]
+    scope: ScopeArgs,
     /// Why, for others to read
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
@@ -47,12 +49,32 @@ pub struct PauseArgs {
 
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
-    /// The workspace that was paused; the whole pool without
+    #[command(flatten)]
+    scope: ScopeArgs,
+    /// End every pause
+    #[arg(long, conflicts_with_all = ["workspace", "tenant"])]
+    all: bool,
+}
+
+/// The whole pool without any.
+#[derive(Debug, Clone, Args)]
+struct ScopeArgs {
+    /// A workspace, and all below it, such as acme/website or acme; the whole pool without
     #[arg(value_parser = workspace)]
     workspace: Option<String>,
-    /// End every pause
-    #[arg(long, conflicts_with = "workspace")]
-    all: bool,
+    /// The turns of a tenant, as TURN_WORKER_TENANT_FROM of the workers finds it
+    #[arg(long, value_name = "NAME", value_parser = tenant, conflicts_with = "workspace")]
+    tenant: Option<String>,
+}
+
+impl ScopeArgs {
+    fn scope(&self) -> PauseScope {
+        match (&self.tenant, &self.workspace) {
+            (Some(tenant), _) => PauseScope::Tenant(tenant.clone()),
+            (None, Some(workspace)) => PauseScope::Workspace(workspace.clone()),
+            (None, None) => PauseScope::Pool,
+        }
+    }
 }
 
 fn workspace(text: &str) -> Result<String, String> {
@@ -72,17 +94,18 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 pub fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let PauseArgs { workspace, reason } = args;
-    let what = name(workspace.as_deref());
+    let PauseArgs { scope, reason } = args;
+    let scope = scope.scope();
+    let what = scope.to_string();
     let pause = Pause {
-        workspace,
+        scope,
         since: Timestamp::now(),
         by: turn_worker::serve::process_id(),
         reason,
     };
     if !open(settings)?.pause(pause).context("can't pause")? {
         bail!(
-            "{MAX_PAUSES} workspaces are paused already; end some (`turn-worker resume`), or pause the pool"
+            "there are {MAX_PAUSES} pauses already; end some (`turn-worker resume`), or pause the pool"
         );
     }
     say(&format!(
@@ -98,15 +121,15 @@ pub fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode
         say("nothing is paused any more");
         return Ok(ExitCode::SUCCESS);
     }
-    let workspace = args.workspace.as_deref();
-    if !file.resume(workspace).context("can't resume")? {
+    let scope = args.scope.scope();
+    if !file.resume(&scope).context("can't resume")? {
         let left = file.read().context("can't read what is paused")?;
         match left.in_words() {
-            Some(paused) => bail!("{} is not paused; {paused}", name(workspace)),
+            Some(paused) => bail!("{scope} is not paused; {paused}"),
             None => bail!("nothing is paused"),
         }
     }
-    say(&format!("{} is resumed", name(workspace)));
+    say(&format!("{scope} is resumed"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,11 +141,4 @@ fn open(settings: &Settings) -> anyhow::Result<PauseFile> {
         ))
         .into()
     })
-}
-
-fn name(workspace: Option<&str>) -> String {
-    workspace.map_or_else(
-        || "the pool".to_owned(),
-        |workspace| format!("workspace {workspace}"),
-    )
 }

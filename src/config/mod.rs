@@ -29,6 +29,7 @@ use secrecy::SecretString;
 
 use crate::event::Reason;
 use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, ServiceTier};
+use crate::tenants::Tenants;
 
 /// The reasons of failed turns that may mean the account, see
 /// [`crate::host::account`].
@@ -92,6 +93,7 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     pub http_addr: SocketAddr,
     pub metrics_linger: Duration,
+    pub tenants: Tenants,
     /// `None`: whatever suits where the log goes.
     pub log_format: Option<LogFormat>,
     /// Directives that `tracing_subscriber::EnvFilter` takes.
@@ -344,6 +346,16 @@ words! {
         Full = "full",
         /// Only those that carry the answer, see [`crate::event::EventBody::is_minimal`].
         Minimal = "minimal",
+    }
+}
+
+words! {
+    /// What names the tenant of a turn.
+    TenantFrom {
+        /// The request's field.
+        Request = "request",
+        /// The first segment of the workspace.
+        Workspace = "workspace",
     }
 }
 

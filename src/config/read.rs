@@ -11,10 +11,11 @@ use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
     ACCOUNT_FAULTS, Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, FaultTurns,
-    LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TlsFiles, broker, value,
+    LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TenantFrom, TlsFiles, broker, value,
 };
 use crate::event::Reason;
-use crate::request::is_model_name;
+use crate::request::{is_model_name, is_tenant};
+use crate::tenants::{self, MAX_TENANTS, Tenants};
 
 /// Variables of tests have our prefix and are no settings.
 const TESTS_PREFIX: &str = "TURN_WORKER_TEST_";
@@ -166,6 +167,8 @@ impl Reader {
         let shutdown_grace = self.duration(&table::SHUTDOWN_GRACE, raw.shutdown_grace);
         let http_addr = self.value(&table::HTTP_ADDR, raw.http_addr, |text| text.parse().ok());
         let metrics_linger = self.duration(&table::METRICS_LINGER, raw.metrics_linger);
+        let listed_tenants = self.optional(&table::TENANTS, raw.tenants, tenants);
+        let tenant_from = self.value(&table::TENANT_FROM, raw.tenant_from, TenantFrom::from_word);
         let log_format = self.optional(&table::LOG_FORMAT, raw.log_format, LogFormat::from_word);
         let log = self.value(&table::LOG, raw.log, log_filter);
         let log_errors = self.value(&table::LOG_ERRORS, raw.log_errors, LogErrors::from_word);
@@ -215,6 +218,7 @@ impl Reader {
             shutdown_grace: shutdown_grace?,
             http_addr: http_addr?,
             metrics_linger: metrics_linger?,
+            tenants: Tenants::new(tenant_from?, listed_tenants?.unwrap_or_default()),
             log_format: log_format?,
             log: log?,
             log_errors: log_errors?,
@@ -387,6 +391,14 @@ fn codex_home(text: &str) -> Option<CodexHome> {
 fn models(text: &str) -> Option<BTreeSet<String>> {
     let names: BTreeSet<String> = value::list(text).map(str::to_owned).collect();
     (!names.is_empty() && names.iter().all(|name| is_model_name(name))).then_some(names)
+}
+
+fn tenants(text: &str) -> Option<BTreeSet<String>> {
+    let names: BTreeSet<String> = value::list(text).map(str::to_owned).collect();
+    let can_be_label =
+        |name: &String| is_tenant(name) && ![tenants::OTHER, tenants::NONE].contains(&&**name);
+    let sound = (1..=MAX_TENANTS).contains(&names.len()) && names.iter().all(can_be_label);
+    sound.then_some(names)
 }
 
 /// At least one.

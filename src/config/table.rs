@@ -82,7 +82,7 @@ macro_rules! settings {
     };
 }
 
-use super::{EngineKind, EventSet, FaultTurns, LogErrors, LogFormat, Sandbox};
+use super::{EngineKind, EventSet, FaultTurns, LogErrors, LogFormat, Sandbox, TenantFrom};
 use Allowed::{Count, Duration, OneOf, Size};
 
 settings! {
@@ -242,6 +242,13 @@ settings! {
     metrics_linger METRICS_LINGER {
         Preset::Value("30s"), Duration("0s", "10m"),
         "how long a drained process waits at most for /metrics to be scraped after its last turn, if something scrapes it" }
+    tenants TENANTS {
+        Preset::Told("none: metrics have no label for tenants"),
+        Allowed::Told("up to 50 names, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, with commas between them; not other and not none"),
+        "the tenants by which turns, failures, tokens and queue waits are counted, with the label tenant; all others are counted as other. Set it alike for all processes of a pool" }
+    tenant_from TENANT_FROM {
+        Preset::Value("request"), OneOf(TenantFrom::WORDS),
+        "what names the tenant of a turn, for metrics, the log and turn-worker pause: the request's field tenant, or the first segment of the workspace. Set it alike for all processes of a pool" }
     log_format LOG_FORMAT {
         Preset::Told("text on a terminal, else json"), OneOf(LogFormat::WORDS),
         "the form of the log on stderr" }

@@ -1,7 +1,7 @@
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::amqp::frames::RepairKind;
@@ -13,6 +13,7 @@ use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::host::Lack;
 use crate::sequencer::queue::WhyShared;
+use crate::tenants::Tenants;
 
 use super::{OfferAnswer, OldRead, ServerStart};
 
@@ -61,22 +62,25 @@ pub(super) const WORKSPACE: &str = "workspace";
 /// The same, where the offer is of a sequencer with another workspace root.
 pub(super) const OTHER_ROOT: &str = "root";
 
+/// The label of what is counted for each tenant, where the operator lists some.
+const TENANT: &str = "tenant";
+
 /// The queues that turns are offered in.
 pub(super) const PRIVATE: &str = "private";
 pub(super) const SHARED: &str = "shared";
 
 /// Every series that we have.
 pub(super) struct Series {
-    pub turns: IntCounterVec,
+    turns: IntCounterVec,
     pub attempts: IntCounterVec,
-    pub failures: IntCounterVec,
+    failures: IntCounterVec,
     input_tokens: IntCounterVec,
     cached_input_tokens: IntCounterVec,
     output_tokens: IntCounterVec,
     reasoning_output_tokens: IntCounterVec,
     pub without_usage: IntCounter,
     pub turn_duration: Histogram,
-    pub queue_wait: Histogram,
+    queue_wait: HistogramVec,
     pub first_text: Histogram,
     pub slots: IntGauge,
     pub slots_busy: IntGauge,
@@ -113,7 +117,7 @@ pub(super) struct Series {
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
     pub workspaces_held: IntGauge,
-    pub workspaces_stuck: IntGauge,
+    pub workspaces_stuck: Known<IntGaugeVec>,
     pub unkillable: GaugeVec,
     pub rate_limit_used_ratio: GaugeVec,
     pub rate_limit_reset: GaugeVec,
@@ -123,14 +127,20 @@ pub(super) struct Series {
     pub servers_dismissed: IntCounterVec,
     pub server_starts: IntCounterVec,
     build_info: IntGaugeVec,
+    tenants: Tenants,
 }
 
 impl Series {
     /// All series, registered in a registry of their own.
-    pub(super) fn registered() -> (Registry, Self) {
+    pub(super) fn registered(tenants: Tenants) -> (Registry, Self) {
         let new = Registrar(Registry::new());
+        // Where tenants have no label, queries meet the series that they always met.
+        let by_tenant = |labels: &[&'static str]| {
+            let tenant = tenants.are_labelled().then_some(TENANT);
+            labels.iter().copied().chain(tenant).collect::<Vec<_>>()
+        };
         let series = Self {
-            turns: new.counters("turns_total", "Turns that ended, by how.", &["outcome"]),
+            turns: new.counters("turns_total", "Turns that ended, by how.", &by_tenant(&["outcome"])),
             attempts: new.counters(
                 "attempts_total",
                 "Starts of turns: a turn's first, or one again after a worker's death or shutdown.",
@@ -139,27 +149,27 @@ impl Series {
             failures: new.counters(
                 "turn_failures_total",
                 "Turns that ended with an error, by code and reason.",
-                &["code", "reason"],
+                &by_tenant(&["code", "reason"]),
             ),
             input_tokens: new.counters(
                 "input_tokens_total",
                 "Input tokens of ended turns, cached ones included.",
-                &["model"],
+                &by_tenant(&["model"]),
             ),
             cached_input_tokens: new.counters(
                 "cached_input_tokens_total",
                 "Input tokens of ended turns that were read from a cache.",
-                &["model"],
+                &by_tenant(&["model"]),
             ),
             output_tokens: new.counters(
                 "output_tokens_total",
                 "Output tokens of ended turns, reasoning included.",
-                &["model"],
+                &by_tenant(&["model"]),
             ),
             reasoning_output_tokens: new.counters(
                 "reasoning_output_tokens_total",
                 "Output tokens of ended turns that were reasoning.",
-                &["model"],
+                &by_tenant(&["model"]),
             ),
             without_usage: new.counter(
                 "turns_without_usage_total",
@@ -170,11 +180,14 @@ impl Series {
                 "From a turn's start to its end, in its last attempt.",
                 TURN_SECONDS,
             ),
-            queue_wait: new.histogram(
-                "queue_wait_seconds",
-                "From when a turn was enqueued, as its producer tells, to its first start.",
-                TURN_SECONDS,
-            ),
+            queue_wait: new.register(HistogramVec::new(
+                HistogramOpts::from(opts(
+                    "queue_wait_seconds",
+                    "From when a turn was enqueued, as its producer tells, to its first start.",
+                ))
+                .buckets(TURN_SECONDS.to_vec()),
+                &by_tenant(&[]),
+            )),
             first_text: new.histogram(
                 "first_text_seconds",
                 "From a turn's start to the first text of its answer.",
@@ -332,9 +345,9 @@ impl Series {
                 "workspaces_held",
                 "Workspaces that stay locked after their turn's end, as processes of it can't be killed.",
             ),
-            workspaces_stuck: new.gauge(
+            workspaces_stuck: new.known(
                 "workspaces_stuck",
-                "Workspaces whose first turn was offered and has not started for five minutes, though slots are free.",
+                "Workspaces whose first turn was offered and has not started for five minutes, though slots are free; only of an active sequencer.",
             ),
             unkillable: new.register(GaugeVec::new(
                 opts(
@@ -383,6 +396,7 @@ impl Series {
                 opts("build_info", "1, with the versions and the process's name as labels."),
                 &["version", "codex_version", "worker"],
             )),
+            tenants,
         };
         series.begin_at_zero();
         (new.0, series)
@@ -391,22 +405,11 @@ impl Series {
     /// Alerts on the rise of a counter miss the rise from nothing to one, so
     /// the labels that can occur exist from the start.
     fn begin_at_zero(&self) {
-        for stop in StopReason::ALL {
-            self.turns.with_label_values(&[stop.as_str()]);
+        for tenant in self.tenant_labels() {
+            self.begin_tenant_at_zero(&tenant);
         }
         for start in [FIRST, AGAIN] {
             self.attempts.with_label_values(&[start]);
-        }
-        for code in ErrorCode::ALL {
-            // Only codex's words have a reason to tell.
-            let reasons = match code {
-                ErrorCode::TurnFailed | ErrorCode::Exited | ErrorCode::StartFailed => Reason::ALL,
-                _ => &[Reason::Unknown],
-            };
-            for reason in reasons {
-                let labels = [code.as_str(), reason.as_str()];
-                self.failures.with_label_values(&labels);
-            }
         }
         for why in DismissReason::ALL {
             self.servers_dismissed.with_label_values(&[why.as_str()]);
@@ -458,9 +461,61 @@ impl Series {
         self.set_build_info("unknown", "");
     }
 
-    pub(super) fn tokens(&self, model: &str, usage: Tokens) {
+    fn begin_tenant_at_zero(&self, tenant: &TenantLabel) {
+        let _ = self.queue_wait(tenant);
+        for stop in StopReason::ALL {
+            let _ = self.turns(*stop, tenant);
+        }
+        for &code in ErrorCode::ALL {
+            // Only codex's words have a reason to tell.
+            let reasons = match code {
+                ErrorCode::TurnFailed | ErrorCode::Exited | ErrorCode::StartFailed => Reason::ALL,
+                _ => &[Reason::Unknown],
+            };
+            for &reason in reasons {
+                let _ = self.failures(code, reason, tenant);
+            }
+        }
+    }
+
+    /// That of a turn of the tenant.
+    pub(super) fn tenant_label(&self, tenant: Option<&str>) -> TenantLabel {
+        let is_labelled = self.tenants.are_labelled();
+        TenantLabel(is_labelled.then(|| self.tenants.label(tenant).to_owned()))
+    }
+
+    pub(super) fn tenant_labels(&self) -> Vec<TenantLabel> {
+        match self.tenants.are_labelled() {
+            true => (self.tenants.labels())
+                .map(|label| TenantLabel(Some(label.to_owned())))
+                .collect(),
+            false => vec![TenantLabel(None)],
+        }
+    }
+
+    pub(super) fn turns(&self, stop: StopReason, tenant: &TenantLabel) -> IntCounter {
+        self.turns
+            .with_label_values(&tenant.after(&[stop.as_str()]))
+    }
+
+    pub(super) fn failures(
+        &self,
+        code: ErrorCode,
+        reason: Reason,
+        tenant: &TenantLabel,
+    ) -> IntCounter {
+        let labels = [code.as_str(), reason.as_str()];
+        self.failures.with_label_values(&tenant.after(&labels))
+    }
+
+    pub(super) fn queue_wait(&self, tenant: &TenantLabel) -> Histogram {
+        self.queue_wait.with_label_values(&tenant.after(&[]))
+    }
+
+    pub(super) fn tokens(&self, model: &str, tenant: &TenantLabel, usage: Tokens) {
+        let labels = tenant.after(&[model]);
         let add = |counter: &IntCounterVec, tokens| {
-            counter.with_label_values(&[model]).inc_by(tokens);
+            counter.with_label_values(&labels).inc_by(tokens);
         };
         add(&self.input_tokens, usage.input_tokens);
         add(&self.cached_input_tokens, usage.cache_read_tokens);
@@ -473,6 +528,16 @@ impl Series {
         self.build_info.reset();
         let labels = [crate::VERSION, codex_version, worker];
         self.build_info.with_label_values(&labels).set(1);
+    }
+}
+
+/// The value of the label `tenant`; `None`: the series have no such label.
+pub(super) struct TenantLabel(Option<String>);
+
+impl TenantLabel {
+    fn after<'a>(&'a self, labels: &[&'a str]) -> Vec<&'a str> {
+        let tenant = self.0.as_deref();
+        labels.iter().copied().chain(tenant).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::codex::rate_limits::{RateLimit, RateLimitWindow};
+use crate::config::TenantFrom;
 use crate::event::{EventBody, NoticeCode, Reason};
 use crate::guard::Unkillable;
 
@@ -46,6 +47,7 @@ fn limits_are_absent_until_codex_reports_them() {
 fn the_names_and_kinds_are_the_documented_ones() {
     let metrics = Metrics::new(None);
     metrics.set_backlog(Some(Backlog::default()));
+    metrics.set_workspaces_stuck(Some(0));
     let text = text(&metrics);
     let types: Vec<&str> = text
         .lines()
@@ -182,9 +184,9 @@ fn each_happening_counts_where_it_should() {
     let metrics = Metrics::new(None);
     let second = Duration::from_secs(1);
     let failed = error(ErrorCode::TurnFailed, Reason::RateLimited);
-    metrics.turn_ended(StopReason::Error, Some(&failed), second);
-    metrics.turn_ended(StopReason::EndTurn, None, second);
-    metrics.turn_decided(StopReason::Cancelled, None);
+    metrics.turn_ended(None, StopReason::Error, Some(&failed), second);
+    metrics.turn_ended(None, StopReason::EndTurn, None, second);
+    metrics.turn_decided(None, StopReason::Cancelled, None);
     metrics.first_text(second);
     metrics.event_confirmed("text_delta", second);
     metrics.event_nacked();
@@ -275,9 +277,9 @@ fn g7_each_kind_of_token_is_counted_once_and_the_unknown_as_unknown() {
         output_tokens: 90,
         thinking_tokens: 40,
     };
-    metrics.tokens(Model::Named("m"), Some(usage));
-    metrics.tokens(Model::Named("m"), Some(usage));
-    metrics.tokens(Model::Named("m"), None);
+    metrics.tokens(None, Model::Named("m"), Some(usage));
+    metrics.tokens(None, Model::Named("m"), Some(usage));
+    metrics.tokens(None, Model::Named("m"), None);
     let expected = [
         ("input_tokens_total{model=\"m\"}", "2400"),
         ("cached_input_tokens_total{model=\"m\"}", "1600"),
@@ -306,7 +308,7 @@ fn a_model_off_the_list_is_other_unless_it_is_codexs_own_default() {
         Model::Default("no name\n"),
         Model::Unknown,
     ] {
-        metrics.tokens(model, one);
+        metrics.tokens(None, model, one);
     }
     for (label, count) in [
         ("listed", "2"),
@@ -324,10 +326,12 @@ fn g10_producers_cannot_grow_the_number_of_series() {
     let metrics = Metrics::new(None);
     for index in 0..1000 {
         metrics.tokens(
+            None,
             Model::Named(&format!("model-{index}")),
             Some(Tokens::default()),
         );
         metrics.tokens(
+            None,
             Model::Default(&format!("default-{index}")),
             Some(Tokens::default()),
         );
@@ -335,6 +339,7 @@ fn g10_producers_cannot_grow_the_number_of_series() {
         metrics.set_codex_version(&format!("0.{index}"));
     }
     metrics.tokens(
+        None,
         Model::Named("model-0"),
         Some(Tokens {
             input_tokens: 1,
@@ -374,9 +379,9 @@ fn a_slot_is_free_again_however_the_turn_goes() {
 #[test]
 fn waits_are_counted_by_their_length() {
     let metrics = Metrics::new(None);
-    metrics.queue_waited(Duration::ZERO);
-    metrics.queue_waited(Duration::from_secs(4));
-    metrics.queue_waited(Duration::from_secs(30 * 86_400));
+    metrics.queue_waited(None, Duration::ZERO);
+    metrics.queue_waited(None, Duration::from_secs(4));
+    metrics.queue_waited(None, Duration::from_secs(30 * 86_400));
     assert_eq!(
         value(&metrics, "queue_wait_seconds_bucket{le=\"0.05\"}").unwrap(),
         "1"
@@ -480,11 +485,55 @@ fn the_list_of_kinds_is_the_events_own() {
 
 #[test]
 fn build_info_names_both_versions_and_the_process() {
-    let metrics = Metrics::of_process("alpha-1", None);
+    let metrics = Metrics::of_process("alpha-1", None, Tenants::default());
     metrics.set_codex_version("0.169.0");
     let series = format!(
         "build_info{{codex_version=\"0.169.0\",version=\"{}\",worker=\"alpha-1\"}}",
         crate::VERSION
     );
     assert_eq!(value(&metrics, &series).as_deref(), Some("1"));
+}
+
+#[test]
+fn what_is_counted_by_tenant_exists_from_the_start_and_is_bounded() {
+    let listed = ["acme".to_owned()].into();
+    let tenants = Tenants::new(TenantFrom::Request, listed);
+    let metrics = Metrics::of_process("", None, tenants);
+    let failure = error(ErrorCode::TurnFailed, Reason::Auth);
+    for tenant in [Some("acme"), Some("a stranger"), Some("another"), None] {
+        metrics.turn_decided(tenant, StopReason::Error, Some(&failure));
+        metrics.queue_waited(tenant, Duration::from_secs(1));
+        let spent = Tokens {
+            input_tokens: 10,
+            ..Tokens::default()
+        };
+        metrics.tokens(tenant, Model::Unknown, Some(spent));
+    }
+    let value = |series: &str| value(&metrics, series);
+    for (tenant, count) in [("acme", 1), ("other", 2), ("none", 1)] {
+        let turns = format!("turns_total{{outcome=\"error\",tenant=\"{tenant}\"}}");
+        assert_eq!(value(&turns), Some(count.to_string()));
+        let failures = format!(
+            "turn_failures_total{{code=\"turn.failed\",reason=\"auth\",tenant=\"{tenant}\"}}"
+        );
+        assert_eq!(value(&failures), Some(count.to_string()));
+        let waits = format!("queue_wait_seconds_count{{tenant=\"{tenant}\"}}");
+        assert_eq!(value(&waits), Some(count.to_string()));
+        let tokens = format!("input_tokens_total{{model=\"default\",tenant=\"{tenant}\"}}");
+        assert_eq!(value(&tokens), Some((10 * count).to_string()));
+        let none_yet = format!("turns_total{{outcome=\"timeout\",tenant=\"{tenant}\"}}");
+        assert_eq!(value(&none_yet).as_deref(), Some("0"));
+    }
+    assert!(!text(&Metrics::new(None)).contains("tenant="));
+}
+
+/// A process that is not the active sequencer does not know.
+#[test]
+fn stuck_workspaces_are_absent_while_they_are_unknown() {
+    let metrics = Metrics::new(None);
+    assert_eq!(value(&metrics, "workspaces_stuck"), None);
+    metrics.set_workspaces_stuck(Some(0));
+    assert_eq!(value(&metrics, "workspaces_stuck").as_deref(), Some("0"));
+    metrics.set_workspaces_stuck(None);
+    assert_eq!(value(&metrics, "workspaces_stuck"), None);
 }

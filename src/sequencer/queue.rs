@@ -367,12 +367,13 @@ impl Queue {
     /// offered at once: workers drop the offers that they get meanwhile.
     pub fn set_paused(&mut self, now: Instant, paused: Arc<Pauses>, out: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.paused, paused);
-        let changed = |(workspace, line): (&Arc<str>, &Line)| {
-            let was = before.of(workspace).is_some();
-            let is = self.paused.of(workspace).is_some();
-            (was != is).then_some((line.head()?, is))
+        let changed = |line: &Line| {
+            let head = line.head()?;
+            let turn = &self.turns.get(&head)?.turn;
+            let is = turn.is_paused_by(&self.paused);
+            (turn.is_paused_by(&before) != is).then_some((head, is))
         };
-        let heads: Vec<(Ticket, bool)> = self.lines.iter().filter_map(changed).collect();
+        let heads: Vec<(Ticket, bool)> = self.lines.values().filter_map(changed).collect();
         for (head, is_paused) in heads {
             if is_paused {
                 // Workers drop its offers without an answer.
@@ -474,6 +475,14 @@ impl Queue {
     fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
         let wanted = self.wanted(ticket, now, out);
         let mut offers = false;
+        let Some(held) = self.turns.get(&ticket) else {
+            return;
+        };
+        let is_paused = held.turn.is_paused_by(&self.paused);
+        if is_paused && !held.in_flight {
+            // Workers drop its offers unanswered: none of them may count as one that waits.
+            self.let_go(ticket);
+        }
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
@@ -492,7 +501,6 @@ impl Queue {
                 None
             }
             (None, None) => {
-                let is_paused = self.paused.of(&held.turn.workspace).is_some();
                 let next = if !is_head || held.in_flight || is_paused {
                     None
                 } else if held.not_before > now {

@@ -92,6 +92,7 @@ mod tests {
             on_busy: OnBusy::Enqueue,
             request: b"{}".as_slice().into(),
             enqueued_at: None,
+            tenant: None,
         }
     }
 

@@ -41,6 +41,7 @@ use crate::parts::Parts;
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, TurnRequest, WorkspaceId};
+use crate::tenants::Tenants;
 
 /// Status and control messages are tiny and handled at once.
 const STATUS_PREFETCH: u16 = 1_000;
@@ -67,6 +68,7 @@ pub struct Sequencer {
     pub conditions: Conditions,
     pub pool: Pool,
     pub pauses: PauseWatch,
+    pub tenants: Tenants,
     pub parts: Parts,
 }
 
@@ -120,7 +122,7 @@ impl Sequencer {
             self.health.set_sequencer(SequencerState::Absent);
             self.metrics.set_sequencer_active(false);
             self.metrics.set_backlog(None);
-            self.metrics.set_workspaces_stuck(0);
+            self.metrics.set_workspaces_stuck(None);
             let Err(ended) = ended;
             let text = with_sources(&ended);
             match ended {
@@ -434,6 +436,7 @@ impl Session<'_> {
                     fingerprint: request.fingerprint().into(),
                     start_within: request.start_within,
                     on_busy: request.on_busy,
+                    tenant: sequencer.tenants.of(&request).map(Arc::from),
                     enqueued_at: request.enqueued_at,
                     request: Arc::from(request.to_canonical_json().into_bytes()),
                 };
@@ -650,7 +653,8 @@ impl Session<'_> {
     fn report(&mut self, id: &str) {
         let now = Instant::now();
         let stuck = self.queue.stuck(now);
-        self.sequencer.metrics.set_workspaces_stuck(stuck.len());
+        let known = self.active.then_some(stuck.len());
+        self.sequencer.metrics.set_workspaces_stuck(known);
         self.stuck.log(now, &stuck);
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
         let backlog = || backlog_report::backlog(now, limit, beyond, self.queue, &stuck);

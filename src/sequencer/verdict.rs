@@ -103,11 +103,16 @@ impl Actor {
             // Only here: what follows may have to be tried again.
             match &refused {
                 Some(error) => self.metrics.request_rejected(error.code),
-                None => self.metrics.turn_decided(*stop_reason, error.as_ref()),
+                None => {
+                    let tenant = turn.tenant.as_deref();
+                    self.metrics
+                        .turn_decided(tenant, *stop_reason, error.as_ref());
+                }
             }
             tracing::info!(
                 turn_id = &*turn.turn_id,
                 workspace = &*turn.workspace,
+                tenant = turn.tenant.as_deref(),
                 trace_id = (events.first())
                     .and_then(|event| event.trace.as_deref())
                     .map(TraceContext::trace_id),
@@ -331,6 +336,7 @@ mod tests {
             on_busy: OnBusy::Enqueue,
             request: request.into_bytes().into(),
             enqueued_at: None,
+            tenant: None,
         }
     }
 

@@ -48,6 +48,7 @@ use crate::parts::{PartName, Parts};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
+use crate::tenants::Tenants;
 use crate::turn::Runner;
 
 use cancel_marks::{CancelMarks, Cancelled};
@@ -88,6 +89,7 @@ pub struct Worker<E> {
     pub conditions: Conditions,
     pub pool: Pool,
     pub pauses: PauseWatch,
+    pub tenants: Tenants,
     pub running: RunningTurns,
     pub blocked: BlockedTurns,
     pub log_errors: LogErrors,

@@ -60,6 +60,7 @@ impl<E: Engine> Worker<E> {
             turn_id = %request.turn_id,
             workspace = %request.workspace,
             worker = self.id,
+            tenant = self.tenants.of(&request),
             trace_id = request.trace_id()
         );
         let reply = self.reply_to(delivery, &request);
@@ -169,7 +170,8 @@ impl<E: Engine> Worker<E> {
             return Settlement::GiveBack;
         }
         // The sequencer offers it again when it is resumed.
-        if let Some(pause) = self.pauses.of(request.workspace.as_str()) {
+        let tenant = self.tenants.of(request);
+        if let Some(pause) = self.pauses.of(request.workspace.as_str(), tenant) {
             tracing::debug!(%pause, "dropped an offer");
             return Settlement::Drop;
         }
@@ -201,6 +203,7 @@ impl<E: Engine> Worker<E> {
             shutdown,
             outbox: &outbox,
             entry: &entry,
+            tenant,
             waited,
         };
         if shutdown.cut.is_cancelled() {
@@ -226,7 +229,7 @@ impl<E: Engine> Worker<E> {
         }
         match outcome {
             Outcome::Ended(summary) => {
-                self.tell_end(&summary, waited);
+                self.tell_end(tenant, &summary, waited);
                 if matches!(summary.stop_reason, StopReason::Error | StopReason::Timeout) {
                     self.keep_failed(offer, request);
                 }
@@ -237,7 +240,7 @@ impl<E: Engine> Worker<E> {
                     tracing::warn!("the turn has ended before, with another request under its id");
                 }
                 if let Some(stop_reason) = ended.decided_now {
-                    self.metrics.turn_decided(stop_reason, None);
+                    self.metrics.turn_decided(tenant, stop_reason, None);
                     tracing::info!(outcome = stop_reason.as_str(), "ended a waiting turn");
                 }
                 outbox.push_final(ended.events);
@@ -372,7 +375,7 @@ impl<E: Engine> Worker<E> {
         until_confirmed(keep, "can't keep a rejected request yet", shutdown).await
     }
 
-    fn count_end(&self, summary: &Summary) {
+    fn count_end(&self, tenant: Option<&str>, summary: &Summary) {
         let error = summary.error.as_ref();
         let tokens = summary.usage.map(|usage| usage.tokens);
         let model = match (&summary.asked_model, &summary.model) {
@@ -381,17 +384,18 @@ impl<E: Engine> Worker<E> {
             (_, None) => Model::Unknown,
         };
         if !summary.ran {
-            self.metrics.turn_decided(summary.stop_reason, error);
+            self.metrics
+                .turn_decided(tenant, summary.stop_reason, error);
             if summary.usage.is_some() {
                 // Spent by attempts that died, and not counted so far.
-                self.metrics.tokens(model, tokens);
+                self.metrics.tokens(tenant, model, tokens);
             }
             return;
         }
         self.metrics
-            .turn_ended(summary.stop_reason, error, summary.duration);
+            .turn_ended(tenant, summary.stop_reason, error, summary.duration);
         if tokens.is_some() || summary.reached_model {
-            self.metrics.tokens(model, tokens);
+            self.metrics.tokens(tenant, model, tokens);
         }
         if let Some(first) = summary.first_text {
             self.metrics.first_text(first);
@@ -399,8 +403,8 @@ impl<E: Engine> Worker<E> {
         self.metrics.leftovers_killed(summary.leftovers);
     }
 
-    fn tell_end(&self, summary: &Summary, waited: Option<Duration>) {
-        self.count_end(summary);
+    fn tell_end(&self, tenant: Option<&str>, summary: &Summary, waited: Option<Duration>) {
+        self.count_end(tenant, summary);
         let usage = summary.usage.unwrap_or_default().tokens;
         let agents = summary.usage.and_then(|usage| usage.agents);
         if let Some(error) = &summary.error {

@@ -17,6 +17,7 @@ pub(super) struct OutboxSink<'a, E> {
     pub shutdown: &'a Shutdown,
     pub outbox: &'a Outbox,
     pub entry: &'a Entry,
+    pub tenant: Option<&'a str>,
     /// Before it was taken, as the producer's clock has it.
     pub waited: Option<Duration>,
 }
@@ -27,7 +28,7 @@ impl<E: Engine> EventSink for OutboxSink<'_, E> {
         if (event.attempt, event.seq) == (1, 0)
             && let Some(waited) = self.waited
         {
-            self.worker.metrics.queue_waited(waited);
+            self.worker.metrics.queue_waited(self.tenant, waited);
         }
         if self.outbox.push(event).await.is_err() {
             // A part of the turn has died, and so does the turn: see `serve_offer`.

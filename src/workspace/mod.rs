@@ -78,7 +78,7 @@ pub use journal::{
     TurnHistory, Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
-pub use pauses::{MAX_PAUSES, Pause, PauseFile, Pauses, can_be_paused};
+pub use pauses::{MAX_PAUSES, Pause, PauseFile, PauseScope, Pauses, can_be_paused};
 pub use processes::{LockTry, ProcessLock, Processes};
 pub use records::{RecordReader, TurnRecord};
 pub use root::{Root, RootError};

@@ -1,4 +1,4 @@
-//! What operators have paused: the whole pool, or workspaces. Kept in one file
+//! What operators have paused: the whole pool, workspaces, or tenants. Kept in one file
 //! of the root, so it outlives all processes, and all of them see it.
 
 use std::path::Path;
@@ -19,13 +19,44 @@ const MAX_BYTES: u64 = 1 << 20;
 /// How many may be paused at once.
 pub const MAX_PAUSES: usize = 1_000;
 
+/// What is paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseScope {
+    Pool,
+    /// A workspace and all below it (`acme` is `acme`, too, and `acme/website`).
+    Workspace(String),
+    /// See [`crate::tenants`].
+    Tenant(String),
+}
+
+impl PauseScope {
+    fn holds(&self, workspace: &str, tenant: Option<&str>) -> bool {
+        match self {
+            Self::Pool => true,
+            Self::Workspace(paused) => {
+                let below = workspace.strip_prefix(&**paused);
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Tenant(paused) => tenant == Some(paused),
+        }
+    }
+}
+
+impl std::fmt::Display for PauseScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pool => f.write_str("the pool"),
+            Self::Workspace(workspace) => write!(f, "workspace {workspace}"),
+            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
+        }
+    }
+}
+
 /// Something that is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
-    /// A workspace and all below it (`acme` is `acme`, too, and `acme/website`);
-    /// `None`: the whole pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace: Option<String>,
+    pub scope: PauseScope,
     pub since: Timestamp,
     /// The process of the command that set it.
     pub by: String,
@@ -33,23 +64,10 @@ pub struct Pause {
     pub reason: Option<String>,
 }
 
-impl Pause {
-    fn holds(&self, workspace: &str) -> bool {
-        let Some(paused) = self.workspace.as_deref() else {
-            return true;
-        };
-        let below = workspace.strip_prefix(paused);
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-}
-
 impl std::fmt::Display for Pause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let since = Timestamp::from_second(self.since.as_second()).unwrap_or(self.since);
-        match &self.workspace {
-            Some(workspace) => write!(f, "{workspace} is paused since {since}")?,
-            None => write!(f, "the pool is paused since {since}")?,
-        }
+        write!(f, "{} is paused since {since}", self.scope)?;
         match &self.reason {
             Some(reason) => write!(f, " ({reason})"),
             None => Ok(()),
@@ -64,14 +82,16 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Why no turn of that workspace may start; `None` if it may.
-    pub fn of(&self, workspace: &str) -> Option<&Pause> {
-        self.pauses.iter().find(|pause| pause.holds(workspace))
+    /// Why no turn of that workspace and tenant may start; `None` if it may.
+    pub fn of(&self, workspace: &str, tenant: Option<&str>) -> Option<&Pause> {
+        let mut pauses = self.pauses.iter();
+        pauses.find(|pause| pause.scope.holds(workspace, tenant))
     }
 
     /// Whether the whole pool is paused.
     pub fn of_pool(&self) -> Option<&Pause> {
-        self.pauses.iter().find(|pause| pause.workspace.is_none())
+        let mut pauses = self.pauses.iter();
+        pauses.find(|pause| pause.scope == PauseScope::Pool)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -112,10 +132,10 @@ impl PauseFile {
             .map_err(|why| StateError::unreadable(&self.0.path().join(PAUSED), 0, why))
     }
 
-    /// Adds a pause, or replaces that of the same workspace. False if there are too many.
+    /// Adds a pause, or replaces that of the same scope. False if there are too many.
     pub fn pause(&self, pause: Pause) -> Result<bool, StateError> {
         self.change(|all| {
-            all.retain(|other| other.workspace != pause.workspace);
+            all.retain(|other| other.scope != pause.scope);
             let has_room = all.len() < MAX_PAUSES;
             if has_room {
                 all.push(pause);
@@ -124,11 +144,11 @@ impl PauseFile {
         })
     }
 
-    /// Ends the pause of that workspace, or of the pool. False if there is none.
-    pub fn resume(&self, workspace: Option<&str>) -> Result<bool, StateError> {
+    /// Ends the pause of that scope. False if there is none.
+    pub fn resume(&self, scope: &PauseScope) -> Result<bool, StateError> {
         self.change(|all| {
             let before = all.len();
-            all.retain(|pause| pause.workspace.as_deref() != workspace);
+            all.retain(|pause| pause.scope != *scope);
             all.len() < before
         })
     }
@@ -169,19 +189,23 @@ mod tests {
     use super::*;
     use crate::workspace::testing::{root, time};
 
-    fn pause(workspace: Option<&str>) -> Pause {
+    fn pause(scope: PauseScope) -> Pause {
         Pause {
-            workspace: workspace.map(str::to_owned),
+            scope,
             since: time(),
             by: "host-1".to_owned(),
             reason: Some("a fix".to_owned()),
         }
     }
 
+    fn workspace(name: &str) -> PauseScope {
+        PauseScope::Workspace(name.to_owned())
+    }
+
     #[test]
     fn a_pause_holds_for_a_workspace_and_all_below_it() {
         let all = Pauses {
-            pauses: vec![pause(Some("acme"))],
+            pauses: vec![pause(workspace("acme"))],
         };
         for (workspace, holds) in [
             ("acme", true),
@@ -189,16 +213,36 @@ mod tests {
             ("acme-2", false),
             ("other", false),
         ] {
-            assert_eq!(all.of(workspace).is_some(), holds, "{workspace}");
+            assert_eq!(
+                all.of(workspace, Some("acme")).is_some(),
+                holds,
+                "{workspace}"
+            );
         }
         let pool = Pauses {
-            pauses: vec![pause(None)],
+            pauses: vec![pause(PauseScope::Pool)],
         };
-        assert!(pool.of("any").is_some() && all.of_pool().is_none());
+        assert!(pool.of("any", None).is_some() && all.of_pool().is_none());
         assert_eq!(
             pool.in_words().unwrap(),
             "the pool is paused since 2023-11-14T22:13:20Z (a fix); `turn-worker resume` ends it"
         );
+    }
+
+    #[test]
+    fn a_tenants_pause_holds_for_its_turns_in_any_workspace() {
+        let all = Pauses {
+            pauses: vec![pause(PauseScope::Tenant("acme".to_owned()))],
+        };
+        for (tenant, holds) in [(Some("acme"), true), (Some("acme-2"), false), (None, false)] {
+            assert_eq!(
+                all.of("acme/website", tenant).is_some(),
+                holds,
+                "{tenant:?}"
+            );
+        }
+        let words = all.in_words().unwrap();
+        assert!(words.starts_with("tenant acme is paused since"), "{words}");
     }
 
     #[test]
@@ -207,23 +251,23 @@ mod tests {
         let path = tmp.path().join("root");
         let file = PauseFile::open(&path).unwrap();
         assert_eq!(root.pauses().read().unwrap(), Pauses::default());
-        assert!(file.pause(pause(None)).unwrap());
-        assert!(file.pause(pause(Some("acme"))).unwrap());
-        assert!(file.pause(pause(Some("acme"))).unwrap());
+        assert!(file.pause(pause(PauseScope::Pool)).unwrap());
+        assert!(file.pause(pause(workspace("acme"))).unwrap());
+        assert!(file.pause(pause(workspace("acme"))).unwrap());
         assert_eq!(root.pauses().read().unwrap().pauses.len(), 2);
-        assert!(file.resume(None).unwrap());
-        assert!(!file.resume(None).unwrap());
-        assert!(root.pauses().read().unwrap().of("other").is_none());
-        let many = (0..MAX_PAUSES).map(|n| pause(Some(&format!("w{n}"))));
+        assert!(file.resume(&PauseScope::Pool).unwrap());
+        assert!(!file.resume(&PauseScope::Pool).unwrap());
+        assert!(root.pauses().read().unwrap().of("other", None).is_none());
+        let many = (0..MAX_PAUSES).map(|n| pause(workspace(&format!("w{n}"))));
         let many = Pauses {
             pauses: many.collect(),
         };
         file.0
             .write_atomic(PAUSED, &line::encode(&many), PRIVATE_FILE)
             .unwrap();
-        assert!(!file.pause(pause(None)).unwrap());
+        assert!(!file.pause(pause(PauseScope::Pool)).unwrap());
         std::fs::write(path.join(OURS).join(PAUSED), "damaged").unwrap();
-        assert!(file.read().is_err() && file.pause(pause(None)).is_err());
+        assert!(file.read().is_err() && file.pause(pause(PauseScope::Pool)).is_err());
         file.resume_all().unwrap();
         assert!(root.pauses().read().unwrap().is_empty());
     }

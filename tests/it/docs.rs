@@ -331,6 +331,7 @@ fn metrics_markdown() -> String {
     let unkillable = Unkillable::of(&[(1, 0)]);
     metrics.set_held_workspaces(&[("a".to_owned(), unkillable)]);
     metrics.set_backlog(Some(Backlog::default()));
+    metrics.set_workspaces_stuck(Some(0));
     metrics.rate_limits(&[RateLimit {
         window: RateLimitWindow::Primary,
         used_percent: 50,

@@ -35,6 +35,7 @@ pub struct LineSummary {
     pub turns: usize,
     /// One of them is known to run.
     pub running: bool,
+    /// Its first turn is.
     pub paused: bool,
     /// The oldest that waits.
     pub oldest: Option<Oldest>,
@@ -109,7 +110,7 @@ impl Queue {
         LineSummary {
             workspace: Arc::clone(workspace),
             turns: line.order.len(),
-            paused: self.paused.of(workspace).is_some(),
+            paused: (turns().next()).is_some_and(|head| head.turn.is_paused_by(&self.paused)),
             running: turns().take(2).any(|held| runs(held, now)),
             oldest: turns().find(|held| !runs(held, now)).map(Oldest::of),
             next: turns()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::request::OnBusy;
+use crate::workspace::Pauses;
 
 /// A turn as it came out of `codex.turns`, already validated.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +24,16 @@ pub struct QueuedTurn {
     pub start_within: Option<Duration>,
     /// What becomes of it, or of those ahead of it, where it is not the first.
     pub on_busy: OnBusy,
+    /// On whose behalf, see [`crate::tenants`].
+    pub tenant: Option<Arc<str>>,
     /// As the producer says, for the age of the oldest waiting turn.
     pub enqueued_at: Option<Timestamp>,
+}
+
+impl QueuedTurn {
+    pub(super) fn is_paused_by(&self, pauses: &Pauses) -> bool {
+        pauses.of(&self.workspace, self.tenant.as_deref()).is_some()
+    }
 }
 
 /// Names a held turn to the shell, and its place: turns that came later have

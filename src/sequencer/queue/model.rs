@@ -102,6 +102,18 @@ enum Step {
         published: bool,
     },
     ZombiePasses(u64),
+    /// An operator does it; processes notice when they look.
+    Pause(Option<Paused>),
+    /// The workers look by their numbers, and after them the sequencer.
+    LookAtPauses(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Paused {
+    Pool,
+    Workspace(usize),
+    /// That of the turns with odd numbers.
+    Tenant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -149,6 +161,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let usually = || prop::bool::weighted(0.8);
     let rarely = || prop::bool::weighted(0.2);
+    let paused = prop_oneof![
+        1 => Just(Paused::Pool), 2 => (0..WORKSPACES.len()).prop_map(Paused::Workspace),
+        2 => Just(Paused::Tenant),
+    ];
     let step = prop_oneof![
         20 => name().prop_map(Step::Publish),
         20 => (1..6usize).prop_map(Step::Deliver),
@@ -175,6 +191,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::TellDepth),
         3 => (takeover, any::<bool>()).prop_map(|(how, published)| Step::Takeover { how, published }),
         2 => (1..700u64).prop_map(Step::ZombiePasses),
+        3 => prop::option::of(paused).prop_map(Step::Pause),
+        12 => (0..=WORKERS).prop_map(Step::LookAtPauses),
     ];
     prop::collection::vec(step, 1..300)
 }

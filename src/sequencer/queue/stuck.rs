@@ -30,7 +30,7 @@ impl Queue {
         for line in self.lines.values() {
             let head = line.head().and_then(|head| self.turns.get_mut(&head));
             let Some(held) = head else { continue };
-            if paused.of(&held.turn.workspace).is_some() {
+            if held.turn.is_paused_by(&paused) {
                 held.without_effect = None;
             } else if lies_untaken(held.last_offer, untaken, taken, now) {
                 held.without_effect = Some(now);

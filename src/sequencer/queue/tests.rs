@@ -63,6 +63,7 @@ fn turn(name: &str, fingerprint: u64) -> QueuedTurn {
         on_busy: OnBusy::Enqueue,
         request: Arc::from(name.as_bytes()),
         enqueued_at: None,
+        tenant: None,
     }
 }
 
@@ -933,16 +934,17 @@ const NOTHING: [String; 0] = [];
 
 #[test]
 fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
-    use crate::workspace::{Pause, Pauses};
+    use crate::workspace::{Pause, PauseScope, Pauses};
     let mut b = Bench::new(10);
-    let set = |b: &mut Bench, workspaces: &[Option<&str>]| {
-        let pause = |workspace: &Option<&str>| Pause {
-            workspace: workspace.map(str::to_owned),
+    let workspace = |name: &str| PauseScope::Workspace(name.to_owned());
+    let set = |b: &mut Bench, scopes: &[PauseScope]| {
+        let pause = |scope: &PauseScope| Pause {
+            scope: scope.clone(),
             since: Timestamp::UNIX_EPOCH,
             by: String::new(),
             reason: None,
         };
-        let pauses = workspaces.iter().map(pause).collect();
+        let pauses = scopes.iter().map(pause).collect();
         b.queue
             .set_paused(b.now, Arc::new(Pauses { pauses }), &mut b.out);
         b.take()
@@ -950,7 +952,7 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     // It was offered before, and a worker drops that offer.
     assert_eq!(b.fresh(1, "a/1"), [offer("a/1")]);
     b.confirm("a/1");
-    assert_eq!(set(&mut b, &[Some("a")]), NONE);
+    assert_eq!(set(&mut b, &[workspace("a")]), NONE);
     assert_eq!(b.fresh(2, "a/2"), NONE);
     assert_eq!(b.fresh(3, "b/3"), [offer("b/3")]);
     b.confirm("b/3");
@@ -966,8 +968,19 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     // Of what is not concerned, nothing is offered again.
     assert_eq!(set(&mut b, &[]), [repeat("a/1")]);
     // With the pool, all is paused: what runs goes on, and the next does not start.
-    assert_eq!(set(&mut b, &[None]), NONE);
+    assert_eq!(set(&mut b, &[PauseScope::Pool]), NONE);
     assert_eq!(b.done("b/3"), [ack(3)]);
     assert_eq!(b.fresh(4, "b/4"), NONE);
     assert_eq!(set(&mut b, &[]), [offer("b/4")]);
+    // With a tenant, its own turns, wherever they are.
+    let tenant = PauseScope::Tenant("acme".to_owned());
+    assert_eq!(set(&mut b, std::slice::from_ref(&tenant)), NONE);
+    let of_tenant = |name: &str| QueuedTurn {
+        tenant: Some("acme".into()),
+        ..turn(name, 0)
+    };
+    assert_eq!(b.deliver_as(5, false, of_tenant("c/5")).1, NONE);
+    assert_eq!(b.fresh(6, "c/6"), NONE);
+    assert_eq!(b.fresh(7, "d/7"), [offer("d/7")]);
+    assert_eq!(set(&mut b, &[]), [offer("c/5")]);
 }

@@ -119,3 +119,40 @@ async fn what_an_operator_asks_of_turns_and_workspaces_is_answered() {
     }
     pool.stop().await;
 }
+
+/// Guards `Tenants`, `PauseScope::Tenant` and the label `tenant`, in a pool of two processes.
+#[tokio::test]
+async fn a_tenant_is_counted_paused_and_resumed() {
+    let url = Broker::vhost();
+    let settings = [("SLOTS", "2"), ("TENANTS", "acme")];
+    let mut pool = Pool::on(&url, 2, &settings).await;
+    let paused = call(&pool, &url, &["pause", "--tenant", "acme"]);
+    paused.run().await.ended(0);
+    pool.metric_is("turn_worker_condition{condition=\"paused\"}", 2.0)
+        .await;
+    let of_tenant = |id: &str, workspace: &str, tenant: &str| {
+        let mut request = turn(id, workspace, &["say hi"]);
+        request["tenant"] = json!(tenant);
+        request
+    };
+    pool.enqueue(&[
+        of_tenant("paused", "a", "acme"),
+        of_tenant("other", "b", "globex"),
+        turn("none", "c", &["say hi"]),
+    ])
+    .await;
+    pool.events.all_ended(["other", "none"]).await;
+    let status = reported(&url, "that the tenant is paused", |status| {
+        line(status, "a")["why"] == "paused"
+    });
+    let conditions = status.await["workers"][0]["conditions"].to_string();
+    assert!(conditions.contains("tenant acme is paused"), "{conditions}");
+    let resumed = call(&pool, &url, &["resume", "--tenant", "acme"]);
+    resumed.run().await.ended(0);
+    pool.events.ended("paused").await;
+    for tenant in ["acme", "other", "none"] {
+        let ended = format!("turn_worker_turns_total{{outcome=\"end_turn\",tenant=\"{tenant}\"}}");
+        pool.metric_is(&ended, 1.0).await;
+    }
+    pool.stop().await;
+}

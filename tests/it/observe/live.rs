@@ -58,7 +58,12 @@ async fn every_panel_and_alert_finds_its_data() {
         ],
     )
     .await;
-    pool.spawn(&[("CODEX_ENGINE", "app-server")]);
+    // One process counts by tenant, and the other does not.
+    pool.spawn(&[
+        ("CODEX_ENGINE", "app-server"),
+        ("TENANTS", "a,b"),
+        ("TENANT_FROM", "workspace"),
+    ]);
     pool.ready().await;
     prometheus.ready(pool.deadline).await;
     watch(&prometheus, &pool);

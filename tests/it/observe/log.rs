@@ -30,6 +30,8 @@ struct Span {
     workspace: String,
     worker: String,
     #[expect(dead_code, reason = "as above")]
+    tenant: Option<String>,
+    #[expect(dead_code, reason = "as above")]
     trace_id: Option<String>,
 }
 

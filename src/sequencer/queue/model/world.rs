@@ -6,11 +6,11 @@ use std::collections::{HashSet, VecDeque};
 use super::super::affinity::LOOK_AGAIN;
 use super::super::*;
 use super::{
-    ClaimRun, Hearing, Kind, Name, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
+    ClaimRun, Hearing, Kind, Name, Paused, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
 };
 use crate::pool::JournalEnds;
 use crate::request::OnBusy;
-use crate::workspace::JournalEnd;
+use crate::workspace::{JournalEnd, Pause, PauseScope};
 
 #[derive(Debug, Clone, Copy)]
 struct Message {
@@ -77,6 +77,8 @@ struct Process {
     running: Vec<Name>,
     /// The journals' lengths as it sees them, if not as they are.
     view: Option<Vec<u64>>,
+    /// As it was when the process looked last.
+    paused: Arc<Pauses>,
 }
 
 /// What the model knows of a turn that the active queue holds.
@@ -98,6 +100,8 @@ pub struct World {
     queue: Queue,
     zombie: Option<Queue>,
     successors: u64,
+    /// On disk.
+    paused: Arc<Pauses>,
 
     published: u64,
     ready: VecDeque<Message>,
@@ -150,6 +154,7 @@ impl World {
             queue: Queue::new(max_waiting, seed),
             zombie: None,
             successors: 0,
+            paused: Arc::default(),
             published: 0,
             ready: VecDeque::new(),
             unacked: BTreeMap::new(),
@@ -262,6 +267,7 @@ impl World {
                     if let Destination::Private { .. } = to {
                         assert!(!repeat, "{turn:?} offered to one process again (G2)");
                     }
+                    assert!(!self.is_paused(turn), "{turn:?} offered while it is paused");
                     let others = self.have_its_id(turn);
                     assert!(
                         others.is_empty() || self.started.contains(&turn) || self.has_ended(turn),
@@ -369,6 +375,7 @@ impl World {
             on_busy: self.on_busy(turn),
             request: Arc::from([]),
             enqueued_at: None,
+            tenant: tenant_of(turn).map(Arc::from),
         };
         let arrival = self
             .queue
@@ -679,6 +686,10 @@ impl World {
     }
 
     fn take_offer(&mut self, worker: usize, turn: Name) {
+        let paused = &self.workers[worker].paused;
+        if paused.of(WORKSPACES[turn.0], tenant_of(turn)).is_some() {
+            return;
+        }
         if !self.is_older(worker) {
             let worker = self.id(worker);
             self.status.push_back(Status::Taken { turn, worker });
@@ -776,6 +787,41 @@ impl World {
         self.workers[worker].frozen = false;
         self.workers[worker].restarts += 1;
         self.declare(worker);
+        self.look_at_pauses(worker);
+    }
+
+    fn pause(&mut self, paused: Option<Paused>) {
+        let scope = paused.map(|paused| match paused {
+            Paused::Pool => PauseScope::Pool,
+            Paused::Workspace(workspace) => PauseScope::Workspace(WORKSPACES[workspace].to_owned()),
+            Paused::Tenant => PauseScope::Tenant(TENANT.to_owned()),
+        });
+        let pause = |scope| Pause {
+            scope,
+            since: jiff::Timestamp::UNIX_EPOCH,
+            by: String::new(),
+            reason: None,
+        };
+        let pauses = scope.map(pause).into_iter().collect();
+        self.paused = Arc::new(Pauses { pauses });
+    }
+
+    fn look_at_pauses(&mut self, process: usize) {
+        let paused = Arc::clone(&self.paused);
+        // Versions without private queues have no pauses either.
+        if self.is_older(process) {
+            return;
+        }
+        match self.workers.get_mut(process) {
+            Some(worker) => worker.paused = paused,
+            None => self.with_queue(|queue, now, out| queue.set_paused(now, paused, out)),
+        }
+    }
+
+    /// As far as the active sequencer knows.
+    fn is_paused(&self, turn: Name) -> bool {
+        let paused = &self.queue.paused;
+        paused.of(WORKSPACES[turn.0], tenant_of(turn)).is_some()
     }
 
     /// What was not taken in time goes to all. What a frozen process was
@@ -880,6 +926,7 @@ impl World {
                 self.zombie = matches!(how, Takeover::Zombie).then_some(before);
             }
         }
+        self.look_at_pauses(WORKERS);
     }
 
     /// A sequencer that is no longer one, hears nothing and acks into the void,
@@ -975,6 +1022,8 @@ impl World {
             } => self.pass(Duration::from_secs(seconds), beats_lost),
             Step::TellDepth => self.queue.work_queue_depth(self.work.len() as u64),
             Step::Takeover { how, published } => self.take_over(how, published),
+            Step::Pause(paused) => self.pause(paused),
+            Step::LookAtPauses(process) => self.look_at_pauses(process),
             Step::ZombiePasses(seconds) => self.zombie_passes(Duration::from_secs(seconds)),
         }
         self.check();
@@ -1028,7 +1077,8 @@ impl World {
             let turn = head.turn;
             let in_flight = self.offers.iter().any(|(_, other, _)| *other == turn);
             let in_claim = self.claims.iter().any(|(_, other, _)| *other == turn);
-            needs_timer |= !in_flight && !in_claim;
+            let is_paused = self.is_paused(turn);
+            needs_timer |= !in_flight && !in_claim && !is_paused;
             let listens = head.redelivered && self.now < head.at + LISTEN;
             let named = self.named.get(&turn);
             let runs = named.is_some_and(|at| self.now < *at + REPEAT.first);
@@ -1036,6 +1086,7 @@ impl World {
                 self.offered.contains(&turn)
                     || self.undecided.contains(&turn)
                     || self.waits_for_room(turn)
+                    || is_paused
                     || listens
                     || runs,
                 "{turn:?} is head and was not offered (G2)"
@@ -1068,6 +1119,14 @@ impl World {
     /// What is counted for processes is what the turns say of themselves.
     fn check_affinity(&self) {
         for held in self.queue.turns.values() {
+            if self.is_paused(name_of(&held.turn)) && !held.in_flight {
+                let waits = held.offered_to.is_some() || held.unanswered.is_some();
+                assert!(
+                    !waits,
+                    "{:?} holds up others, though it is paused (G2)",
+                    held.turn
+                );
+            }
             let is_decided = held.asked.is_some() || held.claim_not_before > self.now;
             if held.offered_to.is_some() && !held.in_flight && !is_decided {
                 let at = held.timer.expect("a private offer is waited for");
@@ -1091,6 +1150,8 @@ impl World {
         for worker in &mut self.workers {
             worker.view = None;
         }
+        self.pause(None);
+        (0..=WORKERS).for_each(|process| self.look_at_pauses(process));
         for round in 0..2_000 {
             if self.is_quiet() {
                 break;
@@ -1161,6 +1222,12 @@ fn id_of(turn: Name) -> String {
         (_, number) if number < SHARED_IDS => number.to_string(),
         (workspace, number) => format!("{}-{number}", WORKSPACES[workspace]),
     }
+}
+
+const TENANT: &str = "odd";
+
+fn tenant_of(turn: Name) -> Option<&'static str> {
+    (turn.1 % 2 == 1).then_some(TENANT)
 }
 
 fn share_an_id(turn: Name, other: Name) -> bool {
