@@ -46,3 +46,4 @@ pub mod conditions;
 pub mod http;
 pub mod metrics;
 pub mod pauses;
+pub mod telemetry;

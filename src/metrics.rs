@@ -33,7 +33,10 @@ use crate::tenants::Tenants;
 pub use models::Model;
 use models::ModelLabels;
 use scrapes::Scrapes;
-use series::{AGAIN, EVENT_KINDS, FIRST, OTHER_ROOT, PRIVATE, SHARED, Series, WORKSPACE};
+pub(crate) use series::TURN_SECONDS;
+use series::{
+    AGAIN, EVENT_KINDS, FAILED, FIRST, OTHER_ROOT, PRIVATE, SENT, SHARED, Series, WORKSPACE,
+};
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
 
@@ -485,6 +488,23 @@ impl Metrics {
     /// As codex told last.
     pub fn codex_version(&self) -> Option<String> {
         lock(&self.inner.codex_version).clone()
+    }
+
+    /// An export of spans or metrics to OpenTelemetry's collector was tried.
+    pub fn telemetry_exported(&self, succeeded: bool) {
+        let outcome = if succeeded { SENT } else { FAILED };
+        let series = &self.series().telemetry_exports;
+        series.with_label_values(&[outcome]).inc();
+    }
+
+    /// The label of a model: one of a closed set.
+    pub fn model_label<'a>(&'a self, model: Model<'a>) -> &'a str {
+        self.inner.models.label(model)
+    }
+
+    /// The label of a tenant; `None`: tenants have no label.
+    pub fn tenant_label(&self, tenant: Option<&str>) -> Option<String> {
+        self.series().tenant_label(tenant).into_text()
     }
 
     fn counted(&self) {

@@ -17,7 +17,7 @@ use crate::amqp::event_log::{LogAlarm, LogKeeper, LogNews};
 use crate::amqp::frames::{RepairLog, RepairedFrame};
 use crate::amqp::outbox::{OutboxSettings, REFUSAL_LIMIT};
 use crate::amqp::pool::PublisherLink;
-use crate::amqp::topology::Topology;
+use crate::amqp::topology::{REQUEST_KEY, Topology};
 use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
 use crate::conditions::Conditions;
@@ -32,6 +32,7 @@ use crate::parts::{PartName, Parts, Shutdown};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
+use crate::telemetry::{self, Telemetry};
 use crate::turn::Runner;
 use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
@@ -94,6 +95,10 @@ pub async fn serve(
         warn_of_trust(&settings, &root, codex);
         tried(codex, &metrics).await?;
     }
+    let telemetry = match settings.roles.worker {
+        true => telemetry(&settings, &id, &metrics),
+        false => Telemetry::default(),
+    };
     let host = host(&settings, &root, codex, &metrics);
     let conditions = Conditions::new(metrics.clone());
     let pool = Pool::join(&id, &root, &settings, host.clone(), conditions.clone());
@@ -142,6 +147,7 @@ pub async fn serve(
         conditions,
         pool,
         pauses,
+        telemetry: telemetry.clone(),
     };
     let outcome = run(settings, &id, local, runner, &parts, &shutdown).await;
     shutdown.end.cancel();
@@ -151,6 +157,7 @@ pub async fn serve(
             () = shutdown.cut.cancelled() => {}
         }
     }
+    telemetry.flush(telemetry::FLUSH_LIMIT).await;
     closing.cancel();
     for part in [watching, http] {
         let _ = timeout(CLOSE_LIMIT, part).await;
@@ -159,6 +166,13 @@ pub async fn serve(
         Some(part) => Err(ServeError::Part(part)),
         None => outcome,
     }
+}
+
+/// What producers send to, and what is consumed, as the conventions name it.
+fn telemetry(settings: &Settings, id: &str, metrics: &Metrics) -> Telemetry {
+    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    let destination = format!("{}:{REQUEST_KEY}:{}", topology.requests, topology.turns);
+    Telemetry::from_env(id, destination, metrics)
 }
 
 /// Keeps the metrics of the workspaces that are locked by what can't be killed.
@@ -193,6 +207,7 @@ struct Local {
     conditions: Conditions,
     pool: Pool,
     pauses: PauseWatch,
+    telemetry: Telemetry,
 }
 
 async fn run(
@@ -211,6 +226,7 @@ async fn run(
         conditions,
         pool,
         pauses,
+        telemetry,
     } = local;
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     let connector = connector(&settings, id).on_repair(repairs(metrics.clone()));
@@ -319,6 +335,7 @@ async fn run(
             pool,
             pauses,
             tenants: settings.tenants,
+            telemetry,
             running: RunningTurns::default(),
             blocked: BlockedTurns::default(),
             log_errors: settings.log_errors,

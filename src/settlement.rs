@@ -16,6 +16,15 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// For a turn's span.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Drop => "dropped",
+            Self::GiveBack => "returned",
+        }
+    }
+
     /// `again`: the offer was returned before.
     pub fn of(outcome: &Outcome, again: bool) -> Self {
         match outcome {

@@ -18,7 +18,7 @@ use crate::tenants::Tenants;
 use super::{OfferAnswer, OldRead, ServerStart};
 
 /// Of turns: from the quickest answer to beyond the default time limit.
-const TURN_SECONDS: &[f64] = &[
+pub(crate) const TURN_SECONDS: &[f64] = &[
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
     3600.0, 7200.0,
 ];
@@ -64,6 +64,10 @@ pub(super) const OTHER_ROOT: &str = "root";
 
 /// The label of what is counted for each tenant, where the operator lists some.
 const TENANT: &str = "tenant";
+
+/// What became of an export.
+pub(super) const SENT: &str = "sent";
+pub(super) const FAILED: &str = "failed";
 
 /// The queues that turns are offered in.
 pub(super) const PRIVATE: &str = "private";
@@ -126,6 +130,7 @@ pub(super) struct Series {
     pub servers_reused: IntCounter,
     pub servers_dismissed: IntCounterVec,
     pub server_starts: IntCounterVec,
+    pub telemetry_exports: IntCounterVec,
     build_info: IntGaugeVec,
     tenants: Tenants,
 }
@@ -392,6 +397,11 @@ impl Series {
                 "Turns on a server of codex, by where that came from.",
                 &["kind"],
             ),
+            telemetry_exports: new.counters(
+                "telemetry_exports_total",
+                "Exports of spans or metrics to OpenTelemetry's collector, by outcome.",
+                &["outcome"],
+            ),
             build_info: new.register(IntGaugeVec::new(
                 opts("build_info", "1, with the versions and the process's name as labels."),
                 &["version", "codex_version", "worker"],
@@ -438,6 +448,9 @@ impl Series {
         }
         for outcome in OldRead::ALL {
             self.old_reads.with_label_values(&[outcome.as_str()]);
+        }
+        for outcome in [SENT, FAILED] {
+            self.telemetry_exports.with_label_values(&[outcome]);
         }
         for kind in ServerStart::ALL {
             self.server_starts.with_label_values(&[kind.as_str()]);
@@ -535,6 +548,10 @@ impl Series {
 pub(super) struct TenantLabel(Option<String>);
 
 impl TenantLabel {
+    pub(super) fn into_text(self) -> Option<String> {
+        self.0
+    }
+
     fn after<'a>(&'a self, labels: &[&'a str]) -> Vec<&'a str> {
         let tenant = self.0.as_deref();
         labels.iter().copied().chain(tenant).collect()

@@ -98,6 +98,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "servers_reused_total counter",
             "slots gauge",
             "slots_busy gauge",
+            "telemetry_exports_total counter",
             "turn_duration_seconds histogram",
             "turn_failures_total counter",
             "turn_timeout_seconds gauge",

@@ -375,10 +375,6 @@ impl Queue {
         };
         let heads: Vec<(Ticket, bool)> = self.lines.values().filter_map(changed).collect();
         for (head, is_paused) in heads {
-            if is_paused {
-                // Workers drop its offers without an answer.
-                self.let_go(head, now);
-            }
             if let Some(held) = self.turns.get_mut(&head) {
                 held.without_effect = None;
                 if !is_paused && held.waits > 0 {
@@ -481,7 +477,7 @@ impl Queue {
         let is_paused = held.turn.is_paused_by(&self.paused);
         if is_paused && !held.in_flight {
             // Workers drop its offers unanswered: none of them may count as one that waits.
-            self.let_go(ticket);
+            self.let_go(ticket, now);
         }
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;

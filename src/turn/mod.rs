@@ -39,7 +39,7 @@ use crate::config::EventSet;
 use crate::event::{SealedEvent, StopReason, TurnError, Usage};
 use crate::guard::{HeldWorkspaces, SpawnError, Unkillable};
 use crate::host::{Finding, Host, Lack, Part};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Model};
 use crate::workspace::{JournalEnd, Root, StateError, WorkspaceError};
 
 /// What running turns takes; one for all turns of a process.
@@ -171,6 +171,17 @@ pub struct Summary {
     pub reached_model: bool,
     /// How far the journal reached when its end was recorded.
     pub journal: Option<JournalEnd>,
+}
+
+impl Summary {
+    /// As which model its tokens are counted.
+    pub fn counted_model(&self) -> Model<'_> {
+        match (&self.asked_model, &self.model) {
+            (None, Some(model)) => Model::Default(model),
+            (_, Some(model)) => Model::Named(model),
+            (_, None) => Model::Unknown,
+        }
+    }
 }
 
 #[cfg(test)]

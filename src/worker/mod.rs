@@ -48,6 +48,7 @@ use crate::parts::{PartName, Parts};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
+use crate::telemetry::Telemetry;
 use crate::tenants::Tenants;
 use crate::turn::Runner;
 
@@ -90,6 +91,7 @@ pub struct Worker<E> {
     pub pool: Pool,
     pub pauses: PauseWatch,
     pub tenants: Tenants,
+    pub telemetry: Telemetry,
     pub running: RunningTurns,
     pub blocked: BlockedTurns,
     pub log_errors: LogErrors,
@@ -296,17 +298,17 @@ impl<E: Engine> Worker<E> {
                     delivery = consumer.next() => delivery?,
                 };
                 self.leave(slot).await;
-                let served = self.serve_offer(&delivery, Way::Shared, shutdown).await;
+                let mut served = self.serve_offer(&delivery, Way::Shared, shutdown).await;
                 if trial.is_some() {
                     // A trial is one turn.
-                    self.settle(delivery, Way::Shared, served.settlement).await;
+                    self.settle_served(delivery, Way::Shared, &mut served).await;
                     consumer.stop().await;
                     break;
                 }
                 // Before the ack, on which the broker delivers any other offer.
                 slot = self.private.free.enter();
                 let next = self.reserved(&mut slot, &served).await;
-                self.settle(delivery, Way::Shared, served.settlement).await;
+                self.settle_served(delivery, Way::Shared, &mut served).await;
                 if let Some(private) = next {
                     tokio::join!(self.serve_private(private, shutdown), consumer.stop());
                     break;
@@ -319,9 +321,10 @@ impl<E: Engine> Worker<E> {
     /// workspace comes at once.
     async fn serve_private(&self, mut delivery: Delivery, shutdown: &Shutdown) {
         loop {
-            let served = self.serve_offer(&delivery, Way::Private, shutdown).await;
+            let mut served = self.serve_offer(&delivery, Way::Private, shutdown).await;
             let mut slot = self.private.free.enter();
-            self.settle(delivery, Way::Private, served.settlement).await;
+            self.settle_served(delivery, Way::Private, &mut served)
+                .await;
             match self.reserved(&mut slot, &served).await {
                 Some(next) => delivery = next,
                 None => {

@@ -26,9 +26,9 @@ use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::StopReason;
 use crate::fault;
-use crate::metrics::Model;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
+use crate::telemetry::TurnSpan;
 use crate::turn::{Hints, NotStarted, Outcome, Stop, Summary};
 use crate::workspace::JournalEnd;
 
@@ -40,6 +40,7 @@ impl<E: Engine> Worker<E> {
         way: Way,
         shutdown: &Shutdown,
     ) -> Served {
+        let mut trace = self.telemetry.received();
         if delivery.redelivered {
             self.metrics.redelivered();
         }
@@ -53,6 +54,7 @@ impl<E: Engine> Worker<E> {
             return Served {
                 settlement,
                 next_waits: false,
+                trace,
             };
         };
         let span = tracing::info_span!(
@@ -65,7 +67,7 @@ impl<E: Engine> Worker<E> {
         );
         let reply = self.reply_to(delivery, &request);
         let again = delivery.redelivered;
-        let served = self.serve_turn(&offer, &request, reply, again, shutdown);
+        let served = self.serve_turn(&offer, &request, reply, again, &mut trace, shutdown);
         let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
         let settlement = served.await.unwrap_or_else(|_| {
             tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
@@ -76,10 +78,16 @@ impl<E: Engine> Worker<E> {
         Served {
             settlement,
             next_waits: offer.next_waits && settlement == Settlement::Done,
+            trace,
         }
     }
 
-    pub(super) async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
+    pub(super) async fn settle_served(&self, delivery: Delivery, way: Way, served: &mut Served) {
+        self.settle(delivery, way, served.settlement).await;
+        served.trace.settled(served.settlement);
+    }
+
+    async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
         let settled = match (settlement, way) {
             (Settlement::Done | Settlement::Drop, _) => delivery.ack().await,
             (Settlement::GiveBack, Way::Shared) => delivery.give_back().await,
@@ -163,6 +171,7 @@ impl<E: Engine> Worker<E> {
         request: &TurnRequest,
         reply: Option<Reply>,
         again: bool,
+        trace: &mut TurnSpan,
         shutdown: &Shutdown,
     ) -> Settlement {
         if self.runner.host.is_barred() {
@@ -182,6 +191,7 @@ impl<E: Engine> Worker<E> {
         let Some(entry) = self.running.enter(request) else {
             return Settlement::Drop;
         };
+        trace.taken(request, tenant);
         fault::at("turn.taken");
         let tracker = self.metrics.turn_started();
         let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
@@ -230,6 +240,9 @@ impl<E: Engine> Worker<E> {
         match outcome {
             Outcome::Ended(summary) => {
                 self.tell_end(tenant, &summary, waited);
+                let error = summary.error.as_ref();
+                let words = error.and_then(|error| words(error, self.log_errors));
+                trace.ended(&summary, words.as_deref());
                 if matches!(summary.stop_reason, StopReason::Error | StopReason::Timeout) {
                     self.keep_failed(offer, request);
                 }
@@ -378,11 +391,7 @@ impl<E: Engine> Worker<E> {
     fn count_end(&self, tenant: Option<&str>, summary: &Summary) {
         let error = summary.error.as_ref();
         let tokens = summary.usage.map(|usage| usage.tokens);
-        let model = match (&summary.asked_model, &summary.model) {
-            (None, Some(model)) => Model::Default(model),
-            (_, Some(model)) => Model::Named(model),
-            (_, None) => Model::Unknown,
-        };
+        let model = summary.counted_model();
         if !summary.ran {
             self.metrics
                 .turn_decided(tenant, summary.stop_reason, error);
@@ -456,11 +465,11 @@ pub(super) enum Way {
 }
 
 /// What became of an offer.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Served {
     pub settlement: Settlement,
     /// The workspace's next turn is about to be offered.
     pub next_waits: bool,
+    pub trace: TurnSpan,
 }
 
 /// Answers an offer, to its sequencer alone. Answers are not waited for, and

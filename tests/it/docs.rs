@@ -153,8 +153,9 @@ fn settings_that_are_mentioned_exist() {
             let is_name = name.len() > 3
                 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
                 && !name.starts_with("TURN_WORKER_")
-                // The privileges of the system.
+                // The privileges of the system, and OpenTelemetry's variables.
                 && !name.starts_with("CAP_")
+                && !name.starts_with("OTEL_")
                 && !NO_SETTINGS.contains(&name);
             if is_name {
                 let variable = format!("TURN_WORKER_{name}");

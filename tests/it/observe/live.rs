@@ -55,15 +55,12 @@ async fn every_panel_and_alert_finds_its_data() {
             ("KILL_TIMEOUT", "1s"),
             // Its turns fail by them, and go on.
             ("ACCOUNT_FAULTS", " "),
+            ("TENANTS", "a,b"),
+            ("TENANT_FROM", "workspace"),
         ],
     )
     .await;
-    // One process counts by tenant, and the other does not.
-    pool.spawn(&[
-        ("CODEX_ENGINE", "app-server"),
-        ("TENANTS", "a,b"),
-        ("TENANT_FROM", "workspace"),
-    ]);
+    pool.spawn(&[("CODEX_ENGINE", "app-server")]);
     pool.ready().await;
     prometheus.ready(pool.deadline).await;
     watch(&prometheus, &pool);

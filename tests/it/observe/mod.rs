@@ -8,6 +8,7 @@ mod live;
 mod log;
 mod prometheus;
 mod rules;
+mod telemetry;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -234,10 +234,11 @@ impl Process {
     }
 }
 
-/// All are the worker's settings but the one that says which faults it has.
+/// All are the worker's settings but OpenTelemetry's and the one that says which faults it has.
 fn variable(name: &str) -> String {
     match name {
         FAULTS => name.to_owned(),
+        _ if name.starts_with("OTEL_") => name.to_owned(),
         _ => format!("TURN_WORKER_{name}"),
     }
 }
