@@ -1,10 +1,13 @@
-"""Reads docker-compose.yml and ops/kubernetes as docker and Kubernetes would; see ops/validate."""
+"""Reads docker-compose.yml and the manifests as docker and Kubernetes would; see ops/validate."""
 
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import compose_spec
 import kubernetes_validate
@@ -12,6 +15,7 @@ import yaml
 
 # The newest whose schemas are there.
 KUBERNETES = kubernetes_validate.latest_version()
+NODE_MODULES = pathlib.Path(os.environ["NODE_PATH"])
 
 
 def interpolated(value):
@@ -25,35 +29,68 @@ def interpolated(value):
     return value
 
 
-def compose(path):
+def compose():
     # With what YAML's anchors and merges stand for.
-    compose_spec.PyCompose.from_json(json.dumps(interpolated(yaml.safe_load(path.read_text()))))
-    yield "services, networks, volumes, secrets"
+    file = pathlib.Path("docker-compose.yml").read_text()
+    compose_spec.PyCompose.from_json(json.dumps(interpolated(yaml.safe_load(file))))
+    yield "docker-compose.yml: services, networks, volumes, secrets"
 
 
-def kubernetes(folder):
-    for path in sorted(folder.glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            kind, group = document["kind"], document["apiVersion"]
-            if kind == "Kustomization":
-                continue  # no object of a cluster
-            if group.startswith("keda.sh/"):
-                script = pathlib.Path(__file__).with_name("keda.js")
-                subprocess.run(["node", script], input=json.dumps(document), text=True, check=True)
-                yield f"{kind} ({group}, KEDA 2.10's schema)"
-            else:
-                kubernetes_validate.validate(document, KUBERNETES, strict=True)
-                yield f"{kind} ({group}, Kubernetes {KUBERNETES})"
+def validated(document):
+    """Which schema an object of a cluster keeps to."""
+    kind, group = document["kind"], document["apiVersion"]
+    if group.startswith(("keda.sh/", "monitoring.coreos.com/")):
+        script = shutil.copy(pathlib.Path(__file__).with_name("custom.mjs"), NODE_MODULES.parent)
+        subprocess.run(["node", script], input=json.dumps(document), text=True, check=True, capture_output=True)
+        return f"{kind} ({group})"
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    return f"{kind} (Kubernetes {KUBERNETES})"
+
+
+def manifests():
+    for folder in ("ops/kubernetes", "ops/prometheus"):
+        for path in sorted(pathlib.Path(folder).glob("*.yaml")):
+            for document in yaml.safe_load_all(path.read_text()):
+                if not document["apiVersion"].startswith("kustomize."):
+                    yield f"{path}: {validated(document)}"
+
+
+def built():
+    """What `kubectl apply -k` would send: as shipped, and with all components."""
+    for components in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            ops = pathlib.Path(folder)
+            for part in ("kubernetes", "prometheus", "grafana"):
+                shutil.copytree(f"ops/{part}", ops / part, ignore=shutil.ignore_patterns("secrets"))
+            (ops / "kubernetes/secrets").mkdir()
+            for secret in ("amqp-url", "codex-api-key"):
+                (ops / "kubernetes/secrets" / secret).write_text("x")
+            if components:
+                file = ops / "kubernetes/kustomization.yaml"
+                enabled = re.sub(r"^# (components:|  - \.\./)", r"\1", file.read_text(), flags=re.MULTILINE)
+                file.write_text(enabled)
+            made = subprocess.run(["kubectl", "kustomize", ops / "kubernetes"], text=True, check=True, capture_output=True)
+            kinds = [validated(document).split()[0] for document in yaml.safe_load_all(made.stdout)]
+            expected = {"PodMonitor", "PrometheusRule", "ConfigMap"}
+            if components and not expected <= set(kinds):
+                raise ValueError(f"with the components: found {kinds}, expected also {expected}")
+            yield f"kubectl kustomize{', with all components' if components else ''}: {', '.join(kinds)}"
 
 
 def main():
     wrong = 0
-    for check, name in ((compose, "docker-compose.yml"), (kubernetes, "ops/kubernetes")):
+    checks = [compose, manifests]
+    if shutil.which("kubectl"):
+        checks.append(built)
+    for check in checks:
         try:
-            for what in check(pathlib.Path(name)):
-                print(f"✓ {name}: {what}")
-        except (ValueError, kubernetes_validate.ValidationError, subprocess.CalledProcessError) as error:
-            print(f"✗ {name}: {error}", file=sys.stderr)
+            for what in check():
+                print(f"✓ {what}")
+        except subprocess.CalledProcessError as error:
+            print(f"✗ {check.__name__}: {error.cmd[0]}: {error.stderr}", file=sys.stderr)
+            wrong = 1
+        except (ValueError, kubernetes_validate.ValidationError) as error:
+            print(f"✗ {check.__name__}: {error}", file=sys.stderr)
             wrong = 1
     return wrong
 
