@@ -173,6 +173,24 @@ fn what_is_ours_is_sealed_and_everything_is_limited() {
     );
 }
 
+/// The records belong to root. And looking at an outage must not start the broker that somebody has
+/// stopped.
+#[test]
+fn an_operator_has_the_records_and_starts_nothing() {
+    let compose = compose();
+    let (operator, worker) = (
+        &compose["services"]["operator"],
+        &compose["services"]["worker"],
+    );
+    assert_eq!(operator["user"], "0:0");
+    assert!(operator.get("cap_add").is_none());
+    assert!(operator.get("depends_on").is_none());
+    let root = &image::environment()["TURN_WORKER_WORKSPACE_ROOT"];
+    for service in [operator, worker] {
+        assert!(mounts(service).contains(&("workspaces", root)));
+    }
+}
+
 #[test]
 fn what_the_compose_file_names_is_there() {
     let compose = compose();
