@@ -1,0 +1,128 @@
+// Probe uses the library as services do, for tests/it/clients, which have a worker answer and look at what is printed.
+//
+//	AMQP_URL=amqp://… probe scripted     with a worker that repeats each prompt
+//	AMQP_URL=amqp://… probe pool         with a real one
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"sync"
+
+	"codex-turn-worker/codexturns"
+)
+
+var ctx = context.Background()
+
+func connect(options *codexturns.Options) *codexturns.Client {
+	client, err := codexturns.Connect(ctx, os.Getenv("AMQP_URL"), options)
+	check(err)
+	return client
+}
+
+func typesOf(events <-chan codexturns.Event) []any {
+	types := []any{}
+	for event := range events {
+		switch event.(type) {
+		case *codexturns.MessageStart:
+			types = append(types, "message_start")
+		case *codexturns.TextDelta:
+			types = append(types, "text_delta")
+		case *codexturns.MessageEnd:
+			types = append(types, "message_end")
+		default:
+			types = append(types, fmt.Sprintf("%T", event))
+		}
+	}
+	return types
+}
+
+func scripted() {
+	client := connect(nil)
+	var all sync.WaitGroup
+	var lock sync.Mutex
+	many := 0
+	for n := 0; n < 500; n++ {
+		all.Add(1)
+		go func(n int) {
+			defer all.Done()
+			answer, err := client.Run(ctx, fmt.Sprintf("turn %d", n), fmt.Sprintf("w%d", n), nil)
+			check(err)
+			lock.Lock()
+			defer lock.Unlock()
+			if answer.Text == fmt.Sprintf("turn %d", n) {
+				many++
+			}
+		}(n)
+	}
+	all.Wait()
+	fmt.Println("many", many)
+	_, err := client.Run(ctx, "fail", "a", nil)
+	var failed *codexturns.TurnFailed
+	if errors.As(err, &failed) {
+		fmt.Println("failed", failed.Code, failed.Reason, failed.Retryable)
+	}
+	client.Close()
+
+	small := connect(&codexturns.Options{BufferLimit: 10})
+	slow, err := small.Stream(ctx, "flood 50", "a", nil)
+	check(err)
+	answer, err := slow.Answer()
+	check(err)
+	other, err := small.Run(ctx, "other", "b", nil)
+	check(err)
+	kept := typesOf(slow.Events())
+	fmt.Println("slow", len(answer.Text), len(kept), kept[len(kept)-1], slow.Missed(), other.Text)
+	small.Close()
+}
+
+func pool() {
+	client := connect(nil)
+	_, err := client.Run(ctx, "say no", "../a", nil)
+	var failed *codexturns.TurnFailed
+	if errors.Is(err, codexturns.ErrRejected) && errors.As(err, &failed) {
+		fmt.Println("rejected", failed.Code, failed.Retryable)
+	}
+	turn, err := client.Stream(ctx, "t1\nsay hi", "a", nil)
+	check(err)
+	fmt.Println(append([]any{"stream"}, typesOf(turn.Events())...)...)
+	again, err := client.Run(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: turn.ID})
+	check(err)
+	fmt.Println("again", again.Text, again.TurnID == turn.ID)
+	left, err := client.Stream(ctx, "t2\nsay left\nwait never", "a", nil)
+	check(err)
+	for event := range left.Events() {
+		if _, is := event.(*codexturns.TextDelta); is {
+			break
+		}
+	}
+	left.Close()
+	fmt.Println("left", left.ID)
+	abandon, cancel := context.WithCancel(ctx)
+	waiting, err := client.Stream(abandon, "t3\nsay no\nwait never", "b", &codexturns.Request{TurnID: "abandoned"})
+	check(err)
+	_, err = client.Run(ctx, "t4\nsay yes", "c", nil)
+	check(err)
+	cancel()
+	if _, err := waiting.Answer(); errors.Is(err, context.Canceled) {
+		fmt.Println("abandoned Canceled")
+	}
+	client.Close()
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "scripted" {
+		scripted()
+	} else {
+		pool()
+	}
+}
