@@ -1,0 +1,84 @@
+package codexturns;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+
+/**
+ * Uses the library as services do, for tests/it/clients, which have a worker answer and look at what is printed.
+ *
+ * <pre>AMQP_URL=amqp://… java -cp … codexturns.Probe scripted     with a worker that repeats each prompt
+ * AMQP_URL=amqp://… java -cp … codexturns.Probe pool         with a real one</pre>
+ */
+public final class Probe {
+    private static final String URL = System.getenv("AMQP_URL");
+
+    private Probe() {}
+
+    private static List<String> typesOf(Iterable<Event> turn) {
+        List<String> types = new ArrayList<>();
+        for (Event event : turn) types.add(event.envelope().raw().get("type").getAsString());
+        return types;
+    }
+
+    private static void scripted() {
+        try (TurnClient client = TurnClient.connect(URL)) {
+            List<CompletableFuture<Answer>> all = new ArrayList<>();
+            for (int n = 0; n < 500; n++) all.add(client.runAsync(new Request("turn " + n, "w" + n)));
+            int many = 0;
+            for (int n = 0; n < 500; n++) {
+                if (all.get(n).join().text().equals("turn " + n)) many++;
+            }
+            System.out.println("many " + many);
+            try {
+                client.run("fail", "a");
+            } catch (TurnFailed error) {
+                System.out.println("failed " + error.code() + " " + error.reason() + " " + error.retryable());
+            }
+        }
+        try (TurnClient small = TurnClient.connect(URL, new TurnClient.Options().bufferLimit(10))) {
+            Turn slow = small.stream("flood 50", "a");
+            Answer answer = slow.answer();
+            Answer other = small.run("other", "b");
+            List<String> kept = typesOf(slow);
+            String last = kept.get(kept.size() - 1);
+            System.out.println("slow " + answer.text().length() + " " + kept.size() + " " + last + " " + slow.missed() + " " + other.text());
+        }
+    }
+
+    private static void pool() {
+        try (TurnClient client = TurnClient.connect(URL)) {
+            try {
+                client.run("say no", "../a");
+            } catch (TurnFailed.Rejected error) {
+                System.out.println("rejected " + error.code() + " " + error.retryable());
+            }
+            Turn turn = client.stream("t1\nsay hi", "a");
+            System.out.println("stream " + String.join(" ", typesOf(turn)));
+            Answer again = client.run(new Request("t1\nsay hi", "a").turnId(turn.turnId()));
+            System.out.println("again " + again.text() + " " + again.turnId().equals(turn.turnId()));
+            try (Turn left = client.stream("t2\nsay left\nwait never", "a")) {
+                for (Event event : left) {
+                    if (event instanceof Event.TextDelta) break;
+                }
+                System.out.println("left " + left.turnId());
+            }
+            CompletableFuture<Answer> waiting = client.runAsync(new Request("t3\nsay no\nwait never", "b").turnId("abandoned"));
+            // Another turn, of another workspace, has ended: then the one before has been sent.
+            client.run("t4\nsay yes", "c");
+            waiting.cancel(false);
+            try {
+                waiting.join();
+            } catch (CancellationException error) {
+                System.out.println("abandoned CancellationException");
+            }
+        }
+    }
+
+    public static void main(String[] arguments) {
+        if (arguments.length > 0 && arguments[0].equals("scripted")) scripted();
+        else pool();
+        System.exit(0);
+    }
+}
