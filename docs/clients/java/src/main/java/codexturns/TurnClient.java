@@ -453,8 +453,9 @@ public final class TurnClient implements AutoCloseable {
 
     private void onReply(Delivery reply) {
         String correlationId = reply.getProperties().getCorrelationId();
-        Question question = correlationId == null ? null : questions.get(correlationId);
-        if (question != null) question.reply.complete(reply); // the first one counts
+        // The first one counts. It is removed first, since the same turn may be asked for again at once.
+        Question question = correlationId == null ? null : questions.remove(correlationId);
+        if (question != null) question.reply.complete(reply);
     }
 
     // --- connections
@@ -527,6 +528,10 @@ public final class TurnClient implements AutoCloseable {
                 if (refusals % REFUSALS_AT_MOST == 0) List.copyOf(turns.values()).forEach(turn -> fail(turn, error));
             }
             reconnectAfter(nextPauseMs, refusals);
+            return;
+        }
+        if (isClosed) {
+            next.close();
             return;
         }
         link = next;
