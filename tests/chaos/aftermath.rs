@@ -79,7 +79,8 @@ impl Run<'_> {
             .pool
             .living()
             .iter()
-            .map(|process| process.pid)
+            .flat_map(|process| [Some(process.pid), process.launcher])
+            .flatten()
             .collect();
         processes::of_turns(&self.order.dir, &workers)
     }

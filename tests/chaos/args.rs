@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::plan::fault::HostFault;
 use crate::plan::{Sabotage, Shape};
 use crate::run::Length;
 
@@ -62,6 +63,14 @@ pub struct Args {
     /// Prints the figures as a Markdown table, too
     #[arg(long)]
     pub markdown: bool,
+    /// Set by ops/hosts: the folder of the hosts on which the workers run
+    #[arg(long, hide = true, value_name = "DIR", requires = "host_fault")]
+    pub hosts: Option<PathBuf>,
+    /// The only fault there, and for how many seconds
+    #[arg(long, hide = true, value_enum)]
+    host_fault: Option<HostFault>,
+    #[arg(long, hide = true, default_value_t = 0)]
+    host_fault_s: u32,
     #[arg(skip = fastrand::u32(..))]
     random: u32,
 }
@@ -120,8 +129,23 @@ impl Args {
         }
     }
 
+    pub fn host_fault(&self) -> Option<(HostFault, u32)> {
+        self.host_fault.map(|fault| (fault, self.host_fault_s))
+    }
+
+    /// Nothing strikes, and each turn may run on another host than the one before
+    /// it: no server waits for the next.
+    pub fn shows_old_reads(&self) -> bool {
+        matches!(self.host_fault, Some(HostFault::None))
+    }
+
     pub fn length(&self, sabotage: bool) -> Length {
         match (self.turns, self.minutes) {
+            (None, None) if self.shows_old_reads() => Length::Turns(400),
+            // As long as it takes to strike, and to see what comes of it.
+            (None, None) if self.hosts.is_some() => {
+                Length::Time(Duration::from_secs(60 + u64::from(self.host_fault_s)))
+            }
             (Some(turns), _) => Length::Turns(turns),
             (None, Some(minutes)) => Length::Time(Duration::from_secs_f64(minutes * 60.0)),
             (None, None) if sabotage => Length::Turns(80),

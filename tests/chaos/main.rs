@@ -12,6 +12,7 @@ mod broker;
 mod clock;
 mod full_reader;
 mod hangs;
+mod hosts;
 #[path = "../support/hung.rs"]
 mod hung;
 mod judge;
@@ -32,6 +33,7 @@ mod record;
 mod report;
 mod run;
 mod strike;
+mod takeover;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,8 +43,9 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::task::LocalSet;
 
-use args::Args;
+use args::{Args, Engines};
 use broker::Broker;
+use hosts::Hosts;
 use judge::Check;
 use plan::{Sabotage, Shape};
 use process::Programs;
@@ -89,7 +92,9 @@ async fn all(args: &Args, dir: &Path) -> anyhow::Result<bool> {
     let mut is_well = true;
     for (number, sabotage) in sabotages.into_iter().enumerate() {
         let order = order(args, &programs, sabotage, &format!("t{number}"), dir);
-        println!("{}", args.again(&order.shape));
+        if order.hosts.is_none() {
+            println!("{}", args.again(&order.shape));
+        }
         let ran = run::run(&order, Rc::clone(&broker)).await?;
         let findings = judge::judge(&ran.records);
         let world = World {
@@ -120,19 +125,29 @@ fn order(
     dir: &Path,
 ) -> Order {
     let short = args.short || sabotage.is_some();
+    let processes = args.processes.unwrap_or(if short { 3 } else { 5 });
     Order {
         programs: programs.clone(),
         shape: Shape {
             seed: args.seed(),
-            workspaces: args.workspaces.unwrap_or(if short { 16 } else { 32 }),
+            workspaces: args.workspaces.unwrap_or(match (&args.hosts, short) {
+                (Some(_), _) => plan::workspaces_on_hosts(processes),
+                (None, true) => 16,
+                (None, false) => 32,
+            }),
             cluster: args.cluster,
             short,
             sabotage,
+            host_fault: args.host_fault(),
         },
         length: args.length(sabotage.is_some()),
-        processes: args.processes.unwrap_or(if short { 3 } else { 5 }),
+        processes,
         slots: 3,
-        engine: args.engine,
+        hosts: args.hosts.clone().map(|dir| Hosts { dir }),
+        engine: match args.shows_old_reads() {
+            true => Engines::Exec,
+            false => args.engine,
+        },
         vhost: vhost.to_owned(),
         dir: dir.join(vhost),
     }

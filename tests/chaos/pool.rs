@@ -76,14 +76,11 @@ impl Pool {
     pub async fn proxy(&self, prefer: usize) -> std::io::Result<Proxy> {
         let nodes = self.broker.nodes();
         let ports = (0..nodes).map(|node| self.broker.port(node)).collect();
-        Proxy::before(ports, prefer % nodes).await
+        Proxy::before(self.setup.proxy_address(), ports, prefer % nodes).await
     }
 
     pub fn url(&self, proxy: &Proxy) -> String {
-        format!(
-            "amqp://guest:guest@127.0.0.1:{}/{}",
-            proxy.port, self.setup.vhost
-        )
+        format!("amqp://guest:guest@{}/{}", proxy.address, self.setup.vhost)
     }
 
     /// One more process; `failpoints` says where it dies.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::args::Engines;
+use crate::hosts::{self, Host, Hosts};
 use crate::plan::settings::OwnSettings;
 use crate::plan::{Plan, Sabotage};
 use crate::proxy::Proxy;
@@ -43,11 +44,16 @@ pub struct Setup {
     pub plan: Plan,
     /// What all of them leave out.
     pub sabotage: Option<Sabotage>,
+    /// Where they run, unless it is here.
+    pub hosts: Option<Hosts>,
 }
 
 impl Setup {
     pub fn root(&self) -> PathBuf {
-        self.dir.join("workspaces")
+        match &self.hosts {
+            Some(hosts) => hosts.root(),
+            None => self.dir.join("workspaces"),
+        }
     }
 
     /// As long as it is there, nothing can be written.
@@ -72,8 +78,19 @@ impl Setup {
         }
     }
 
+    /// Where their way to the broker begins.
+    pub fn proxy_address(&self) -> IpAddr {
+        match &self.hosts {
+            Some(_) => hosts::BROKER,
+            None => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
     pub fn stand_in_dir(&self) -> PathBuf {
-        self.dir.join("stand-in")
+        match &self.hosts {
+            Some(hosts) => hosts.stand_in_dir(),
+            None => self.dir.join("stand-in"),
+        }
     }
 }
 
@@ -101,6 +118,8 @@ impl Programs {
 pub struct Process {
     pub number: usize,
     pub pid: i32,
+    /// What has started it on another host, and ends with it.
+    pub launcher: Option<i32>,
     pub proxy: Proxy,
     /// It is to die at a certain step.
     pub armed: bool,
@@ -131,7 +150,9 @@ impl Process {
             warm,
             idle_ttl_s,
         } = setup.plan.settings(number, setup.processes, setup.slots);
-        let settings = [
+        let host = setup.hosts.as_ref().map(|hosts| hosts.host(number));
+        let host = host.transpose()?;
+        let mut settings = vec![
             ("AMQP_URL", url.to_owned()),
             ("WORKSPACE_ROOT", shown(&setup.root())),
             ("SLOTS", slots.to_string()),
@@ -142,7 +163,11 @@ impl Process {
             ("CODEX_IDLE_TTL", format!("{idle_ttl_s}s")),
             ("CODEX_WARM", warm.to_string()),
             ("CODEX_ENV", "PATH,HOME,STAND_IN_DIR".to_owned()),
-            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            (
+                "HTTP_ADDR",
+                host.as_ref()
+                    .map_or("127.0.0.1:0".to_owned(), Host::http_address),
+            ),
             ("METRICS_LINGER", "0s".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
             ("LOG", "info,turn_worker=debug".to_owned()),
@@ -151,9 +176,14 @@ impl Process {
             ("SHUTDOWN_GRACE", "2s".to_owned()),
             ("KILL_TIMEOUT", "1s".to_owned()),
         ];
+        if host.is_some() {
+            settings.push(("CODEX_HOME", "per-workspace".to_owned()));
+        }
+        let enter = host.as_ref().map(Host::enter).unwrap_or_default();
         // Dies with this process, whose main thread starts it.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
+            .args(enter)
             .arg(&setup.programs.worker)
             .arg("serve")
             .env_clear()
@@ -161,15 +191,20 @@ impl Process {
             .env("HOME", setup.dir.join("home"))
             .env("STAND_IN_DIR", setup.stand_in_dir())
             .env("FAILPOINTS", faults.join(";"))
-            .envs(settings.map(|(name, value)| (format!("TURN_WORKER_{name}"), value)))
+            .envs(
+                (settings.into_iter()).map(|(name, value)| (format!("TURN_WORKER_{name}"), value)),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()
             .context("setpriv")?;
+        let started = child.id().cast_signed();
+        let launcher = host.is_some().then_some(started);
         Ok(Self {
             number,
-            pid: child.id().cast_signed(),
+            pid: launcher.map_or(Ok(started), hosts::entered)?,
+            launcher,
             proxy,
             armed,
             slots,

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +26,7 @@ pub enum Mode {
 }
 
 pub struct Proxy {
-    pub port: u16,
+    pub address: SocketAddr,
     shared: Rc<Shared>,
     accept: AbortHandle,
 }
@@ -42,9 +43,9 @@ struct Shared {
 
 impl Proxy {
     /// `nodes`: their ports; `prefer`: which of them to try first.
-    pub async fn before(nodes: Vec<u16>, prefer: usize) -> std::io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let port = listener.local_addr()?.port();
+    pub async fn before(address: IpAddr, nodes: Vec<u16>, prefer: usize) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
+        let address = listener.local_addr()?;
         let shared = Rc::new(Shared {
             nodes,
             prefer: Cell::new(prefer),
@@ -54,7 +55,7 @@ impl Proxy {
         });
         let accept = spawn_local(Rc::clone(&shared).accept(listener)).abort_handle();
         Ok(Self {
-            port,
+            address,
             shared,
             accept,
         })

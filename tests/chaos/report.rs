@@ -9,6 +9,7 @@ use crate::clock::{Nanos, shown};
 use crate::judge::{Check, Finding};
 use crate::record::journals::Record;
 use crate::run::Ran;
+use crate::takeover::{Takeover, takeover};
 
 /// Turns whose history is told.
 const HISTORIES: usize = 3;
@@ -37,6 +38,8 @@ pub struct Report {
     /// Faults that found nobody to hit.
     pub missed: usize,
     pub longest_pause: Option<Pause>,
+    /// On several hosts.
+    pub takeover: Option<Takeover>,
     pub found: BTreeMap<Check, usize>,
     pub findings: Vec<Finding>,
 }
@@ -94,6 +97,9 @@ impl Report {
                 .filter(|struck| struck.detail.is_err())
                 .count(),
             longest_pause: longest_pause(ran),
+            takeover: (ran.records.across_hosts.then(|| ran.struck.first()))
+                .flatten()
+                .map(|fault| takeover(fault.from, &ran.records.runs)),
             found: Check::ALL.map(|check| (check, count(check))).into(),
             findings,
         }
@@ -133,6 +139,16 @@ impl Report {
                 text,
                 "nothing ended for {seconds:.1} s at most, with: {faults}"
             );
+        }
+        if let Some(Takeover {
+            next_attempt_s,
+            side_by_side_s,
+        }) = &self.takeover
+        {
+            let next = next_attempt_s.map_or("no other attempt".to_owned(), |seconds| {
+                format!("another attempt {seconds:.1} s after the fault")
+            });
+            let _ = writeln!(text, "{next}; side by side for {side_by_side_s:.1} s");
         }
         let _ = writeln!(text, "\n  {:<52} allowed  found", "what");
         for (check, found) in &self.found {

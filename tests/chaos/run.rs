@@ -13,6 +13,7 @@ use crate::args::Engines;
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
 use crate::hangs::Hangs;
+use crate::hosts::Hosts;
 use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
 use crate::plan::{Plan, Shape};
@@ -35,6 +36,7 @@ pub struct Order {
     pub length: Length,
     pub processes: usize,
     pub slots: usize,
+    pub hosts: Option<Hosts>,
     pub engine: Engines,
     pub vhost: String,
     pub dir: PathBuf,
@@ -67,6 +69,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             engine: order.engine,
             plan: Plan(order.shape),
             sabotage: order.shape.sabotage,
+            hosts: order.hosts.clone(),
         },
         Rc::clone(&broker),
     )
@@ -98,6 +101,9 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
     let after = run.play().await?;
     reader.abort();
     run.events.flush()?;
+    if let Some(hosts) = &order.hosts {
+        hosts.mount_here().await?;
+    }
     let root = run.pool.setup.root().canonicalize()?;
     let load = run.producer.load.take();
     let exits = run.pool.exits().into_iter().filter(|exit| exit.killed);
@@ -110,6 +116,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
         dead_workers: exits.map(|exit| exit.pid).collect(),
         load,
         after,
+        across_hosts: order.hosts.is_some(),
     };
     Ok(Ran {
         records,
@@ -133,7 +140,8 @@ impl Run<'_> {
             .await
             .map_err(|who| anyhow::anyhow!("not ready: {who:?}"))?;
         let mut after = After::default();
-        let hangs = Hangs::start(&self.pool.setup.stand_in_dir().join("hung"));
+        let hung = self.pool.setup.stand_in_dir().join("hung");
+        let hangs = (self.order.hosts.is_none()).then(|| Hangs::start(&hung));
         let all_ended = self.under_fire().await?;
         drop(hangs);
         if all_ended {

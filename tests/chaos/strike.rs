@@ -160,6 +160,13 @@ impl Striker {
                 std::fs::rename(&away, codex)?;
                 format!("for {ms} ms")
             }
+            Fault::Host { fault, seconds } => {
+                let hosts = pool.setup.hosts.as_ref().context("there is one host")?;
+                hosts.begin(fault).await?;
+                pause(1_000 * u64::from(seconds)).await;
+                hosts.end(fault).await?;
+                format!("for {seconds} s")
+            }
             Fault::FailPoint { place, skip } => {
                 let process = self.process(pick)?;
                 let how = format!("{place}={skip}*off->1*return(kill)");

@@ -29,6 +29,9 @@ pub(super) fn judge(records: &Records) -> Vec<Finding> {
     for (turn, told) in &by_turn.told {
         gaps(turn, told, &mut findings);
         conflicts(turn, told, &mut findings);
+        if records.across_hosts {
+            late(turn, told, &mut findings);
+        }
         if !by_turn.accepted.contains_key(turn) {
             findings.push(finding(Check::Ends, turn, "nobody sent such a turn"));
         }
@@ -135,6 +138,24 @@ fn conflicts(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
         if event.kind == "message_end" {
             end.get_or_insert(place);
         }
+    }
+}
+
+/// Of an attempt that was superseded while its host could reach neither the
+/// broker nor the storage.
+fn late(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
+    let Some(end) = told.iter().position(|told| told.kind == "message_end") else {
+        return;
+    };
+    let mut known: BTreeSet<(u32, u64)> = BTreeSet::new();
+    known.extend(told[..=end].iter().map(|told| (told.attempt, told.seq)));
+    let late = told[end..].iter().filter(|event| {
+        event.attempt < told[end].attempt && known.insert((event.attempt, event.seq))
+    });
+    let late = late.count();
+    if late > 0 {
+        let what = format!("{late} events, the end is of attempt {}", told[end].attempt);
+        findings.push(finding(Check::Late, turn, what));
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Records {
     /// Workers that were killed, by their process ids.
     pub dead_workers: BTreeSet<i32>,
     pub after: After,
+    /// A host can be cut off from its storage and live.
+    pub across_hosts: bool,
 }
 
 /// What there still was when nothing should have been.
@@ -52,6 +54,7 @@ pub enum Check {
     Overlap,
     CutOff,
     Ends,
+    Late,
     Gaps,
     Outcomes,
     DeafSlots,
@@ -61,13 +64,14 @@ pub enum Check {
 }
 
 impl Check {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lost,
         Self::RunAgain,
         Self::OutOfOrder,
         Self::Overlap,
         Self::CutOff,
         Self::Ends,
+        Self::Late,
         Self::Gaps,
         Self::Outcomes,
         Self::DeafSlots,
@@ -84,6 +88,7 @@ impl Check {
             Self::Overlap => "process trees side by side in a workspace",
             Self::CutOff => "attempts cut off though their worker lived",
             Self::Ends => "message_end missing, conflicting or not recorded",
+            Self::Late => "ends followed by events of an older attempt",
             Self::Gaps => "gaps in seq, or events out of their order",
             Self::Outcomes => "ended as nobody planned, or without all texts",
             Self::DeafSlots => "slots that take no turns any more",

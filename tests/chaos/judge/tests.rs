@@ -434,3 +434,29 @@ fn what_is_left_behind_is_told() {
     ];
     world.finds(&all.map(|check| (check, "")));
 }
+
+#[test]
+fn events_of_a_superseded_attempt_after_the_end_count_on_several_hosts() {
+    let mut world = World::new();
+    world.without_end("t4");
+    world.run("t4", "b", 2);
+    world.end("t4", "b", 2);
+    for seq in 2..5 {
+        world.tell("t4", 1, seq, "text_delta", b"late", None);
+    }
+    world.records.dead_workers.insert(77);
+    world.finds(&[]);
+    world.records.across_hosts = true;
+    world.finds(&[(Check::Late, "t4")]);
+}
+
+#[test]
+fn an_attempt_that_another_host_ended_is_no_finding() {
+    let mut world = World::new();
+    world.without_end("t4");
+    world.run("t4", "b", 2);
+    world.end("t4", "b", 2);
+    world.finds(&[(Check::CutOff, "t4")]);
+    world.records.across_hosts = true;
+    world.finds(&[]);
+}

@@ -2,7 +2,36 @@
 
 use std::ops::Range;
 
+use clap::ValueEnum;
+
 use super::{Shape, weighted};
+
+/// What strikes one of several hosts, or what they share: see `ops/hosts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostFault {
+    /// Nothing strikes: old reads show even so.
+    None,
+    Death,
+    Storage,
+    Broker,
+    Both,
+    Server,
+    Remount,
+}
+
+impl HostFault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Death => "death",
+            Self::Storage => "storage",
+            Self::Broker => "broker",
+            Self::Both => "both",
+            Self::Server => "server",
+            Self::Remount => "remount",
+        }
+    }
+}
 
 /// Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,6 +111,11 @@ pub enum Fault {
     /// codex is not there.
     NoCodex {
         ms: u64,
+    },
+    /// On several hosts.
+    Host {
+        fault: HostFault,
+        seconds: u32,
     },
     /// A process is replaced by one that dies at a certain step.
     FailPoint {
@@ -187,6 +221,7 @@ impl Fault {
             Self::NoProcesses { .. } => "no more processes",
             Self::NoCodex { .. } => "no codex",
             Self::FailPoint { .. } => "die at a step",
+            Self::Host { fault, .. } => fault.name(),
         }
     }
 }

@@ -7,7 +7,7 @@ pub mod turn;
 
 use clap::ValueEnum;
 
-use fault::Fault;
+use fault::{Fault, HostFault};
 use turn::Turn;
 
 /// What a plan is made from.
@@ -20,6 +20,8 @@ pub struct Shape {
     /// Turns and faults that take no longer than seconds.
     pub short: bool,
     pub sabotage: Option<Sabotage>,
+    /// On several hosts: the one fault that strikes, and for how many seconds.
+    pub host_fault: Option<(HostFault, u32)>,
 }
 
 /// Something that the workers leave out on purpose, for the verdict to find.
@@ -50,6 +52,19 @@ impl Sabotage {
     }
 }
 
+/// Turns that have ended on several hosts when their one fault strikes: all
+/// workers have run some.
+const STRIKES_AFTER: usize = 30;
+
+/// Of a process on one of several hosts: room for what the others have run.
+pub const SLOTS_ON_HOST: usize = 6;
+
+/// How many workspaces processes on several hosts need, so that each of them
+/// runs a turn that outlasts the fault.
+pub fn workspaces_on_hosts(processes: usize) -> usize {
+    2 * (processes.saturating_sub(1) * SLOTS_ON_HOST + 1)
+}
+
 /// See the module.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan(pub Shape);
@@ -76,6 +91,17 @@ impl Plan {
         let shape = self.0;
         let mut after = 0;
         (0..).map(move |number| {
+            if let Some((fault, seconds)) = shape.host_fault {
+                return Planned {
+                    after: if number == 0 {
+                        STRIKES_AFTER
+                    } else {
+                        usize::MAX
+                    },
+                    pick: 0,
+                    fault: Fault::Host { fault, seconds },
+                };
+            }
             let mut random = random(shape.seed, "fault", number);
             after += random.usize(fault::gap(&shape));
             Planned {
@@ -123,6 +149,7 @@ mod tests {
             cluster: false,
             short: false,
             sabotage: None,
+            host_fault: None,
         })
     }
 
@@ -161,6 +188,28 @@ mod tests {
         assert!(is(|turn| turn.cancel_after.is_some()));
         assert!(is(|turn| turn.again_after.is_some() && turn.other_body));
         assert!(is(|turn| turn.again_after.is_some() && !turn.other_body));
+    }
+
+    #[test]
+    fn on_several_hosts_one_fault_strikes_turns_that_outlast_it() {
+        let plan = Plan(Shape {
+            workspaces: 12,
+            host_fault: Some((HostFault::Both, 40)),
+            ..plan(7).0
+        });
+        let mut faults = plan.faults();
+        let (first, second) = (faults.next().unwrap(), faults.next().unwrap());
+        assert_eq!(first.fault.name(), "both");
+        assert_eq!(second.after, usize::MAX);
+        let turns = turns(plan);
+        let (lasting, others) = turns.split_at(6);
+        assert!(lasting.iter().all(|turn| turn.says > 40));
+        assert!(others.iter().all(|turn| turn.says < 40));
+        // The lines of those are short: they would fill the pool while it waits.
+        let behind = others
+            .iter()
+            .filter(|turn| turn.workspace.starts_with("long-"));
+        assert_eq!(behind.count(), 6);
     }
 
     #[test]

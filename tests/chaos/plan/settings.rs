@@ -1,7 +1,7 @@
 //! What one process has otherwise than the others: no promise rests on settings
 //! that are the same everywhere.
 
-use super::{Plan, random};
+use super::{Plan, SLOTS_ON_HOST, random};
 
 /// Up to that many more turns than there are slots are looked at.
 const MORE: usize = 40;
@@ -20,6 +20,14 @@ impl Plan {
     /// Of the process of that number, in a pool of `processes` with about
     /// `slots` each.
     pub fn settings(self, number: usize, processes: usize, slots: usize) -> OwnSettings {
+        if self.0.host_fault.is_some() {
+            return OwnSettings {
+                slots: SLOTS_ON_HOST,
+                backlog: 10_000,
+                warm: 4,
+                idle_ttl_s: 3,
+            };
+        }
         let mut random = random(self.0.seed, "settings", number);
         let most_slots = 2 * slots - 1;
         let all_slots = processes * most_slots;
@@ -48,6 +56,7 @@ mod tests {
             cluster: false,
             short: false,
             sabotage: None,
+            host_fault: None,
         });
         let all: Vec<_> = (0..50).map(|number| plan.settings(number, 5, 3)).collect();
         assert_eq!(all[3], plan.settings(3, 5, 3));

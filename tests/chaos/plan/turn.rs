@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::fault::HostFault;
 use super::{Sabotage, Shape, weighted};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +54,10 @@ enum Kind {
     Quick,
     Working,
     Long,
+    /// Longer than the fault that strikes.
+    Lasting {
+        seconds: u32,
+    },
     Flood,
     Daemon,
     Background,
@@ -64,6 +69,9 @@ enum Kind {
     Hanging,
     Invalid,
 }
+
+/// Until a host that was cut off for long enough to lose its locks is superseded, and more.
+const LASTS_LONGER_S: u32 = 75;
 
 /// In hundredths.
 const KINDS: [(u32, Kind); 13] = [
@@ -88,6 +96,14 @@ pub const OTHER_BODY: &str = "other-";
 
 impl Turn {
     pub(super) fn new(shape: &Shape, number: usize, random: &mut fastrand::Rng) -> Self {
+        if let Some((fault, seconds)) = shape.host_fault {
+            let lasting = match fault {
+                // Old reads show where hosts take turns all the time.
+                HostFault::None => 0,
+                _ => (shape.workspaces / 2).max(1),
+            };
+            return Self::on_hosts(shape, lasting, seconds, number, random);
+        }
         let hot = (shape.workspaces / 8).max(1);
         let workspace = if random.bool() {
             format!("hot-{}", random.usize(0..hot))
@@ -110,6 +126,37 @@ impl Turn {
             turn.again_after = Some(random.usize(0..100));
             turn.other_body = random.u32(0..4) == 0;
         }
+        turn
+    }
+
+    /// So many workspaces have a turn that outlasts the fault, and a next
+    /// one in line; in the others short ones change hands all the time.
+    fn on_hosts(
+        shape: &Shape,
+        lasting: usize,
+        seconds: u32,
+        number: usize,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let others = shape.workspaces.saturating_sub(lasting).max(1);
+        let (workspace, kind) = match number.checked_div(lasting) {
+            None => (format!("w-{}", random.usize(0..others)), Kind::Quick),
+            Some(0) => {
+                let seconds = seconds + LASTS_LONGER_S;
+                (format!("long-{number}"), Kind::Lasting { seconds })
+            }
+            Some(1) => (format!("long-{}", number % lasting), Kind::Quick),
+            Some(_) => {
+                let kind = if random.bool() {
+                    Kind::Quick
+                } else {
+                    Kind::Working
+                };
+                (format!("w-{}", random.usize(0..others)), kind)
+            }
+        };
+        let mut turn = Self::plain(format!("t{number:05}"), workspace);
+        turn.plan(kind, shape, random);
         turn
     }
 
@@ -155,6 +202,12 @@ impl Turn {
                 let most = if shape.short { 4 } else { 12 };
                 for _ in 0..random.usize(2..most) {
                     self.step(format!("sleep {}", random.u32(200..500)));
+                    self.say();
+                }
+            }
+            Kind::Lasting { seconds } => {
+                for _ in 0..seconds {
+                    self.step("sleep 1000");
                     self.say();
                 }
             }

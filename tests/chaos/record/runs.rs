@@ -45,7 +45,10 @@ fn parse(text: &str, root: &Path) -> Vec<Run> {
                 end: None,
                 overlapped: false,
             });
-        } else if let Some(run) = runs.iter_mut().rev().find(|run| run.pid == pid) {
+        } else if let Some(run) = (runs.iter_mut().rev())
+            // On several hosts a process id alone may be two processes.
+            .find(|run| run.pid == pid && run.tag == tag)
+        {
             match what {
                 "overlap" => run.overlapped = true,
                 "end" => run.end = Some(time),
@@ -84,6 +87,19 @@ pub fn running(runs: &[Run]) -> Vec<Running> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_id_that_two_hosts_have_is_two_processes() {
+        let log = "start /r/a 7 t1 100\nstart /r/b 7 t2 150\nend /r/a 7 t1 200\n";
+        let ends: Vec<_> = parse(log, Path::new("/r"))
+            .into_iter()
+            .map(|run| (run.tag, run.end))
+            .collect();
+        assert_eq!(
+            ends,
+            [("t1".to_owned(), Some(200)), ("t2".to_owned(), None)]
+        );
+    }
 
     #[test]
     fn a_log_is_runs_in_the_order_of_their_starts() {
