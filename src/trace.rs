@@ -1,11 +1,11 @@
 //! The trace that a request belongs to, in the form of W3C Trace Context
 //! (<https://www.w3.org/TR/trace-context-1/>).
 //!
-//! The worker *forwards* a trace, in that specification's words, and takes no
-//! part in it: it sends spans of its own to nobody, so a parent id of its own
-//! would name a span that no tracing system ever hears of, and the readers'
-//! spans would hang in the air. They are children of the producer's span. So
-//! every event of a turn has the same context, whichever worker told it.
+//! Events *forward* it, in that specification's words: readers' spans are children
+//! of the producer's span. A parent id of the worker's own would name a span that
+//! only exists where [`crate::telemetry`] exports it, and differ from attempt to
+//! attempt. So every event of a turn has the same context, whichever worker
+//! published it.
 
 use serde::{Deserialize, Serialize};
 

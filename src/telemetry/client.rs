@@ -201,3 +201,76 @@ fn to_host(request: Request<Bytes>) -> Request<Full<Bytes>> {
     }
     Request::from_parts(head, Full::new(body))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// Answers one request over TLS, and returns it.
+    async fn answer(listener: TcpListener, acceptor: TlsAcceptor) -> String {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"spans") {
+            let mut some = [0; 1024];
+            let count = stream.read(&mut some).await.unwrap();
+            read.extend(&some[..count]);
+        }
+        let answer = b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8(read).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_reaches_a_collector_behind_tls_and_its_answer_comes_back() {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let authority = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(authority.path(), cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(answer(listener, TlsAcceptor::from(Arc::new(config))));
+        let request = Request::post(format!("https://localhost:{port}/v1/traces"))
+            .header("x-key", "secret")
+            .body(Bytes::from_static(b"spans"))
+            .unwrap();
+        let metrics = Metrics::new(None);
+        let client = Client {
+            runtime: Handle::current(),
+            timeout: Duration::from_secs(60),
+            tls: Some(tls(Some(authority.path())).unwrap()),
+            metrics: metrics.clone(),
+            log: Arc::default(),
+        };
+        let answer = client.send_bytes(request).await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &**answer.body()),
+            (503, &b"busy"[..])
+        );
+        let head = server.await.unwrap();
+        assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+        let host = format!("host: localhost:{port}\r\n");
+        assert!(
+            head.contains(&host) && head.contains("x-key: secret\r\n"),
+            "{head}"
+        );
+        // What a collector refuses has failed, too.
+        let failed = "turn_worker_telemetry_exports_total{outcome=\"failed\"} 1";
+        assert!(metrics.gather_text().unwrap().contains(failed));
+    }
+}
