@@ -235,7 +235,7 @@ async fn spans_and_metrics_of_turns_reach_a_collector() {
     assert_eq!(sums, [output as f64, input as f64]);
 }
 
-/// Its connections are accepted by the system, and nobody ever answers.
+/// The system accepts its connections, and no request is ever answered.
 #[tokio::test]
 async fn no_turn_and_no_drain_waits_for_a_collector_that_hangs() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
