@@ -187,7 +187,7 @@ fn an_operator_has_the_records_and_starts_nothing() {
     assert!(operator.get("depends_on").is_none());
     let root = &image::environment()["TURN_WORKER_WORKSPACE_ROOT"];
     for service in [operator, worker] {
-        assert!(mounts(service).contains(&("workspaces", root)));
+        assert!(mounts(service).contains(&("workspaces", root.as_str())));
     }
 }
 
