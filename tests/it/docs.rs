@@ -46,6 +46,8 @@ const COMMANDS: &str = "docs/commands.md";
 const SETTINGS_PAGE: &str = "docs/settings.md";
 const PRODUCERS: &str = "docs/producers.md";
 const AMQP: &str = "docs/amqp.md";
+const GO: &str = "docs/clients/go/README.md";
+const JAVA: &str = "docs/clients/java/README.md";
 const CLIENTS: &str = "docs/clients";
 const RUNBOOK: &str = "docs/runbook.md";
 const CONTRACT: &str = "docs/contract/README.md";
@@ -102,8 +104,8 @@ fn the_examples_are_the_files_that_the_tests_run() {
     for (block, file, documents) in [
         ("python", "python/ask.py", &[README, PRODUCERS][..]),
         ("typescript", "typescript/ask.ts", &[PRODUCERS]),
-        ("go", "go/enqueue/main.go", &[AMQP]),
-        ("java", "java/Enqueue.java", &[AMQP]),
+        ("go", "go/ask/main.go", &[PRODUCERS, GO]),
+        ("java", "java/examples/Ask.java", &[PRODUCERS, JAVA]),
     ] {
         let program = format!("```{block}\n{}```\n", read(&format!("{CLIENTS}/{file}")));
         for document in documents {

@@ -1,5 +1,7 @@
 //! What each of them does.
 
+use std::process::Command;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -334,8 +336,13 @@ pub async fn what_a_service_does_with_its_turns(language: Language) {
     assert_eq!(*again, "again hi true");
     let left = left.strip_prefix("left ").unwrap();
     // As their language cancels what waits.
-    let cancelled = ["abandoned CancelledError", "abandoned AbortError"];
-    assert!(cancelled.contains(abandoned), "{done:#?}");
+    let cancelled = match language {
+        Language::Python => "abandoned CancelledError",
+        Language::TypeScript => "abandoned AbortError",
+        Language::Go => "abandoned Canceled",
+        Language::Java => "abandoned CancellationException",
+    };
+    assert_eq!(*abandoned, cancelled, "{done:#?}");
     for id in [left, "abandoned"] {
         let turn = pool.events.ended(id).await;
         assert_eq!(turn.stop_reason(), "cancelled");
@@ -345,6 +352,93 @@ pub async fn what_a_service_does_with_its_turns(language: Language) {
     if language == Language::Python {
         assert_eq!(lines[5..], ["sync streamed streamed", "sync run"]);
     }
+    pool.stop().await;
+}
+
+/// The process is killed while its turn runs, and the next one sends the turn
+/// again, under its id: it reads what has waited in its queue.
+pub async fn a_process_that_is_restarted(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let killed = language.probe("restart", &url).start();
+    killed.printed("before\n").await;
+    killed.signal(Signal::KILL);
+    killed.done().await;
+    pool.release("go");
+    pool.events.ended("restart").await;
+    pool.idle().await;
+    let done = language.probe("restart", &url).run().await.ended(0);
+    // What was not acked before comes again.
+    let out = done.out.strip_prefix("before\n").unwrap_or(&done.out);
+    assert_eq!(out, "after\nanswer after\n", "{done:#?}");
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
+/// Without a queue and bindings: the end alone, also of a turn that has ended.
+pub async fn an_answer_that_comes_as_a_reply(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let done = language.probe("reply", &url).run().await.ended(0);
+    assert_eq!(
+        done.out,
+        "replied hi hi\nrejected workspace.rejected false\n"
+    );
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
+/// The chat page over HTTP: a browser that is gone comes back where it was, and
+/// one that does not come back has its turn cancelled.
+pub async fn the_chat_page() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let called = Language::TypeScript.chat("http", &url).start();
+    called.printed("seen message_start text_delta\n").await;
+    pool.release("go");
+    called.printed("refused 415 204 404\n").await;
+    let mut stop_reasons = Vec::new();
+    for id in pool.events.turn_ids() {
+        let turn = pool.events.ended(&id).await;
+        stop_reasons.push(turn.stop_reason().to_owned());
+    }
+    stop_reasons.sort();
+    assert_eq!(stop_reasons, ["cancelled", "cancelled", "end_turn"]);
+    called.signal(Signal::TERM);
+    let out = called.done().await.out;
+    let expected = [
+        "seen message_start text_delta",
+        "resumed text_delta message_end end_turn",
+        "again message_start text_delta text_delta message_end",
+        "stopped cancelled",
+        "refused 415 204 404",
+    ];
+    assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+    pool.stop().await;
+}
+
+/// The answer grows, and a button stops it.
+pub async fn the_chat_page_in_a_browser() {
+    if Command::new("chromedriver")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        eprintln!(
+            "NOT TESTED, as there is no chromedriver (apt-get install chromium-driver, 300 MB): the chat page in a browser"
+        );
+        return;
+    }
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let called = Language::TypeScript.chat("browser", &url).start();
+    called.printed("grows\n").await;
+    pool.release("go");
+    let done = called.done().await.ended(0);
+    let shown = done.out.strip_prefix("grows\nanswers ").unwrap();
+    let words: Vec<_> = shown.split_whitespace().collect();
+    assert_eq!(words[..3], ["before", "after", "end_turn,"], "{shown}");
+    assert_eq!(words.last(), Some(&"cancelled"), "{shown}");
     pool.stop().await;
 }
 

@@ -1,7 +1,7 @@
 //! The producers in `docs/clients`, in each language the same: they do on a
 //! real broker, with real workers, what `docs/producers.md` promises of them.
-//! They are small programs on top of the client library of their language,
-//! where there is one, so that this tests the library.
+//! They are small programs on top of the client library of their language, so
+//! that this tests the library.
 //!
 //! Where a language can't be run, its tests fail. `ops/test` leaves them out
 //! on such a machine, and says so.
@@ -118,6 +118,22 @@ macro_rules! library_tests_in {
             $language.build();
             behaviour::what_a_service_does_with_its_turns($language).await;
         }
+
+        #[tokio::test]
+        async fn a_process_that_is_restarted_reads_on() {
+            $language.build();
+            behaviour::a_process_that_is_restarted($language).await;
+        }
+    };
+}
+
+macro_rules! reply_tests_in {
+    ($language:ident) => {
+        #[tokio::test]
+        async fn an_answer_comes_as_a_reply() {
+            $language.build();
+            behaviour::an_answer_that_comes_as_a_reply($language).await;
+        }
     };
 }
 
@@ -129,12 +145,28 @@ mod python {
 mod typescript {
     tests_in!(TypeScript);
     library_tests_in!(TypeScript);
+
+    #[tokio::test]
+    async fn the_chat_page_streams_resumes_and_cancels() {
+        TypeScript.build();
+        behaviour::the_chat_page().await;
+    }
+
+    #[tokio::test]
+    async fn the_chat_page_works_in_a_browser() {
+        TypeScript.build();
+        behaviour::the_chat_page_in_a_browser().await;
+    }
 }
 
 mod go {
     tests_in!(Go);
+    library_tests_in!(Go);
+    reply_tests_in!(Go);
 }
 
 mod java {
     tests_in!(Java);
+    library_tests_in!(Java);
+    reply_tests_in!(Java);
 }

@@ -66,6 +66,15 @@ impl Language {
         self.call("probe", &[what], url)
     }
 
+    /// The chat page, and what uses it as browsers do.
+    pub fn chat(self, how: &str, url: &str) -> Call {
+        let call = self.call("chat", &[how], url);
+        match std::env::var("SCREENSHOT") {
+            Ok(file) => call.env("SCREENSHOT", &file),
+            Err(_) => call,
+        }
+    }
+
     pub fn tail(self, turn_id: &str, url: &str) -> Call {
         self.call("producer", &["--tail", turn_id], url)
     }

@@ -2,6 +2,8 @@
 //
 //	AMQP_URL=amqp://… probe scripted     with a worker that repeats each prompt
 //	AMQP_URL=amqp://… probe pool         with a real one
+//	AMQP_URL=amqp://… probe restart      the same turn in each process
+//	AMQP_URL=amqp://… probe reply        answers that come as replies
 package main
 
 import (
@@ -113,6 +115,36 @@ func pool() {
 	client.Close()
 }
 
+func restart() {
+	client := connect(&codexturns.Options{Queue: "guest.restart"})
+	turn, err := client.Stream(ctx, "t1\nsay before\nwait go\nsay after", "a", &codexturns.Request{TurnID: "restart"})
+	check(err)
+	for event := range turn.Events() {
+		if piece, is := event.(*codexturns.TextDelta); is {
+			fmt.Println(piece.Text)
+		}
+	}
+	answer, err := turn.Answer()
+	check(err)
+	fmt.Println("answer", answer.Text)
+	client.Close()
+}
+
+func reply() {
+	client := connect(nil)
+	answer, err := client.RunByReply(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: "replied"})
+	check(err)
+	again, err := client.RunByReply(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: "replied"})
+	check(err)
+	fmt.Println("replied", answer.Text, again.Text)
+	_, err = client.RunByReply(ctx, "say no", "../a", nil)
+	var failed *codexturns.TurnFailed
+	if errors.Is(err, codexturns.ErrRejected) && errors.As(err, &failed) {
+		fmt.Println("rejected", failed.Code, failed.Retryable)
+	}
+	client.Close()
+}
+
 func check(err error) {
 	if err != nil {
 		log.Fatal(err)
@@ -120,9 +152,6 @@ func check(err error) {
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "scripted" {
-		scripted()
-	} else {
-		pool()
-	}
+	modes := map[string]func(){"scripted": scripted, "pool": pool, "restart": restart, "reply": reply}
+	modes[os.Args[1]]()
 }

@@ -2,6 +2,7 @@
 
 AMQP_URL=amqp://… python3 probe.py scripted     with a worker that repeats each prompt
 AMQP_URL=amqp://… python3 probe.py pool         with a real one
+AMQP_URL=amqp://… python3 probe.py restart      the same turn in each process
 """
 
 import asyncio
@@ -54,6 +55,17 @@ async def started(client: TurnClient) -> None:
     await client.run("t4\nsay yes", "c")
 
 
+async def restart() -> None:
+    async with (
+        TurnClient(URL, queue="guest.restart") as client,
+        client.stream("t1\nsay before\nwait go\nsay after", "a", turn_id="restart") as turn,
+    ):
+        async for event in turn:
+            if isinstance(event, TextDelta):
+                print(event.text, flush=True)
+        print("answer", (await turn.answer()).text)
+
+
 def lower(value: bool) -> str:
     return str(value).lower()
 
@@ -68,6 +80,8 @@ def without_asyncio() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["scripted"]:
         asyncio.run(scripted())
+    elif sys.argv[1:] == ["restart"]:
+        asyncio.run(restart())
     else:
         asyncio.run(pool())
         without_asyncio()

@@ -2,6 +2,7 @@
 //
 //     AMQP_URL=amqp://… node build/tests/probe.js scripted     with a worker that repeats each prompt
 //     AMQP_URL=amqp://… node build/tests/probe.js pool         with a real one
+//     AMQP_URL=amqp://… node build/tests/probe.js restart      the same turn in each process
 import { type ReadEvent, TurnClient, TurnFailed, TurnRejected } from "codex-turn-client";
 
 const URL = process.env.AMQP_URL ?? "";
@@ -57,4 +58,13 @@ async function pool(): Promise<void> {
   await client.close();
 }
 
-await (process.argv[2] === "scripted" ? scripted() : pool());
+async function restart(): Promise<void> {
+  const client = await TurnClient.connect(URL, { queue: "guest.restart" });
+  const turn = client.stream("t1\nsay before\nwait go\nsay after", "a", { turn_id: "restart" });
+  for await (const event of turn) if (event.type === "text_delta") console.log(event.text);
+  console.log("answer", (await turn.answer()).text);
+  await client.close();
+}
+
+const modes = { scripted, pool, restart };
+await modes[process.argv[2] as keyof typeof modes]();

@@ -9,7 +9,9 @@ import java.util.concurrent.CompletableFuture;
  * Uses the library as services do, for tests/it/clients, which have a worker answer and look at what is printed.
  *
  * <pre>AMQP_URL=amqp://… java -cp … codexturns.Probe scripted     with a worker that repeats each prompt
- * AMQP_URL=amqp://… java -cp … codexturns.Probe pool         with a real one</pre>
+ * AMQP_URL=amqp://… java -cp … codexturns.Probe pool         with a real one
+ * AMQP_URL=amqp://… java -cp … codexturns.Probe restart      the same turn in each process
+ * AMQP_URL=amqp://… java -cp … codexturns.Probe reply        answers that come as replies</pre>
  */
 public final class Probe {
     private static final String URL = System.getenv("AMQP_URL");
@@ -76,9 +78,37 @@ public final class Probe {
         }
     }
 
+    private static void restart() {
+        try (TurnClient client = TurnClient.connect(URL, new TurnClient.Options().queue("guest.restart"))) {
+            Turn turn = client.stream(new Request("t1\nsay before\nwait go\nsay after", "a").turnId("restart"));
+            for (Event event : turn) {
+                if (event instanceof Event.TextDelta piece) System.out.println(piece.text());
+            }
+            System.out.println("answer " + turn.answer().text());
+        }
+    }
+
+    private static void reply() {
+        try (TurnClient client = TurnClient.connect(URL)) {
+            String answer = client.runByReply(new Request("t1\nsay hi", "a").turnId("replied")).join().text();
+            String again = client.runByReply(new Request("t1\nsay hi", "a").turnId("replied")).join().text();
+            System.out.println("replied " + answer + " " + again);
+            try {
+                TurnClient.await(client.runByReply(new Request("say no", "../a")));
+            } catch (TurnFailed.Rejected error) {
+                System.out.println("rejected " + error.code() + " " + error.retryable());
+            }
+        }
+    }
+
     public static void main(String[] arguments) {
-        if (arguments.length > 0 && arguments[0].equals("scripted")) scripted();
-        else pool();
+        switch (arguments[0]) {
+            case "scripted" -> scripted();
+            case "pool" -> pool();
+            case "restart" -> restart();
+            case "reply" -> reply();
+            default -> throw new IllegalArgumentException(arguments[0]);
+        }
         System.exit(0);
     }
 }
