@@ -442,6 +442,33 @@ pub async fn the_chat_page_in_a_browser() {
     pool.stop().await;
 }
 
+/// The broker restarts while a turn of each language runs.
+pub async fn a_broker_that_restarts(languages: &[Language]) {
+    let mut broker = Broker::private();
+    let url = broker.url();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let mut calls = Vec::new();
+    for language in languages {
+        let name = format!("{language:?}");
+        let script = format!("{name}\nsay before\nwait go\nsay after");
+        let called = language.producer(&name, &[&script], &url).start();
+        called.printed("before").await;
+        calls.push((name, called));
+    }
+    broker.stop();
+    for (_, called) in &calls {
+        called.said("lost the broker").await;
+    }
+    broker.start();
+    pool.release("go");
+    for (name, called) in calls {
+        let done = called.done().await.ended(0);
+        assert_eq!(done.out, "before\nafter\n", "{done:#?}");
+        assert_eq!(pool.runs().of_turn(&name).count(), 1);
+    }
+    pool.stop().await;
+}
+
 /// Another producer has heard the turn's id, and sends turns under it.
 pub async fn a_forged_answer(language: Language) {
     let url = Broker::vhost();

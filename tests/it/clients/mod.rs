@@ -137,6 +137,16 @@ macro_rules! reply_tests_in {
     };
 }
 
+/// All languages in one test, since a broker takes a while to restart.
+#[tokio::test]
+async fn a_restart_of_the_broker_loses_no_answer() {
+    let languages = program::Language::all_that_run();
+    for language in &languages {
+        language.build();
+    }
+    behaviour::a_broker_that_restarts(&languages).await;
+}
+
 mod python {
     tests_in!(Python);
     library_tests_in!(Python);

@@ -16,6 +16,20 @@ pub enum Language {
 }
 
 impl Language {
+    /// Those that this machine has what they need for.
+    pub fn all_that_run() -> Vec<Self> {
+        let missing = Command::new(CLIENTS).arg("missing").output().unwrap();
+        let missing = String::from_utf8(missing.stdout).unwrap();
+        let lacks = |language: &Self| {
+            missing
+                .lines()
+                .any(|line| line.starts_with(language.name()))
+        };
+        let mut all = vec![Self::Python, Self::TypeScript, Self::Go, Self::Java];
+        all.retain(|language| !lacks(language));
+        all
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
