@@ -1,7 +1,8 @@
 //! Hosts that do not see what another one has just written: an old read of a
 //! journal, and an attempt that goes on without knowing of the next.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,10 +30,13 @@ impl Journal {
         }
     }
 
-    /// As a cache shows it, or as it is.
+    /// As a cache shows it, or as it is; never a part of it.
     fn show(&self) {
         for (name, bytes) in &self.files {
-            fs::write(self.state.join(name), bytes).unwrap();
+            let path = self.state.join(name);
+            let file = File::options().write(true).open(path).unwrap();
+            file.write_all_at(bytes, 0).unwrap();
+            file.set_len(bytes.len() as u64).unwrap();
         }
     }
 }
