@@ -434,6 +434,17 @@ pub struct SealedEvent {
 const SHORT_MESSAGE_CHARS: usize = 4096;
 
 impl SealedEvent {
+    /// What an `error` event has.
+    pub fn error(&self) -> Option<TurnError> {
+        if self.kind != "error" {
+            return None;
+        }
+        match serde_json::from_str::<TurnEvent>(&self.json).ok()?.body {
+            EventBody::Error { error } => Some(error),
+            _ => None,
+        }
+    }
+
     pub fn message_id(&self) -> String {
         format!("{}/{}/{}", self.turn_id, self.attempt, self.seq)
     }
@@ -536,7 +547,7 @@ impl Sealer {
     }
 }
 
-mod rfc3339_ms {
+pub(crate) mod rfc3339_ms {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

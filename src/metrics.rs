@@ -72,6 +72,41 @@ pub enum OfferAnswer {
     NoWord,
 }
 
+/// What became of a producer's question where a turn is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DescriptionOutcome {
+    Sent,
+    /// The queue for the answer is gone.
+    Unroutable,
+    /// The records could not be read, or the broker did not confirm the answer.
+    Failed,
+    /// There were too many.
+    Dropped,
+}
+
+impl DescriptionOutcome {
+    pub const ALL: [Self; 4] = [Self::Sent, Self::Unroutable, Self::Failed, Self::Dropped];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Unroutable => "unroutable",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl From<ReplyOutcome> for DescriptionOutcome {
+    fn from(outcome: ReplyOutcome) -> Self {
+        match outcome {
+            ReplyOutcome::Sent => Self::Sent,
+            ReplyOutcome::Unroutable => Self::Unroutable,
+            ReplyOutcome::Failed | ReplyOutcome::Refused => Self::Failed,
+        }
+    }
+}
+
 impl OfferAnswer {
     pub const ALL: [Self; 4] = [Self::Taken, Self::Declined, Self::Returned, Self::NoWord];
 
@@ -331,6 +366,12 @@ impl Metrics {
     /// The end of a turn was to be sent to its caller's queue.
     pub fn reply(&self, outcome: ReplyOutcome) {
         let series = &self.series().replies;
+        series.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// A producer has asked where a turn is.
+    pub fn description(&self, outcome: DescriptionOutcome) {
+        let series = &self.series().descriptions;
         series.with_label_values(&[outcome.as_str()]).inc();
     }
 

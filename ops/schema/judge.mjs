@@ -36,13 +36,14 @@ judge("asyncapi.json", document !== undefined && serious.length === 0, serious);
 
 const ajv = addFormats(new Ajv({ allErrors: true, allowUnionTypes: true, strictTypes: false, strictRequired: false }));
 const validator = (name) => ajv.compile(JSON.parse(read(`${name}.schema.json`)));
-const [request, event, control] = ["request", "event", "control"].map(validator);
+const [request, event, control, description] = ["request", "event", "control", "description"].map(validator);
 
 function takes(schema, folder) {
   for (const [name, text] of examples(folder)) judge(name, schema(JSON.parse(text)), schema.errors);
 }
 takes(request, "v1/requests");
 takes(control, "v1/control");
+takes(description, "v1/descriptions");
 takes(event, "v1/events");
 takes(request, "rejected/by-worker");
 

@@ -23,7 +23,7 @@ const read = (...path) => readFileSync(join(contract, ...path), "utf8");
 const schema = (name) => JSON.parse(read(`${name}.schema.json`));
 
 // The root type of each document, and the folder of its examples.
-const DOCUMENTS = { "request-types": ["TurnRequest", "requests"], event: ["TurnEvent", "events"], control: ["Control", "control"] };
+const DOCUMENTS = { "request-types": ["TurnRequest", "requests"], event: ["TurnEvent", "events"], control: ["Control", "control"], description: ["TurnDescription", "descriptions"] };
 // They show what is ignored, and no type has that: `null`, blocks and roles of others, a trace that can't be used.
 const IGNORED = new Set([
   "a-broken-trace-is-absent",

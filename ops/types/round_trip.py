@@ -14,7 +14,7 @@ from datamodel_code_generator import DataModelType, InputFileType, PythonVersion
 CONTRACT = pathlib.Path(__file__).parents[2] / "docs/contract"
 MADE = pathlib.Path(sys.argv[1]) / "made"
 # The root type of each document, and the folder of its examples.
-DOCUMENTS = {"request-types": ("TurnRequest", "requests"), "event": ("TurnEvent", "events"), "control": ("Control", "control")}
+DOCUMENTS = {"request-types": ("TurnRequest", "requests"), "event": ("TurnEvent", "events"), "control": ("Control", "control"), "description": ("TurnDescription", "descriptions")}
 # They show what is ignored, and no type has that, see generate.mjs.
 IGNORED = {
     "a-broken-trace-is-absent",

@@ -1,4 +1,4 @@
-//! What workers and sequencers tell each other, and the cancel from outside.
+//! What workers and sequencers tell each other, and what producers ask of them.
 //!
 //! Old and new workers run side by side: fields that are unknown are ignored,
 //! a version or a type that is unknown is a value, to be counted and ignored.
@@ -6,10 +6,11 @@
 use std::borrow::Cow;
 
 mod backlog;
-mod cancel;
+mod control;
+mod description;
 
 use jiff::Timestamp;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -25,7 +26,8 @@ use crate::workspace::JournalEnd;
 pub use backlog::{
     BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckReport, WaitReport,
 };
-pub use cancel::{Cancel, ControlFault, IgnoredControl};
+pub use control::{Cancel, ControlFault, ControlRequest, DescribeTurn, IgnoredControl};
+pub use description::{Description, TurnPosition};
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;
@@ -133,6 +135,8 @@ pub enum Status {
         conditions: Vec<ConditionReport>,
         /// `None` from older versions.
         pool: Option<Box<Agreement>>,
+        /// It answers producers that ask where a turn is.
+        describes: bool,
     },
     /// Of a process that has just started and does no work yet: for the other
     /// processes, so that two that start at once hear of each other.
@@ -269,6 +273,8 @@ pub enum Control {
         /// than this field takes it for a plain cancel.
         superseded_by: Option<String>,
     },
+    /// Where is the turn? `workspace` is as the sender spelt it.
+    Describe { turn_id: String, workspace: String },
 }
 
 impl Offer {
@@ -371,6 +377,7 @@ impl Status {
                 backlog,
                 conditions,
                 pool,
+                describes,
             } => encode(&SequencerWire {
                 v: VERSION,
                 kind: "sequencer".into(),
@@ -380,6 +387,7 @@ impl Status {
                 backlog: backlog.as_ref().map(Cow::Borrowed),
                 conditions: conditions.into(),
                 pool: pool.as_deref().map(Cow::Borrowed),
+                describes: *describes,
             }),
             Self::Pool { process, pool } => encode(&PoolWire {
                 v: VERSION,
@@ -464,6 +472,7 @@ impl Status {
                     backlog: wire.backlog.map(Cow::into_owned),
                     conditions: wire.conditions.into_owned(),
                     pool: wire.pool.map(|pool| Box::new(pool.into_owned())),
+                    describes: wire.describes,
                 }))
             }
             Ok("pool") => {
@@ -492,6 +501,11 @@ impl Control {
                 workspace: workspace.as_deref().map(Cow::Borrowed),
                 superseded_by: superseded_by.as_deref().map(Cow::Borrowed),
             }),
+            Self::Describe { turn_id, workspace } => encode(&DescribeWire {
+                action: "describe".into(),
+                turn_id: turn_id.into(),
+                workspace: workspace.into(),
+            }),
         }
     }
 
@@ -504,9 +518,21 @@ impl Control {
         let what = "control message";
         bounded(what, body, MAX_CONTROL_BYTES)?;
         let Head { action } = json(what, body)?;
-        if action != "cancel" {
-            return Ok(Decoded::Unknown(format!("action {:?}", shown(&action))));
+        match &*action {
+            "cancel" => Self::cancel(what, body),
+            "describe" => {
+                let wire: DescribeWire<'_> = json(what, body)?;
+                check_turn_id(what, &wire.turn_id)?;
+                Ok(Decoded::Known(Self::Describe {
+                    turn_id: wire.turn_id.into_owned(),
+                    workspace: wire.workspace.into_owned(),
+                }))
+            }
+            other => Ok(Decoded::Unknown(format!("action {:?}", shown(other)))),
         }
+    }
+
+    fn cancel(what: &'static str, body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
         let wire: CancelWire<'_> = json(what, body)?;
         check_turn_id(what, &wire.turn_id)?;
         if let Some(id) = &wire.superseded_by {
@@ -594,6 +620,8 @@ struct SequencerWire<'a> {
     conditions: Cow<'a, [ConditionReport]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pool: Option<Cow<'a, Agreement>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    describes: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -623,13 +651,31 @@ struct CancelWire<'a> {
     superseded_by: Option<Cow<'a, str>>,
 }
 
+/// Asks where a turn is. The answer goes to the queue that the message's property `reply_to` names.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Describe")]
+struct DescribeWire<'a> {
+    #[schemars(extend("const" = "describe"))]
+    action: Cow<'a, str>,
+    #[schemars(with = "TurnId")]
+    turn_id: Cow<'a, str>,
+    workspace: Cow<'a, str>,
+}
+
 impl JsonSchema for Control {
     fn schema_name() -> Cow<'static, str> {
         "Control".into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        CancelWire::json_schema(generator)
+        let choices = [
+            generator.subschema_for::<CancelWire<'_>>(),
+            generator.subschema_for::<DescribeWire<'_>>(),
+        ];
+        json_schema!({
+            "description": "What a producer may ask of the workers about a turn that it knows.",
+            "oneOf": choices,
+        })
     }
 }
 

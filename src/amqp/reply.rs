@@ -1,4 +1,5 @@
-//! The end of a turn, sent to the queue that its request names in `reply_to`.
+//! What is sent to the queue that a message names in `reply_to`: the end of a
+//! turn, or where a turn is.
 //!
 //! A worker's user may write to any queue, over the default exchange, and a
 //! producer's may not. So only a queue whose name can't be guessed is written
@@ -7,10 +8,13 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
+use super::messages::Description;
 use super::pool::PublisherLink;
-use super::publish::{PublishError, header_text, json_properties, short, trace_headers};
+use super::publish::{
+    PublishError, header_text, json_properties, short, trace_headers, transient_properties,
+};
 use crate::error::with_sources;
-use crate::event::{EventBody, SealedEvent, TurnError, TurnEvent};
+use crate::event::SealedEvent;
 
 /// How a broker's own names of reply queues begin: behind it stands what no
 /// other client knows.
@@ -24,6 +28,9 @@ const ERROR_CODE: &str = "x-error-code";
 const ERROR_REASON: &str = "x-error-reason";
 const ERROR_RETRYABLE: &str = "x-error-retryable";
 const ERROR_MESSAGE: &str = "x-error-message";
+
+/// The type of an answer to the question where a turn is.
+pub const DESCRIPTION: &str = "description";
 
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +73,23 @@ impl ReplyAddress {
             correlation_id: correlation_id.map(str::to_owned),
         })
     }
+
+    /// What a message's sender wants an answer to be sent to, if anything;
+    /// `Err` with the name of a queue that may not be the sender's own.
+    pub fn of<'a>(
+        queue: Option<&'a str>,
+        correlation_id: Option<&str>,
+    ) -> Result<Option<Self>, &'a str> {
+        let Some(queue) = queue.filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        Self::new(queue, correlation_id).map(Some).ok_or(queue)
+    }
+
+    /// The caller's own, or the turn's id if it gave none.
+    fn call_id<'a>(&'a self, turn_id: &'a str) -> &'a str {
+        self.correlation_id.as_deref().unwrap_or(turn_id)
+    }
 }
 
 fn is_callers_own(queue: &str) -> bool {
@@ -93,12 +117,9 @@ impl PublisherLink {
         message_end: &SealedEvent,
         end: &[SealedEvent],
     ) -> ReplyOutcome {
-        let queue = &address.queue;
-        // The broker takes a direct reply and says all the same that no queue did.
-        let mandatory = !queue.starts_with(DIRECT);
         let publish = async |event: &SealedEvent| {
-            let (properties, body) = (properties(address, event, end), event.json.as_bytes());
-            self.publish_confirmed("", queue, properties, body, mandatory)
+            let properties = properties(address, event, end);
+            self.send_to(address, properties, event.json.as_bytes())
                 .await
         };
         let mut published = publish(message_end).await;
@@ -107,18 +128,54 @@ impl PublisherLink {
         {
             published = publish(&short).await;
         }
-        match published {
-            Ok(()) => ReplyOutcome::Sent,
-            Err(PublishError::Returned { .. }) => ReplyOutcome::Unroutable,
-            Err(error) => {
-                let turn_id = &*message_end.turn_id;
-                tracing::warn!(
-                    error = with_sources(&error),
-                    turn_id,
-                    "a reply was not sent"
-                );
-                ReplyOutcome::Failed
+        outcome(published, &message_end.turn_id)
+    }
+
+    /// `end`: of a turn that has ended, its last events. Not tried again.
+    pub async fn answer(
+        &self,
+        address: &ReplyAddress,
+        description: &Description,
+        end: &[SealedEvent],
+    ) -> ReplyOutcome {
+        let publish = async |description: &Description| {
+            let mut properties = transient_properties().with_type(DESCRIPTION.into());
+            if let Ok(id) = short("correlation id", address.call_id(&description.turn_id)) {
+                properties = properties.with_correlation_id(id);
             }
+            self.send_to(address, properties, &description.encode())
+                .await
+        };
+        let mut published = publish(description).await;
+        if matches!(published, Err(PublishError::TooLarge { .. }))
+            && let Some(short) = description.shortened(end)
+        {
+            published = publish(&short).await;
+        }
+        outcome(published, &description.turn_id)
+    }
+
+    async fn send_to(
+        &self,
+        address: &ReplyAddress,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), PublishError> {
+        // The broker takes a direct reply and says all the same that no queue did.
+        let mandatory = !address.queue.starts_with(DIRECT);
+        self.publish_confirmed("", &address.queue, properties, body, mandatory)
+            .await
+    }
+}
+
+fn outcome(published: Result<(), PublishError>, turn_id: &str) -> ReplyOutcome {
+    match published {
+        Ok(()) => ReplyOutcome::Sent,
+        Err(PublishError::Returned { .. }) => ReplyOutcome::Unroutable,
+        Err(error) => {
+            let error = with_sources(&error);
+            tracing::warn!(error, turn_id, "a reply was not sent");
+            ReplyOutcome::Failed
         }
     }
 }
@@ -132,7 +189,7 @@ fn properties(
     if let Some(trace) = message_end.trace.as_deref() {
         trace_headers(&mut headers, trace);
     }
-    if let Some(error) = end.iter().rev().find_map(error_of) {
+    if let Some(error) = end.iter().rev().find_map(SealedEvent::error) {
         let mut insert = |name: &str, text: &str| {
             headers.insert(name.into(), AMQPValue::LongString(header_text(text)));
         };
@@ -144,25 +201,13 @@ fn properties(
     let mut properties = json_properties()
         .with_type(message_end.kind.as_str().into())
         .with_headers(headers);
-    let correlation_id = address.correlation_id.as_deref();
-    let correlation_id = correlation_id.unwrap_or(&message_end.turn_id);
-    if let Ok(id) = short("correlation id", correlation_id) {
+    if let Ok(id) = short("correlation id", address.call_id(&message_end.turn_id)) {
         properties = properties.with_correlation_id(id);
     }
     if let Ok(id) = short("message id", &message_end.message_id()) {
         properties = properties.with_message_id(id);
     }
     properties
-}
-
-fn error_of(event: &SealedEvent) -> Option<TurnError> {
-    if event.kind != "error" {
-        return None;
-    }
-    match serde_json::from_str::<TurnEvent>(&event.json).ok()?.body {
-        EventBody::Error { error } => Some(error),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

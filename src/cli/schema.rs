@@ -33,6 +33,7 @@ enum Which {
     RequestTypes,
     Event,
     Control,
+    Description,
     Asyncapi,
 }
 
@@ -42,6 +43,7 @@ pub fn schema(settings: &Settings, args: &SchemaArgs) -> ExitCode {
         Which::RequestTypes => Document::RequestTypes,
         Which::Event => Document::Event,
         Which::Control => Document::Control,
+        Which::Description => Document::Description,
         Which::Asyncapi => Document::AsyncApi,
     };
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
-use turn_worker::amqp::messages::Cancel;
+use turn_worker::amqp::messages::ControlRequest;
 use turn_worker::config::Settings;
 use turn_worker::request::{Properties, Rejection, TurnRequest};
 
@@ -28,7 +28,8 @@ Examples:
 Everything that is wrong is told at once, in the words with which the workers would reject it. A worker's own limits \
 hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_CODEX_EFFORTS, TURN_WORKER_CODEX_SERVICE_TIERS, TURN_WORKER_WORKSPACE_ROOT. \
 No broker is asked and nothing is looked up on disk; so whether a workspace lies inside another, or has too many turns \
-in line, is only known when the turn is there.
+in line, is only known when the turn is there. Nor are the message's properties seen: message_id, expiration, \
+content_encoding, and reply_to, without which a question has no answer.
 
 Exit status: 0 it would be accepted, 1 it would not, 2 wrong arguments or settings, or it can't be read.";
 
@@ -40,7 +41,7 @@ pub struct ValidateArgs {
     /// The file that holds the request, - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// It is a control message, such as a cancel
+    /// It is a control message: a cancel, or a question where a turn is
     #[arg(long)]
     control: bool,
     /// One JSON object, also on a terminal: valid, and code, message, turn_id (of the answer), violations (field, found,
@@ -59,7 +60,7 @@ pub fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<Exit
     let is_terminal = io::stdout().is_terminal();
     let style = Style::for_output(is_terminal);
     let (valid, json, people) = if args.control {
-        let verdict = Cancel::read(&body, &limits.roots);
+        let verdict = ControlRequest::read(&body, &limits.roots);
         let (json, people) = control::shown(&verdict, &Ignored::in_control(&body), style);
         (verdict.is_ok(), json, people)
     } else {

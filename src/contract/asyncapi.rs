@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{VERSION, schema, types};
 use crate::amqp::dead_letter::{CODE_HEADER, MESSAGE_HEADER};
 use crate::amqp::event_log::FILTER_VALUE;
+use crate::amqp::reply::DESCRIPTION;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
@@ -19,7 +20,8 @@ const PERSISTENT: u8 = 2;
 pub(super) fn document(topology: &Topology) -> Value {
     let mut schemas = Map::new();
     let request = with_definitions_in(&mut schemas, "TurnRequest", types::request());
-    let cancel = with_definitions_in(&mut schemas, "Cancel", schema::control());
+    with_definitions_in(&mut schemas, "Control", schema::control());
+    let description = with_definitions_in(&mut schemas, "TurnDescription", schema::description());
     let event = schema::event();
     let types: Vec<String> = (event["oneOf"].as_array().into_iter().flatten())
         .filter_map(|choice| Some(choice["$ref"].as_str()?.rsplit_once('/')?.1.to_owned()))
@@ -37,13 +39,24 @@ pub(super) fn document(topology: &Topology) -> Value {
             "payload": request,
         }),
     );
+    messages.insert("cancel".to_owned(), control("Ends a turn", "Cancel"));
+    let mut question = control("Asks where a turn is", "Describe");
+    question["headers"] = json!({ "type": "object", "properties": {
+        "reply_to": {
+            "description": "The AMQP property: the queue for the answer, one that the broker has named or whose name ends \
+                            in a UUID.",
+            "type": "string",
+        },
+    }, "required": ["reply_to"] });
+    messages.insert("describe".to_owned(), question);
     messages.insert(
-        "cancel".to_owned(),
+        "description".to_owned(),
         json!({
-            "title": "Ends a turn",
+            "title": "Where a turn is",
+            "description": "Its correlation_id is the question's.",
             "contentType": "application/json",
-            "correlationId": { "location": "$message.payload#/turn_id" },
-            "payload": cancel,
+            "payload": description,
+            "bindings": { "amqp": { "messageType": DESCRIPTION, "bindingVersion": BINDING_VERSION } },
         }),
     );
     messages.insert("rejected".to_owned(), rejected());
@@ -66,6 +79,15 @@ pub(super) fn document(topology: &Topology) -> Value {
         "channels": channels(topology, &types),
         "operations": operations(),
         "components": { "messages": messages, "schemas": schemas },
+    })
+}
+
+fn control(title: &str, schema: &str) -> Value {
+    json!({
+        "title": title,
+        "contentType": "application/json",
+        "correlationId": { "location": "$message.payload#/turn_id" },
+        "payload": { "$ref": format!("#/components/schemas/{schema}") },
     })
 }
 
@@ -99,9 +121,15 @@ fn channels(topology: &Topology, types: &[String]) -> Value {
         },
         "control": {
             "address": "any",
-            "description": "Cancels; any routing key will do. Publish them mandatory, and again if no `message_end` follows.",
-            "messages": { "cancel": message("cancel") },
+            "description": "Cancels, and questions where a turn is; any routing key will do. Publish them mandatory, and \
+                            again if no `message_end` or no answer follows.",
+            "messages": { "cancel": message("cancel"), "describe": message("describe") },
             "bindings": exchange(&topology.control, "fanout"),
+        },
+        "answers": {
+            "address": null,
+            "description": "Where a turn is: sent to the queue that the question names in `reply_to`.",
+            "messages": { "description": message("description") },
         },
         "rejected": {
             "address": topology.dead,
@@ -142,6 +170,20 @@ fn operations() -> Value {
             "action": "receive",
             "title": "Anybody cancels a turn",
             "channel": channel("control"),
+            "messages": [{ "$ref": "#/channels/control/messages/cancel" }],
+            "bindings": {
+                "amqp": { "mandatory": true, "bindingVersion": BINDING_VERSION },
+            },
+        },
+        "describeTurn": {
+            "action": "receive",
+            "title": "A producer asks where a turn is",
+            "channel": channel("control"),
+            "messages": [{ "$ref": "#/channels/control/messages/describe" }],
+            "reply": {
+                "address": { "location": "$message.header#/reply_to" },
+                "channel": channel("answers"),
+            },
             "bindings": {
                 "amqp": { "mandatory": true, "bindingVersion": BINDING_VERSION },
             },

@@ -23,6 +23,7 @@ pub enum Document {
     RequestTypes,
     Event,
     Control,
+    Description,
     AsyncApi,
 }
 
@@ -32,6 +33,7 @@ impl Document {
         Self::RequestTypes,
         Self::Event,
         Self::Control,
+        Self::Description,
         Self::AsyncApi,
     ];
 
@@ -41,6 +43,7 @@ impl Document {
             Self::RequestTypes => "request-types.schema.json",
             Self::Event => "event.schema.json",
             Self::Control => "control.schema.json",
+            Self::Description => "description.schema.json",
             Self::AsyncApi => "asyncapi.json",
         }
     }
@@ -52,6 +55,7 @@ impl Document {
             Self::RequestTypes => types::request(),
             Self::Event => schema::event(),
             Self::Control => schema::control(),
+            Self::Description => schema::description(),
             Self::AsyncApi => asyncapi::document(topology),
         }
     }
@@ -67,9 +71,17 @@ pub fn request_fields() -> Vec<String> {
     fields(&schema::request())
 }
 
-/// The fields that a control message may have.
-pub fn control_fields() -> Vec<String> {
-    fields(&schema::control())
+/// The fields that a control message with this action may have; those of a
+/// cancel if there is no such action.
+pub fn control_fields(message: &Value) -> Vec<String> {
+    let schema = schema::control();
+    let choices = schema["$defs"].as_object().into_iter().flatten();
+    let mut choices = choices.map(|(_, choice)| choice);
+    let of = choices.find(|choice| {
+        let action = &choice["properties"]["action"]["const"];
+        action.is_string() && *action == message["action"]
+    });
+    fields(of.unwrap_or(&schema["$defs"]["Cancel"]))
 }
 
 fn fields(schema: &Value) -> Vec<String> {

@@ -1,11 +1,11 @@
-//! The three schemas, JSON Schema 2020-12.
+//! The schemas, JSON Schema 2020-12.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use crate::amqp::messages::Control;
+use crate::amqp::messages::{Control, Description};
 use crate::contract::VERSION;
 use crate::event::TurnEvent;
 use crate::request::TurnRequest;
@@ -21,10 +21,37 @@ pub(super) fn control() -> Value {
     of::<Control>("control")
 }
 
-/// One definition for each type of event, named like the type, with all of
-/// its fields: derived, the common ones would stand apart from the others.
+pub(super) fn description() -> Value {
+    let about = "Where a turn is: the answer to a question (control.schema.json). Readers ignore fields and states that \
+                 they don't know: that is how the contract grows.";
+    one_for_each(of::<Description>("description"), "state", about, |state| {
+        let name = format!("{}Turn", type_name(state));
+        (name.clone(), name)
+    })
+}
+
 pub(super) fn event() -> Value {
-    let mut schema = of::<TurnEvent>("event");
+    let about = "What happens to a turn. Readers ignore fields and types that they don't know: \
+                 that is how the contract grows, so validate only what is of a type that stands here.";
+    let mut schema = one_for_each(of::<TurnEvent>("event"), "type", about, |name| {
+        // `Error` alone would hide a language's own.
+        (name.to_owned(), format!("{}Event", type_name(name)))
+    });
+    if let Some(required) = schema["$defs"][NAMES_ITS_WORKSPACE]["required"].as_array_mut() {
+        required.push("workspace".into());
+    }
+    schema
+}
+
+/// One definition for each value of `tag`, with all of its fields: derived, the
+/// common ones would stand apart from the others. `names`: what the definition
+/// and its type are called.
+fn one_for_each(
+    mut schema: Value,
+    tag: &str,
+    about: &str,
+    names: impl Fn(&str) -> (String, String),
+) -> Value {
     without_null(&mut schema);
     let common = json!({
         "properties": schema["properties"].take(),
@@ -33,26 +60,17 @@ pub(super) fn event() -> Value {
     let variants = schema["oneOf"].take();
     let mut types = Vec::new();
     for variant in variants.as_array().into_iter().flatten() {
-        let name = variant["properties"]["type"]["const"]
-            .as_str()
-            .unwrap_or_default();
+        let value = &variant["properties"][tag]["const"];
+        let (name, title) = names(value.as_str().unwrap_or_default());
         types.push(json!({ "$ref": format!("#/$defs/{name}") }));
         let mut of_type = with_common(variant.clone(), &common);
         anything_described(&mut of_type);
-        // `Error` alone would hide a language's own.
-        of_type["title"] = format!("{}Event", type_name(name)).into();
-        schema["$defs"][name] = of_type;
-        if name == NAMES_ITS_WORKSPACE
-            && let Some(required) = schema["$defs"][name]["required"].as_array_mut()
-        {
-            required.push("workspace".into());
-        }
+        of_type["title"] = title.into();
+        schema["$defs"][&name] = of_type;
     }
     if let Some(schema) = schema.as_object_mut() {
         schema.retain(|_, value| !value.is_null());
         schema.insert("oneOf".to_owned(), types.into());
-        let about = "What happens to a turn. Readers ignore fields and types that they don't know: \
-                     that is how the contract grows, so validate only what is of a type that stands here.";
         schema.insert("description".to_owned(), about.into());
     }
     schema

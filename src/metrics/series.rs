@@ -15,7 +15,7 @@ use crate::host::Lack;
 use crate::sequencer::queue::WhyShared;
 use crate::tenants::Tenants;
 
-use super::{OfferAnswer, OldRead, ServerStart};
+use super::{DescriptionOutcome, OfferAnswer, OldRead, ServerStart};
 
 /// Of turns: from the quickest answer to beyond the default time limit.
 pub(crate) const TURN_SECONDS: &[f64] = &[
@@ -107,6 +107,7 @@ pub(super) struct Series {
     pub rejected: IntCounterVec,
     pub controls_ignored: IntCounterVec,
     pub replies: IntCounterVec,
+    pub descriptions: IntCounterVec,
     pub connected: IntGauge,
     pub reconnects: IntCounterVec,
     pub repaired: IntCounterVec,
@@ -290,6 +291,11 @@ impl Series {
                 "Ends of turns sent to the queue that a request names in reply_to, by outcome.",
                 &["outcome"],
             ),
+            descriptions: new.counters(
+                "descriptions_total",
+                "Questions where a turn is, by outcome; counted by the process that answers.",
+                &["outcome"],
+            ),
             connected: new.gauge(
                 "amqp_connected",
                 "1 while the publishing connection to the broker is open.",
@@ -463,6 +469,9 @@ impl Series {
         }
         for outcome in ReplyOutcome::ALL {
             self.replies.with_label_values(&[outcome.as_str()]);
+        }
+        for outcome in DescriptionOutcome::ALL {
+            self.descriptions.with_label_values(&[outcome.as_str()]);
         }
         for kind in EVENT_KINDS {
             self.events.with_label_values(&[*kind]);

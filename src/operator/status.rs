@@ -187,6 +187,7 @@ impl Heard {
                 backlog,
                 conditions,
                 pool,
+                describes: _,
             } => {
                 let process = bounded(&process);
                 let known = self.sequencers.contains_key(&process);
@@ -323,6 +324,7 @@ mod tests {
                 backlog: None,
                 conditions: Vec::new(),
                 pool: None,
+                describes: false,
             });
         }
         // The same one again takes no more.

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::describe::Asked;
 use super::lanes::Lanes;
 use super::queue::{Action, ClaimAnswer, Destination, QueuedTurn, Ticket};
 use crate::amqp::messages::{Control, Offer};
@@ -31,6 +32,9 @@ pub(crate) const AT_ONCE: usize = 16;
 
 /// Fewer, as each takes a channel of the pool, too.
 const REPLIES_AT_ONCE: usize = 4;
+const DESCRIPTIONS_AT_ONCE: usize = 2;
+/// Reads of the records for producers that ask.
+const READS_AT_ONCE: usize = 8;
 
 /// The answer to an [`Action`].
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub(super) enum Answer {
     Rejected {
         tag: u64,
     },
+    /// A turn that is asked for was found nowhere: to be looked for again.
+    SecondLook(Asked),
 }
 
 /// Brings a task's answer to the session: if the task ends without any, also by
@@ -101,7 +107,12 @@ pub struct Actor {
     pub(super) receipts: Arc<Semaphore>,
     /// Apart: no turn waits for them.
     pub(super) replies: Arc<Semaphore>,
+    /// Apart: as many as strangers like.
+    pub(super) descriptions: Arc<Semaphore>,
+    pub(super) reads: Arc<Semaphore>,
     pub(super) lanes: Lanes,
+    /// Apart: no verdict waits for a stranger's question.
+    pub(super) reading: Lanes,
     /// For what operators are told: one at a time.
     pub(super) telling: Arc<Semaphore>,
 }
@@ -126,7 +137,10 @@ impl Actor {
             endings: Arc::new(Semaphore::new(AT_ONCE)),
             receipts: Arc::new(Semaphore::new(AT_ONCE)),
             replies: Arc::new(Semaphore::new(REPLIES_AT_ONCE)),
+            descriptions: Arc::new(Semaphore::new(DESCRIPTIONS_AT_ONCE)),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             lanes: Lanes::default(),
+            reading: Lanes::default(),
             telling: Arc::new(Semaphore::new(1)),
         }
     }

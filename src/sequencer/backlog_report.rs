@@ -21,6 +21,7 @@ pub(super) fn told(
     backlog: Option<BacklogReport>,
     conditions: Vec<ConditionReport>,
     pool: Agreement,
+    describes: bool,
 ) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
@@ -29,6 +30,7 @@ pub(super) fn told(
         backlog,
         conditions,
         pool: Some(Box::new(pool)),
+        describes,
     }
 }
 

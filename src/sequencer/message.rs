@@ -60,11 +60,7 @@ impl TurnMessage {
     /// Where the sender wants the turn's end sent to; `Err` with the name of a
     /// queue that may not be the sender's own.
     pub fn reply_address(&self) -> Result<Option<ReplyAddress>, &str> {
-        let Some(queue) = self.reply_to.as_deref().filter(|name| !name.is_empty()) else {
-            return Ok(None);
-        };
-        let address = ReplyAddress::new(queue, self.correlation_id.as_deref());
-        address.map(Some).ok_or(queue)
+        ReplyAddress::of(self.reply_to.as_deref(), self.correlation_id.as_deref())
     }
 
     /// How much memory it takes, about.

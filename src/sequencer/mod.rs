@@ -12,6 +12,7 @@ pub mod queue;
 mod actions;
 mod backlog_report;
 mod complaints;
+mod describe;
 mod intake;
 mod lanes;
 mod message;

@@ -1,4 +1,5 @@
-//! Whether a consumer that is no sequencer gets the turns. Pure.
+//! What the sequencers of a pool report of themselves: whether a consumer that is
+//! none of them gets the turns, and which of them answers producers. Pure.
 //!
 //! The broker says only how many consumers are active, which on a queue with a
 //! single active consumer is one at most, and not which. So it is inferred from
@@ -7,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::queue::HEARTBEAT;
+use super::queue::{HEARTBEAT, LISTEN};
 use crate::amqp::topology::Depth;
 
 /// A sequencer reports with every heartbeat; a few may be late or lost.
@@ -22,14 +23,22 @@ const LOOKS: u32 = 2;
 pub(super) struct Peers {
     me: String,
     since: Instant,
-    /// When each reported last, and whether it is active.
-    heard: HashMap<String, (Instant, bool)>,
+    heard: HashMap<String, Peer>,
     /// Something consumed before this process did.
     came_second: bool,
     /// Turns have come to this process since the last look.
     delivered: bool,
     /// Looks in a row at which turns were ready and none came.
     stalled: u32,
+}
+
+/// What another sequencer reported last.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    at: Instant,
+    active: bool,
+    /// It would answer producers' questions.
+    describes: bool,
 }
 
 impl Peers {
@@ -45,12 +54,28 @@ impl Peers {
         }
     }
 
-    pub fn heard(&mut self, now: Instant, process: String, active: bool) {
+    pub fn heard(&mut self, now: Instant, process: String, active: bool, describes: bool) {
         self.forget(now);
         let known = self.heard.len() < MOST || self.heard.contains_key(&process);
+        let peer = Peer {
+            at: now,
+            active,
+            describes,
+        };
         if process != self.me && known {
-            self.heard.insert(process, (now, active));
+            self.heard.insert(process, peer);
         }
+    }
+
+    /// Whether this process answers producers' questions. The active sequencer
+    /// does. The broker names it only by giving it a turn, so where none is known
+    /// to be active, the process with the smallest id does.
+    pub fn is_to_describe(&mut self, now: Instant, active: bool) -> bool {
+        self.forget(now);
+        let yields_to =
+            |(process, peer): (&String, &Peer)| peer.active || peer.describes && *process < self.me;
+        let has_listened = now.duration_since(self.since) >= LISTEN;
+        active || has_listened && !self.heard.iter().any(yields_to)
     }
 
     /// A turn has come: this process is the one.
@@ -63,7 +88,7 @@ impl Peers {
     /// something else gets the turns.
     pub fn look(&mut self, now: Instant, queue: &str, depth: Depth, room: bool) -> Option<String> {
         self.forget(now);
-        let others_active = self.heard.values().any(|(_, active)| *active);
+        let others_active = self.heard.values().any(|peer| peer.active);
         let delivered = std::mem::take(&mut self.delivered);
         let stalls = depth.ready > 0 && depth.consumers > 0 && room;
         if others_active {
@@ -87,7 +112,7 @@ impl Peers {
 
     fn forget(&mut self, now: Instant) {
         self.heard
-            .retain(|_, (heard, _)| now.duration_since(*heard) < KNOWN_FOR);
+            .retain(|_, peer| now.duration_since(peer.at) < KNOWN_FOR);
     }
 }
 
@@ -115,8 +140,8 @@ mod tests {
     fn turns_that_no_sequencer_gets_are_found_at_the_second_look() {
         let now = Instant::now();
         let mut peers = Peers::new(now, "me", 0);
-        peers.heard(now, "me".to_owned(), true);
-        peers.heard(now, "standby".to_owned(), false);
+        peers.heard(now, "me".to_owned(), true, true);
+        peers.heard(now, "standby".to_owned(), false, true);
         assert_eq!(peers.look(now, "q", depth(3), true), None);
         assert!(peers.look(now, "q", depth(3), true).is_some());
         peers.delivered();
@@ -125,7 +150,7 @@ mod tests {
             assert_eq!(peers.look(now, "q", depth(0), true), None);
             assert_eq!(peers.look(now, "q", depth(3), false), None);
         }
-        peers.heard(now, "active".to_owned(), true);
+        peers.heard(now, "active".to_owned(), true, true);
         for _ in 0..LOOKS {
             assert_eq!(peers.look(now, "q", depth(3), true), None);
         }
@@ -138,10 +163,10 @@ mod tests {
         let mut peers = Peers::new(start, "me", 1);
         // Others may not have reported yet.
         assert_eq!(peers.look(start, "q", depth(0), true), None);
-        peers.heard(later, "me".to_owned(), false);
+        peers.heard(later, "me".to_owned(), false, true);
         assert!(peers.look(later, "q", depth(0), true).is_some());
         // It may be that one.
-        peers.heard(later, "other".to_owned(), false);
+        peers.heard(later, "other".to_owned(), false, true);
         assert_eq!(peers.look(later, "q", depth(0), true), None);
         let mut peers = Peers::new(start, "me", 1);
         peers.delivered();
@@ -149,11 +174,31 @@ mod tests {
     }
 
     #[test]
+    fn one_sequencer_answers_questions_the_active_one_if_it_is_known() {
+        let start = Instant::now();
+        let now = start + LISTEN;
+        let mut peers = Peers::new(start, "m", 0);
+        assert!(!peers.is_to_describe(start, false), "others may be there");
+        assert!(peers.is_to_describe(start, true));
+        assert!(peers.is_to_describe(now, false));
+        peers.heard(now, "z".to_owned(), false, true);
+        // It has no queue for questions, or is too old to answer any.
+        peers.heard(now, "b".to_owned(), false, false);
+        assert!(peers.is_to_describe(now, false));
+        peers.heard(now, "a".to_owned(), false, true);
+        assert!(!peers.is_to_describe(now, false));
+        assert!(peers.is_to_describe(now, true));
+        assert!(peers.is_to_describe(now + KNOWN_FOR, false));
+        peers.heard(now + KNOWN_FOR, "z".to_owned(), true, false);
+        assert!(!peers.is_to_describe(now + KNOWN_FOR, false));
+    }
+
+    #[test]
     fn g10_few_reports_are_kept() {
         let now = Instant::now();
         let mut peers = Peers::new(now, "me", 0);
         for number in 0..2 * MOST {
-            peers.heard(now, number.to_string(), false);
+            peers.heard(now, number.to_string(), false, true);
         }
         assert_eq!(peers.heard.len(), MOST);
     }

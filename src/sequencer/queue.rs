@@ -96,7 +96,7 @@ use affinity::Affinity;
 pub use affinity::{Destination, WhyShared};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
-pub use counts::{LineSummary, Oldest, Summary};
+pub use counts::{LineSummary, Oldest, Place, Summary};
 use held::{Held, LastOffer, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
 pub use messages::{Action, Arrival, ClaimAnswer};

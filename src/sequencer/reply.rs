@@ -90,7 +90,7 @@ impl Actor {
     }
 }
 
-fn unless_cut(cut: CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn unless_cut(cut: CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         tokio::select! {
             () = work => {}

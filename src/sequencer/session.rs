@@ -1,6 +1,8 @@
 //! One connection of the sequencer: what it hears, and in which order it acts
 //! on it. The queue decides everything; this only listens and obeys.
 
+mod questions;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::actions::{Actor, Answer};
 use super::backlog_report;
 use super::complaints::Complaints;
+use super::describe::Questions;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
 use super::peers::Peers;
@@ -29,7 +32,10 @@ use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{About, BacklogReport, Cancel, Decoded, MAX_IDLE, Running, Status};
+use crate::amqp::messages::{
+    About, BacklogReport, Cancel, ControlRequest, Decoded, IgnoredControl, MAX_IDLE, Running,
+    Status,
+};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
 use crate::conditions::{Condition, Conditions};
@@ -202,16 +208,16 @@ impl Sequencer {
                 biased;
                 () = drain.cancelled() => return false,
                 () = host.turns_barred(false) => return true,
-                _ = telling.tick() => self.report(id, None),
+                _ = telling.tick() => self.report(id, None, false),
             }
         }
     }
 
-    /// `backlog`: of an active sequencer.
-    fn report(&self, id: &str, backlog: Option<BacklogReport>) {
+    /// `backlog`: of an active sequencer. `describes`: it hears questions where a turn is.
+    fn report(&self, id: &str, backlog: Option<BacklogReport>, describes: bool) {
         let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
-        self.actor
-            .tell(backlog_report::told(id, backlog, conditions, pool));
+        let told = backlog_report::told(id, backlog, conditions, pool, describes);
+        self.actor.tell(told);
     }
 
     async fn session(
@@ -259,6 +265,8 @@ impl Sequencer {
             out: Vec::new(),
             complaints: Complaints::default(),
             stuck: StuckLog::default(),
+            questions: Questions::new(began),
+            ready: 0,
         };
         let own = [
             (Fanout::Status, status_queue.as_str()),
@@ -375,6 +383,9 @@ struct Session<'a> {
     out: Vec<Action>,
     complaints: Complaints,
     stuck: StuckLog,
+    questions: Questions,
+    /// Turns that the broker has given to no consumer, as it said last.
+    ready: u64,
 }
 
 impl Session<'_> {
@@ -548,8 +559,11 @@ impl Session<'_> {
                 self.stuck.heard(now, about.blocked);
             }
             Ok(Decoded::Known(Status::Sequencer {
-                process, active, ..
-            })) => self.peers.heard(now, process, active),
+                process,
+                active,
+                describes,
+                ..
+            })) => self.peers.heard(now, process, active, describes),
             Ok(Decoded::Known(Status::Pool { .. })) => {}
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
@@ -597,25 +611,28 @@ impl Session<'_> {
     }
 
     async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
-        match Cancel::read(&delivery.body, &self.sequencer.limits.roots) {
+        match ControlRequest::read(&delivery.body, &self.sequencer.limits.roots) {
             // Another sequencer's word to the workers: who interrupts whom is in the records.
-            Ok(Cancel {
+            Ok(ControlRequest::Cancel(Cancel {
                 superseded_by: Some(_),
                 ..
-            }) => {}
-            Ok(Cancel {
+            })) => {}
+            Ok(ControlRequest::Cancel(Cancel {
                 turn_id, workspace, ..
-            }) => {
+            })) => {
                 let workspace = workspace.as_ref().map(WorkspaceId::as_str);
                 self.queue
                     .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
             }
-            Err(ignored) => {
-                self.sequencer.metrics.control_ignored(ignored.fault);
-                self.complaints.control(&ignored);
-            }
+            Ok(ControlRequest::Describe(turn)) => self.asked(turn, &delivery),
+            Err(ignored) => self.ignored(&ignored),
         }
         delivery.ack().await
+    }
+
+    fn ignored(&mut self, ignored: &IgnoredControl) {
+        self.sequencer.metrics.control_ignored(ignored.fault);
+        self.complaints.control(ignored);
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -627,6 +644,7 @@ impl Session<'_> {
             Answer::Claim(ticket, answer) => self.queue.claim_answered(now, ticket, answer, out),
             Answer::Received { ticket, ago } => self.queue.was_received(now, ticket, ago, out),
             Answer::Rejected { tag } => out.push(Action::Ack { tag }),
+            Answer::SecondLook(asked) => self.second_look(asked),
         }
     }
 
@@ -658,11 +676,12 @@ impl Session<'_> {
         self.stuck.log(now, &stuck);
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
         let backlog = || backlog_report::backlog(now, limit, beyond, self.queue, &stuck);
-        self.sequencer.report(id, self.active.then(backlog));
+        self.sequencer.report(id, self.active.then(backlog), true);
     }
 
     fn depths(&mut self, depths: &Depths) {
         self.queue.work_queue_depth(depths.offers);
+        self.ready = depths.turns.ready;
         let sequencer = self.sequencer;
         let turns = &sequencer.topology.turns;
         let room = self.held.len() + self.intake.len() < usize::from(PREFETCH);

@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::amqp::connect::{Connector, backoff};
 use crate::amqp::consume::{ConsumeError, Consumer, Delivery};
 use crate::amqp::link::Link;
-use crate::amqp::messages::{Cancel, DeclineReason};
+use crate::amqp::messages::{Cancel, ControlRequest, DeclineReason};
 use crate::amqp::outbox::OutboxSettings;
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{Fanout, Topology};
@@ -357,8 +357,10 @@ impl<E: Engine> Worker<E> {
 
     async fn listen_to_control(self: Arc<Self>, mut control: Consumer, marks: Arc<CancelMarks>) {
         while let Ok(delivery) = control.next().await {
-            match Cancel::read(&delivery.body, &self.limits.roots) {
-                Ok(cancel) => self.cancel(&cancel, &marks),
+            match ControlRequest::read(&delivery.body, &self.limits.roots) {
+                Ok(ControlRequest::Cancel(cancel)) => self.cancel(&cancel, &marks),
+                // For sequencers.
+                Ok(ControlRequest::Describe(_)) => {}
                 // This process's sequencer hears it, too, which logs and counts it.
                 Err(ignored) => tracing::debug!(%ignored, "ignored a control message"),
             }

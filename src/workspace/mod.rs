@@ -80,7 +80,7 @@ pub use journal::{
 pub use lock::{Bell, WorkspaceLock};
 pub use pauses::{MAX_PAUSES, Pause, PauseFile, PauseScope, Pauses, can_be_paused};
 pub use processes::{LockTry, ProcessLock, Processes};
-pub use records::{RecordReader, TurnRecord};
+pub use records::{RecordReader, TurnRecord, TurnStage};
 pub use root::{Root, RootError};
 pub use session::{SESSION_FILE, SessionFile};
 pub use threads::{Adoption, Resume, Threads, resolve_session};

@@ -1,14 +1,17 @@
-//! What the records under a workspace root say of a turn, for operators: reads
-//! only, creates nothing, and needs no lock.
+//! What the records under a workspace root say of a turn, for operators and for
+//! producers that ask where it is: reads only, creates nothing, and needs no lock.
 
 use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
 
 use super::claims::{CancelMark, Claim, Claims};
 use super::dir::{Dir, Found};
 use super::error::{DiskError, StateError};
-use super::journal::{self, TurnHistory};
+use super::journal::{self, Progress, Started, TurnHistory};
 use super::root::{NAMELESS, OURS, WORKSPACES};
 use super::{CLAIMS, REJECTED, STATE, failed, id};
+use crate::event::SealedEvent;
 
 /// How many folders a search for a turn without its workspace looks into.
 const MAX_FOLDERS: usize = 200_000;
@@ -31,6 +34,24 @@ pub struct TurnRecord {
     pub history: TurnHistory,
     /// Whether it was asked to end.
     pub cancel: Option<CancelMark>,
+}
+
+/// How far a turn has got, by what is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TurnStage {
+    /// An attempt has begun, and neither ended nor been given back: a worker runs it, or died.
+    Started { attempt: u32, at: Timestamp },
+    /// With `error`, if there was one, and `message_end`, or all events of a turn that never ran.
+    Ended(Vec<SealedEvent>),
+}
+
+impl TurnStage {
+    fn of(progress: Progress) -> Self {
+        match progress {
+            Progress::Open(Started { attempt, at, .. }) => Self::Started { attempt, at },
+            Progress::Finished(finished) => Self::Ended(finished.ending),
+        }
+    }
 }
 
 impl RecordReader {
@@ -58,6 +79,37 @@ impl RecordReader {
             Some(folder) => in_workspace(&folder, workspace, turn_id),
             None => Ok(None),
         }
+    }
+
+    /// How far the turn in that workspace has got. Returns `None` if it has not
+    /// begun, or nothing is recorded of it.
+    pub fn stage(&self, workspace: &str, turn_id: &str) -> Result<Option<TurnStage>, StateError> {
+        let turn_id = id::turn_id(turn_id)?;
+        let Ok(segments) = id::segments(workspace) else {
+            return Ok(None);
+        };
+        let path: Vec<&str> = [WORKSPACES].into_iter().chain(segments).collect();
+        let Some(folder) = self.below(&path)? else {
+            return Ok(None);
+        };
+        let ended = |claim: &Claim| {
+            let ending = claim.verdict.ending();
+            ending.map(|events| TurnStage::Ended(events.to_vec()))
+        };
+        if let Found::Dir(state) = folder.dir(STATE)?
+            && let Found::Dir(claims) = state.dir(CLAIMS)?
+            && let Some(claim) = Claims::new(claims).find(turn_id)?
+        {
+            return match ended(&claim) {
+                None => Ok(journal::progress(&state, turn_id)?.map(TurnStage::of)),
+                ended => Ok(ended),
+            };
+        }
+        if let Found::Dir(rejected) = folder.dir(REJECTED)? {
+            let claim = Claims::new(rejected).find(turn_id)?;
+            return Ok(claim.as_ref().and_then(ended));
+        }
+        Ok(None)
     }
 
     /// The request of a turn that failed, if it is kept.
@@ -209,6 +261,28 @@ mod tests {
         assert_eq!(of("v"), None);
         for (workspace, id) in [("acme/a", "w"), ("acme/b", "t"), ("..", "t"), ("acme", "t")] {
             assert_eq!(reader.turn(workspace, id).unwrap(), None, "{workspace}");
+        }
+        let stage = |workspace: &str, id: &str| reader.stage(workspace, id).unwrap();
+        let ending = finished("t", 1, 1).ending;
+        assert_eq!(stage("acme/a", "t"), Some(TurnStage::Ended(ending)));
+        let ending = events("u", 0, 2);
+        assert_eq!(stage("acme/a/inside", "u"), Some(TurnStage::Ended(ending)));
+        a.claims().claim("w", &run_claim()).unwrap();
+        assert_eq!(stage("acme/a", "w"), None);
+        journal.started(&started("w", 1)).unwrap();
+        let Started { attempt, at, .. } = started("w", 1);
+        assert_eq!(
+            stage("acme/a", "w"),
+            Some(TurnStage::Started { attempt, at })
+        );
+        // By another workspace, or by none, a turn is as unknown as one that never came.
+        for (workspace, id) in [
+            ("acme/b", "t"),
+            ("acme", "t"),
+            ("acme/a", "u"),
+            ("acme/a", "v"),
+        ] {
+            assert_eq!(stage(workspace, id), None, "{workspace} {id}");
         }
         assert!(!path.join(".turn-worker/workspaces/acme/b").exists());
         assert!(reader.turn("acme/a", "../t").is_err());

@@ -139,6 +139,7 @@ fn sequencer(lines: usize) -> Status {
             top: vec![line; lines],
         }),
         pool: Some(Box::new(agreement())),
+        describes: true,
     }
 }
 
@@ -169,6 +170,7 @@ fn what_is_not_told_is_not_needed() {
         Status::Sequencer {
             active: false,
             backlog: None,
+            describes: false,
             ..
         }
     ));
@@ -250,6 +252,15 @@ fn control_reads_as_the_contract_shows_it() {
     assert_eq!(Control::decode(body).unwrap(), Decoded::Known(superseded));
     let odd = br#"{"action":"cancel","turn_id":"t-01","superseded_by":"../t"}"#;
     assert!(Control::decode(odd).is_err());
+
+    let question = Control::Describe {
+        turn_id: "t-01".into(),
+        workspace: "acme".into(),
+    };
+    let body = br#"{"action":"describe","turn_id":"t-01","workspace":"acme"}"#;
+    assert_eq!(question.encode(), body);
+    assert_eq!(Control::decode(body).unwrap(), Decoded::Known(question));
+    assert!(Control::decode(br#"{"action":"describe","turn_id":"t-01"}"#).is_err());
 }
 
 #[test]

@@ -1,23 +1,36 @@
 //! What the workers would say of a control message.
 
 use serde_json::{Value, json};
-use turn_worker::amqp::messages::{Cancel, IgnoredControl};
+use turn_worker::amqp::messages::{Cancel, ControlRequest, DescribeTurn, IgnoredControl};
 
 use super::Ignored;
 use crate::cli::render::style::Style;
 
+/// What a question needs besides, and its body doesn't show.
+const REPLY_TO: &str = "the message's property reply_to, which must be the name of a queue that the broker has named or \
+                        that ends in a UUID";
+
 /// As JSON, and for people.
 pub fn shown(
-    verdict: &Result<Cancel, IgnoredControl>,
+    verdict: &Result<ControlRequest, IgnoredControl>,
     ignored: &Ignored,
     style: Style,
 ) -> (Value, String) {
     let mut lines = Vec::new();
     let mut told = match verdict {
-        Ok(cancel) => {
-            let turn_id = &cancel.turn_id;
-            let workspace = cancel.workspace.as_ref();
-            let place = workspace.map_or_else(|| "any workspace".to_owned(), ToString::to_string);
+        Ok(ControlRequest::Describe(DescribeTurn { turn_id, workspace })) => {
+            let text = format!("valid: asks where turn {turn_id} in {workspace} is");
+            lines.push(style.green(&text));
+            lines.push(format!("not checked: {REPLY_TO}"));
+            let understood =
+                json!({ "action": "describe", "turn_id": turn_id, "workspace": workspace });
+            json!({ "valid": true, "understood": understood, "not_checked": [REPLY_TO] })
+        }
+        Ok(ControlRequest::Cancel(Cancel {
+            turn_id, workspace, ..
+        })) => {
+            let place = workspace.as_ref();
+            let place = place.map_or_else(|| "any workspace".to_owned(), ToString::to_string);
             lines.push(style.green(&format!("valid: cancels turn {turn_id} in {place}")));
             let understood =
                 json!({ "action": "cancel", "turn_id": turn_id, "workspace": workspace });

@@ -46,7 +46,7 @@ impl Ignored {
             return Self::none();
         };
         Self {
-            fields: unknown_fields(&body, &control_fields()),
+            fields: unknown_fields(&body, &control_fields(&body)),
             omitted: 0,
         }
     }

@@ -49,10 +49,11 @@ fn a_schema_takes_and_rejects_what_the_worker_does() {
 }
 
 #[test]
-fn the_schemas_take_all_examples_of_events_and_cancels() {
+fn the_schemas_take_all_other_examples() {
     for (document, examples) in [
         (Document::Event, examples::events()),
         (Document::Control, examples::controls()),
+        (Document::Description, examples::descriptions()),
     ] {
         let schema = validator(document);
         for example in examples {
@@ -65,7 +66,12 @@ fn the_schemas_take_all_examples_of_events_and_cancels() {
 
 #[test]
 fn the_schemas_are_schemas() {
-    for document in [Document::Request, Document::Event, Document::Control] {
+    for document in [
+        Document::Request,
+        Document::Event,
+        Document::Control,
+        Document::Description,
+    ] {
         let schema = document.value(&Topology::new("codex", 1));
         jsonschema::meta::validate(&schema).unwrap_or_else(|e| panic!("{document:?}: {e}"));
     }
@@ -101,6 +107,7 @@ fn values(parts: Vec<Value>) -> impl Strategy<Value = Value> {
         "a/b/c/d/e",
         "gpt-5.5",
         "cancel",
+        "describe",
         "2026-01-02T03:04:05Z",
         "2026-02-30T03:04:05Z",
         "2026-01-02",
@@ -330,11 +337,11 @@ proptest! {
     }
 
     #[test]
-    fn cancel_and_schema_agree_on_whatever_comes(cancel in nearly(of_controls())) {
+    fn control_and_schema_agree_on_whatever_comes(control in nearly(of_controls())) {
         thread_local! { static SCHEMA: Validator = validator(Document::Control); }
-        let decoded = Control::decode(cancel.to_string().as_bytes());
+        let decoded = Control::decode(control.to_string().as_bytes());
         let taken = matches!(decoded, Ok(Decoded::Known(_)));
-        let by_schema = SCHEMA.with(|schema| schema.validate(&cancel).map_err(|error| error.to_string()));
+        let by_schema = SCHEMA.with(|schema| schema.validate(&control).map_err(|error| error.to_string()));
         prop_assert_eq!(taken, by_schema.is_ok(), "the worker: {:?}, the schema: {:?}", decoded, by_schema);
     }
 }

@@ -91,6 +91,10 @@ pub fn controls() -> Vec<Example> {
     of("docs/contract/examples/v1/control")
 }
 
+pub fn descriptions() -> Vec<Example> {
+    of("docs/contract/examples/v1/descriptions")
+}
+
 pub fn events() -> Vec<Example> {
     of("docs/contract/examples/v1/events")
 }
@@ -260,6 +264,7 @@ fn examples_show_every_field_and_every_name() {
     fields_of_requests(&mut missing);
     fields_of_events(&mut missing);
     names_in_events(&mut missing);
+    fields_of_descriptions(&mut missing);
     assert!(
         missing.is_empty(),
         "docs/contract/examples/ lacks these; add files there, then run ops/contract:\n  {}",
@@ -297,6 +302,23 @@ fn fields_of_events(missing: &mut Vec<String>) {
             &format!("an event {kind}"),
             &schema["$defs"][&kind],
             &of_kind,
+            missing,
+        );
+    }
+}
+
+fn fields_of_descriptions(missing: &mut Vec<String>) {
+    let schema = Document::Description.value(&Topology::new("codex", 1));
+    let values: Vec<Value> = descriptions().iter().filter_map(Example::value).collect();
+    for name in types_of(&schema) {
+        let of_state = &schema["$defs"][&name];
+        let state = &of_state["properties"]["state"]["const"];
+        let values = values.iter().filter(|value| value["state"] == *state);
+        let values: Vec<Value> = values.cloned().collect();
+        compare_fields(
+            &format!("a description {state}"),
+            of_state,
+            &values,
             missing,
         );
     }

@@ -49,17 +49,22 @@ fn version_1s_events_are_read_as_ever() {
 }
 
 #[test]
-fn version_1s_cancels_are_understood_as_ever() {
-    for cancel in controls() {
-        let value = cancel.value().unwrap();
-        let Ok(Decoded::Known(Control::Cancel {
-            turn_id, workspace, ..
-        })) = Control::decode(&cancel.body)
-        else {
-            panic!("{} is no cancel any more", cancel.name);
+fn version_1s_control_messages_are_understood_as_ever() {
+    for message in controls() {
+        let value = message.value().unwrap();
+        let decoded = Control::decode(&message.body);
+        let (action, id, place) = match &decoded {
+            Ok(Decoded::Known(Control::Cancel {
+                turn_id, workspace, ..
+            })) => ("cancel", turn_id, workspace.as_deref()),
+            Ok(Decoded::Known(Control::Describe { turn_id, workspace })) => {
+                ("describe", turn_id, Some(&**workspace))
+            }
+            other => panic!("{} is {other:?}", message.name),
         };
-        assert_eq!(Some(&*turn_id), value["turn_id"].as_str());
-        assert_eq!(workspace.as_deref(), value["workspace"].as_str());
+        assert_eq!(value["action"], action);
+        assert_eq!(value["turn_id"], **id);
+        assert_eq!(value["workspace"].as_str(), place);
     }
 }
 

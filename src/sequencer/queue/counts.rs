@@ -1,4 +1,4 @@
-//! What metrics and `status` want to know of the queue.
+//! What metrics, `status` and producers want to know of the queue.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,10 +43,33 @@ pub struct LineSummary {
     pub next: Vec<Arc<str>>,
 }
 
+/// Of a turn in its workspace's line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Turns that come before it.
+    pub ahead: usize,
+    /// A worker is known to have it.
+    pub runs: bool,
+    /// The workspace is paused.
+    pub paused: bool,
+}
+
 impl Queue {
     /// Whether a turn of that id is held, in whichever workspace.
     pub fn holds_turn_id(&self, turn_id: &str) -> bool {
         self.by_id.contains_key(turn_id)
+    }
+
+    /// Where a held turn stands. Counts the turns ahead of it.
+    pub fn place(&self, now: Instant, workspace: &str, turn_id: &str) -> Option<Place> {
+        let ticket = self.find(workspace, turn_id)?;
+        let held = self.turns.get(&ticket)?;
+        let ahead = self.lines.get(workspace)?.order.range(..ticket).count();
+        Some(Place {
+            ahead,
+            runs: runs(held, now),
+            paused: self.paused.of(workspace).is_some(),
+        })
     }
 
     /// How many turns are held.

@@ -963,6 +963,9 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     }
     assert_eq!(b.queue.stuck(b.now), []);
     assert!(b.queue.summary(b.now, 9, 9).top[0].paused);
+    let (workspace, turn_id) = parts("a/2");
+    let place = b.queue.place(b.now, workspace, turn_id).unwrap();
+    assert!(place.paused, "{place:?}");
     // Cancels hold meanwhile.
     assert_eq!(b.cancel("2", None), [claim("a/2", Cancelled)]);
     // Of what is not concerned, nothing is offered again.

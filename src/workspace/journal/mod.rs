@@ -21,7 +21,8 @@ mod tests;
 pub use end::JournalEnd;
 pub use locked::LockedJournal;
 pub(super) use read::{end_of, history, indexed_end};
-pub(super) use recent::{open_attempt, recent_history};
+pub use recent::Progress;
+pub(super) use recent::{open_attempt, progress, recent_history};
 pub use record::{
     Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
 };

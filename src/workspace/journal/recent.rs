@@ -1,4 +1,4 @@
-//! A turn's records at the cost of bounded reads, for operators.
+//! A turn's records at the cost of bounded reads, for those who ask about it.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,8 +7,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::index;
-use super::read::{At, Extent, collect, header, history, len};
-use super::record::{Record, Started, TurnHistory};
+use super::read::{At, Extent, collect, header, history, indexed_end, len};
+use super::record::{Finished, Record, Started, TurnHistory};
 use super::{JOURNAL, OLD};
 use crate::workspace::dir::Dir;
 use crate::workspace::error::{DiskError, StateError};
@@ -46,6 +46,38 @@ pub(in crate::workspace) fn recent_history(
         }
     }
     history(state, turn_id, None)
+}
+
+/// What the journal has of a turn that was claimed to run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// An attempt has begun, and neither ended nor been given back.
+    Open(Started),
+    /// Durable, so it may be published.
+    Finished(Box<Finished>),
+}
+
+/// How far a turn has got, if an attempt of it has begun. One that runs or has ended costs
+/// bounded reads.
+pub(in crate::workspace) fn progress(
+    state: &Dir,
+    turn_id: &str,
+) -> Result<Option<Progress>, StateError> {
+    if let Some(finished) = indexed_end(state, turn_id)? {
+        return Ok(Some(Progress::Finished(finished.into())));
+    }
+    let mut found = recent_history(state, turn_id)?;
+    if found.finished.is_some() {
+        // Its writer may not have got to syncing it; the whole read does so.
+        found = history(state, turn_id, None)?;
+    }
+    if let Some(finished) = found.finished {
+        return Ok(Some(Progress::Finished(finished.into())));
+    }
+    let newest = found.started.into_iter().max_by_key(|one| one.attempt);
+    Ok(newest
+        .filter(|started| !found.returned.contains(&started.attempt))
+        .map(Progress::Open))
 }
 
 /// The attempt that has begun last, if its end is not recorded: its worker runs it, or has died.
@@ -147,6 +179,14 @@ mod tests {
                 (attempts, ended)
             );
         }
+        let state = &workspace.state;
+        for (id, is_open) in [("t2999", false), ("open", true)] {
+            reads::take();
+            let found = progress(state, id).unwrap().unwrap();
+            assert!(reads::take() < 1 << 20, "{id}");
+            assert_eq!(matches!(found, Progress::Open(_)), is_open, "{id}");
+        }
+        assert_eq!(progress(state, "unknown").unwrap(), None);
         assert_eq!(workspace.open_attempt().unwrap().unwrap().turn_id, "open");
         assert_eq!(
             workspace.recent_history("unknown").unwrap(),

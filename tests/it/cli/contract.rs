@@ -168,9 +168,16 @@ async fn a_control_message_is_judged_as_the_workers_do() {
         .done()
         .await
         .ended(1);
-    let text =
-        "not valid: unknown_action\r\naction\r\n  found    \"stop\"\r\n  expected \"cancel\"\r\n";
+    let text = "not valid: unknown_action\r\naction\r\n  found    \"stop\"\r\n  expected \"cancel\" or \"describe\"\r\n";
     assert_eq!(done.out, text);
+
+    // What only the message's properties have is named.
+    let file = example("v1/control/describe.json");
+    let call = Call::new(&["validate", "--control", &file]);
+    let done = told(&call.run().await.ended(0));
+    assert_eq!(done["understood"]["workspace"], "acme/website");
+    let unseen = done["not_checked"][0].as_str().unwrap();
+    assert!(unseen.contains("reply_to"), "{unseen}");
 }
 
 #[tokio::test]
@@ -222,6 +229,7 @@ async fn the_schemas_are_printed_as_they_are_filed() {
         ("request", "request.schema.json"),
         ("event", "event.schema.json"),
         ("control", "control.schema.json"),
+        ("description", "description.schema.json"),
         ("asyncapi", "asyncapi.json"),
     ] {
         let done = Call::new(&["schema", name]).run().await.ended(0);

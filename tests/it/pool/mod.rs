@@ -10,6 +10,7 @@ mod broken_broker;
 mod busy;
 mod cancels;
 mod crashes;
+mod describe;
 mod event_log;
 mod events;
 mod expiry;

@@ -95,6 +95,10 @@ impl Producer {
     }
 
     pub async fn control(&mut self, message: &Value) {
+        self.control_with(message, persistent()).await;
+    }
+
+    pub async fn control_with(&mut self, message: &Value, properties: BasicProperties) {
         let deadline = self.deadline;
         let body = message.to_string();
         let publishing = async || {
@@ -104,7 +108,7 @@ impl Producer {
                 "".into(),
                 BasicPublishOptions::default(),
                 body.as_bytes(),
-                persistent(),
+                properties.clone(),
             );
             let confirm = async { publish.await?.await };
             if confirm.await.is_err() {

@@ -8,6 +8,13 @@ use serde_json::Value;
 use super::{Control, Decoded};
 use crate::request::{IdError, TurnId, WorkspaceId, json, shown};
 
+/// A control message that can be acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlRequest {
+    Cancel(Cancel),
+    Describe(DescribeTurn),
+}
+
 /// A cancel that can be acted on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cancel {
@@ -17,10 +24,18 @@ pub struct Cancel {
     pub superseded_by: Option<String>,
 }
 
+/// The question where a turn is. It names the workspace, too: who knows only a
+/// turn's id learns nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescribeTurn {
+    pub turn_id: String,
+    pub workspace: WorkspaceId,
+}
+
 /// What kind of thing is wrong with a control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlFault {
-    /// No JSON object of a cancel's size.
+    /// No JSON object of a control message's size.
     Unreadable,
     /// It asks for something that this version doesn't know.
     UnknownAction,
@@ -64,27 +79,40 @@ impl fmt::Display for IgnoredControl {
     }
 }
 
-impl Cancel {
+impl IgnoredControl {
+    /// A question without a queue for its answer, or with one that another user may have.
+    pub fn without_address(reply_to: Option<&str>) -> Self {
+        let found = reply_to.map(Value::from);
+        let expected = "a queue that the broker has named or whose name ends in a UUID, as the \
+                        message's property";
+        unusable("reply_to", found.as_ref(), expected.to_owned())
+    }
+}
+
+impl ControlRequest {
     /// `roots`: under which a workspace may be named by its path.
     pub fn read(body: &[u8], roots: &[PathBuf]) -> Result<Self, IgnoredControl> {
-        let Ok(Decoded::Known(Control::Cancel {
-            turn_id,
-            workspace,
-            superseded_by,
-        })) = Control::decode(body)
-        else {
+        let Ok(Decoded::Known(control)) = Control::decode(body) else {
             return Err(why_ignored(body));
         };
-        let workspace = workspace
-            .map(|name| {
-                WorkspaceId::parse(&name, roots)
-                    .map_err(|rule| unusable("workspace", Some(&name.into()), rule.to_string()))
-            })
-            .transpose()?;
-        Ok(Self {
-            turn_id,
-            workspace,
-            superseded_by,
+        let id = |name: String| {
+            WorkspaceId::parse(&name, roots)
+                .map_err(|rule| unusable("workspace", Some(&name.into()), rule.to_string()))
+        };
+        Ok(match control {
+            Control::Cancel {
+                turn_id,
+                workspace,
+                superseded_by,
+            } => Self::Cancel(Cancel {
+                turn_id,
+                workspace: workspace.map(id).transpose()?,
+                superseded_by,
+            }),
+            Control::Describe { turn_id, workspace } => Self::Describe(DescribeTurn {
+                turn_id,
+                workspace: id(workspace)?,
+            }),
         })
     }
 }
@@ -117,12 +145,12 @@ fn why_ignored(body: &[u8]) -> IgnoredControl {
         Err(_) => return unreadable(format!("{} bytes that are no JSON", body.len())),
     };
     let action = message.get("action");
-    if action.and_then(Value::as_str) != Some("cancel") {
+    if !matches!(action.and_then(Value::as_str), Some("cancel" | "describe")) {
         return IgnoredControl {
             fault: ControlFault::UnknownAction,
             field: "action",
             found: shown(action),
-            expected: "\"cancel\"".to_owned(),
+            expected: "\"cancel\" or \"describe\"".to_owned(),
         };
     }
     let is_turn_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<TurnId>().is_ok());
@@ -142,20 +170,32 @@ fn why_ignored(body: &[u8]) -> IgnoredControl {
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<Cancel, IgnoredControl> {
-        Cancel::read(body.as_bytes(), &["/srv/ws".into()])
+    fn read(body: &str) -> Result<ControlRequest, IgnoredControl> {
+        ControlRequest::read(body.as_bytes(), &["/srv/ws".into()])
     }
 
     #[test]
-    fn a_cancel_is_read_with_its_workspace_in_either_spelling() {
+    fn each_is_read_with_its_workspace_in_either_spelling() {
         for spelling in ["a/b", "/srv/ws/a/b"] {
             let body =
                 format!(r#"{{"action":"cancel","turn_id":"t","workspace":"{spelling}","x":1}}"#);
-            let cancel = read(&body).unwrap();
-            assert_eq!(cancel.turn_id, "t");
-            assert_eq!(cancel.workspace.unwrap().as_str(), "a/b");
+            let cancel = Cancel {
+                turn_id: "t".to_owned(),
+                workspace: Some("a/b".parse().unwrap()),
+                superseded_by: None,
+            };
+            assert_eq!(read(&body), Ok(ControlRequest::Cancel(cancel)));
+            let question = DescribeTurn {
+                turn_id: "t".to_owned(),
+                workspace: "a/b".parse().unwrap(),
+            };
+            let body = body.replace("cancel", "describe");
+            assert_eq!(read(&body), Ok(ControlRequest::Describe(question)));
         }
-        let cancel = read(r#"{"action":"cancel","turn_id":"t","workspace":null}"#).unwrap();
+        let cancel = read(r#"{"action":"cancel","turn_id":"t","workspace":null}"#);
+        let Ok(ControlRequest::Cancel(cancel)) = cancel else {
+            panic!("{cancel:?}");
+        };
         assert_eq!(cancel.workspace, None);
     }
 
@@ -166,22 +206,22 @@ mod tests {
             (
                 r#"{"action":"Cancel","turn_id":"t"}"#,
                 UnknownAction,
-                r#"action: found "Cancel", expected "cancel""#,
+                r#"action: found "Cancel", expected "cancel" or "describe""#,
             ),
             (
                 r#"{"action":"stop"}"#,
                 UnknownAction,
-                r#"action: found "stop", expected "cancel""#,
+                r#"action: found "stop", expected "cancel" or "describe""#,
             ),
             (
                 "{}",
                 UnknownAction,
-                r#"action: found nothing, expected "cancel""#,
+                r#"action: found nothing, expected "cancel" or "describe""#,
             ),
             (
                 r#"{"action":7}"#,
                 UnknownAction,
-                r#"action: found 7, expected "cancel""#,
+                r#"action: found 7, expected "cancel" or "describe""#,
             ),
             (
                 r#"{"action":"cancel","turnId":"t"}"#,
@@ -207,6 +247,21 @@ mod tests {
                 r#"{"action":"cancel","turn_id":"t","superseded_by":""}"#,
                 UnusableField,
                 "superseded_by: found \"\", expected 1 to 128",
+            ),
+            (
+                r#"{"action":"describe","turn_id":"t"}"#,
+                UnusableField,
+                "workspace: found nothing, expected 1 to 4 segments",
+            ),
+            (
+                r#"{"action":"describe","turn_id":"t","workspace":null}"#,
+                UnusableField,
+                "workspace: found null, expected 1 to 4 segments",
+            ),
+            (
+                r#"{"action":"describe","turn_id":"a b","workspace":"a"}"#,
+                UnusableField,
+                "turn_id: found \"a b\", expected 1 to 128",
             ),
             (
                 "cancel",

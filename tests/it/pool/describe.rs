@@ -1,0 +1,91 @@
+//! Where is my turn? Asked over the control exchange, and answered to the queue
+//! that the question names.
+
+use serde_json::{Value, json};
+
+use super::replies::{Caller, Reply};
+use crate::support::broker::Broker;
+use crate::support::pool::{Pool, persistent, turn};
+
+/// Asks, also again: a question may be dropped, as of a pool that has just begun.
+async fn describe(pool: &mut Pool, caller: &mut Caller, turn_id: &str, workspace: &str) -> Reply {
+    let question = json!({"action": "describe", "turn_id": turn_id, "workspace": workspace});
+    let id = format!("{turn_id} in {workspace}");
+    let properties = persistent()
+        .with_reply_to(caller.queue.as_str().into())
+        .with_correlation_id(id.as_str().into());
+    let asked = async || {
+        let properties = properties.clone();
+        pool.producer.control_with(&question, properties).await;
+        let pause = std::time::Duration::from_secs(4);
+        let reply = tokio::time::timeout(pause, caller.next()).await.ok()?;
+        (reply.correlation_id == id).then_some(reply)
+    };
+    let deadline = pool.deadline;
+    let reply = deadline.until("a question is answered", asked).await;
+    assert_eq!(reply.kind, "description");
+    let (id, place) = (&reply.body["turn_id"], &reply.body["workspace"]);
+    assert_eq!((id, place), (&turn_id.into(), &workspace.into()));
+    reply
+}
+
+async fn state(pool: &mut Pool, caller: &mut Caller, turn_id: &str, workspace: &str) -> Value {
+    describe(pool, caller, turn_id, workspace).await.body["state"].clone()
+}
+
+/// Guards `Actor::describe`, and `Peers::is_to_describe`: one process answers, also
+/// when the broker has chosen none since they started.
+#[tokio::test]
+async fn a_producer_learns_where_its_turn_is() {
+    let url = Broker::vhost();
+    let mut pool = Pool::on(&url, 2, &[]).await;
+    let mut caller = Caller::start(&url).await;
+    let runs = turn("t1", "a", &["wait go"]);
+    pool.enqueue(&[
+        runs,
+        turn("t2", "a", &[]),
+        turn("t3", "a", &["fail no luck"]),
+    ])
+    .await;
+    pool.started("t1", 1).await;
+    let reply = describe(&mut pool, &mut caller, "t1", "a").await.body;
+    let (state_, attempt) = (&reply["state"], &reply["attempt"]);
+    assert_eq!((state_, attempt), (&"running".into(), &1.into()));
+    let reply = describe(&mut pool, &mut caller, "t3", "a").await.body;
+    let (state_, place) = (&reply["state"], &reply["place"]);
+    assert_eq!((state_, place), (&"waiting".into(), &3.into()));
+    // Who knows only a turn's id learns nothing.
+    assert_eq!(state(&mut pool, &mut caller, "t1", "b").await, "unknown");
+    let workspaces = std::fs::read_dir(pool.root()).unwrap();
+    let names: Vec<_> = workspaces.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.contains(&"b".into()), "a question creates nothing");
+    // A queue that may be another user's gets nothing.
+    let question = json!({"action": "describe", "turn_id": "t1", "workspace": "a"});
+    let forged = persistent().with_reply_to("codex.turns.dead".into());
+    for properties in [forged, persistent()] {
+        pool.producer.control_with(&question, properties).await;
+    }
+    let ignored = "turn_worker_controls_ignored_total{why=\"unusable_field\"}";
+    pool.metric_is(ignored, 4.0).await;
+    pool.release("go");
+    pool.events.all_ended(["t1", "t2", "t3"]).await;
+    let reply = describe(&mut pool, &mut caller, "t1", "a").await.body;
+    let end = pool.events.ended("t1").await.end().unwrap().clone();
+    assert_eq!((&reply["state"], &reply["end"]), (&"ended".into(), &end));
+    assert_eq!(reply["error"], Value::Null);
+
+    for number in 0..2 {
+        pool.process(number).kill();
+    }
+    for _ in 0..2 {
+        pool.spawn(&[]);
+    }
+    let reply = describe(&mut pool, &mut caller, "t3", "a").await.body;
+    assert_eq!(reply["end"]["stop_reason"], "error");
+    assert_eq!(reply["error"]["code"], "turn.failed");
+    for (id, workspace) in [("t2", "a"), ("t1", "a"), ("t2", "b")] {
+        let expected = if workspace == "a" { "ended" } else { "unknown" };
+        assert_eq!(state(&mut pool, &mut caller, id, workspace).await, expected);
+    }
+    pool.stop().await;
+}
