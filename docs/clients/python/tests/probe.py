@@ -3,13 +3,24 @@
 AMQP_URL=amqp://… python3 probe.py scripted     with a worker that repeats each prompt
 AMQP_URL=amqp://… python3 probe.py pool         with a real one
 AMQP_URL=amqp://… python3 probe.py restart      the same turn in each process
+AMQP_URL=amqp://… python3 probe.py asking       with a real one, which it asks where its turns are
 """
 
 import asyncio
 import os
 import sys
 
-from codex_turns import TextDelta, TurnClient, TurnFailed, TurnRejected, sync
+from codex_turns import (
+    NoAnswer,
+    TextDelta,
+    TurnClient,
+    TurnEnded,
+    TurnFailed,
+    TurnRejected,
+    TurnRunning,
+    TurnWaiting,
+    sync,
+)
 
 URL = os.environ["AMQP_URL"]
 
@@ -66,6 +77,40 @@ async def restart() -> None:
         print("answer", (await turn.answer()).text)
 
 
+async def asking() -> None:
+    async with TurnClient(URL) as client:
+        answer = await client.run("t1\nsay hi", "a", by_reply=True)
+        again = await client.run("t1\nsay hi", "a", by_reply=True, turn_id=answer.turn_id)
+        print("reply", answer.text, again.text)
+        for prompt, workspace in (("say no", "../a"), ("t2\nfail no luck", "a")):
+            try:
+                await client.run(prompt, workspace, by_reply=True)
+            except TurnFailed as error:
+                print(error.__class__.__name__, error.code, error.reason, lower(error.retryable))
+        async with client.stream("t3\nsay on\nwait never", "a") as turn:
+            async for event in turn:
+                if isinstance(event, TextDelta):
+                    break
+            last = await client.submit("t4\nsay last", "a")
+            for turn_id, workspace in ((turn.turn_id, "a"), (last, "a"), (turn.turn_id, "b")):
+                match await client.describe(turn_id, workspace):
+                    case TurnRunning(attempt=attempt):
+                        print("running", attempt)
+                    case TurnWaiting(place=place):
+                        print("waiting", place)
+                    case other:
+                        print(other.state)
+        ended = await client.describe(answer.turn_id, "a")
+        if isinstance(ended, TurnEnded):
+            print("ended", ended.answer().text)
+        try:
+            await client.describe("never-sent", "a", timeout_s=0.5)  # that it is unknown takes longer
+        except NoAnswer:
+            print("no answer")
+    with sync.TurnClient(URL) as blocking:
+        print("sync", blocking.describe(answer.turn_id, "a").state, blocking.run("t5\nsay once", "b", by_reply=True).text)
+
+
 def lower(value: bool) -> str:
     return str(value).lower()
 
@@ -82,6 +127,8 @@ if __name__ == "__main__":
         asyncio.run(scripted())
     elif sys.argv[1:] == ["restart"]:
         asyncio.run(restart())
+    elif sys.argv[1:] == ["asking"]:
+        asyncio.run(asking())
     else:
         asyncio.run(pool())
         without_asyncio()

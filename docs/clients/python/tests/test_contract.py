@@ -6,7 +6,21 @@ import typing
 import unittest
 from pathlib import Path
 
-from codex_turns import MessageEnd, Restarted, TurnFailed, TurnReader, UnknownEvent, events, parse_event
+from codex_turns import (
+    MessageEnd,
+    Restarted,
+    TurnEnded,
+    TurnFailed,
+    TurnReader,
+    TurnRunning,
+    TurnUnknown,
+    TurnWaiting,
+    UnknownEvent,
+    UnknownState,
+    events,
+    parse_event,
+    parse_position,
+)
 from codex_turns.events import Event
 from codex_turns.requests import MAX_BODY_BYTES, RequestOptions, encode_request
 
@@ -49,6 +63,38 @@ class Contract(unittest.TestCase):
             assert event is not None
             self.assertIsInstance(event, TYPES[raw["type"]], path.name)
             self.assertEqual(encoded(event), raw, path.name)
+
+    def test_every_example_of_a_position_is_decoded(self) -> None:
+        kinds = {kind.state: kind for kind in (TurnUnknown, TurnWaiting, TurnRunning, TurnEnded)}
+        for path in sorted((EXAMPLES / "descriptions").glob("*.json")):
+            raw = read(path)
+            position = parse_position(path.read_bytes())
+            assert isinstance(position, kinds[raw["state"]]), path.name
+            for name, value in raw.items():
+                if name not in ("end", "error"):
+                    self.assertEqual(getattr(position, name), value, path.name)
+            if isinstance(position, TurnEnded):
+                self.assertEqual(encoded(position.end), raw["end"], path.name)
+                error = None if position.error is None else dataclasses.asdict(position.error)
+                self.assertEqual(error, raw.get("error"), path.name)
+
+    def test_an_end_that_is_described_is_an_answer(self) -> None:
+        def ended(name: str) -> TurnEnded:
+            position = parse_position((EXAMPLES / "descriptions" / name).read_bytes())
+            assert isinstance(position, TurnEnded)
+            return position
+
+        self.assertEqual(ended("ended.json").answer().text, "Fixed.")
+        with self.assertRaises(TurnFailed) as raised:
+            ended("ended-with-an-error.json").answer()
+        self.assertEqual((raised.exception.reason, raised.exception.retryable), ("rate_limited", True))
+
+    def test_what_is_no_position_is_none_and_what_is_newer_is_kept(self) -> None:
+        for body in (b"{}", b"[]", b"\xff", b'{"turn_id":"t","workspace":"a","state":"running"}'):
+            self.assertIsNone(parse_position(body))
+        newer = parse_position(b'{"turn_id":"t","workspace":"a","state":"parked","where":"x"}')
+        assert isinstance(newer, UnknownState)
+        self.assertEqual(newer.raw["where"], "x")
 
     def test_turns_are_read_as_they_are_to_be_read(self) -> None:
         for path in sorted((EXAMPLES / "turns").glob("*.jsonl")):

@@ -12,6 +12,7 @@ from .errors import (
     BrokerRefused,
     BrokerUnavailable,
     ClientClosed,
+    NoAnswer,
     NoEventLog,
     NoWorker,
     TurnCancelled,
@@ -49,6 +50,16 @@ from .events import (
 )
 from .link import Names
 from .log import TurnTail
+from .positions import (
+    Position,
+    TurnEnded,
+    TurnPosition,
+    TurnRunning,
+    TurnUnknown,
+    TurnWaiting,
+    UnknownState,
+    parse_position,
+)
 from .reader import Answer, TurnReader
 from .requests import Prompt, RequestOptions
 from .turn import TurnStream
@@ -67,12 +78,14 @@ __all__ = [
     "MessageEnd",
     "MessageStart",
     "Names",
+    "NoAnswer",
     "NoEventLog",
     "NoWorker",
     "Notice",
     "NoticeCode",
     "Plan",
     "PlanItem",
+    "Position",
     "Prompt",
     "Reason",
     "RequestOptions",
@@ -87,16 +100,23 @@ __all__ = [
     "TurnCancelled",
     "TurnClient",
     "TurnClientError",
+    "TurnEnded",
     "TurnEvent",
     "TurnFailed",
     "TurnNotInLog",
+    "TurnPosition",
     "TurnReader",
     "TurnRejected",
+    "TurnRunning",
     "TurnStream",
     "TurnTail",
     "TurnTimedOut",
+    "TurnUnknown",
+    "TurnWaiting",
     "UnknownEvent",
+    "UnknownState",
     "Usage",
     "UsageEvent",
     "parse_event",
+    "parse_position",
 ]

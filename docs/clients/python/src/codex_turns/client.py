@@ -16,11 +16,12 @@ from typing import Any, Self, Unpack
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from yarl import URL
 
-from .errors import BrokerRefused, BrokerUnavailable, ClientClosed, NoWorker, TurnClientError
-from .events import parse_event
-from .link import Link, LinkLost, Names
+from .errors import BrokerRefused, BrokerUnavailable, ClientClosed, NoAnswer, NoWorker, TurnClientError
+from .events import MessageEnd, parse_event
+from .link import Call, Link, LinkLost, Names
 from .log import TurnTail
-from .reader import Answer, TurnReader
+from .positions import TurnPosition, parse_position
+from .reader import Answer, TurnReader, reply_error
 from .requests import Prompt, RequestOptions, encode_request
 from .turn import TurnStream
 
@@ -29,6 +30,9 @@ CANCEL_PAUSE_S = 5.0
 UNHEARD_PAUSE_S = 2.0
 ASK_AGAIN_S = 5.0
 ASK_AGAIN_AT_MOST_S = 300.0
+REPLY_AGAIN_S = 30.0
+DESCRIBE_AGAIN_S = 3.0
+DESCRIBE_TIMEOUT_S = 15.0
 RECONNECT_PAUSE_S = 0.2
 RECONNECT_PAUSE_AT_MOST_S = 10.0
 REFUSALS_AT_MOST = 5
@@ -85,6 +89,7 @@ class TurnClient:
         self._wants_to_read = False
         self._consumer: AbstractChannel | None = None
         self._turns: dict[str, TurnStream] = {}
+        self._questions: dict[str, asyncio.Future[TurnPosition]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
@@ -144,13 +149,16 @@ class TurnClient:
                 await link.publish(self._names.requests, REQUEST_KEY, request.body, request.turn_id)
                 return request.turn_id
 
-    async def run(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> Answer:
+    async def run(self, prompt: Prompt, workspace: str, *, by_reply: bool = False, **options: Unpack[RequestOptions]) -> Answer:
         """Sends a turn and waits for its answer. Raises a `TurnFailed` unless the turn came to its end.
 
         Cancelling the task that waits (also by `asyncio.timeout`) cancels the turn.
+
+        `by_reply` has only the end sent, by `reply_to`: no queue and no binding is needed. A reply is sent once at most, so
+        the request is sent again under its id, which runs no turn twice, after a lost connection and every few minutes.
         """
         request = encode_request(prompt, workspace, options)
-        async with TurnStream(self, request, buffer_limit=0) as turn:
+        async with TurnStream(self, request, buffer_limit=0, by_reply=by_reply) as turn:
             return await turn.answer()
 
     def stream(
@@ -169,6 +177,34 @@ class TurnClient:
             link = await self._connected()
             with suppress(LinkLost):
                 return await self._publish_cancel(link, turn_id, workspace)
+
+    async def describe(self, turn_id: str, workspace: str, *, timeout_s: float = DESCRIBE_TIMEOUT_S) -> TurnPosition:
+        """Asks where a turn is that anyone sent: `TurnWaiting`, `TurnRunning`, `TurnEnded` or `TurnUnknown`.
+
+        The request is not needed, and nothing is run. A turn of another workspace is as unknown as one that never was.
+        Raises `NoWorker` if no worker is connected, and `NoAnswer` if none answers in time.
+        """
+        question = {"action": "describe", "turn_id": turn_id, "workspace": workspace}
+        call = Call(str(uuid.uuid4()), self._on_reply)
+        answer: asyncio.Future[TurnPosition] = asyncio.get_running_loop().create_future()
+        self._questions[call.id] = answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not answer.done():
+                    link = await self._connected()
+                    with suppress(LinkLost):
+                        await link.publish(self._names.control, "", json.dumps(question).encode(), call=call)
+                        # Workers drop what is too much, and answer nothing while they start.
+                        await asyncio.wait((answer, link.lost), timeout=DESCRIBE_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            if not answer.done():
+                raise NoAnswer(
+                    f"no worker has answered within {timeout_s:g} s where turn {turn_id} is: none is ready, "
+                    "there are too many questions, or the workers are of an older version"
+                ) from None
+        finally:
+            del self._questions[call.id]
+        return answer.result()
 
     def tail(
         self, turn_id: str, workspace: str | None = None, *, since: timedelta | None = None, wait: bool = False
@@ -192,10 +228,10 @@ class TurnClient:
         try:
             while True:
                 with suppress(LinkLost):
-                    link = await self._link_for_reading()
+                    link = await (self._connected() if turn._by_reply else self._link_for_reading())
                     # After a lost link, all turns are sent on the next one.
                     if turn._sent_on is not link:
-                        if turn._request.may_be_known:
+                        if turn._request.may_be_known or turn._by_reply:
                             self._ask_again_later(turn)
                         await self._send(link, turn)
                     return
@@ -209,8 +245,13 @@ class TurnClient:
     async def _send(self, link: Link, turn: TurnStream) -> None:
         """Binds before it publishes: events that no queue is bound for are gone."""
         turn._sent_on = link
-        await link.bind(self._own_queue, self._names.events, turn.turn_id)
-        await link.publish(self._names.requests, REQUEST_KEY, turn._request.body, turn.turn_id)
+        if not turn._by_reply:
+            await link.bind(self._own_queue, self._names.events, turn.turn_id)
+        await self._publish(link, turn)
+
+    async def _publish(self, link: Link, turn: TurnStream) -> None:
+        call = Call(turn.turn_id, self._on_reply) if turn._by_reply else None
+        await link.publish(self._names.requests, REQUEST_KEY, turn._request.body, turn.turn_id, call)
 
     async def _cancel(self, turn: TurnStream) -> None:
         loop = asyncio.get_running_loop()
@@ -250,7 +291,7 @@ class TurnClient:
         if self._turns.get(turn.turn_id) is turn:
             del self._turns[turn.turn_id]
             link = turn._sent_on
-            if link is not None and not link.lost.done():
+            if link is not None and not link.lost.done() and not turn._by_reply:
                 self._spawn(self._unbind(link, turn.turn_id))
 
     async def _unbind(self, link: Link, turn_id: str) -> None:
@@ -271,6 +312,20 @@ class TurnClient:
                 self._forget(turn)
         with suppress(Exception):  # one that can't be acked comes again, and is dropped then
             await message.ack()
+
+    async def _on_reply(self, message: AbstractIncomingMessage) -> None:
+        question = self._questions.get(message.correlation_id or "")
+        if question is not None:
+            position = parse_position(message.body)
+            if position is not None and not question.done():
+                question.set_result(position)
+            return
+        end = parse_event(message.body)
+        turn = self._turns.get(message.correlation_id or "")
+        if isinstance(end, MessageEnd) and turn is not None and turn._by_reply:
+            turn._deliver_reply(end, reply_error(message.headers))
+            if turn._ended.is_set():
+                self._forget(turn)
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
@@ -325,8 +380,7 @@ class TurnClient:
             link = None
             try:
                 link = await Link.open(self._url, "codex_turns")
-                if self._wants_to_read:
-                    await self._resume(link)
+                await self._resume(link)
             except (BrokerUnavailable, LinkLost) as error:
                 _log.debug("not connected yet: %r", error)
             except BrokerRefused as error:
@@ -348,8 +402,11 @@ class TurnClient:
 
     async def _resume(self, link: Link) -> None:
         """Sends all turns again before it reads on: their ends may have been missed, and come once more then."""
-        await link.declare(self._own_queue, self._queue_lifetime_s)
+        if self._wants_to_read:
+            await link.declare(self._own_queue, self._queue_lifetime_s)
         await asyncio.gather(*(self._resend(link, turn) for turn in list(self._turns.values())))
+        if not self._wants_to_read:
+            return
         self._consumer = await link.consume(self._own_queue, self._prefetch, self._on_message)
         self._reads_on = link
 
@@ -365,8 +422,8 @@ class TurnClient:
 
     def _ask_again_later(self, turn: TurnStream) -> None:
         """Unless an event comes before that."""
-        turn._ask_pause = ASK_AGAIN_S
-        turn._ask_again_at = asyncio.get_running_loop().time() + ASK_AGAIN_S
+        turn._ask_pause = REPLY_AGAIN_S if turn._by_reply else ASK_AGAIN_S
+        turn._ask_again_at = asyncio.get_running_loop().time() + turn._ask_pause
 
     async def _tick(self) -> None:
         """Repeats cancels, and requests that were not the first of their turn and got no event: they are dropped as
@@ -392,7 +449,7 @@ class TurnClient:
         if turn._ask_again_at is not None and now >= turn._ask_again_at:
             turn._ask_pause = min(2 * turn._ask_pause, ASK_AGAIN_AT_MOST_S)
             turn._ask_again_at = now + turn._ask_pause
-            await link.publish(self._names.requests, REQUEST_KEY, turn._request.body, turn.turn_id)
+            await self._publish(link, turn)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

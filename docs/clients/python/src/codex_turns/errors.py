@@ -32,6 +32,10 @@ class TurnNotInLog(TurnClientError):
     """The event log has nothing of the turn: it has not begun, is older than the log, or never was."""
 
 
+class NoAnswer(TurnClientError):
+    """No worker has answered where the turn is. It says nothing of the turn."""
+
+
 class ClientClosed(TurnClientError):
     """The client was closed before the turn ended. The turn goes on."""
 

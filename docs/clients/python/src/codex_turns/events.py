@@ -341,7 +341,7 @@ def _decode(raw: Mapping[str, Any], envelope: dict[str, Any]) -> TurnEvent:
         case "text_delta":
             return TextDelta(**envelope, item_id=raw["item_id"], text=raw["text"])
         case "error":
-            return ErrorEvent(**envelope, error=_error(raw["error"]))
+            return ErrorEvent(**envelope, error=error_detail(raw["error"]))
         case "message_end":
             return MessageEnd(
                 **envelope,
@@ -359,7 +359,8 @@ def _decode(raw: Mapping[str, Any], envelope: dict[str, Any]) -> TurnEvent:
             return UnknownEvent(**envelope)
 
 
-def _error(raw: Mapping[str, Any]) -> ErrorDetail:
+def error_detail(raw: Mapping[str, Any]) -> ErrorDetail:
+    """Decodes what an event `error` has."""
     return ErrorDetail(raw["code"], raw["message"], raw.get("reason", "unknown"), raw.get("retryable", False))
 
 

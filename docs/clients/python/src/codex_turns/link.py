@@ -27,6 +27,7 @@ CONNECT_TIMEOUT_S = 30
 CLOSE_TIMEOUT_S = 5
 T = TypeVar("T")
 OnMessage = Callable[[AbstractIncomingMessage], Awaitable[None]]
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
 
 class LinkLost(Exception):
@@ -35,6 +36,14 @@ class LinkLost(Exception):
 
 class NotFound(BrokerRefused):
     """The broker has no queue or exchange of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A message that is answered, by its correlation id."""
+
+    id: str
+    on_reply: OnMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class Link:
         self._connection = connection
         self._publishing: AbstractChannel | None = None
         self._setting_up: AbstractChannel | None = None
+        self._calling: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         self._setup = asyncio.Lock()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -83,18 +93,25 @@ class Link:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._connection.close()
 
-    async def publish(self, exchange: str, routing_key: str, body: bytes, message_id: str | None = None) -> None:
-        """Returns when the broker has it. Raises `NoWorker` if no queue takes it, `BrokerRefused` if the broker does not."""
+    async def publish(
+        self, exchange: str, routing_key: str, body: bytes, message_id: str | None = None, call: Call | None = None
+    ) -> None:
+        """Returns when the broker has it. Raises `NoWorker` if no queue takes it, `BrokerRefused` if the broker does not.
+
+        With a `call`, the answer is sent back by the broker's direct reply, for as long as the link lasts.
+        """
         message = aio_pika.Message(
             body,
             content_type="application/json",
             delivery_mode=DeliveryMode.PERSISTENT,
             message_id=message_id,
             timestamp=datetime.now(UTC),
+            correlation_id=None if call is None else call.id,
+            reply_to=None if call is None else DIRECT_REPLY,
         )
 
         async def publish() -> None:
-            channel = await self._channel_for_publishing()
+            channel = await (self._channel_for_publishing() if call is None else self._channel_for_calls(call.on_reply))
             target = await channel.get_exchange(exchange, ensure=False)
             await target.publish(message, routing_key, mandatory=True)
 
@@ -168,6 +185,15 @@ class Link:
             if self._publishing is None or self._publishing.is_closed:
                 self._publishing = await self._open_channel()
             return self._publishing
+
+    async def _channel_for_calls(self, on_reply: OnMessage) -> AbstractChannel:
+        """The broker sends direct replies to the channel on which the call was published."""
+        async with self._opening:
+            if self._calling is None or self._calling.is_closed:
+                channel = await self._open_channel()
+                await (await channel.get_queue(DIRECT_REPLY, ensure=False)).consume(on_reply, no_ack=True)
+                self._calling = channel
+            return self._calling
 
     async def _open_channel(self) -> AbstractChannel:
         channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import TurnCancelled, TurnFailed, TurnRejected, TurnTimedOut
 from .events import ErrorDetail, ErrorEvent, MessageEnd, TextDelta, TurnEvent
@@ -101,6 +103,15 @@ class TurnReader:
             return False
         self._workspace = theirs
         return True
+
+
+def reply_error(headers: Mapping[str, Any]) -> ErrorDetail | None:
+    """Why a turn did not come to its end, by the headers of a reply: see "Replies" in docs/EVENTS.md."""
+    code = headers.get("x-error-code")
+    if not isinstance(code, str):
+        return None
+    reason, message = headers.get("x-error-reason", "unknown"), headers.get("x-error-message", "")
+    return ErrorDetail(code, str(message), str(reason), headers.get("x-error-retryable") is True)
 
 
 def _message(end: MessageEnd) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar, Unpack
 from . import client as asynchronous
 from .events import TurnEvent
 from .log import TurnTail as AsyncTurnTail
+from .positions import TurnPosition
 from .reader import Answer
 from .requests import Prompt, RequestOptions
 from .turn import TurnStream as AsyncTurnStream
@@ -151,9 +152,12 @@ class TurnClient:
     def submit(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> str:
         return self._running().run(self._client.submit(prompt, workspace, **options))
 
-    def run(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> Answer:
+    def run(self, prompt: Prompt, workspace: str, *, by_reply: bool = False, **options: Unpack[RequestOptions]) -> Answer:
         """As `codex_turns.TurnClient.run`. `KeyboardInterrupt` cancels the turn."""
-        return self._running().run(self._client.run(prompt, workspace, **options))
+        return self._running().run(self._client.run(prompt, workspace, by_reply=by_reply, **options))
+
+    def describe(self, turn_id: str, workspace: str, *, timeout_s: float = asynchronous.DESCRIBE_TIMEOUT_S) -> TurnPosition:
+        return self._running().run(self._client.describe(turn_id, workspace, timeout_s=timeout_s))
 
     def stream(
         self, prompt: Prompt, workspace: str, *, cancel_on_exit: bool = True, **options: Unpack[RequestOptions]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import ClientClosed
-from .events import ErrorEvent, MessageEnd, MessageStart, Restarted, TurnEvent
+from .events import ErrorDetail, ErrorEvent, MessageEnd, MessageStart, Restarted, TurnEvent
 from .link import Link
 from .reader import Answer, TurnReader
 from .requests import Request
@@ -29,13 +29,22 @@ class TurnStream:
             answer is complete in any case.
     """
 
-    def __init__(self, client: TurnClient, request: Request, *, buffer_limit: int, cancel_on_exit: bool = True) -> None:
+    def __init__(
+        self,
+        client: TurnClient,
+        request: Request,
+        *,
+        buffer_limit: int,
+        cancel_on_exit: bool = True,
+        by_reply: bool = False,
+    ) -> None:
         self.turn_id = request.turn_id
         self.missed = 0
         self._client = client
         self._request = request
         self._buffer_limit = buffer_limit
         self._cancel_on_exit = cancel_on_exit
+        self._by_reply = by_reply
         self._reader = TurnReader(request.turn_id, request.workspace)
         self._inbox: deque[TurnEvent] = deque()
         self._changed = asyncio.Event()
@@ -98,6 +107,12 @@ class TurnStream:
         if isinstance(event, MessageEnd):
             self._ended.set()
         self._changed.set()
+
+    def _deliver_reply(self, end: MessageEnd, error: ErrorDetail | None) -> None:
+        """The end alone. It may come twice."""
+        if self._reader.end is None:
+            self._reader.error = error
+            self._deliver(end)
 
     def _keep(self, event: TurnEvent) -> None:
         """A slow reader loses pieces, never a start, a restart or the end, and delays no other reader."""
