@@ -2,18 +2,22 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ConsumeMessage } from "amqplib";
-import { BrokerRefused, ClientClosed, NoWorker } from "./errors.js";
+import { BrokerRefused, ClientClosed, NoAnswer, NoWorker } from "./errors.js";
 import { atMost, Link, LinkLost, type Names, namesOf } from "./link.js";
 import { type TailOptions, TurnTail } from "./log.js";
-import { type Answer, parseEvent, TurnReader } from "./reader.js";
+import { parsePosition, type TurnPosition } from "./position.js";
+import { type Answer, parseEvent, replyError, TurnReader } from "./reader.js";
 import { encodeRequest, type Prompt, type RequestFields } from "./request.js";
-import { type StreamOptions, type TurnOptions, TurnStream, type Turns } from "./turn.js";
+import { type RunOptions, type StreamOptions, TurnStream, type Turns } from "./turn.js";
 
 const REQUEST_KEY = "turn";
 const CANCEL_PAUSE_MS = 5_000;
 const UNHEARD_PAUSE_MS = 2_000;
 const ASK_AGAIN_MS = 5_000;
 const ASK_AGAIN_AT_MOST_MS = 300_000;
+const REPLY_AGAIN_MS = 30_000;
+const DESCRIBE_AGAIN_MS = 3_000;
+const DESCRIBE_TIMEOUT_MS = 15_000;
 const RECONNECT_PAUSE_MS = 200;
 const RECONNECT_PAUSE_AT_MOST_MS = 10_000;
 const REFUSALS_AT_MOST = 5;
@@ -43,6 +47,11 @@ export interface ClientOptions {
   onStatus?: (status: string) => void;
 }
 
+export interface DescribeOptions {
+  /** How long an answer may take; 15 seconds by default. */
+  timeoutMs?: number;
+}
+
 /**
  * A connection to the broker, for any number of turns at a time.
  *
@@ -52,6 +61,7 @@ export class TurnClient {
   private readonly names: Names;
   private readonly onStatus: (status: string) => void;
   private readonly turns = new Map<string, TurnStream>();
+  private readonly questions = new Map<string, (position: TurnPosition) => void>();
   private readonly ticker: NodeJS.Timeout;
   private readonly closed: Promise<never>;
   private rejectClosed!: (error: ClientClosed) => void;
@@ -130,7 +140,7 @@ export class TurnClient {
   }
 
   /** Sends a turn and waits for its answer. Throws a `TurnFailed` unless the turn came to its end. */
-  async run(prompt: Prompt, workspace: string, options: TurnOptions = {}): Promise<Answer> {
+  async run(prompt: Prompt, workspace: string, options: RunOptions = {}): Promise<Answer> {
     return new TurnStream(this.own, encodeRequest(prompt, workspace, options), 0, options).answer();
   }
 
@@ -149,6 +159,40 @@ export class TurnClient {
     return this.untilDone((link) => this.publishCancel(link, turnId, workspace));
   }
 
+  /**
+   * Asks where a turn is that anyone sent; `state` of the answer is `waiting`, `running`, `ended` or `unknown`.
+   *
+   * The request is not needed, and nothing is run. A turn of another workspace is as unknown as one that never was. Throws
+   * `NoWorker` if no worker is connected, and `NoAnswer` if none answers in time.
+   */
+  async describe(turnId: string, workspace: string, options: DescribeOptions = {}): Promise<TurnPosition> {
+    const { timeoutMs = DESCRIBE_TIMEOUT_MS } = options;
+    const body = Buffer.from(JSON.stringify({ action: "describe", turn_id: turnId, workspace }));
+    const call = { id: randomUUID(), onReply: this.onReply };
+    const answer = new Promise<TurnPosition>((resolve) => this.questions.set(call.id, resolve));
+    const until = Date.now() + timeoutMs;
+    const ask = async (): Promise<TurnPosition | undefined> => {
+      for (;;) {
+        // Workers drop what is too much, and answer nothing while they start.
+        await this.untilDone((link) => link.publish(this.names.control, "", body, undefined, call));
+        const link = await this.connected();
+        const pause = Math.min(DESCRIBE_AGAIN_MS, Math.max(until - Date.now(), 0));
+        const position = await atMost(pause, Promise.race([answer, link.lost.then(() => undefined)]));
+        if (position !== undefined || Date.now() >= until) return position;
+      }
+    };
+    try {
+      const position = await atMost(timeoutMs, ask());
+      if (position !== undefined) return position;
+    } finally {
+      this.questions.delete(call.id);
+    }
+    throw new NoAnswer(
+      `no worker has answered within ${timeoutMs / 1000} s where turn ${turnId} is: none is ready, there are too many ` +
+        "questions, or the workers are of an older version",
+    );
+  }
+
   /** Reads a turn from the event log, from its beginning, and follows it to its end, on a connection of its own. */
   tail(turnId: string, options: TailOptions = {}): TurnTail {
     const reader = new TurnReader(turnId, options.workspace);
@@ -163,10 +207,10 @@ export class TurnClient {
     this.turns.set(turn.turnId, turn);
     try {
       await this.untilDone(async () => {
-        const link = await this.linkForReading();
+        const link = await (turn.isByReply ? this.connected() : this.linkForReading());
         // After a lost link, all turns are sent on the next one.
         if (turn.sending.on === link) return;
-        if (turn.request.mayBeKnown) this.askAgainLater(turn);
+        if (turn.request.mayBeKnown || turn.isByReply) this.askAgainLater(turn);
         await this.send(link, turn);
       });
     } catch (error) {
@@ -178,8 +222,13 @@ export class TurnClient {
   /** Binds before it publishes: events that no queue is bound for are gone. */
   private async send(link: Link, turn: TurnStream): Promise<void> {
     turn.sending.on = link;
-    await link.bind(this.queue, this.names.events, turn.turnId);
-    await link.publish(this.names.requests, REQUEST_KEY, turn.request.body, turn.turnId);
+    if (!turn.isByReply) await link.bind(this.queue, this.names.events, turn.turnId);
+    await this.publish(link, turn);
+  }
+
+  private publish(link: Link, turn: TurnStream): Promise<void> {
+    const call = turn.isByReply ? { id: turn.turnId, onReply: this.onReply } : undefined;
+    return link.publish(this.names.requests, REQUEST_KEY, turn.request.body, turn.turnId, call);
   }
 
   private async cancelTurn(turn: TurnStream): Promise<void> {
@@ -223,7 +272,8 @@ export class TurnClient {
     if (this.turns.get(turn.turnId) !== turn) return;
     this.turns.delete(turn.turnId);
     const link = turn.sending.on;
-    if (link !== undefined && !link.isLost) link.unbind(this.queue, this.names.events, turn.turnId).catch(() => {});
+    if (link === undefined || link.isLost || turn.isByReply) return;
+    link.unbind(this.queue, this.names.events, turn.turnId).catch(() => {});
   }
 
   private fail(turn: TurnStream, error: unknown): void {
@@ -239,6 +289,21 @@ export class TurnClient {
       if (turn.isEnded) this.forget(turn);
     }
     ack();
+  };
+
+  private readonly onReply = (message: ConsumeMessage): void => {
+    const { correlationId, headers } = message.properties;
+    const answered = this.questions.get(correlationId);
+    if (answered !== undefined) {
+      const position = parsePosition(message.content);
+      if (position !== undefined) answered(position);
+      return;
+    }
+    const end = parseEvent(message.content);
+    const turn = this.turns.get(correlationId);
+    if (end?.type !== "message_end" || !turn?.isByReply) return;
+    turn.deliverReply(end, replyError(headers ?? {}));
+    if (turn.isEnded) this.forget(turn);
   };
 
   // --- connections
@@ -312,7 +377,7 @@ export class TurnClient {
       let link: Link | undefined;
       try {
         link = await Link.open(this.url, "codex-turn-client");
-        if (this.wantsToRead) await this.resume(link);
+        await this.resume(link);
         if (!this.isClosed) return link;
       } catch (error) {
         if (error instanceof BrokerRefused) {
@@ -328,9 +393,9 @@ export class TurnClient {
 
   /** Sends all turns again before it reads on: their ends may have been missed, and come once more then. */
   private async resume(link: Link): Promise<void> {
-    await link.declare(this.queue, this.options.queueLifetimeMs ?? 600_000);
+    if (this.wantsToRead) await link.declare(this.queue, this.options.queueLifetimeMs ?? 600_000);
     await Promise.all([...this.turns.values()].map((turn) => this.resend(link, turn)));
-    await this.readOn(link);
+    if (this.wantsToRead) await this.readOn(link);
   }
 
   private async resend(link: Link, turn: TurnStream): Promise<void> {
@@ -346,9 +411,9 @@ export class TurnClient {
   }
 
   /** Unless an event comes before that. */
-  private askAgainLater({ sending }: TurnStream): void {
-    sending.askPause = ASK_AGAIN_MS;
-    sending.askAgainAt = Date.now() + ASK_AGAIN_MS;
+  private askAgainLater({ sending, isByReply }: TurnStream): void {
+    sending.askPause = isByReply ? REPLY_AGAIN_MS : ASK_AGAIN_MS;
+    sending.askAgainAt = Date.now() + sending.askPause;
   }
 
   private isTicking = false;
@@ -376,7 +441,7 @@ export class TurnClient {
     if (sending.askAgainAt !== undefined && now >= sending.askAgainAt) {
       sending.askPause = Math.min(2 * sending.askPause, ASK_AGAIN_AT_MOST_MS);
       sending.askAgainAt = now + sending.askPause;
-      await sending.on.publish(this.names.requests, REQUEST_KEY, turn.request.body, turn.turnId);
+      await this.publish(sending.on, turn);
     }
   }
 

@@ -22,6 +22,9 @@ export class NoEventLog extends BrokerRefused {}
 /** The event log has nothing of the turn: it has not begun, is older than the log, or never was. */
 export class TurnNotInLog extends TurnClientError {}
 
+/** No worker has answered where the turn is. It says nothing of the turn. */
+export class NoAnswer extends TurnClientError {}
+
 /** The client was closed before the turn ended. The turn goes on. */
 export class ClientClosed extends TurnClientError {}
 

@@ -1,8 +1,18 @@
-export { type ClientOptions, TurnClient } from "./client.js";
+export { type ClientOptions, type DescribeOptions, TurnClient } from "./client.js";
 export * from "./errors.js";
 export type * from "./events.js";
 export type { Names } from "./link.js";
 export { type TailOptions, TurnTail } from "./log.js";
+export {
+  answerOf,
+  parsePosition,
+  type TurnEnded,
+  type TurnPosition,
+  type TurnRunning,
+  type TurnUnknown,
+  type TurnWaiting,
+  type UnknownState,
+} from "./position.js";
 export {
   type Answer,
   parseEvent,
@@ -21,4 +31,4 @@ export {
   type RequestFields,
   type TurnRequest,
 } from "./request.js";
-export { type StreamOptions, type TurnOptions, TurnStream } from "./turn.js";
+export { type RunOptions, type StreamOptions, type TurnOptions, TurnStream } from "./turn.js";

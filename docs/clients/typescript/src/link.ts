@@ -5,6 +5,7 @@ import { BrokerRefused, BrokerUnavailable, NoWorker } from "./errors.js";
 
 const CONNECT_TIMEOUT_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 5_000;
+const DIRECT_REPLY = "amq.rabbitmq.reply-to";
 
 /** The names of the workers' objects on the broker. */
 export interface Names {
@@ -32,6 +33,12 @@ export class NotFound extends BrokerRefused {}
 
 export type OnMessage = (message: ConsumeMessage, ack: () => void) => void;
 
+/** A message that is answered, by its correlation id. */
+export interface Call {
+  id: string;
+  onReply: (message: ConsumeMessage) => void;
+}
+
 /** A channel, and why the broker has closed it, if it has: for a name or a right that is not there. */
 interface Opened<C extends Channel> {
   channel: C;
@@ -45,6 +52,7 @@ export class Link {
   reason: string | undefined;
   private resolveLost!: (reason: string) => void;
   private publishing: Promise<Opened<ConfirmChannel>> | undefined;
+  private calling: Promise<Opened<ConfirmChannel>> | undefined;
   private settingUp: Opened<Channel> | undefined;
   private setup: Promise<unknown> = Promise.resolve();
   private readonly returned = new Set<string>();
@@ -77,12 +85,23 @@ export class Link {
     return this.reason !== undefined;
   }
 
-  /** Returns when the broker has it. Throws `NoWorker` if no queue takes it, `BrokerRefused` if the broker does not. */
-  publish(exchange: string, routingKey: string, body: Buffer, messageId: string = randomUUID()): Promise<void> {
+  /**
+   * Returns when the broker has it. Throws `NoWorker` if no queue takes it, `BrokerRefused` if the broker does not.
+   *
+   * With a `call`, the answer is sent back by the broker's direct reply, for as long as the link lasts.
+   */
+  publish(exchange: string, routingKey: string, body: Buffer, messageId: string = randomUUID(), call?: Call): Promise<void> {
     return this.call(`publish to ${exchange}`, async () => {
-      const opened = await this.channelForPublishing();
+      const opened = await (call === undefined ? this.channelForPublishing() : this.channelForCalls(call.onReply));
       const error = await new Promise<Error | null>((resolve) => {
-        const options = { mandatory: true, persistent: true, contentType: "application/json", messageId, timestamp: now() };
+        const options = {
+          mandatory: true,
+          persistent: true,
+          contentType: "application/json",
+          messageId,
+          timestamp: now(),
+          ...(call !== undefined && { correlationId: call.id, replyTo: DIRECT_REPLY }),
+        };
         opened.channel.publish(exchange, routingKey, body, options, resolve);
       });
       if (this.returned.delete(messageId)) throw new NoWorker(`can't publish to ${exchange}: no queue is bound to it`);
@@ -158,13 +177,26 @@ export class Link {
   }
 
   private async channelForPublishing(): Promise<Opened<ConfirmChannel>> {
-    if (this.publishing === undefined || (await this.publishing).isClosed) {
-      this.publishing = this.opened(() => this.connection.createConfirmChannel());
-      const { channel } = await this.publishing;
-      // A returned message comes before its confirm.
-      channel.on("return", (message) => this.returned.add(message.properties.messageId as string));
-    }
+    if (this.publishing === undefined || (await this.publishing).isClosed) this.publishing = this.confirming();
     return this.publishing;
+  }
+
+  /** The broker sends direct replies to the channel on which the call was published. */
+  private async channelForCalls(onReply: (message: ConsumeMessage) => void): Promise<Opened<ConfirmChannel>> {
+    const listening = async () => {
+      const opened = await this.confirming();
+      await opened.channel.consume(DIRECT_REPLY, (message) => message && onReply(message), { noAck: true });
+      return opened;
+    };
+    if (this.calling === undefined || (await this.calling).isClosed) this.calling = listening();
+    return this.calling;
+  }
+
+  private async confirming(): Promise<Opened<ConfirmChannel>> {
+    const opened = await this.opened(() => this.connection.createConfirmChannel());
+    // A returned message comes before its confirm.
+    opened.channel.on("return", (message) => this.returned.add(message.properties.messageId as string));
+    return opened;
   }
 
   private async opened<C extends Channel>(open: () => Promise<C>): Promise<Opened<C>> {

@@ -128,6 +128,18 @@ export class TurnReader {
   }
 }
 
+/** Why a turn did not come to its end, by the headers of a reply: see "Replies" in docs/EVENTS.md. */
+export function replyError(headers: Record<string, unknown>): TurnError | undefined {
+  const {
+    "x-error-code": code,
+    "x-error-reason": reason,
+    "x-error-message": message,
+    "x-error-retryable": retryable,
+  } = headers;
+  if (typeof code !== "string") return undefined;
+  return { code, reason: String(reason ?? "unknown"), message: String(message ?? ""), retryable: retryable === true };
+}
+
 function endedWith(end: MessageEndEvent): string {
   if (end.superseded_by !== undefined) return `the turn was interrupted by the turn ${end.superseded_by}`;
   return `the turn ended with the stop reason ${end.stop_reason}`;

@@ -1,5 +1,5 @@
 // A turn under way, as its reader sees it.
-import type { TurnEvent } from "./events.js";
+import type { MessageEndEvent, TurnError, TurnEvent } from "./events.js";
 import type { Link } from "./link.js";
 import { type Answer, envelope, type ReadEvent, TurnReader, type UnknownEvent } from "./reader.js";
 import type { RequestFields, TurnRequest } from "./request.js";
@@ -9,6 +9,14 @@ const ALWAYS_KEPT: readonly string[] = ["message_start", "restarted", "error", "
 export interface TurnOptions extends RequestFields {
   /** Aborting it cancels the turn, and throws the signal's reason to those who read it. */
   signal?: AbortSignal;
+}
+
+export interface RunOptions extends TurnOptions {
+  /**
+   * Whether only the end is sent, by `reply_to`: no queue and no binding is needed. A reply is sent once at most, so the
+   * request is sent again under its id, which runs no turn twice, after a lost connection and every few minutes.
+   */
+  byReply?: boolean;
 }
 
 export interface StreamOptions extends TurnOptions {
@@ -55,7 +63,7 @@ export class TurnStream implements AsyncIterable<ReadEvent> {
     private readonly turns: Turns,
     /** @internal */ readonly request: TurnRequest,
     private bufferLimit: number,
-    private readonly options: StreamOptions,
+    private readonly options: StreamOptions & RunOptions,
   ) {
     this.turnId = request.turnId;
     this.reader = new TurnReader(request.turnId, request.workspace);
@@ -111,6 +119,18 @@ export class TurnStream implements AsyncIterable<ReadEvent> {
       this.settle();
     }
     this.wake();
+  }
+
+  /** @internal */
+  get isByReply(): boolean {
+    return this.options.byReply ?? false;
+  }
+
+  /** @internal The end alone. It may come twice. */
+  deliverReply(end: MessageEndEvent, error: TurnError | undefined): void {
+    if (this.reader.end !== undefined) return;
+    this.reader.error = error;
+    this.deliver(end);
   }
 
   /** @internal */

@@ -2,7 +2,16 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { encodeRequest, MAX_BODY_BYTES, parseEvent, REQUEST_FIELDS, TurnFailed, TurnReader } from "codex-turn-client";
+import {
+  answerOf,
+  encodeRequest,
+  MAX_BODY_BYTES,
+  parseEvent,
+  parsePosition,
+  REQUEST_FIELDS,
+  TurnFailed,
+  TurnReader,
+} from "codex-turn-client";
 
 const CONTRACT = process.env.CONTRACT ?? "../../contract";
 const EXAMPLES = `${CONTRACT}/examples/v1`;
@@ -28,6 +37,32 @@ test("every example of an event is decoded", () => {
     const event = parseEvent(readFileSync(path));
     assert.equal(event?.type, readJson(path).type, path);
   }
+});
+
+test("every example of a position is decoded", () => {
+  for (const path of files("descriptions", ".json")) {
+    assert.deepEqual(parsePosition(readFileSync(path)), readJson(path), path);
+  }
+});
+
+test("an end that is described is an answer", () => {
+  const ended = (name: string) => {
+    const [path] = files("descriptions", `${name}.json`);
+    const position = parsePosition(readFileSync(path ?? ""));
+    assert.ok(position?.state === "ended");
+    return answerOf(position);
+  };
+  assert.equal(ended("ended").text, "Fixed.");
+  assert.throws(() => ended("ended-with-an-error"), { code: "turn.failed", reason: "rate_limited", retryable: true });
+});
+
+test("what is no position is undefined, and what is newer is kept", () => {
+  for (const body of ["{}", "[]", "null", "\xff", '{"turn_id":"t","workspace":"a","state":"running"}']) {
+    assert.equal(parsePosition(body), undefined);
+  }
+  const newer = parsePosition('{"turn_id":"t","workspace":"a","state":"parked","where":"x"}');
+  assert.ok(newer?.state === "other");
+  assert.equal(newer.position.where, "x");
 });
 
 test("turns are read as they are to be read", () => {

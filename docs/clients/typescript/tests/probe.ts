@@ -3,7 +3,8 @@
 //     AMQP_URL=amqp://… node build/tests/probe.js scripted     with a worker that repeats each prompt
 //     AMQP_URL=amqp://… node build/tests/probe.js pool         with a real one
 //     AMQP_URL=amqp://… node build/tests/probe.js restart      the same turn in each process
-import { type ReadEvent, TurnClient, TurnFailed, TurnRejected } from "codex-turn-client";
+//     AMQP_URL=amqp://… node build/tests/probe.js asking       with a real one, which it asks where its turns are
+import { answerOf, NoAnswer, type ReadEvent, TurnClient, TurnFailed, TurnRejected } from "codex-turn-client";
 
 const URL = process.env.AMQP_URL ?? "";
 
@@ -66,5 +67,46 @@ async function restart(): Promise<void> {
   await client.close();
 }
 
-const modes = { scripted, pool, restart };
-await modes[process.argv[2] as keyof typeof modes]();
+async function asking(): Promise<void> {
+  const client = await TurnClient.connect(URL);
+  const answer = await client.run("t1\nsay hi", "a", { byReply: true });
+  const again = await client.run("t1\nsay hi", "a", { byReply: true, turn_id: answer.turnId });
+  console.log("reply", answer.text, again.text);
+  for (const [prompt, workspace] of [
+    ["say no", "../a"],
+    ["t2\nfail no luck", "a"],
+  ] as const) {
+    try {
+      await client.run(prompt, workspace, { byReply: true });
+    } catch (error) {
+      if (error instanceof TurnFailed) console.log(error.name, error.code, error.reason, error.retryable);
+    }
+  }
+  const turn = client.stream("t3\nsay on\nwait never", "a");
+  for await (const event of turn) {
+    if (event.type !== "text_delta") continue;
+    const last = await client.submit("t4\nsay last", "a");
+    for (const [id, workspace] of [
+      [turn.turnId, "a"],
+      [last, "a"],
+      [turn.turnId, "b"],
+    ] as const) {
+      const position = await client.describe(id, workspace);
+      if (position.state === "running") console.log("running", position.attempt);
+      else if (position.state === "waiting") console.log("waiting", position.place);
+      else console.log(position.state);
+    }
+    break;
+  }
+  const ended = await client.describe(answer.turnId, "a");
+  if (ended.state === "ended") console.log("ended", answerOf(ended).text);
+  try {
+    await client.describe("never-sent", "a", { timeoutMs: 500 }); // that it is unknown takes longer
+  } catch (error) {
+    if (error instanceof NoAnswer) console.log("no answer");
+  }
+  await client.close();
+}
+
+const modes: Record<string, () => Promise<void>> = { scripted, pool, restart, asking };
+await modes[process.argv[2] ?? ""]?.();
