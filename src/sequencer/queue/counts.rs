@@ -68,7 +68,7 @@ impl Queue {
         Some(Place {
             ahead,
             runs: runs(held, now),
-            paused: self.paused.of(workspace).is_some(),
+            paused: held.turn.is_paused_by(&self.paused),
         })
     }
 
