@@ -469,6 +469,30 @@ pub async fn a_broker_that_restarts(languages: &[Language]) {
     pool.stop().await;
 }
 
+/// With a real worker: ends that come by `reply_to`, and where turns are.
+pub async fn what_a_service_asks(language: Language) {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 1, &[]).await;
+    let done = language.probe("asking", &url).run().await.ended(0);
+    let lines: Vec<_> = done.out.lines().collect();
+    let expected = [
+        "reply hi hi",
+        "TurnRejected workspace.rejected unknown false",
+        "TurnFailed turn.failed unknown false",
+        "running 1",
+        "waiting 2",
+        "unknown",
+        "ended hi",
+        "no answer",
+    ];
+    assert_eq!(lines[..expected.len()], expected, "{done:#?}");
+    if language == Language::Python {
+        assert_eq!(lines[expected.len()..], ["sync ended once"]);
+    }
+    assert_eq!(pool.runs().of_turn("t1").count(), 1);
+    pool.stop().await;
+}
+
 /// Another producer has heard the turn's id, and sends turns under it.
 pub async fn a_forged_answer(language: Language) {
     let url = Broker::vhost();

@@ -124,6 +124,12 @@ macro_rules! library_tests_in {
             $language.build();
             behaviour::a_process_that_is_restarted($language).await;
         }
+
+        #[tokio::test]
+        async fn g5_ends_come_by_reply_and_each_turn_is_found_where_it_is() {
+            $language.build();
+            behaviour::what_a_service_asks($language).await;
+        }
     };
 }
 
