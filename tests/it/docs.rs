@@ -25,11 +25,12 @@ const EVENTS: &str = "docs/EVENTS.md";
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 const CHANGELOG: &str = "CHANGELOG.md";
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     README,
     COMMANDS,
     "docs/CONTRIBUTING.md",
     "docs/guarantees.md",
+    "docs/hosts.md",
     "docs/performance.md",
     "docs/security.md",
     SETTINGS_PAGE,
@@ -181,6 +182,7 @@ const NO_SETTINGS: &[&str] = &[
     "PRECONDITION_FAILED",
     "PROMPT",
     "SCM_RIGHTS",
+    "SESSION_SUSTAIN_TIME",
     "SOURCE_COMMIT",
     "SECRETS",
     "TMPDIR",
