@@ -16,6 +16,7 @@ use crate::hangs::Hangs;
 use crate::hosts::Hosts;
 use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
+use crate::plan::turn::LASTS_LONGER_S;
 use crate::plan::{Plan, Shape};
 use crate::pool::Pool;
 use crate::process::{Programs, Setup};
@@ -149,7 +150,7 @@ impl Run<'_> {
         } else {
             after
                 .left_behind
-                .push(format!("nothing has ended for {STALLED:?}"));
+                .push(format!("nothing has ended for {:?}", self.stalled()));
         }
         // A look at a process that is just ending would be a false alarm.
         let before = self.processes_left();
@@ -252,11 +253,18 @@ impl Run<'_> {
     pub async fn all_ended(&self) -> bool {
         let mut ended = self.events.ended.subscribe();
         while !self.is_settled(&self.producer.load.borrow()) {
-            if timeout(STALLED, ended.changed()).await.is_err() {
+            if timeout(self.stalled(), ended.changed()).await.is_err() {
                 return false;
             }
         }
         true
+    }
+
+    /// Turns that outlast a fault may be the only ones, and run again.
+    fn stalled(&self) -> Duration {
+        let lasting =
+            (self.order.shape.host_fault).map_or(0, |(_, seconds)| 2 * (seconds + LASTS_LONGER_S));
+        STALLED + Duration::from_secs(lasting.into())
     }
 
     fn is_settled(&self, load: &Load) -> bool {

@@ -71,7 +71,7 @@ enum Kind {
 }
 
 /// Until a host that was cut off for long enough to lose its locks is superseded, and more.
-const LASTS_LONGER_S: u32 = 75;
+pub const LASTS_LONGER_S: u32 = 75;
 
 /// In hundredths.
 const KINDS: [(u32, Kind); 13] = [
