@@ -9,9 +9,9 @@
 //! file `/x`, which a test makes and removes while the process runs.
 
 #[cfg(feature = "faults")]
-pub use with_faults::{at, death_of, disk, environment, is_on, process, setup};
+pub use with_faults::{at, death_of, disk, environment, is_on, lock, process, setup};
 #[cfg(not(feature = "faults"))]
-pub use without_faults::{at, death_of, disk, environment, is_on, process};
+pub use without_faults::{at, death_of, disk, environment, is_on, lock, process};
 
 #[cfg(feature = "faults")]
 mod with_faults {
@@ -68,6 +68,26 @@ mod with_faults {
         fails(place, "none", Errno::AGAIN)
     }
 
+    /// A look at a lock, which a test lets hang (`return(hang-while:/x)`) or fail
+    /// (`return(lost-while:/x)`), for as long as there is a file `/x`.
+    pub fn lock(place: &str) -> Result<(), Errno> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let Some(asked) = asked(place) else {
+            return Ok(());
+        };
+        match asked.split_once("-while:") {
+            Some(("lost", file)) if Path::new(file).exists() => Err(Errno::BADFD),
+            Some(("lost", _)) => Ok(()),
+            Some(("hang", file)) => {
+                while Path::new(file).exists() {
+                    std::thread::sleep(LOOK);
+                }
+                Ok(())
+            }
+            _ => panic!("{place}={asked}: expected hang-while:FILE or lost-while:FILE"),
+        }
+    }
+
     fn fails(place: &str, what: &str, errno: Errno) -> io::Result<()> {
         let Some(asked) = asked(place) else {
             return Ok(());
@@ -105,6 +125,8 @@ mod without_faults {
     use std::ffi::OsString;
     use std::io;
 
+    use rustix::io::Errno;
+
     #[inline]
     pub fn at(_place: &str) {}
 
@@ -120,6 +142,11 @@ mod without_faults {
 
     #[inline]
     pub fn process(_place: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    pub fn lock(_place: &str) -> Result<(), Errno> {
         Ok(())
     }
 

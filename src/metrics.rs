@@ -230,6 +230,11 @@ impl Metrics {
         self.series().not_started.with_label_values(&[reason]).inc();
     }
 
+    /// A turn's lock could not be confirmed, so its processes were killed.
+    pub fn lock_lost(&self) {
+        self.series().locks_lost.inc();
+    }
+
     /// An offer came from a sequencer that has another workspace root.
     pub fn offer_of_another_root(&self) {
         let reasons = &self.series().not_started;

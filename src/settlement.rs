@@ -32,6 +32,8 @@ impl Settlement {
             Outcome::Busy | Outcome::Held(_) => Self::Drop,
             // Another host may see the journal as it is; if all see the same, it comes after a while.
             Outcome::NotStarted(error) if error.is_old_read() && !again => Self::GiveBack,
+            // The file system may take as long again to release the lock.
+            Outcome::LockLost => Self::Drop,
             // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,
@@ -92,6 +94,7 @@ mod tests {
             (ended, Settlement::Done),
             (rejected, Settlement::Done),
             (Outcome::Busy, Settlement::Drop),
+            (Outcome::LockLost, Settlement::Drop),
             (unusable, Settlement::Drop),
             (disk_full, Settlement::GiveBack),
             (no_login, Settlement::Drop),

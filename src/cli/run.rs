@@ -103,6 +103,10 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
             request.workspace
         ),
         Outcome::Returned => bail!("the turn was cut off"),
+        Outcome::LockLost => bail!(
+            "the turn was killed: the lock of workspace {} could not be confirmed on its file system",
+            request.workspace
+        ),
         Outcome::Unfit(finding) => bail!("{finding}"),
         Outcome::NotStarted(error) => return Err(error.into()),
     }

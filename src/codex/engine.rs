@@ -68,6 +68,9 @@ pub struct TurnInput<'a> {
     pub lock: BorrowedFd<'a>,
     /// Where the workspace's record is of what can't be killed.
     pub unkillable: BorrowedFd<'a>,
+    /// For how long the lock may go unconfirmed before the turn is killed; `None` where it is
+    /// not confirmed.
+    pub lock_lost_after: Option<Duration>,
     /// The workspace's bell, where a server may be kept after the turn.
     pub bell: Option<BorrowedFd<'a>>,
 }
@@ -107,6 +110,8 @@ pub struct End {
     pub leftovers: u64,
     /// What lives on, and keeps the workspace locked.
     pub unkillable: Option<Unkillable>,
+    /// Why the workspace's lock counts as lost, if that has ended it.
+    pub lock_lost: Option<String>,
     /// The last of what codex wrote to stderr.
     pub stderr_tail: String,
 }

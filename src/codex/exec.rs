@@ -178,6 +178,7 @@ impl EngineRun for ExecRun {
                 exit: Exit::Code(0),
                 leftovers: 0,
                 unkillable: None,
+                lock_lost: None,
                 stderr_tail: String::new(),
             },
         }

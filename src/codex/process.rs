@@ -103,6 +103,7 @@ impl Codex {
             lock: input.lock,
             unkillable: input.unkillable,
             kill_timeout: self.launch.kill_timeout,
+            lock_lost_after: input.lock_lost_after,
             bell,
         })?;
         let tail = Arc::new(Mutex::new(Vec::new()));
@@ -165,6 +166,7 @@ impl Process {
             exit: closed.exit,
             leftovers: closed.leftovers,
             unkillable: closed.unkillable,
+            lock_lost: closed.lock_lost,
             stderr_tail: String::from_utf8_lossy(&tail).into_owned(),
         }
     }
@@ -176,6 +178,7 @@ impl Process {
             exit: Exit::Code(0),
             leftovers: 0,
             unkillable: None,
+            lock_lost: None,
             stderr_tail: String::from_utf8_lossy(&std::mem::take(&mut *tail)).into_owned(),
         }
     }

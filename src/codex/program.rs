@@ -258,6 +258,7 @@ async fn run(
         lock: nothing.as_fd(),
         unkillable: nothing.as_fd(),
         kill_timeout: launch.kill_timeout,
+        lock_lost_after: None,
         bell: None,
     });
     let (mut guard, pipes) = guarded.map_err(RunError::Guard)?;

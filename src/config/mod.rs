@@ -66,6 +66,8 @@ pub struct Settings {
     pub codex_hidden_env: Vec<String>,
     pub codex_trust_workspaces: bool,
     pub kill_timeout: Duration,
+    /// `None`: by the file system of the workspaces. Zero: locks are not confirmed.
+    pub lock_lost_after: Option<Duration>,
     /// `None`: the worker's own user.
     pub codex_run_as: Option<RunAs>,
     /// `None`: what the worker itself may have; so for open files.

@@ -132,6 +132,10 @@ impl Reader {
             |text| text.parse().ok(),
         );
         let kill_timeout = self.duration(&table::KILL_TIMEOUT, raw.kill_timeout);
+        let lock_lost_after = match raw.lock_lost_after {
+            Some(text) => self.duration(&table::LOCK_LOST_AFTER, Some(text)).map(Some),
+            None => Some(None),
+        };
         let codex_run_as = self.optional(&table::CODEX_RUN_AS, raw.codex_run_as, run_as);
         let codex_max_processes =
             self.optional_count(&table::CODEX_MAX_PROCESSES, raw.codex_max_processes);
@@ -198,6 +202,7 @@ impl Reader {
             codex_hidden_env: codex_hidden_env?,
             codex_trust_workspaces: codex_trust_workspaces?,
             kill_timeout: kill_timeout?,
+            lock_lost_after: lock_lost_after?,
             codex_run_as: codex_run_as?,
             codex_max_processes: codex_max_processes?,
             codex_max_open_files: codex_max_open_files?,

@@ -170,6 +170,9 @@ settings! {
     kill_timeout KILL_TIMEOUT {
         Preset::Value("30s"), Duration("1s", "10m"),
         "how long a turn's processes may take to end once they are killed; then the turn ends without them, and its workspace stays locked until they do" }
+    lock_lost_after LOCK_LOST_AFTER {
+        Preset::Told("`25s` if WORKSPACE_ROOT is on a shared file system (NFS, FUSE, Ceph, SMB, …), else `0s`"), Duration("0s", "10m"),
+        "after how long without a confirmation of the workspace's lock by the file system a turn's processes are killed, and the turn is started again elsewhere; must be shorter than the file system's own lock timeout; 0s: locks are not confirmed" }
     codex_run_as CODEX_RUN_AS {
         Preset::Told("the worker's own user"),
         Allowed::Told("the name of a user, or uid:gid, and not root"),

@@ -1,5 +1,5 @@
-//! The guard's own side: single-threaded, without a runtime, so that little
-//! can go wrong in it.
+//! The guard's own side: without a runtime, and with one thread, besides that which
+//! confirms a lock, so that little can go wrong in it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -23,6 +23,7 @@ use rustix::process::{
 
 use super::Unkillable;
 use super::confine::{self, Confinement};
+use super::confirm::LockConfirmer;
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
 use super::receive::{exactly, next_start};
 use super::tree::{Cleared, Clearing};
@@ -64,19 +65,29 @@ fn run() -> io::Result<()> {
 
     let mut worker = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     while let Some((start, fds)) = next_start(&mut worker)? {
-        let Cleared {
-            leftovers,
-            was_overdue,
-            is_reaped,
+        let Served {
+            cleared:
+                Cleared {
+                    leftovers,
+                    was_overdue,
+                    is_reaped,
+                },
+            is_lock_lost,
         } = serve(&mut worker, &children, &start, fds)?;
         // What it has left below must fall to the worker.
-        let again = !was_overdue && is_reaped;
+        let again = !was_overdue && is_reaped && !is_lock_lost;
         tell(&mut worker, &Report::Gone { leftovers, again });
         if !again {
             break;
         }
     }
     Ok(())
+}
+
+struct Served {
+    cleared: Cleared,
+    /// The file system of the lock may not answer.
+    is_lock_lost: bool,
 }
 
 /// One turn, or the turns of a server, from what the worker wants started
@@ -86,7 +97,7 @@ fn serve(
     children: &UnixStream,
     start: &Start,
     mut fds: Vec<OwnedFd>,
-) -> io::Result<Cleared> {
+) -> io::Result<Served> {
     let mut more = fds.split_off(fds.len().min(FDS)).into_iter();
     let bell = if start.is_server { more.next() } else { None };
     let mut server = bell.map(Server::new);
@@ -94,19 +105,33 @@ fn serve(
     // This description is the workspace's lock.
     let [lock, record, dir, stdin, stdout, stderr] = exactly(fds)?;
     fault::at("guard.asked");
+    let mut confirmer = None;
     let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr, files) {
-        Ok(codex) => {
-            let pid = codex.as_raw_pid();
-            tell(worker, &Report::Started { pid });
-            fault::at("guard.started");
-            let watched = watch(worker, children, codex, &mut server);
-            (Some(codex), watched)
-        }
+        Ok(codex) => match confirmer_of(start, &lock) {
+            Ok(of_lock) => {
+                let of_lock = confirmer.insert(of_lock).as_ref();
+                let pid = codex.as_raw_pid();
+                tell(worker, &Report::Started { pid });
+                fault::at("guard.started");
+                let watched = watch(worker, children, codex, &mut server, of_lock);
+                (Some(codex), watched)
+            }
+            Err(error) => {
+                tell(worker, &not_started(start, None, &error));
+                (Some(codex), Ok(()))
+            }
+        },
         Err((step, error)) => {
             tell(worker, &not_started(start, step, &error));
             (None, Ok(()))
         }
     };
+    let (confirmer, record) = (confirmer.flatten(), File::from(record));
+    let lost = confirmer.as_ref().and_then(LockConfirmer::lost);
+    if let Some(why) = &lost {
+        let why = why.clone();
+        tell(worker, &Report::LockLost { why });
+    }
     fault::at("guard.exited");
     // Also when watching failed.
     let cleared = match fault::is_on("sabotage.guard") {
@@ -116,7 +141,8 @@ fn serve(
                 known: server.as_ref().map(Server::helpers),
                 limit: start.kill_timeout,
             };
-            clear(&clearing, worker, children, &record.into())
+            let record = lost.is_none().then_some(&record);
+            clear(&clearing, worker, children, record)
         }
         true => Cleared {
             leftovers: 0,
@@ -125,24 +151,48 @@ fn serve(
         },
     };
     fault::at("guard.cleared");
+    // While it works, the lock must not be released: it would be acquired again.
+    let lost_now = confirmer.and_then(LockConfirmer::stop);
+    if let (None, Some(why)) = (&lost, &lost_now) {
+        let why = why.clone();
+        tell(worker, &Report::LockLost { why });
+    }
+    if lost.or(lost_now).is_some() {
+        // Even closing them may hang, and the worker waits for the report. This process ends after it.
+        std::mem::forget((server, lock, record));
+        return watched.map(|()| Served {
+            cleared,
+            is_lock_lost: true,
+        });
+    }
     let let_go = server.map_or(Ok(()), |server| server.let_go(&lock));
     drop(lock);
-    watched.and(let_go).map(|()| cleared)
+    watched.and(let_go).map(|()| Served {
+        cleared,
+        is_lock_lost: false,
+    })
+}
+
+/// `None` where the lock is not confirmed.
+fn confirmer_of(start: &Start, lock: &OwnedFd) -> io::Result<Option<LockConfirmer>> {
+    let of = |timeout| LockConfirmer::start(lock.try_clone()?, timeout);
+    start.lock_lost_after.map(of).transpose()
 }
 
 /// Until nothing lives below this process. What can't be killed is recorded and reported,
 /// and then waited for: its end is a signal, so there is little to look for meanwhile.
+/// Nothing is recorded without a record, whose file system may not answer.
 fn clear(
     clearing: &Clearing<'_>,
     worker: &mut UnixStream,
     children: &UnixStream,
-    record: &File,
+    record: Option<&File>,
 ) -> Cleared {
     /// Shorter pauses are not worth a wake-up for each process that ends.
     const SHORT: Duration = Duration::from_millis(500);
     let overdue = |leftovers, left: &[_]| {
         let unkillable = Unkillable::of(left);
-        if let Err(error) = unkillable.write(record) {
+        if let Some(Err(error)) = record.map(|record| unkillable.write(record)) {
             eprintln!("turn-worker guard: can't record what can't be killed: {error}");
         }
         let report = Report::Unkillable {
@@ -163,7 +213,7 @@ fn clear(
     };
     let cleared = clearing.run(overdue, nap);
     if cleared.was_overdue
-        && let Err(error) = Unkillable::clear(record)
+        && let Some(Err(error)) = record.map(Unkillable::clear)
     {
         eprintln!("turn-worker guard: can't clear the record of what is gone: {error}");
     }
@@ -227,12 +277,13 @@ fn seal_descriptors() -> io::Result<()> {
 }
 
 /// Until codex has ended, or the worker wants the end, or is gone, or a
-/// server that waits is in somebody's way.
+/// server that waits is in somebody's way, or the lock is lost.
 fn watch(
     worker: &mut UnixStream,
     children: &UnixStream,
     codex: Pid,
     server: &mut Option<Server>,
+    confirmer: Option<&LockConfirmer>,
 ) -> io::Result<()> {
     let mut bytes = [0; 64];
     loop {
@@ -241,6 +292,7 @@ fn watch(
             PollFd::new(children, PollFlags::IN),
         ];
         let timeout = server.as_ref().and_then(Server::timeout);
+        let timeout = timeout.or_else(|| Timespec::try_from(confirmer?.tick()).ok());
         match poll(&mut ready, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -249,6 +301,9 @@ fn watch(
         while matches!((&*children).read(&mut bytes), Ok(n) if n > 0) {}
         if let Some(report) = reap(codex) {
             tell(worker, &report);
+            return Ok(());
+        }
+        if confirmer.is_some_and(|confirmer| confirmer.lost().is_some()) {
             return Ok(());
         }
         if from_worker {
@@ -352,7 +407,8 @@ fn spawn(
         unsafe_code,
         reason = "std has no death signal, groups, limits or fchdir; the closure makes system calls and allocates nothing"
     )]
-    // SAFETY: all of it is async-signal-safe, and this process has one thread.
+    // SAFETY: all of it is async-signal-safe, and this process has one thread: that which
+    // confirms the lock starts later, and has ended before the next turn.
     unsafe {
         command.pre_exec(move || {
             heed_signals();

@@ -43,6 +43,9 @@ pub struct GuardSpec<'a> {
     pub unkillable: BorrowedFd<'a>,
     /// How long that may take to end before the turn ends without it.
     pub kill_timeout: Duration,
+    /// For how long the lock may go unconfirmed before the turn is killed; `None` where
+    /// it is not confirmed.
+    pub lock_lost_after: Option<Duration>,
     /// Of a server that is to serve several turns: what somebody locks who
     /// needs the workspace between two of them; in a description of its own.
     pub bell: Option<OwnedFd>,
@@ -72,6 +75,9 @@ pub struct Closed {
     pub leftovers: u64,
     /// What lives on, and keeps the workspace locked.
     pub unkillable: Option<Unkillable>,
+    /// Why the workspace's lock counts as lost, if that has ended the turn: calls on its
+    /// file system may hang.
+    pub lock_lost: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -255,6 +261,7 @@ impl Guard {
                 exit: Exit::GuardLost,
                 leftovers: 0,
                 unkillable: None,
+                lock_lost: None,
             },
             seat: None,
         });
@@ -283,6 +290,7 @@ mod tests {
             exit: Exit::Code(0),
             leftovers: 2,
             unkillable: None,
+            lock_lost: None,
         };
         let over = Over {
             closed: end.clone(),

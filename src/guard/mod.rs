@@ -9,12 +9,14 @@
 //! worker's end of the socket closes (the worker is dead, however that came),
 //! it kills every descendant and lets go of the lock last: so the lock lives
 //! exactly as long as the tree. What can't be killed holds the workspace, but not its
-//! turn: past a limit the guard reports it, and keeps the lock. An inherited descriptor alone would not do:
+//! turn: past a limit the guard reports it, and keeps the lock. On a shared file system
+//! it also confirms the lock, and kills the tree when that fails. An inherited descriptor alone would not do:
 //! codex closes what it inherits before it runs commands. Then the guard
 //! waits for the next turn.
 
 mod child;
 pub mod confine;
+mod confirm;
 mod handle;
 mod held;
 mod helpers;
@@ -35,11 +37,11 @@ pub use child::main as guard_main;
 pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
 pub use held::HeldWorkspaces;
 pub use helpers::Unrest;
-pub use pool::Guards;
+pub use pool::{Guards, drop_elsewhere};
 pub use protocol::Leave;
 pub use stray::log_strays;
 pub use tag::Tag;
-pub use unkillable::{Unkillable, UnkillableProcess};
+pub use unkillable::{Unkillable, UnkillableProcess, place};
 
 /// Makes this process ready to have guards: what a killed guard leaves falls
 /// to it, and no agent can read its environment in `/proc`.

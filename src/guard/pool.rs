@@ -171,6 +171,7 @@ impl Seat {
         say: oneshot::Sender<Over>,
     ) {
         let (mut exit, mut line, mut say) = (None, String::new(), Some(say));
+        let mut lock_lost = None;
         let mut over = |closed, seat| {
             if let Some(say) = say.take() {
                 let _ = say.send(Over { closed, seat });
@@ -196,6 +197,13 @@ impl Seat {
                 Ok(Report::Restless { why }) => drop(answers.send(Answer::Restless(why))),
                 Ok(Report::Taken) => drop(answers.send(Answer::Taken)),
                 Ok(Report::Leaves { why }) => drop(answers.send(Answer::Leaves(why))),
+                Ok(Report::LockLost { why }) => {
+                    tracing::error!(
+                        why,
+                        "lost the workspace's lock; killing the turn's processes"
+                    );
+                    lock_lost = Some(why);
+                }
                 Ok(Report::Unkillable {
                     leftovers,
                     unkillable,
@@ -205,6 +213,7 @@ impl Seat {
                         exit: exit.take().unwrap_or(KILLED),
                         leftovers,
                         unkillable: Some(unkillable),
+                        lock_lost: lock_lost.clone(),
                     };
                     over(closed, None);
                 }
@@ -213,9 +222,13 @@ impl Seat {
                         exit: exit.unwrap_or(KILLED),
                         leftovers,
                         unkillable: None,
+                        lock_lost,
                     };
                     // Before anybody hears that it is over.
-                    drop(held);
+                    match closed.lock_lost {
+                        None => drop(held),
+                        Some(_) => drop_elsewhere(held),
+                    }
                     return over(closed, again.then_some(self));
                 }
                 Err(error) => {
@@ -235,6 +248,7 @@ impl Seat {
             exit: exit.unwrap_or(Exit::GuardLost),
             leftovers: count,
             unkillable,
+            lock_lost,
         };
         over(closed, None);
     }
@@ -295,6 +309,13 @@ impl Held {
         });
         described
     }
+}
+
+/// Closes descriptors of a file system that may not answer: closing may hang, too. If no thread
+/// can be started, it is done here.
+pub fn drop_elsewhere(what: impl Send + 'static) {
+    let closing = thread::Builder::new().name("close".to_owned());
+    let _ = closing.spawn(move || drop(what));
 }
 
 /// One at a time: each must see all that is left, also what the other found.
@@ -358,6 +379,7 @@ mod tests {
             lock: nothing.as_fd(),
             unkillable: nothing.as_fd(),
             kill_timeout: Duration::from_secs(30),
+            lock_lost_after: None,
             bell: None,
         };
         // A new one was tried: here there is none.

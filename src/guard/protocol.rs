@@ -38,6 +38,8 @@ pub(super) struct Start {
     pub is_server: bool,
     /// How long what was killed may take to end.
     pub kill_timeout: Duration,
+    /// For how long the lock may go unconfirmed; `None` where it is not confirmed.
+    pub lock_lost_after: Option<Duration>,
     /// Of the workspace that it is for, by which its processes are known.
     pub mark: Option<u64>,
 }
@@ -98,6 +100,10 @@ pub(super) enum Report {
         why: Unrest,
     },
     Taken,
+    /// The lock is not known to be held any more: the tree is being killed.
+    LockLost {
+        why: String,
+    },
     /// A server that waited ends now.
     Leaves {
         why: Leave,

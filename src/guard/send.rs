@@ -32,6 +32,7 @@ pub(super) fn start_message(spec: &GuardSpec<'_>) -> io::Result<Vec<u8>> {
         files: spec.files.iter().map(|arg| arg.flag.to_owned()).collect(),
         is_server: spec.bell.is_some(),
         kill_timeout: spec.kill_timeout,
+        lock_lost_after: spec.lock_lost_after,
         mark: spec.tag.as_ref().map(Tag::mark),
     })?;
     let length = u32::try_from(json.len())

@@ -121,6 +121,7 @@ pub(super) struct Series {
     pub offer_answers: IntCounterVec,
     pub offers_repeated: IntCounter,
     pub leftovers: IntCounter,
+    pub locks_lost: IntCounter,
     pub workspaces_held: IntGauge,
     pub workspaces_stuck: Known<IntGaugeVec>,
     pub unkillable: GaugeVec,
@@ -351,6 +352,10 @@ impl Series {
             leftovers: new.counter(
                 "leftover_processes_killed_total",
                 "Processes that a turn left behind and that were killed.",
+            ),
+            locks_lost: new.counter(
+                "locks_lost_total",
+                "Turns that were killed and returned, as their workspace's lock could not be confirmed.",
             ),
             workspaces_held: new.gauge(
                 "workspaces_held",

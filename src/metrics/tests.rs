@@ -79,6 +79,7 @@ fn the_names_and_kinds_are_the_documented_ones() {
             "host_unfit gauge",
             "input_tokens_total counter",
             "leftover_processes_killed_total counter",
+            "locks_lost_total counter",
             "offer_answers_total counter",
             "offers_repeated_total counter",
             "offers_total counter",

@@ -358,6 +358,7 @@ mod tests {
             at: time(),
             worker: format!("w-{attempt}"),
             thread: None,
+            fence: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::amqp::connect::Connector;
 use crate::codex::app_server::{AppServer, Bounds, IdleServers};
@@ -191,6 +192,20 @@ pub(super) fn host(
     Host::judging_ends([disk].into_iter().chain(codex), policy, metrics.clone())
 }
 
+/// Shorter than the time after which the common shared file systems drop the locks of a client
+/// that they don't hear (from 42 s on), with time to kill a turn.
+const LOCK_LOST_AFTER: Duration = Duration::from_secs(25);
+
+/// For how long a lock may go unconfirmed; `None` where locks are not confirmed.
+pub fn lock_lost_after(settings: &Settings, root: &Root) -> Option<Duration> {
+    let by_file_system = || match root.shared_file_system() {
+        Some(_) => LOCK_LOST_AFTER,
+        None => Duration::ZERO,
+    };
+    let after = settings.lock_lost_after.unwrap_or_else(by_file_system);
+    (!after.is_zero()).then_some(after)
+}
+
 /// What runs turns by these settings. `worker` names this process.
 pub fn runner(
     settings: &Settings,
@@ -200,7 +215,18 @@ pub fn runner(
     host: Host,
     metrics: Metrics,
 ) -> Runner<AnyEngine> {
+    let lock_lost_after = lock_lost_after(settings, &root);
+    if let Some(after) = lock_lost_after {
+        let file_system = root.shared_file_system().unwrap_or("local");
+        let after_s = after.as_secs_f64();
+        tracing::info!(
+            file_system,
+            after_s,
+            "turns are killed when their lock can't be confirmed"
+        );
+    }
     Runner {
+        lock_lost_after,
         held: engine.codex().launch.guards.held_workspaces().clone(),
         homes: homes(settings, &root, &engine.codex().launch.env),
         root,

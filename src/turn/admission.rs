@@ -88,7 +88,10 @@ impl<E: Engine> Runner<E> {
         };
         fault::at("turn.locked");
         let outcome = self.serve(request, &workspace, &mut hold, sink, stop).await;
-        hold.release(&workspace, idle).await;
+        match outcome {
+            Ok(Some(Outcome::LockLost)) => hold.abandon(),
+            _ => hold.release(&workspace, idle).await,
+        }
         match (outcome?, workspace.unusable()) {
             (Some(outcome), _) => Ok(outcome),
             // The broker is waited for: nobody's business is held up by that.
@@ -109,7 +112,20 @@ impl<E: Engine> Runner<E> {
         stop: &StopHandle,
     ) -> Result<Option<Outcome>, NotStarted> {
         // Again: it may have ended while we waited for the lock.
-        let mut history = match block_in_place(|| look_up(workspace, request))? {
+        let mut found = block_in_place(|| look_up(workspace, request))?;
+        if let Some(predecessor) = hold.predecessor.take()
+            && !matches!(found, Found::Ended(_))
+        {
+            if !predecessor.outlived(workspace, stop).await? {
+                return Ok(Some(Outcome::Returned));
+            }
+            // No guard has confirmed it meanwhile.
+            if !block_in_place(|| hold.journal.lock().is_held()).map_err(StateError::from)? {
+                return Ok(Some(Outcome::Busy));
+            }
+            found = block_in_place(|| look_up(workspace, request))?;
+        }
+        let mut history = match found {
             Found::Ended(ended) => return Ok(Some(Outcome::AlreadyEnded(ended))),
             Found::Started(history) => Some(history),
             Found::New => None,

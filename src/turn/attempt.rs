@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start, sealer};
+use super::fence;
 use super::hold::{self, Hold};
 use super::images::{self, NoImages};
 use super::process::{self, Ran};
@@ -29,7 +30,7 @@ use crate::codex::{Exit, obstacle, recorded, stderr};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnError};
 use crate::fault;
-use crate::guard::{SpawnError, log_strays, proc};
+use crate::guard::{SpawnError, drop_elsewhere, log_strays, proc};
 use crate::host::Part;
 use crate::host::account::TurnEnd;
 use crate::metrics::ServerStart;
@@ -85,6 +86,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             journal,
             server,
             took_over,
+            predecessor: _,
         } = hold;
         let mut start = match (&server, took_over) {
             (Some(_), _) => ServerStart::Warm,
@@ -141,6 +143,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             home: &home,
             lock: journal.lock().as_fd(),
             unkillable: unkillable.as_fd(),
+            lock_lost_after: self.runner.lock_lost_after,
             bell: bell.as_ref().map(File::as_fd),
         };
         let unkept = Mutex::new(None);
@@ -183,7 +186,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                 on_thread,
             );
             let ran = ran.await;
-            if leaves_no_room(&ran) {
+            if leaves_no_room(&ran) || is_lock_lost(&ran) {
                 break ran;
             }
             let stale = input.resume.and_then(|_| self.stale_thread(&ran));
@@ -207,6 +210,11 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         fault::at("turn.exited");
         let ending = match ran {
+            // Nothing there is touched any more, not even to record that: it may hang.
+            Ok(ran) if ran.end.lock_lost.is_some() => {
+                drop_elsewhere((bell, unkillable));
+                return Ok(self.lock_lost(ran.end.leftovers).await);
+            }
             Ok(ran) if ran.stop == Some(Stop::Shutdown) => {
                 self.give_back(journal);
                 return Ok(Outcome::Returned);
@@ -285,6 +293,21 @@ impl<'a, E: Engine> Attempt<'a, E> {
     ) -> Outcome {
         let ending = Ending::not_run(StopReason::Error, Some(error), meter.unrun());
         self.record(journal, ending, out, sink, stop).await
+    }
+
+    /// Returned, uncharged. Until it is known whether the file system still works here, the slot
+    /// takes no other turn.
+    async fn lock_lost(&self, leftovers: u64) -> Outcome {
+        self.runner.metrics.lock_lost();
+        let turn_id = self.request.turn_id.as_str().to_owned();
+        tracing::error!(
+            attempt = self.number,
+            leftovers,
+            "killed the turn's processes, as its lock was lost; it starts again, uncharged"
+        );
+        fence::note_lost(self.workspace.claims().clone(), turn_id, self.number);
+        self.runner.host.examine(Part::Disk).await;
+        Outcome::LockLost
     }
 
     /// Looks up what the turn goes on from, and records that it has started.
@@ -378,6 +401,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
             at: Timestamp::now(),
             worker: self.runner.worker.clone(),
             thread: meter.thread_start().cloned(),
+            fence: fence::of_this_place(self.runner.lock_lost_after),
         }
     }
 
@@ -494,6 +518,10 @@ fn leaves_no_room(ran: &Result<Ran, SpawnError>) -> bool {
         Ok(ran) => ran.end.unkillable.is_some(),
         Err(error) => matches!(error, SpawnError::Held(_)),
     }
+}
+
+fn is_lock_lost(ran: &Result<Ran, SpawnError>) -> bool {
+    ran.as_ref().is_ok_and(|ran| ran.end.lock_lost.is_some())
 }
 
 /// codex, or its guard, was not started, or ended without a word.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
+use super::fence::Predecessor;
 use crate::codex::app_server::{IdleServers, Server};
 use crate::fault;
-use crate::guard::{Tag, Unkillable, tree};
+use crate::guard::{self, Tag, Unkillable, tree};
 use crate::metrics::{Metrics, OldRead};
 use crate::workspace::{JournalEnd, LockedJournal, StateError, Workspace, WorkspaceLock};
 
@@ -32,6 +33,8 @@ pub(super) struct Hold {
     pub server: Option<Server>,
     /// A server that waited, maybe of another process, has made way.
     pub took_over: bool,
+    /// Whose processes may still run, on another host.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// What the offer of a turn says besides the request.
@@ -116,7 +119,13 @@ impl Hold {
             journal,
             server: Some(taken.server),
             took_over: false,
+            predecessor: None,
         }))
+    }
+
+    /// The lock is lost, and closing its files may hang.
+    pub fn abandon(self) {
+        guard::drop_elsewhere(self);
     }
 
     /// The turn is over and recorded: the workspace is anybody's.
@@ -217,6 +226,12 @@ fn open(
         clear(workspace, &record)?;
     }
     let journal = lock.open_journal(known)?;
+    let mut predecessor = None;
+    if journal.has_open_attempt()
+        && let Some(open) = workspace.open_attempt()?
+    {
+        predecessor = Predecessor::of(open, &guard::place());
+    }
     if (lost_server || journal.has_open_attempt()) && !fault::is_on("sabotage.sight") {
         let killed = tree::kill_tagged(&tag(workspace));
         if killed.count > 0 {
@@ -237,6 +252,7 @@ fn open(
         journal,
         server: None,
         took_over: false,
+        predecessor,
     })))
 }
 

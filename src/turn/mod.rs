@@ -3,6 +3,7 @@
 //! ```text
 //! admission   may it run at all, and as which attempt?      (lock, claim, journal)
 //!   attempt   start it, run codex
+//!     fence   when another host's attempt can't run any more
 //!     process one codex: listen, stop, make sure that it is gone
 //!     usage   what it spent
 //!     record  its end, in the journal before anybody hears of it
@@ -17,6 +18,7 @@ mod attempt;
 pub mod coalesce;
 mod emit;
 mod ending;
+mod fence;
 mod hold;
 mod images;
 mod process;
@@ -54,6 +56,9 @@ pub struct Runner<E> {
     pub idle_timeout: Duration,
     /// The most that a turn may ask for, and what it gets without asking.
     pub max_attempts: u32,
+    /// For how long a turn's lock may go unconfirmed before the turn is killed; `None` where
+    /// locks are not confirmed.
+    pub lock_lost_after: Option<Duration>,
     /// For requests that name none; codex's own choice if this is none either.
     pub default_model: Option<String>,
     /// The models that may be asked; any if there is no list.
@@ -85,6 +90,9 @@ pub enum Outcome {
     Held(Box<Unkillable>),
     /// The worker shuts down; the turn starts again elsewhere, uncharged.
     Returned,
+    /// Its processes were killed, as the workspace's lock could not be confirmed; the turn
+    /// starts again later, uncharged.
+    LockLost,
     /// Nothing was run, as nothing can be on this host now: another one may.
     Unfit(Finding),
     /// Nothing was run, though the host is well; later it may be.

@@ -271,6 +271,8 @@ impl<E: Engine> Worker<E> {
                 "the turn waits: processes of an earlier turn can't be killed"
             ),
             Outcome::Returned => tracing::info!("gave the turn back"),
+            // Logged where it was found.
+            Outcome::LockLost => {}
             Outcome::Unfit(finding) => {
                 self.metrics.turn_not_started(Some(finding.lack));
                 tracing::info!(lack = finding.lack.as_str(), "gave the turn back");
@@ -338,7 +340,7 @@ impl<E: Engine> Worker<E> {
                 self.blocked.note(request, why, &with_sources(error));
             }
             // Reported in other ways.
-            Outcome::Held(_) | Outcome::Returned | Outcome::Unfit(_) => {}
+            Outcome::Held(_) | Outcome::Returned | Outcome::LockLost | Outcome::Unfit(_) => {}
             Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => {
                 self.blocked.clear(request.workspace.as_str());
             }

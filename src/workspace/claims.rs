@@ -1,7 +1,7 @@
 //! Claims: each turn's fate, decided once by the exclusive creation of a file.
 //!
-//! A turn's files are `<turn id>.claim`, `<turn id>.cancel` and
-//! `<turn id>.received`. Turn ids may hold dots, even be `..`, and yet no two
+//! A turn's files are `<turn id>.claim`, `<turn id>.cancel`,
+//! `<turn id>.received` and `<turn id>.lost`. Turn ids may hold dots, even be `..`, and yet no two
 //! names meet: each ends in one of the suffixes, what stands before it is the whole id, and names of other
 //! files in here hold a `~`, which no id may.
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::dir::Dir;
+use super::dir::{Dir, PRIVATE_FILE};
 use super::durable::Created;
 use super::error::{DiskError, StateError};
 use super::{id, line};
@@ -21,6 +21,7 @@ use crate::event::{ErrorCode, SealedEvent};
 pub(super) const CLAIM: &str = ".claim";
 pub(super) const CANCEL: &str = ".cancel";
 pub(super) const RECEIVED: &str = ".received";
+pub(super) const LOST: &str = ".lost";
 
 /// Of one claim. The longest ending is that of a request with 32 violations
 /// and the most metadata, which is far below.
@@ -86,6 +87,11 @@ pub struct Received {
     /// The process; `None` from older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Lost {
+    attempts: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -183,6 +189,27 @@ impl Claims {
             .map_err(|why| StateError::unreadable(&self.dir.path().join(name), 0, why))
     }
 
+    /// Notes that the attempt's processes are gone, as its lock was lost: it is not charged.
+    /// Needs no lock. Of two that are noted at the same moment one may stay charged.
+    pub fn note_lost(&self, turn_id: &str, attempt: u32) -> Result<(), StateError> {
+        let mut lost = self.lost_attempts(turn_id)?;
+        if !lost.contains(&attempt) {
+            lost.push(attempt);
+            let bytes = line::encode(&Lost { attempts: lost });
+            self.dir
+                .write_atomic(&lost_name(turn_id)?, &bytes, PRIVATE_FILE)?;
+        }
+        Ok(())
+    }
+
+    /// The attempts whose processes are gone, as their lock was lost.
+    pub fn lost_attempts(&self, turn_id: &str) -> Result<Vec<u32>, StateError> {
+        let bytes = self.dir.read(&lost_name(turn_id)?, MAX_BYTES)?;
+        // What can't be read is charged.
+        let lost = bytes.and_then(|bytes| line::decode::<Lost>(&bytes).ok());
+        Ok(lost.unwrap_or_default().attempts)
+    }
+
     pub(super) fn read(&self, name: &str) -> Result<Option<Claim>, StateError> {
         let Some(bytes) = self.dir.read(name, MAX_BYTES)? else {
             return Ok(None);
@@ -197,6 +224,7 @@ impl Claims {
     pub(super) fn forget(&self, turn_id: &str) -> Result<(), DiskError> {
         self.dir.remove(&format!("{turn_id}{CANCEL}"))?;
         self.dir.remove(&format!("{turn_id}{RECEIVED}"))?;
+        self.dir.remove(&format!("{turn_id}{LOST}"))?;
         self.dir.remove(&format!("{turn_id}{CLAIM}"))?;
         Ok(())
     }
@@ -216,6 +244,10 @@ fn claim_name(turn_id: &str) -> Result<String, StateError> {
 
 fn cancel_name(turn_id: &str) -> Result<String, StateError> {
     Ok(format!("{}{CANCEL}", id::turn_id(turn_id)?))
+}
+
+fn lost_name(turn_id: &str) -> Result<String, StateError> {
+    Ok(format!("{}{LOST}", id::turn_id(turn_id)?))
 }
 
 fn received_name(turn_id: &str) -> Result<String, StateError> {
@@ -322,6 +354,19 @@ mod tests {
         // A newer worker's, or damaged: it is cancelled all the same.
         std::fs::write(tmp.path().join("odd.cancel"), "odd").unwrap();
         assert_eq!(by("odd"), None);
+    }
+
+    #[test]
+    fn g4_lost_attempts_are_noted_and_forgotten_with_their_turn() {
+        let (_tmp, claims) = store();
+        assert!(claims.lost_attempts("t").unwrap().is_empty());
+        for attempt in [1, 3, 1] {
+            claims.note_lost("t", attempt).unwrap();
+        }
+        assert_eq!(claims.lost_attempts("t").unwrap(), [1, 3]);
+        assert!(claims.lost_attempts("t.1").unwrap().is_empty());
+        claims.forget("t").unwrap();
+        assert!(claims.lost_attempts("t").unwrap().is_empty());
     }
 
     #[test]

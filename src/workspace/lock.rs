@@ -46,6 +46,11 @@ impl WorkspaceLock {
         has_idle_server(&self.state)
     }
 
+    /// Whether the lock is held still: a shared file system may have dropped it.
+    pub fn is_held(&self) -> Result<bool, DiskError> {
+        take(&self.state, LOCK, &self.file)
+    }
+
     /// Nothing of that server lives any more.
     pub fn forget_lost_server(&self) -> Result<(), DiskError> {
         let bell = bell(&self.state)?;
@@ -55,16 +60,20 @@ impl WorkspaceLock {
 }
 
 /// The lock that a server's guard still holds, by its descriptor; nothing
-/// where that is the lock of a file that was removed since.
+/// where that is the lock of a file that was removed since, or was dropped.
 pub(super) fn held(state: &Arc<Dir>, lock: OwnedFd) -> Result<Option<WorkspaceLock>, DiskError> {
     let held = rustix::fs::fstat(&lock).map_err(|errno| state.error("look at", LOCK, errno))?;
     let named = state.stat(LOCK)?;
     let same =
         named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino));
-    Ok(same.then(|| WorkspaceLock {
+    let lock = same.then(|| WorkspaceLock {
         file: lock.into(),
         state: Arc::clone(state),
-    }))
+    });
+    Ok(match lock {
+        Some(lock) if lock.is_held()? => Some(lock),
+        _ => None,
+    })
 }
 
 /// Whether the lock is, or was, held for a server that waits for a turn.

@@ -23,6 +23,7 @@
 //!         begun                             the conversation that a turn was asked to begin
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
 //!         claims/<turn id>.received         when it first came, if it must start in time
+//!         claims/<turn id>.lost             the attempts that ended as their lock was lost
 //!         failed/<turn id>.json                 the newest requests of turns that failed
 //!         codex-home/                       its CODEX_HOME, if each has its own
 //! <root>/.codex-homes/<id>/                 the same, if agents are another user
@@ -41,6 +42,7 @@ mod dir;
 mod durable;
 mod error;
 mod failed;
+mod file_system;
 mod holder;
 mod id;
 mod image;
@@ -74,8 +76,8 @@ pub use error::{DiskError, Rejection, StateError, WorkspaceError};
 pub use holder::LockHolder;
 pub use image::ImageError;
 pub use journal::{
-    Baseline, Finished, JournalEnd, LockedJournal, Returned, Started, ThreadEnd, ThreadStart,
-    TurnHistory, Unkept,
+    Baseline, Fence, Finished, JournalEnd, LockedJournal, Returned, Started, ThreadEnd,
+    ThreadStart, TurnHistory, Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
 pub use pauses::{MAX_PAUSES, Pause, PauseFile, PauseScope, Pauses, can_be_paused};
@@ -239,13 +241,27 @@ impl Workspace {
 
     /// A turn's records as far as they are written, without the lock.
     pub fn history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
-        journal::history(&self.state, id::turn_id(turn_id)?, None)
+        let history = journal::history(&self.state, id::turn_id(turn_id)?, None)?;
+        self.with_lost(history, turn_id)
     }
 
     /// As [`Self::history`], at the cost of bounded reads for a turn that has
     /// ended or runs.
     pub fn recent_history(&self, turn_id: &str) -> Result<TurnHistory, StateError> {
-        journal::recent_history(&self.state, id::turn_id(turn_id)?)
+        let history = journal::recent_history(&self.state, id::turn_id(turn_id)?)?;
+        self.with_lost(history, turn_id)
+    }
+
+    /// Attempts that have lost the lock can't write to the journal.
+    fn with_lost(
+        &self,
+        mut history: TurnHistory,
+        turn_id: &str,
+    ) -> Result<TurnHistory, StateError> {
+        if !history.started.is_empty() {
+            history.returned.extend(self.claims.lost_attempts(turn_id)?);
+        }
+        Ok(history)
     }
 
     /// The attempt that has begun last, unless its end is recorded.

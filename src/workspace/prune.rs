@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::claims::{CANCEL, CLAIM, Claims, RECEIVED, Verdict};
+use super::claims::{CANCEL, CLAIM, Claims, LOST, RECEIVED, Verdict};
 use super::error::DiskError;
 use super::lock;
 
@@ -47,7 +47,7 @@ impl Claims {
                 let entry = turns.entry(turn.to_owned()).or_default();
                 entry.claimed = true;
                 entry.add(made_at);
-            } else if let Some(turn) = [CANCEL, RECEIVED]
+            } else if let Some(turn) = [CANCEL, RECEIVED, LOST]
                 .iter()
                 .find_map(|mark| name.strip_suffix(mark))
             {
@@ -67,6 +67,7 @@ impl Claims {
         for (_, turn, claimed) in old {
             self.dir.remove(&format!("{turn}{CANCEL}"))?;
             self.dir.remove(&format!("{turn}{RECEIVED}"))?;
+            self.dir.remove(&format!("{turn}{LOST}"))?;
             // A claim that was not there a moment ago is no old verdict.
             if *claimed {
                 self.dir.remove(&format!("{turn}{CLAIM}"))?;

@@ -15,7 +15,7 @@ use super::error::{DiskError, Rejection, WorkspaceError};
 use super::pauses::PauseFile;
 use super::processes::Processes;
 use super::threads::Threads;
-use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, id, lock};
+use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, file_system, id, lock};
 
 /// The variable that names the root.
 const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
@@ -190,6 +190,11 @@ impl Root {
         }
         may_write(&self.dir)?;
         self.workspaces.try_writing()
+    }
+
+    /// The name of the shared file system that it is on; `None` on a local one.
+    pub fn shared_file_system(&self) -> Option<&'static str> {
+        file_system::shared(&self.workspaces)
     }
 
     /// Whether the folder of the records is still the one that was there at the

@@ -97,6 +97,7 @@ pub fn started(turn_id: &str, attempt: u32) -> Started {
             base: Some(tokens(10)),
             rollout_len: Some(100),
         }),
+        fence: None,
     }
 }
 

@@ -147,6 +147,7 @@ impl Script {
                 lock: lock.as_fd(),
                 unkillable: unkillable.as_fd(),
                 kill_timeout: KILL_TIMEOUT,
+                lock_lost_after: None,
                 bell: bell.map(Into::into),
             })
             .unwrap();

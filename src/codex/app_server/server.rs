@@ -18,7 +18,7 @@ use crate::codex::engine::{End, TurnInput};
 use crate::codex::lines::Line;
 use crate::codex::process::{Codex, Process, WITHOUT_GOALS};
 use crate::error::with_sources;
-use crate::guard::SpawnError;
+use crate::guard::{SpawnError, drop_elsewhere};
 
 /// How long it may live on after its stdin was closed: it ends in a tenth of
 /// a second, unless it hangs.
@@ -190,7 +190,7 @@ impl Server {
                 return DismissReason::Unasked;
             }
         }
-        self.process.end().await;
+        self.end_of_process().await;
         self.why_gone()
     }
 
@@ -207,7 +207,15 @@ impl Server {
         self.hang_up();
         // Read on, or a full pipe would keep it from ending.
         while self.hear_next().await.is_some() {}
-        self.process.end().await
+        self.end_of_process().await
+    }
+
+    async fn end_of_process(&mut self) -> End {
+        let end = self.process.end().await;
+        if end.lock_lost.is_some() {
+            drop_elsewhere(self.lock.take());
+        }
+        end
     }
 
     /// As [`Self::end`], also where it hangs.

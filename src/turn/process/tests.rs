@@ -82,6 +82,7 @@ impl EngineRun for Scripted {
             exit: Exit::Signal(9),
             leftovers: 0,
             unkillable: None,
+            lock_lost: None,
             stderr_tail: String::new(),
         }
     }
@@ -142,6 +143,7 @@ async fn ran(codex: &Scripted, sink: &Sink, stop: &StopHandle) -> Ran {
         home: &home,
         lock: null.as_fd(),
         unkillable: null.as_fd(),
+        lock_lost_after: None,
         bell: None,
     };
     let mut out = Emitter::new(Sealer::new("t", "a", 1), EventSet::Full, sink);

@@ -24,7 +24,7 @@ pub(super) use read::{end_of, history, indexed_end};
 pub use recent::Progress;
 pub(super) use recent::{open_attempt, progress, recent_history};
 pub use record::{
-    Baseline, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
+    Baseline, Fence, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,
 };
 
 const JOURNAL: &str = "journal";

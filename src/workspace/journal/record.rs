@@ -37,6 +37,18 @@ pub struct Started {
     pub worker: String,
     /// The thread that it resumes; none for a new one.
     pub thread: Option<ThreadStart>,
+    /// `None` where its guard does not confirm the lock, and from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+}
+
+/// That the attempt's processes are killed where the lock can't be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The boot of the host and the PID namespace in which they run.
+    pub place: String,
+    /// After so long without a confirmation.
+    pub after_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,7 +148,7 @@ impl Finished {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TurnHistory {
     pub started: Vec<Started>,
-    /// The attempts that were cut off by a shutdown.
+    /// The attempts that were cut off by a shutdown, or lost their lock.
     pub returned: Vec<u32>,
     /// A turn ends once: should there be two, the first may be published.
     pub finished: Option<Finished>,

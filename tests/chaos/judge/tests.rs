@@ -70,6 +70,7 @@ impl World {
             at: at(self.now()),
             worker: "host-name-77-abc".to_owned(),
             thread: None,
+            fence: None,
         };
         self.journal(workspace, Record::Started(started));
         let run = Run {

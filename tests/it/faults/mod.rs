@@ -13,6 +13,7 @@ mod drains;
 mod frozen;
 mod full_disk;
 mod half_open;
+mod lost_locks;
 mod missing_codex;
 mod part_deaths;
 mod places;

@@ -13,6 +13,7 @@ const CLEAN: Closed = Closed {
     exit: Exit::Code(0),
     leftovers: 0,
     unkillable: None,
+    lock_lost: None,
 };
 
 /// The guard of a turn that says so, and ends.
@@ -41,6 +42,7 @@ async fn g3_a_guard_that_waits_for_its_next_turn_holds_no_lock() {
         exit: Exit::Code(3),
         leftovers: 1,
         unkillable: None,
+        lock_lost: None,
     };
     assert_eq!(first.closed().await, end);
     lock_gets_free(&first);

@@ -65,6 +65,7 @@ async fn a_guard_that_cannot_be_started_is_an_error_that_names_it() {
         lock: std::os::fd::AsFd::as_fd(&lock),
         unkillable: std::os::fd::AsFd::as_fd(&lock),
         kill_timeout: super::KILL_TIMEOUT,
+        lock_lost_after: None,
         bell: None,
     });
     let error = spawned.unwrap_err();

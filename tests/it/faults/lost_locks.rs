@@ -1,0 +1,87 @@
+//! Locks that a shared file system has dropped, or may have.
+
+use std::fs;
+
+use crate::support::pool::{Pool, is_alive, turn};
+
+/// Guards `LockConfirmer`, and that a lost attempt is not charged: with one attempt the turn
+/// would end with `turn.attempts_exhausted`.
+#[tokio::test]
+async fn g3_g4_a_turn_whose_lock_is_lost_is_killed_and_starts_again_uncharged() {
+    for how in ["hang", "lost"] {
+        let mut pool = Pool::start(0, &[]).await;
+        let disconnected = pool.stand_in_file("disconnected");
+        let fault = format!(
+            "guard.confirm=return({how}-while:{})",
+            disconnected.display()
+        );
+        let worker = pool.spawn(&[
+            ("LOCK_LOST_AFTER", "1s"),
+            ("MAX_ATTEMPTS", "1"),
+            ("FAILPOINTS", &fault),
+        ]);
+        pool.ready().await;
+        pool.enqueue(&[turn("t", "a", &["say hi", "wait go"])])
+            .await;
+        pool.events.said("t", "hi").await;
+        let first = pool.started("t", 1).await;
+        assert!(is_alive(first.pid));
+        fs::write(&disconnected, "").unwrap();
+        pool.process(worker)
+            .logged("killed the turn's processes, as its lock was lost; it starts again, uncharged")
+            .await;
+        assert!(!is_alive(first.pid), "{how}");
+        pool.process(worker)
+            .metric_is("turn_worker_locks_lost_total", 1.0)
+            .await;
+        fs::remove_file(&disconnected).unwrap();
+        pool.release("go");
+        let ended = pool.events.ended("t").await;
+        assert_eq!((ended.stop_reason(), ended.attempt()), ("end_turn", 2));
+        pool.stop().await;
+    }
+}
+
+/// Locks that are confirmed, and those on a local file system, end no turn.
+#[tokio::test]
+async fn g4_a_turn_whose_lock_is_held_runs_on() {
+    let mut pool = Pool::start(0, &[("ROLES", "worker")]).await;
+    pool.spawn(&[("ROLES", "sequencer")]);
+    let fault = "guard.confirm=return(hang-while:/)";
+    for settings in [("LOCK_LOST_AFTER", "1s"), ("FAILPOINTS", fault)] {
+        let worker = pool.spawn(&[settings]);
+        pool.process(worker).ready().await;
+        let id = settings.0;
+        pool.enqueue(&[turn(id, id, &["say hi", &format!("wait {id}")])])
+            .await;
+        pool.events.said(id, "hi").await;
+        pool.heartbeats(2).await;
+        pool.release(id);
+        assert_eq!(pool.events.ended(id).await.attempt(), 1);
+        pool.process(worker).terminate();
+        assert_eq!(pool.process(worker).exited().await, Some(0));
+    }
+    pool.stop().await;
+}
+
+/// Guards `Predecessor`: the first host's processes may still run, and can't be seen from the second.
+#[tokio::test]
+async fn g3_another_hosts_attempt_is_outlived_before_the_next_starts() {
+    let mut pool = Pool::start(0, &[("LOCK_LOST_AFTER", "1s")]).await;
+    pool.spawn(&[("ROLES", "sequencer")]);
+    let first = pool.spawn(&[("ROLES", "worker")]);
+    pool.ready().await;
+    pool.enqueue(&[turn("t", "a", &["wait go"])]).await;
+    pool.started("t", 1).await;
+    let elsewhere = pool.spawn(&[("ROLES", "worker"), ("FAILPOINTS", "guard.place=return")]);
+    pool.process(elsewhere).ready().await;
+    pool.process(first).kill();
+    let waits =
+        "an attempt of another host has no end: waiting until its guard must have killed it";
+    pool.process(elsewhere).logged(waits).await;
+    assert_eq!(pool.runs().of_turn("t").count(), 1);
+    pool.release("go");
+    let ended = pool.events.ended("t").await;
+    assert_eq!((ended.stop_reason(), ended.attempt()), ("end_turn", 2));
+    pool.stop().await;
+}
