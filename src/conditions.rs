@@ -35,6 +35,8 @@ pub enum Condition {
     LocksNotExclusive,
     /// Operators have paused the pool, or workspaces.
     Paused,
+    /// What another process writes in the workspace root is not seen here at once.
+    ReadsStale,
     /// Another process of the pool has another workspace root.
     RootDiffers,
     /// Another process of the pool has other settings where they must agree.
@@ -44,7 +46,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BrokerBlocked,
         Self::BrokersDiffer,
         Self::BrokerLimits,
@@ -53,6 +55,7 @@ impl Condition {
         Self::ForeignConsumer,
         Self::LocksNotExclusive,
         Self::Paused,
+        Self::ReadsStale,
         Self::RootDiffers,
         Self::SettingsDiffer,
         Self::TurnUndeliverable,
@@ -69,6 +72,7 @@ impl Condition {
             Self::ForeignConsumer => "foreign_consumer",
             Self::LocksNotExclusive => "locks_not_exclusive",
             Self::Paused => "paused",
+            Self::ReadsStale => "reads_stale",
             Self::RootDiffers => "root_differs",
             Self::SettingsDiffer => "settings_differ",
             Self::TurnUndeliverable => "turn_undeliverable",
@@ -83,6 +87,7 @@ impl Condition {
             | Self::BrokersDiffer
             | Self::BrokerLimits
             | Self::LocksNotExclusive
+            | Self::ReadsStale
             | Self::RootDiffers
             | Self::TurnUndeliverable => true,
             Self::ClockDiffers

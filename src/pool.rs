@@ -30,14 +30,15 @@ use uuid::Uuid;
 
 use crate::conditions::{Condition, Conditions};
 use crate::config::Settings;
+use crate::error::with_sources;
 use crate::fault;
 use crate::host::Host;
-use crate::workspace::{JournalEnd, ProcessLock, Processes, Root};
+use crate::workspace::{JournalEnd, ProbeRound, Prober, ProcessLock, Processes, Root};
 
 pub use agreement::{Agreement, Standing};
 pub use journal_ends::JournalEnds;
-pub use roster::{Findings, Own, Roster};
-pub use watch::{PoolError, compare};
+pub use roster::{Findings, Own, PeerCheck, Roster};
+pub use watch::{Compared, PoolError, compare};
 
 /// Between two log lines on refused offers.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -45,6 +46,17 @@ const LOG_PERIOD: Duration = Duration::from_secs(60);
 /// How long a process that stood back waits for those to come back that were in
 /// service: a restart takes less.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Between two rounds on a local file system.
+const ROUND_PERIOD: Duration = Duration::from_secs(30);
+/// How long a heartbeat waits for a round.
+const ROUND_LIMIT: Duration = Duration::from_millis(500);
+
+/// How many rounds of each process are read before the first turn is taken: one shows whether the
+/// root is the same, and on a shared file system more show whether what is cached is renewed.
+fn rounds_at_start(root: &Root) -> u32 {
+    root.shared_file_system().map_or(1, |_| 3)
+}
 
 /// This process among those of its pool; cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +68,12 @@ struct Inner {
     processes: Processes,
     /// Held for the life of the process; `None` if the disk did not allow it.
     lock: Mutex<Option<ProcessLock>>,
+    /// `None` while a round is being written, and before the lock is held.
+    prober: Mutex<Option<Prober>>,
+    /// The last round, and when it was written.
+    round: Mutex<Option<(ProbeRound, Instant)>>,
+    /// The root is on a shared file system.
+    is_shared: bool,
     host: Host,
     conditions: Conditions,
     /// That it is connected to.
@@ -88,7 +106,10 @@ impl Pool {
         host.set_barred(true);
         let own = Own::new(id, root.id(), settings);
         Self(Arc::new(Inner {
-            roster: Mutex::new(Roster::new(own.clone())),
+            roster: Mutex::new(Roster::new(own.clone()).reading(rounds_at_start(root))),
+            prober: Mutex::default(),
+            round: Mutex::default(),
+            is_shared: root.shared_file_system().is_some(),
             own,
             processes: root.processes().clone(),
             lock: Mutex::default(),
@@ -122,12 +143,50 @@ impl Pool {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_some(),
+            probe: self.last_round().map(|(round, _)| round),
             settings: own.settings.clone(),
             broker: broker
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
         }
+    }
+
+    /// Writes the next round for the others to read, before a heartbeat reports it: at each one
+    /// on a shared file system, seldom on a local one, where there is nothing that could be old.
+    /// Waits for a disk that hangs only once, and briefly.
+    pub async fn write_round(&self) {
+        let seldom = match self.0.is_shared {
+            true => Duration::ZERO,
+            false => ROUND_PERIOD,
+        };
+        if self
+            .last_round()
+            .is_some_and(|(_, at)| at.elapsed() < seldom)
+        {
+            return;
+        }
+        let prober = self.0.prober.lock();
+        let Some(mut prober) = prober.unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let inner = Arc::clone(&self.0);
+        let writing = tokio::task::spawn_blocking(move || {
+            let round = prober.next_round().inspect_err(|error| {
+                // The host's own probe is about that.
+                tracing::debug!(error = with_sources(error), "can't write a probe's round");
+            });
+            *inner.round.lock().unwrap_or_else(PoisonError::into_inner) =
+                round.ok().map(|round| (round, Instant::now()));
+            let mut own = inner.prober.lock().unwrap_or_else(PoisonError::into_inner);
+            own.get_or_insert(prober);
+        });
+        let _ = tokio::time::timeout(ROUND_LIMIT, writing).await;
+    }
+
+    fn last_round(&self) -> Option<(ProbeRound, Instant)> {
+        let last = self.0.round.lock();
+        *last.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The random id of this process's root.
@@ -203,6 +262,7 @@ impl Pool {
         for (condition, found) in [
             (Condition::RootDiffers, &findings.root),
             (Condition::LocksNotExclusive, &findings.locks),
+            (Condition::ReadsStale, &findings.reads),
             (Condition::SettingsDiffer, &findings.settings),
             (Condition::ClockDiffers, &findings.clock),
         ] {
@@ -237,6 +297,7 @@ impl Pool {
             } else {
                 findings.root = before.root.clone();
                 findings.locks = before.locks.clone();
+                findings.reads = before.reads.clone();
                 findings.yields_to = before.yields_to.clone();
             }
         }

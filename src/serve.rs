@@ -36,7 +36,9 @@ use crate::telemetry::{self, Telemetry};
 use crate::turn::Runner;
 use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
 use crate::workspace::{Root, RootError};
-pub use parts::{EngineError, agents, connector, engine, homes, process_id, root, runner, tried};
+pub use parts::{
+    EngineError, agents, connector, engine, homes, lock_lost_after, process_id, root, runner, tried,
+};
 use parts::{host, idle_servers, warn_of_trust};
 use watched::{EventWatch, Watched};
 pub use watched::{channels_needed, too_few_channels};

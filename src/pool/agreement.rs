@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::config::Settings;
+use crate::workspace::ProbeRound;
 
 /// Of the settings that one process reports.
 const MAX_SETTINGS: usize = 16;
@@ -33,6 +34,9 @@ pub struct Agreement {
     /// It holds the lock in the root that is named after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds_lock: bool,
+    /// What it has written in the root last, for the others to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeRound>,
     /// The settings that decide about turns, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
@@ -179,6 +183,7 @@ mod tests {
             in_service: false,
             stands_back: false,
             holds_lock: false,
+            probe: None,
             settings: many.collect(),
             broker: Some("b".repeat(10_000)),
         };

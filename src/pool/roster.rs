@@ -25,6 +25,7 @@ use super::agreement::{Agreement, Standing, printable, settings_of};
 use super::clock::{Skew, TOLERATED};
 use crate::config::Settings;
 use crate::sequencer::queue::HEARTBEAT;
+use crate::workspace::{ProbeRound, Property};
 
 /// Kept of what is heard, in processes.
 const MAX_PEERS: usize = 500;
@@ -42,6 +43,10 @@ const LOCK_PERIOD: Duration = Duration::from_secs(300);
 const LOCK_SETTLE: Duration = Duration::from_secs(2);
 /// How often a lock must have been free while its process lived.
 const LOCK_MISSES: u32 = 2;
+/// How often a round is read of a process of which enough were.
+const PROBE_PERIOD: Duration = Duration::from_secs(300);
+/// A process reports in several ways, and a round twice.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the other processes are compared with.
 #[derive(Debug, Clone)]
@@ -69,6 +74,8 @@ pub struct Roster {
     peers: BTreeMap<String, Peer>,
     /// For how long this process has listened, in sum.
     listened: Duration,
+    /// How many rounds of each process are to be read at first.
+    rounds: u32,
 }
 
 #[derive(Debug)]
@@ -80,6 +87,7 @@ struct Peer {
     heard: Duration,
     clock: Skew,
     lock: LockRecord,
+    probe: ProbeRecord,
 }
 
 /// What was found when another process's lock was tried.
@@ -91,11 +99,37 @@ struct LockRecord {
     broken: bool,
 }
 
+/// What was found when another process's rounds were read.
+#[derive(Debug, Default)]
+struct ProbeRecord {
+    /// How many were seen as they should be.
+    good: u32,
+    checked: Option<Instant>,
+    /// What was not there. Its process may have ended, and removed its files.
+    suspected: Option<(Instant, Property)>,
+    /// For good: what was seen too late once may be so again.
+    unseen: Option<Property>,
+}
+
+/// What is known of one other process, for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCheck {
+    pub process: String,
+    pub same_root: bool,
+    pub same_host: bool,
+    /// `None` if its lock was not tried.
+    pub lock_holds: Option<bool>,
+    /// How many of its rounds were read; `None` if it reports none, as older versions do.
+    pub rounds: Option<u32>,
+    pub unseen: Option<Property>,
+}
+
 /// What is wrong, in words for the operator.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Findings {
     pub root: Option<String>,
     pub locks: Option<String>,
+    pub reads: Option<String>,
     pub settings: Option<String>,
     pub clock: Option<String>,
     /// The process that is in the way of this one, which must take no turns.
@@ -121,7 +155,14 @@ impl Roster {
             own,
             peers: BTreeMap::new(),
             listened: Duration::ZERO,
+            rounds: 0,
         }
+    }
+
+    /// So many rounds of each process are to be read at first.
+    #[must_use]
+    pub fn reading(self, rounds: u32) -> Self {
+        Self { rounds, ..self }
     }
 
     /// A report of another process, at `now`, which is `clock` on this host.
@@ -144,11 +185,13 @@ impl Roster {
             heard: listened,
             clock: Skew::default(),
             lock: LockRecord::default(),
+            probe: ProbeRecord::default(),
         });
         peer.started = peer.started.min(started);
         peer.heard = listened;
         peer.clock.heard(reported.clock, clock);
         peer.lock.heard(now);
+        peer.probe.heard(now);
         peer.agreement = reported.bounded();
     }
 
@@ -169,10 +212,73 @@ impl Roster {
         in_service.peek().is_some() && in_service.all(|(_, peer)| !self.conflicts(peer))
     }
 
-    /// A lock could be taken, and it is not yet known whether its process lives.
+    /// A lock could be taken, and it is not yet known whether its process lives; or too few
+    /// rounds of a process were read.
     pub fn is_in_doubt(&self) -> bool {
         let mut live = self.live();
-        live.any(|(_, peer)| peer.lock.misses > 0 && !peer.lock.broken)
+        live.any(|(_, peer)| {
+            (peer.lock.misses > 0 && !peer.lock.broken)
+                || peer.probe.is_suspected()
+                || self.has_to_be_read(peer)
+        })
+    }
+
+    fn has_to_be_read(&self, peer: &Peer) -> bool {
+        peer.agreement.root == self.own.root
+            && peer.agreement.probe.is_some()
+            && peer.probe.good < self.rounds
+            && peer.probe.suspected.is_none()
+    }
+
+    /// The round of that process which was just reported, if it is to be read.
+    pub fn round_to_read(&self, now: Instant, process: &str) -> Option<ProbeRound> {
+        let peer = self.peers.get(process)?;
+        let round = peer.agreement.probe?;
+        let pause = match self.has_to_be_read(peer) {
+            true => PROBE_PAUSE,
+            false => PROBE_PERIOD,
+        };
+        let is_due = peer
+            .probe
+            .checked
+            .is_none_or(|at| now.duration_since(at) >= pause);
+        let is_of_use = self.rounds > 0
+            && peer.agreement.root == self.own.root
+            && peer.probe.suspected.is_none();
+        (is_due && is_of_use).then_some(round)
+    }
+
+    /// Processes whose next round is to be read, with its number.
+    pub fn rounds_to_expect(&self, most: usize) -> Vec<(String, u64)> {
+        let due = self.live().filter(|(_, peer)| self.has_to_be_read(peer));
+        let next = due.filter_map(|(id, peer)| {
+            Some((id.clone(), peer.agreement.probe?.number.saturating_add(1)))
+        });
+        next.take(most).collect()
+    }
+
+    /// A round was read that was reported; `unseen`: what was not there.
+    pub fn round_read(&mut self, now: Instant, process: &str, unseen: Option<Property>) {
+        if let Some(peer) = self.peers.get_mut(process) {
+            peer.probe.checked = Some(now);
+            match unseen {
+                None => peer.probe.good = peer.probe.good.saturating_add(1),
+                Some(property) => peer.probe.suspected = Some((now, property)),
+            }
+        }
+    }
+
+    /// What is known of each process that is there, for an operator.
+    pub fn peer_checks(&self) -> Vec<PeerCheck> {
+        let check = |(id, peer): (&String, &Peer)| PeerCheck {
+            process: id.clone(),
+            same_root: peer.agreement.root == self.own.root,
+            same_host: host_of(id) == host_of(&self.own.id),
+            lock_holds: peer.lock.tried.map(|_| peer.lock.misses == 0),
+            rounds: peer.agreement.probe.map(|_| peer.probe.good),
+            unseen: peer.probe.unseen,
+        };
+        self.live().map(check).collect()
     }
 
     /// Processes whose locks are to be tried now.
@@ -215,6 +321,8 @@ impl Roster {
         let root = self.outranked_by(now, standing, false);
         let of_lock = self.outranked_by(now, standing, true);
         let broken = self.live().find(|(_, peer)| peer.lock.broken);
+        let mut live = self.live();
+        let stale = live.find_map(|(id, peer)| Some((id, peer.probe.unseen?)));
         Findings {
             yields_to: root.or(of_lock).map(|(id, _)| id.clone()),
             root: root.map(|(id, peer)| {
@@ -229,6 +337,13 @@ impl Roster {
                 format!(
                     "found that the lock of process {id}, which lives, can be taken here, expected it to be held: \
                      the workspace root is a copy, or its file system does not lock between these hosts or mounts"
+                )
+            }),
+            reads: stale.map(|(id, property)| {
+                format!(
+                    "what process {id} had written and reported was not seen here at once ({}), expected it to be: \
+                     the workspace root is a copy, or its file system's caches are not coherent between these hosts or mounts",
+                    property.as_str()
                 )
             }),
             settings: self.settings_differ(),
@@ -316,7 +431,7 @@ impl Roster {
     }
 
     fn conflicts(&self, peer: &Peer) -> bool {
-        peer.agreement.root != self.own.root || peer.lock.broken
+        peer.agreement.root != self.own.root || peer.lock.broken || peer.probe.unseen.is_some()
     }
 
     fn live(&self) -> impl Iterator<Item = (&String, &Peer)> {
@@ -360,6 +475,21 @@ impl LockRecord {
         let settled = |tried| now.duration_since(tried) >= LOCK_SETTLE;
         self.heard_since |= self.tried.is_some_and(settled);
         self.broken |= self.misses >= LOCK_MISSES && self.heard_since;
+    }
+}
+
+impl ProbeRecord {
+    fn is_suspected(&self) -> bool {
+        self.suspected.is_some() && self.unseen.is_none()
+    }
+
+    fn heard(&mut self, now: Instant) {
+        // What was under way when it ended does not count.
+        if let Some((at, property)) = self.suspected
+            && now.duration_since(at) >= LOCK_SETTLE
+        {
+            self.unseen = Some(property);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::agreement::{Agreement, Standing};
-use super::roster::{Own, Roster};
+use super::roster::{Own, PeerCheck, Roster};
 use super::{Findings, Inner, Pool};
 use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer};
@@ -19,7 +19,7 @@ use crate::amqp::pool::PublisherLink;
 use crate::amqp::publish::json_properties;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::error::with_sources;
-use crate::sequencer::queue::LISTEN;
+use crate::sequencer::queue::{HEARTBEAT, LISTEN};
 use crate::workspace::{DiskError, LockTry, Processes};
 
 /// Before a connection that ended is replaced.
@@ -231,32 +231,52 @@ impl Pool {
             lost.forget();
         }
         *held = new;
+        drop(held);
+        // Only now, or a process that starts would remove its files.
+        if in_place.is_none() {
+            let new = processes.prober(&own.id)?;
+            *self.0.prober.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
         Ok(())
     }
 }
 
-/// Compares what is to join a pool with the processes that run, for an operator:
-/// how many there are, and what differs.
+/// What an operator is shown of a pool.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Each process that was heard.
+    pub peers: Vec<PeerCheck>,
+    pub findings: Findings,
+}
+
+/// Compares what is to join a pool with the processes that run, for an operator. Of each, so many
+/// rounds are read.
 pub async fn compare(
     link: &Link,
     topology: &Topology,
     own: Own,
     processes: &Processes,
-) -> Result<(usize, Findings), PoolError> {
+    rounds: u32,
+) -> Result<Compared, PoolError> {
     if !is_in_use(link, topology).await? {
-        return Ok((0, Findings::default()));
+        return Ok(Compared::default());
     }
     let queue = topology.declare_exclusive(link, Fanout::Status).await?;
-    let roster = Mutex::new(Roster::new(own));
+    let roster = Mutex::new(Roster::new(own).reading(rounds));
     let enough = |roster: &Roster, listened: Duration| {
-        listened >= LISTEN && (!roster.is_in_doubt() || listened >= DOUBT)
+        listened >= LISTEN && (!roster.is_in_doubt() || listened >= doubted_for(rounds))
     };
     hear(link, &queue, &roster, processes, enough, &mut |_| {}).await?;
     let roster = roster.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok((
-        roster.count(),
-        roster.findings(Instant::now(), Standing::Starting),
-    ))
+    Ok(Compared {
+        peers: roster.peer_checks(),
+        findings: roster.findings(Instant::now(), Standing::Starting),
+    })
+}
+
+/// A round may come with every heartbeat, and now and then one is late.
+fn doubted_for(rounds: u32) -> Duration {
+    DOUBT.max(HEARTBEAT * 2 * rounds)
 }
 
 /// A sequencer, or a worker with a free slot.
@@ -291,6 +311,7 @@ async fn hear(
                 let delivery = delivery?;
                 if let Some((process, agreement)) = report(&delivery.body) {
                     locked().heard(Instant::now(), Timestamp::now(), &process, &agreement);
+                    read_round(roster, processes, &process).await;
                 }
                 // A queue that goes with this connection needs no care.
                 let _ = delivery.ack().await;
@@ -300,6 +321,7 @@ async fn hear(
                 locked().listened(now.duration_since(counted));
                 counted = now;
                 try_locks(roster, processes).await;
+                expect_rounds(roster, processes).await;
                 decide(false);
                 if enough(&locked(), begun.elapsed()) {
                     break;
@@ -320,6 +342,46 @@ fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
         // Other types and versions carry no report for this one.
         Ok(Decoded::Known(_) | Decoded::Unknown(_)) | Err(_) => None,
     }
+}
+
+/// Reads what the process has just reported, while it is new.
+async fn read_round(roster: &Mutex<Roster>, processes: &Processes, process: &str) {
+    let locked = || roster.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(round) = locked().round_to_read(Instant::now(), process) else {
+        return;
+    };
+    let (name, processes) = (process.to_owned(), processes.clone());
+    let reading = tokio::task::spawn_blocking(move || processes.check_round(&name, round));
+    match timeout(LOCK_LIMIT, reading).await {
+        Ok(Ok(Ok(unseen))) => locked().round_read(Instant::now(), process, unseen),
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(
+                error = with_sources(&error),
+                process,
+                "can't read a probe's round"
+            );
+        }
+        // It panicked, or takes too long, and is read again with the next report.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Has the file system cache what precedes the next rounds: a turn's records are cached, too.
+async fn expect_rounds(roster: &Mutex<Roster>, processes: &Processes) {
+    let next = {
+        let roster = roster.lock().unwrap_or_else(PoisonError::into_inner);
+        roster.rounds_to_expect(LOCKS_AT_ONCE)
+    };
+    if next.is_empty() {
+        return;
+    }
+    let processes = processes.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        for (process, number) in next {
+            processes.look_at_round(&process, number);
+        }
+    });
+    let _ = timeout(LOCK_LIMIT, looking).await;
 }
 
 /// A disk that does not answer is the concern of the host's own probe.

@@ -16,7 +16,7 @@ use crate::sequencer::queue::HEARTBEAT;
 const MAX_LACK_CHARS: usize = 500;
 
 impl<E: Engine> Worker<E> {
-    /// Waits for the broker only, never for a disk.
+    /// Waits for the broker only; for a disk once, and briefly.
     pub(super) async fn tell_heartbeats(self: Arc<Self>, shutdown: Shutdown) {
         let mut ticks = interval(HEARTBEAT);
         // One that could not be told in time tells nothing any more.
@@ -31,6 +31,7 @@ impl<E: Engine> Worker<E> {
             if !self.publisher.is_connected() {
                 continue;
             }
+            self.pool.write_round().await;
             let status = Status::Heartbeat {
                 worker: self.id.clone(),
                 version: crate::VERSION.to_owned(),

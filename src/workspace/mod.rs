@@ -8,6 +8,7 @@
 //!     registry.lock                         held while a workspace is registered
 //!     root-id                               a random id, under whatever path the root is seen
 //!     processes/<process id>.lock           held by each process that uses the root
+//!     processes/<process id>.…              what it writes for the others to read, see `probe`
 //!     threads/<uuid>                        the workspace that a thread belongs to
 //!     rejected/<turn id>.claim              verdicts on requests without a workspace
 //!     workspaces/<id>/.rejected/            claims, where the workspace can't come to be
@@ -50,6 +51,7 @@ mod journal;
 mod line;
 mod lock;
 mod pauses;
+mod probe;
 mod processes;
 mod prune;
 mod records;
@@ -81,6 +83,7 @@ pub use journal::{
 };
 pub use lock::{Bell, WorkspaceLock};
 pub use pauses::{MAX_PAUSES, Pause, PauseFile, PauseScope, Pauses, can_be_paused};
+pub use probe::{ProbeRound, Prober, Property};
 pub use processes::{LockTry, ProcessLock, Processes};
 pub use records::{RecordReader, TurnRecord, TurnStage};
 pub use root::{Root, RootError};

@@ -21,7 +21,7 @@ const MAX_NAME_BYTES: usize = 128;
 /// The folder of these locks.
 #[derive(Debug, Clone)]
 pub struct Processes {
-    dir: Arc<Dir>,
+    pub(super) dir: Arc<Dir>,
 }
 
 /// The lock of this process, until it is dropped.
@@ -85,6 +85,7 @@ impl Processes {
         for name in self.dir.names()? {
             self.dir.sweep_if_debris(&name)?;
             if !name.ends_with(SUFFIX) {
+                self.sweep_probe(&name)?;
                 continue;
             }
             // Held while it is removed.
@@ -93,6 +94,11 @@ impl Processes {
             }
         }
         Ok(())
+    }
+
+    /// Whether a process of that id has used the root, and has not been swept away.
+    pub(super) fn is_there(&self, id: &str) -> Result<bool, DiskError> {
+        Ok(self.dir.stat(&format!("{id}{SUFFIX}"))?.is_some())
     }
 
     fn try_file(&self, name: &str) -> Result<(LockTry, Option<File>), DiskError> {
@@ -133,11 +139,16 @@ impl Drop for ProcessLock {
 }
 
 fn file_name(process: &str) -> Option<String> {
+    Some(format!("{}{SUFFIX}", stem(process)?))
+}
+
+/// What the names of a process's files begin with; `None` if its id can't be that.
+pub(super) fn stem(process: &str) -> Option<&str> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let named = (1..=MAX_NAME_BYTES).contains(&process.len())
         && process.bytes().all(is_name)
         && !process.starts_with('.');
-    named.then(|| format!("{process}{SUFFIX}"))
+    named.then_some(process)
 }
 
 #[cfg(test)]

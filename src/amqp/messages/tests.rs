@@ -92,6 +92,7 @@ fn agreement() -> Agreement {
         in_service: true,
         stands_back: true,
         holds_lock: true,
+        probe: None,
         settings: [("MAX_WAITING".to_owned(), "1000".to_owned())].into(),
         broker: Some("rabbit@one".to_owned()),
     }

@@ -21,6 +21,7 @@ pub use root::try_lock;
 pub const EXAMPLES: &str = "\
 Examples:
   turn-worker check
+  turn-worker check --peer
   turn-worker check --json | jq 'select(.status != \"ok\")'
 
 One line for each thing that a worker rests on: ok, warn or FAIL. The broker's exchanges and queues are declared if \
@@ -33,6 +34,11 @@ pub struct CheckArgs {
     /// JSON lines: check, status (ok, warn, fail), detail
     #[arg(long)]
     json: bool,
+
+    /// Also read what each process of the pool that runs writes in the workspace root, five times: run it
+    /// on each host, while a worker runs on another
+    #[arg(long)]
+    peer: bool,
 }
 
 pub async fn check(
@@ -41,7 +47,7 @@ pub async fn check(
 ) -> ExitCode {
     let mut report = Report::new(args.json);
     match settings {
-        Ok((settings, warnings)) => all(&settings, &warnings, &mut report).await,
+        Ok((settings, warnings)) => all(&settings, &warnings, args.peer, &mut report).await,
         Err(error) => {
             for problem in &error.problems {
                 report.fail("settings", &problem.to_string());
@@ -51,7 +57,7 @@ pub async fn check(
     ExitCode::from(if report.finish() { 0 } else { exit::FAILURE })
 }
 
-async fn all(settings: &Settings, warnings: &[Warning], report: &mut Report) {
+async fn all(settings: &Settings, warnings: &[Warning], peer: bool, report: &mut Report) {
     let set = |name: String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let count = SETTINGS.iter().filter(|s| set(s.variable())).count();
     report.ok(
@@ -67,7 +73,7 @@ async fn all(settings: &Settings, warnings: &[Warning], report: &mut Report) {
     broker::check(settings, report).await;
     let root = root::check(settings, report);
     if let Some(root) = &root {
-        pool::check(settings, root, report).await;
+        pool::check(settings, root, peer, report).await;
     }
     codex::check(settings, root.as_ref(), report).await;
     http(settings, report).await;

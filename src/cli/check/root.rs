@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use turn_worker::config::Settings;
 use turn_worker::error::with_sources;
+use turn_worker::serve::lock_lost_after;
 use turn_worker::workspace::{LockProbe, Root, check_root, try_lock_path};
 
 use super::report::Report;
@@ -30,6 +31,30 @@ pub fn check(settings: &Settings, report: &mut Report) -> Option<Root> {
             Ok(()) => report.ok("file system", line.what),
             Err(found) => report.fail("file system", &format!("{}: {found}", line.what)),
         }
+    }
+    let place = match root.shared_file_system() {
+        Some(name) => format!("{name}, which other hosts may share"),
+        None => "local, or not known to be shared".to_owned(),
+    };
+    let only_here = format!(
+        "{place}: this is tested from one host only; that others see locks and writes at once is what `turn-worker check --peer` tests"
+    );
+    match root.shared_file_system() {
+        Some(_) => report.warn("file system", &only_here),
+        None => report.ok("file system", &only_here),
+    }
+    match lock_lost_after(settings, &root) {
+        Some(after) => report.ok(
+            "file system",
+            &format!(
+                "turns are killed if their lock is not confirmed for {} s",
+                after.as_secs_f64()
+            ),
+        ),
+        None => report.ok(
+            "file system",
+            "locks are not confirmed while turns run (LOCK_LOST_AFTER)",
+        ),
     }
     match locks(&root) {
         Ok(None) => report.ok("locks", "what one process holds, another one can't have"),

@@ -515,6 +515,7 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
                 in_service,
                 stands_back: !in_service,
                 holds_lock: true,
+                probe: None,
                 settings: Default::default(),
                 broker: None,
             }));

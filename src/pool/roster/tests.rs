@@ -48,6 +48,7 @@ impl World {
             in_service: *standing == Standing::InService,
             stands_back: *standing == Standing::StandsBack,
             holds_lock: true,
+            probe: None,
             settings: roster.own.settings.clone(),
             broker: None,
         };
@@ -301,4 +302,65 @@ fn g10_the_number_of_processes_that_are_kept_is_bounded() {
     };
     roster.heard(now, clock, "new-1-x", &absurd);
     let _ = world.findings(ours);
+}
+
+#[test]
+fn g4_what_a_living_process_wrote_and_is_not_seen_makes_the_newcomer_yield_for_good() {
+    let now = Instant::now() + Duration::from_secs(100_000);
+    let clock = Timestamp::from_second(1_800_000_000).unwrap();
+    let own = Own {
+        id: "new-1-x".to_owned(),
+        root: root(1),
+        settings: BTreeMap::new(),
+        started: now,
+    };
+    let report = Agreement {
+        root: root(1),
+        uptime_ms: 60_000,
+        clock,
+        in_service: true,
+        stands_back: false,
+        holds_lock: true,
+        probe: Some(ProbeRound {
+            number: 7,
+            length: 16,
+        }),
+        settings: BTreeMap::new(),
+        broker: None,
+    };
+    let mut roster = Roster::new(own).reading(2);
+    let hear = |roster: &mut Roster, after: Duration| {
+        roster.heard(now + after, clock, "old-1-x", &report);
+        roster.round_to_read(now + after, "old-1-x")
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(hear(&mut roster, Duration::ZERO), report.probe);
+    assert!(roster.is_in_doubt(), "too few were read");
+    roster.round_read(now, "old-1-x", None);
+    assert_eq!(hear(&mut roster, second / 2), None, "the same once more");
+    assert_eq!(hear(&mut roster, second), report.probe);
+    roster.round_read(now + second, "old-1-x", Some(Property::Rename));
+    // It may have ended, and removed its files.
+    assert_eq!(hear(&mut roster, second), None);
+    assert!(roster.is_in_doubt());
+    assert!(roster.findings(now + second, Standing::Starting).is_empty());
+    assert_eq!(hear(&mut roster, second + LOCK_SETTLE), None);
+    assert!(!roster.is_in_doubt());
+    let found = roster.findings(now + second + LOCK_SETTLE, Standing::Starting);
+    assert_eq!(found.yields_to.as_deref(), Some("old-1-x"));
+    assert!(found.reads.unwrap().contains("(rename)"));
+}
+
+#[test]
+fn a_process_that_reports_no_rounds_is_not_waited_for() {
+    let mut world = World::new();
+    let old = world.start("old-1-x", root(1));
+    let new = world.start("new-1-x", root(1));
+    let (id, mut report) = world.report(old);
+    report.probe = None;
+    let own = world.processes[new].0.own.clone();
+    let mut roster = Roster::new(own).reading(3);
+    roster.heard(world.now, world.clock, &id, &report);
+    assert!(!roster.is_in_doubt());
+    assert_eq!(roster.peer_checks()[0].rounds, None);
 }

@@ -95,7 +95,7 @@ async fn a_good_set_up_passes_everything() {
         text.out.lines().next().unwrap().starts_with("ok "),
         "{text:?}"
     );
-    assert!(text.out.contains("\nall 18 passed"), "{text:?}");
+    assert!(text.out.contains("\nall 20 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
 }
 

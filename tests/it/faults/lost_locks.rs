@@ -61,7 +61,6 @@ async fn g4_a_turn_whose_lock_is_held_runs_on() {
         pool.process(worker).terminate();
         assert_eq!(pool.process(worker).exited().await, Some(0));
     }
-    pool.stop().await;
 }
 
 /// Guards `Predecessor`: the first host's processes may still run, and can't be seen from the second.

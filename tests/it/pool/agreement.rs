@@ -133,6 +133,57 @@ async fn g3_a_process_whose_root_is_a_copy_stands_back() {
     assert!(pool.root().join("a").is_dir() && !copy.join("a").exists());
 }
 
+/// Guards `Roster::round_read`: locks exclude each other, but what is read under them is old.
+#[tokio::test]
+async fn g4_a_process_that_reads_old_contents_stands_back_and_names_the_property() {
+    let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
+    let second = pool.spawn(&[("FAILPOINTS", "probe.old_content=return")]);
+    pool.process(second).unready("reads_stale").await;
+    let (_, shown) = pool.process(second).get("/readyz").await.unwrap();
+    assert!(shown.contains("(content)"), "{shown}");
+    pool.process(second)
+        .unready("the worker does not consume offers")
+        .await;
+    pool.process(0).ready().await;
+    pool.enqueue(&[turn("t1", "a", &["say hi"])]).await;
+    pool.events.ended("t1").await;
+    pool.process(0).logged("turn started").await;
+}
+
+/// Guards `Processes::check_round`, and that each property has a line of its own.
+#[tokio::test]
+async fn check_peer_reports_each_property_of_each_process() {
+    let url = Broker::vhost();
+    let pool = Pool::on(&url, 2, &[]).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turn-worker"));
+    command
+        .args(["check", "--peer", "--json"])
+        .env("TURN_WORKER_AMQP_URL", &url)
+        .env("TURN_WORKER_WORKSPACE_ROOT", pool.root());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = String::from_utf8(output.await.unwrap().stdout).unwrap();
+    let lines = output
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let ok: Vec<_> = lines
+        .filter(|line| line["check"] == "peer" && line["status"] == "ok")
+        .map(|line| line["detail"].as_str().unwrap().to_owned())
+        .collect();
+    for process in pool.processes() {
+        for property in ["lock", "length", "content", "rename", "claim"] {
+            let begin = format!("-{}-", process.pid());
+            let named = format!(": {property}: ");
+            let is_named = |line: &&String| line.contains(&begin) && line.contains(&named);
+            assert_eq!(
+                ok.iter().filter(is_named).count(),
+                1,
+                "{property} in {output}"
+            );
+        }
+    }
+    pool.stop().await;
+}
+
 /// Guards `Roster::settings_differ`, and that a worker keeps to its own list.
 #[tokio::test]
 async fn settings_that_differ_are_a_warning_on_both_sides() {
