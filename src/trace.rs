@@ -24,7 +24,7 @@ const LONG_MEMBER_BYTES: usize = 128;
 /// What is read at all: of the largest valid one, each member as long as may be.
 const MAX_READ_BYTES: usize = MAX_MEMBERS * 2 * 520;
 
-/// Valid when it was read; nothing in it can break a line or a header.
+/// Valid when it was read; no character in it can break a line or a header.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
     pub traceparent: String,

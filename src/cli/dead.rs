@@ -218,7 +218,7 @@ async fn list(operator: &Operator, args: ListArgs) -> anyhow::Result<ExitCode> {
     output::status(printed)
 }
 
-/// Shows the oldest `most` to `look`, one after the other; tells how many there
+/// Shows the oldest `most` to `look`, one after the other; returns how many there
 /// are in all.
 async fn walk(
     operator: &Operator,
@@ -280,7 +280,7 @@ impl Entry {
     }
 }
 
-/// A full line is nobody's mistake.
+/// A full line is no producer's mistake.
 fn look_of(code: Option<&str>) -> Look {
     match code {
         Some(code) if code == ErrorCode::BacklogFull.as_str() => Look::Odd,

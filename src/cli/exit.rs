@@ -15,7 +15,7 @@ Exit status:
 pub const FAILURE: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const INTERRUPTED: u8 = 130;
-/// As a shell tells of a program that SIGPIPE ended.
+/// As a shell reports a program that SIGPIPE ended.
 pub const CLOSED_PIPE: u8 = 141;
 
 pub const fn of(stop_reason: StopReason) -> u8 {
@@ -27,7 +27,7 @@ pub const fn of(stop_reason: StopReason) -> u8 {
     }
 }
 
-/// The command line, or what it names, is wrong: nothing was tried.
+/// The command line, or what it names, is wrong: no action was tried.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);

@@ -24,7 +24,7 @@ pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     };
     // lapin logs messages that come back with their whole body, prompts, and at
     // `trace` the login as it goes over the wire: no directive switches it on.
-    // It also takes every connection that is closed for an error; which are, we tell.
+    // It also takes every connection that is closed for an error; we report which are.
     let not_lapin = filter_fn(|metadata| !metadata.target().starts_with("lapin"));
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("TURN_WORKER_LOG: {directives:?} is no log filter"))?;
@@ -63,7 +63,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::debug!(text, "what the panic said");
 }
 
-/// One event is one line, whatever texts from outside it holds: none can pass
+/// One event is one line, regardless of the texts from outside in it: none can pass
 /// for an event of its own, nor move a terminal's cursor.
 struct OneLine<W> {
     out: W,

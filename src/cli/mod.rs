@@ -86,7 +86,7 @@ enum Command {
     TryLock { path: PathBuf },
 }
 
-/// The command that tells whether a lock can be had.
+/// The command that shows whether a lock can be had.
 const TRY_LOCK: &str = "__try-lock";
 
 /// Each turn may wait for a disk that hangs, and the runtime needs threads
@@ -218,7 +218,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             unreachable!("done before there was a runtime")
         }
     };
-    // Whoever leaves does not wait for what he leaves.
+    // A command that ends does not wait for its tasks.
     runtime.shutdown_timeout(LAST_WRITES);
     done
 }

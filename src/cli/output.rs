@@ -27,7 +27,7 @@ impl Output {
         }
     }
 
-    /// How to print for a person, and how wide; nothing where a program reads.
+    /// How to print for a person, and how wide; `None` if a program reads.
     pub fn screen(self) -> Option<(Style, usize)> {
         (!self.json).then(|| (Style::for_output(self.is_terminal), width()))
     }
@@ -60,7 +60,7 @@ pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Whoever reads may have enough.
+/// The reader may have gone.
 pub fn status(printed: io::Result<()>) -> anyhow::Result<ExitCode> {
     match printed {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -10,9 +10,9 @@ use super::render::Screen;
 use super::render::clean::clean_json;
 use super::render::style::Style;
 
-/// Where the terminal's width can't be told.
+/// If the terminal's width is unknown.
 const WIDTH: usize = 80;
-/// Narrower, nothing would be left of a line.
+/// Narrower, no text would be left on a line.
 const MIN_WIDTH: usize = 20;
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Printer {
     form: Form,
     /// The turn's exit status, once it has ended.
     ended: Option<u8>,
-    /// Why nothing more can be printed.
+    /// Why printing has failed.
     broken: Option<io::Error>,
 }
 
@@ -81,7 +81,7 @@ impl Printer {
         self.ended
     }
 
-    /// Why nothing more can be printed, once that is so.
+    /// Why printing has failed, once it has.
     pub fn take_broken(&mut self) -> Option<io::Error> {
         self.broken.take()
     }

@@ -55,7 +55,7 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
     {
         return Err(error.into());
     }
-    // No other host is there to run it: whatever is wrong ends it.
+    // There is no other host to run it: any failure ends it.
     let host = Host::new([], metrics.clone());
     let runner = serve::runner(&settings, root, engine, serve::process_id(), host, metrics);
 

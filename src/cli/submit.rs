@@ -52,7 +52,7 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
     let id = submission.turn_id.clone();
     if args.no_wait {
         client.submit(&submission).await?;
-        // Sent it is: that nobody reads its id changes nothing.
+        // It is sent, even if its id can't be printed.
         let _ = writeln!(std::io::stdout(), "{id}");
         return Ok(ExitCode::SUCCESS);
     }
@@ -60,7 +60,7 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
     let listening = Follow::listen(client, submission, interrupts.first.clone());
     let mut follow = tokio::select! {
         follow = listening => follow?,
-        // Nothing was sent yet, so there is nothing to cancel.
+        // The turn was not sent yet, so it need not be cancelled.
         () = interrupts.first.cancelled() => return Ok(ExitCode::from(exit::INTERRUPTED)),
     };
     let mut printer = Printer::new(args.turn.json);
@@ -77,7 +77,7 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
 
 async fn to_the_end(follow: &mut Follow, printer: &mut Printer, id: &str) -> anyhow::Result<u8> {
     follow.send().await.with_context(|| format!("turn {id}"))?;
-    // Whoever reads this knows the turn to be accepted, and by which name.
+    // The reader of this line knows that the turn is accepted, and under which id.
     say(&format!(
         "sent turn {id}, waiting for a worker (Ctrl-C cancels it)"
     ));

@@ -111,7 +111,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "allowed is a duration such as 90s or 1h30m, at least 1s".to_owned())
 }
 
-/// The trace that whoever called us is in, by the environment that
+/// The trace that the calling process is in, by the environment that
 /// OpenTelemetry's tools hand on; ignored where it is not valid, as everywhere.
 fn caller() -> Option<TraceContext> {
     let parent = std::env::var("TRACEPARENT").ok()?;

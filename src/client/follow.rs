@@ -15,14 +15,14 @@ use crate::error::with_sources;
 
 /// Events on their way to a slow reader; the rest waits at the broker.
 const PREFETCH: u16 = 200;
-/// Before a cancel that nobody heard is sent again.
+/// Before an unanswered cancel is sent again.
 const CANCEL_PAUSE: Duration = Duration::from_secs(5);
 /// After a lost connection, until the request is sent once more as long as
 /// nothing is heard of the turn; twice as long each time, up to the last.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(5 * 60);
 
-/// What a follower is told.
+/// What a follower gets.
 #[derive(Debug)]
 pub enum Update {
     Event(Box<TurnMessage>, Arrival),
@@ -32,7 +32,7 @@ pub enum Update {
     },
     /// Listening again. Events may have been missed, never the end: the
     /// request was sent again, and is until something is heard of the turn. One
-    /// that has ended tells its end again.
+    /// that has ended gets its end again.
     Restored,
     CancelSent,
     /// It is sent again and again until somebody does.

@@ -13,14 +13,14 @@ pub struct TurnMessage {
     pub attempt: u32,
     pub seq: u64,
     pub kind: String,
-    /// Nothing where this version does not know the type, or a word in it.
+    /// `None` if this version does not know the type, or a word in it.
     pub body: Option<EventBody>,
     /// As it was published, on one line.
     pub json: String,
 }
 
 impl TurnMessage {
-    /// Nothing where it is no event at all.
+    /// `None` if it is no event.
     pub fn parse(json: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope {

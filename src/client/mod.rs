@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    /// Sends a turn, and listens to nothing.
+    /// Sends a turn, and reads no events.
     pub async fn submit(&self, submission: &Submission) -> Result<(), ClientError> {
         let link = self.connector.connect().await?;
         let sent = self.publish_request(&link, submission).await;

@@ -9,14 +9,14 @@ pub struct Order {
 /// How a new event follows on what came before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// A higher attempt began: what was told so far is void.
+    /// A higher attempt began: what was shown so far is void.
     pub restarted: bool,
     /// Events of the attempt that never came.
     pub missed: u64,
 }
 
 impl Order {
-    /// Nothing for what is not newer than the newest.
+    /// `None` for an event that is not newer than the newest.
     pub fn place(&mut self, attempt: u32, seq: u64) -> Option<Arrival> {
         let (restarted, expected) = match self.newest {
             Some(newest) if (attempt, seq) <= newest => return None,

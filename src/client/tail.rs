@@ -1,7 +1,7 @@
 //! Follows one turn from the event log: what it kept, and then what comes.
 //!
-//! A stream goes on live where its past ends, so nothing has to be joined.
-//! What it does not tell is where that is. So its newest message is looked at
+//! A stream goes on live where its past ends, so the two need not be joined.
+//! What it does not report is where that is. So its newest message is looked at
 //! first: once that has come by, all that was there before has. The broker
 //! leaves out what is of other turns; that one is asked for, too.
 
@@ -28,11 +28,11 @@ const ACK_EVERY: u16 = PREFETCH / 4;
 const MAX_CHUNK: u64 = 65_535;
 /// After the newest message was read: what stands in one chunk with it comes at once.
 const QUIET: Duration = Duration::from_secs(1);
-/// Nothing at all comes: the log is empty, or older than what is asked for.
+/// No message comes: the log is empty, or older than what is asked for.
 const SILENT: Duration = Duration::from_secs(10);
 const OFFSET: &str = "x-stream-offset";
 
-/// What a reader of the log is told.
+/// What a reader of the log gets.
 #[derive(Debug)]
 pub enum TailUpdate {
     Event(Box<TurnMessage>, Arrival),
@@ -40,13 +40,13 @@ pub enum TailUpdate {
     ReadsAll {
         server: Server,
     },
-    /// What the log had when it was opened is read; told once.
+    /// What the log had when it was opened is read; reported once.
     CaughtUp,
     /// Without a connection, for another reason than before.
     Lost {
         reason: String,
     },
-    /// Reading on where it was lost; nothing was missed.
+    /// Reading on where it was lost; no message was missed.
     Restored,
 }
 

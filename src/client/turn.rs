@@ -17,7 +17,7 @@ use crate::trace::TraceContext;
 /// What goes into a request.
 #[derive(Debug, Clone, Default)]
 pub struct NewTurn {
-    /// A new one where none is given.
+    /// A new one if none was given.
     pub turn_id: Option<String>,
     /// As the worker takes it: an id, or an absolute path under its root.
     pub workspace: String,
@@ -107,7 +107,7 @@ impl NewTurn {
         };
         let body = request.json();
         if self.workspace.starts_with('/') {
-            // Only a worker knows its root; the rest can be told here.
+            // Only a worker knows its root; the rest can be checked here.
             request.workspace = "unknown";
         }
         let limits = Limits::accepted();
@@ -128,7 +128,7 @@ fn whole_seconds(limit: Duration) -> u64 {
 }
 
 impl Submission {
-    /// What its message tells besides its body.
+    /// What its message holds besides its body.
     pub fn properties(&self) -> Properties<'_> {
         let trace = self.trace.as_deref();
         Properties {
@@ -145,7 +145,7 @@ fn content(prompt: &str, images: &[Vec<u8>]) -> Value {
         return prompt.into();
     }
     let image = |bytes: &Vec<u8>| {
-        // What is none of these is told when the request is read.
+        // Any other value is reported when the request is read.
         let media_type = MediaType::of(bytes).map_or("unknown", MediaType::as_str);
         json!({"type": "image",
                "source": {"type": "base64", "media_type": media_type, "data": encode(bytes)}})

@@ -1,5 +1,5 @@
 //! An operator's `config.toml`, for what `check` and a starting worker report
-//! of it. Nothing here decides how codex is run.
+//! of it. This module does not decide how codex is run.
 //!
 //! Workers up to 0.1.0 had codex add an entry there for each workspace, by
 //! which it trusts that. Turns ignore such entries now
@@ -75,7 +75,7 @@ impl ConfigFile {
     }
 
     /// What an operator does about entries that trust folders of the workspace
-    /// root, in words. Returns `None` if there are none.
+    /// root, in words. Returns `None` if there is no such setting.
     pub fn advice(&self, root: &Path) -> Option<String> {
         let trusted = self.trusted(root);
         let first = trusted.first()?;

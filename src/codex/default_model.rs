@@ -1,4 +1,4 @@
-//! The model of turns that name none, as codex has reported it.
+//! The model of turns that name no model, as codex has reported it.
 //!
 //! To ask codex for it takes a process and a third of a second. It changes with
 //! the program, its settings and the login; or, rarely, with the list of models
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(place(0).known(), None);
         place(0).learn("gpt-b");
         assert_eq!(place(0).known(), Some("gpt-b"));
-        // Where it is not known what it depends on, nothing is kept.
+        // If it is not known what it depends on, it is not cached.
         let unknown = DefaultModel::at(None, all.clone());
         unknown.learn("gpt-c");
         assert_eq!(unknown.known(), None);

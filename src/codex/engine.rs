@@ -90,19 +90,19 @@ pub enum Output {
     Garbage {
         bytes: usize,
     },
-    /// The thread that was to be resumed is gone; nothing was run.
+    /// The thread that was to be resumed is gone; no turn was run.
     ThreadLost {
         message: String,
     },
     /// What codex reports of the account's allowance.
     RateLimits(Vec<RateLimit>),
-    /// codex refuses to resume the thread; nothing was run.
+    /// codex refuses to resume the thread; no turn was run.
     ThreadRefused {
         message: String,
     },
 }
 
-/// How it ended, when nothing of it lives any more, or only what can't be killed.
+/// How it ended, once all its processes are gone, except for those that can't be killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub exit: Exit,
@@ -151,7 +151,7 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
-    /// Within which pieces of text are joined; none where texts come whole.
+    /// Within which pieces of text are joined; `None` if texts come whole.
     fn delta_window(&self) -> Option<Duration> {
         None
     }
@@ -164,13 +164,13 @@ pub trait Engine: Send + Sync + 'static {
 
 /// One running turn. Dropping it ends it.
 pub trait EngineRun: Send {
-    /// The next thing that codex says, or `None` when it says nothing more.
-    /// Cancel-safe. Nothing is read from codex while this is not awaited, so
+    /// The next event of codex, or `None` after the last one.
+    /// Cancel-safe. codex's output is not read while this is not awaited, so
     /// that a slow reader slows codex down.
     fn next(&mut self) -> impl Future<Output = Option<Output>> + Send;
 
     /// What codex has reported of the turn's tokens so far. Returns `None` if it
-    /// reports none before the turn's end.
+    /// does not report them before the turn's end.
     fn reported(&self) -> Option<Reported> {
         None
     }
@@ -181,7 +181,7 @@ pub trait EngineRun: Send {
     /// Ends everything at once.
     fn kill(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Completes when nothing of the turn lives any more, or only what can't be killed.
+    /// Completes when all processes of the turn are gone, except for those that can't be killed.
     fn end(&mut self) -> impl Future<Output = End> + Send;
 
     /// What can serve another turn, after this one's end.

@@ -132,7 +132,7 @@ pub struct ExecRun(Started);
 #[derive(Debug)]
 enum Started {
     Process(Box<Process>),
-    /// Nothing was started; why not, until it was reported.
+    /// Why codex was not started, until that is reported.
     Refused(Option<String>),
 }
 
@@ -185,8 +185,8 @@ impl EngineRun for ExecRun {
     }
 }
 
-/// What codex reads from files, it reads from files in memory: nobody else has
-/// them, and nothing is left of them, whoever is killed.
+/// What codex reads from files, it reads from files in memory: no other process has
+/// them, and they vanish when both processes are gone, killed or not.
 fn files(ask: &Ask) -> Result<Vec<FileArg>, SpawnError> {
     let mut files = Vec::new();
     for image in &ask.images {

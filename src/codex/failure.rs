@@ -12,7 +12,7 @@ use super::{Exit, stderr};
 use crate::event::Reason::{self, *};
 use crate::request::json;
 
-/// Why a turn failed, as far as the words tell.
+/// Why a turn failed, as far as the message shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause {
     pub reason: Reason,
@@ -29,7 +29,7 @@ impl Cause {
     };
 }
 
-/// Words in lower case, any of which tells the cause. The first row that
+/// Words in lower case, each of which identifies the cause. The first row that
 /// matches decides, so the narrower ones stand first.
 struct Row(&'static [&'static str], Reason, bool);
 
@@ -65,11 +65,11 @@ const TABLE: &[Row] = &[
 
     Row(&["stream disconnected", "connection failed", "connection refused", "connection reset", "connection closed", "error sending request", "timed out", "timeout", "dns error", "network"], Network, true),
 
-    // Last: whatever else keeps a thread from being resumed is the thread's own.
+    // Last: any other reason that a thread can't be resumed is the thread's own.
     Row(&["thread/resume failed: "], Thread, false),
 ];
 
-/// What nobody has a word for is not worth an automatic second try: it may
+/// An unknown failure is not retried automatically: it may
 /// have done half of its work, and costs the same again.
 const NO_WORDS: Cause = Cause {
     reason: Unknown,
@@ -173,7 +173,7 @@ pub fn thread_refused(message: &str) -> bool {
 /// file the system would not let codex read, is not lost: starting afresh
 /// would throw its memory away.
 ///
-/// `saw_event` tells whether stdout held any event: a lost thread prints none.
+/// `saw_event`: whether stdout held any event; a lost thread prints no event.
 pub fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
     if saw_event || !matches!(exit, Exit::Code(code) if *code != 0) {
         return false;

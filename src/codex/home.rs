@@ -20,9 +20,9 @@ use crate::workspace::{HomePlace, Owner};
 pub enum Homes {
     /// One for all: the agents' CODEX_HOME, or codex's own default.
     Shared {
-        /// Set for the agents; nothing if they have it in their environment.
+        /// Set for the agents; `None` if they have it in their environment.
         set: Option<PathBuf>,
-        /// Where it is, as far as can be told.
+        /// Where it is, as far as is known.
         known: Option<PathBuf>,
     },
     /// Each workspace has its own, made from a template.
@@ -101,7 +101,7 @@ fn make(place: &HomePlace, template: Option<&Path>, owner: Option<Owner>) -> io:
     Ok(renameat(place.above(), &new, place.above(), place.name())?)
 }
 
-/// Of homes whose agents are the worker's own user, there is nothing to seal.
+/// Homes whose agents are the worker's own user are not sealed.
 fn seal(home: &File, owner: Option<Owner>) -> io::Result<()> {
     if let Some(agents) = owner {
         super::seal::seal(home, agents)?;
@@ -114,7 +114,7 @@ fn make_folder(above: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
     open(above, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-/// Follows nothing, and waits for nobody.
+/// Follows no links, and does not block.
 fn open(above: impl AsFd, name: &CStr, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(openat(above, name, flags, Mode::RUSR | Mode::WUSR)?.into())

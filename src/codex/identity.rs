@@ -13,7 +13,7 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Nothing where there is no file, or none that may be looked at.
+    /// `None` if there is no file, or it may not be looked at.
     pub fn of(path: &Path) -> Option<Self> {
         let meta = path.metadata().ok()?;
         Some(Self {

@@ -1,4 +1,4 @@
-//! Reading lines with a limit. A longer line is skipped to its end and told,
+//! Reading lines with a limit. A longer line is skipped to its end and reported,
 //! instead of ending the stream (G10).
 
 use std::io;

@@ -5,7 +5,7 @@
 //! stdout line ─ protocol ────▶ CliEvent ─ translate ─▶ EventBody …, verdict
 //!       (or) ── app_server ──▶
 //! stderr ────── stderr ──────────────── failure ─▶ reason, retryable
-//! CODEX_HOME ── rollout ─▶ tokens, where stdout doesn't tell them
+//! CODEX_HOME ── rollout ─▶ tokens, where stdout doesn't report them
 //! ```
 
 pub mod app_server;
@@ -50,6 +50,6 @@ pub enum Exit {
         /// The system's number for what was wrong.
         errno: Option<i32>,
     },
-    /// Its guard died before it could tell how codex ended.
+    /// Its guard died before it could report how codex ended.
     GuardLost,
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// What git writes is one line with a path. codex 0.169.0 reads the whole
-/// file, whatever its size, to find the repository that it points to.
+/// file of any size to find the repository that it points to.
 const MAX_GIT_FILE: u64 = 64 << 10;
 
 /// What is in the way of a turn in `dir`, in words that name the file.

@@ -1,4 +1,4 @@
-//! One process of codex under its guard, whatever it is to do.
+//! One process of codex under its guard, for a turn or for a question.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -122,7 +122,7 @@ impl Codex {
 pub(super) struct Process {
     lines: Lines<Receiver>,
     pub guard: Guard,
-    /// Until when stdout may come to its end, once nothing of the turn lives.
+    /// Until when stdout may come to its end, once the turn's processes are gone.
     drain_until: Option<Instant>,
     stderr: JoinHandle<()>,
     tail: Arc<Mutex<Vec<u8>>>,
@@ -154,10 +154,10 @@ impl Process {
         }
     }
 
-    /// Completes when nothing of it lives any more, or only what can't be killed.
+    /// Completes when all its processes are gone, except for those that can't be killed.
     pub async fn end(&mut self) -> End {
         let closed = self.guard.closed().await;
-        // Its end is near: nothing that could write to it lives.
+        // Its end is near: all processes that could write to it are gone.
         if !self.stderr.is_finished() {
             let _ = timeout(DRAIN, &mut self.stderr).await;
         }

@@ -1,5 +1,5 @@
 //! The codex that is installed just now. An upgrade may move or replace it
-//! while the worker runs, and meanwhile there may be none.
+//! while the worker runs, and be absent meanwhile.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -46,7 +46,7 @@ struct Now {
     generation: u64,
 }
 
-/// All that codex is started with, whatever it is to do.
+/// All that codex is started with, for any purpose.
 #[derive(Debug, Clone)]
 pub struct Launch {
     pub guards: Guards,
@@ -165,7 +165,7 @@ impl Program {
     }
 
     /// Asks codex whether it can read a login in `home` (`codex login status`).
-    /// Returns its answer, or why there is none that it can use. codex does not ask
+    /// Returns its answer, or why it has no usable answer. codex does not ask
     /// the model's API, so an expired login passes, and it ignores `CODEX_API_KEY`.
     pub async fn login_status(&self, launch: &Launch, home: &Path) -> Result<String, String> {
         let mut env = launch.env.clone();

@@ -1,7 +1,7 @@
 //! One stdout line of `codex exec --json` → a [`CliEvent`]. What
 //! [`super::app_server`] hears becomes the same events.
 //!
-//! Nothing that a line holds can fail a turn: an unknown kind is a value that
+//! No content of a line can fail a turn: an unknown kind is a value that
 //! gets counted, a missing or oddly typed field reads as empty, and what isn't
 //! an event at all says so.
 
@@ -19,7 +19,7 @@ use super::tool::{ToolCall, ToolKind};
 use crate::event::{NoticeCode, PlanItem, Tokens};
 use crate::request::json::Room;
 
-/// What codex tells while it runs a turn.
+/// What codex reports while it runs a turn.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CliEvent {
     ThreadStarted {
@@ -40,7 +40,7 @@ pub enum CliEvent {
     },
     /// The turn was stopped, as somebody has asked for.
     TurnInterrupted,
-    /// Mostly not terminal; nothing in the line tells.
+    /// Mostly not terminal; the line itself does not show it.
     Error {
         message: String,
         cause: Option<Cause>,

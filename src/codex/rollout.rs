@@ -1,6 +1,6 @@
-//! The thread's own record under CODEX_HOME, and the tokens that it tells.
+//! The thread's own record under CODEX_HOME, and the tokens that it reports.
 //!
-//! stdout tells a thread's running total, and only when a turn ends well. The
+//! stdout reports a thread's running total, and only when a turn ends well. The
 //! record (`sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`) knows more, as
 //! experiments with 0.169.0 showed:
 //!
@@ -60,10 +60,10 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// The thread's record, if codex has one as a plain file. There is none
+    /// The thread's record, if codex has one as a plain file. It has no such file
     /// for an id that is no UUID, before the thread's first answer, and for an
-    /// archived or compressed thread; so none is no proof that a thread which
-    /// ran before has spent nothing.
+    /// archived or compressed thread; so its absence does not prove that a thread which
+    /// ran before has spent no tokens.
     ///
     /// # Errors
     /// A folder that is there but can't be read.
@@ -117,7 +117,7 @@ impl Rollout {
     /// What the record has since byte `offset`.
     ///
     /// # Errors
-    /// The file can't be read, or (`InvalidData`) one of the answers is told
+    /// The file can't be read, or (`InvalidData`) one of the answers is recorded
     /// in a form that this version doesn't know: a sum without it is wrong.
     pub fn since(&self, offset: u64) -> io::Result<Part> {
         let mut part = Part::of_thread(&self.thread_id);
@@ -150,8 +150,8 @@ impl Rollout {
     }
 }
 
-/// The days under which codex may have put the thread. A UUIDv7 tells when it
-/// was made; the folders are named in whatever codex's local time was.
+/// The days under which codex may have put the thread. A UUIDv7 holds the time when it
+/// was made; the folders are named in codex's local time of that moment.
 fn days(id: Uuid) -> Vec<Date> {
     let made = id
         .get_timestamp()
@@ -168,7 +168,7 @@ fn days(id: Uuid) -> Vec<Date> {
         .collect()
 }
 
-/// `sessions` may be a link, made by whoever runs the host; nothing below it
+/// `sessions` may be a link, made by the host's operator; no path below it
 /// is followed if it is one.
 fn search_day(
     sessions: &Path,
@@ -238,7 +238,7 @@ fn is_gone(why: &io::Error) -> bool {
 
 const TOTAL: &str = "token_count";
 
-/// The running total in a line that tells it. Some such lines only tell rate
+/// The running total in a line that reports it. Some such lines only report rate
 /// limits.
 fn token_count(line: &[u8]) -> Option<io::Result<Tokens>> {
     let (kind, payload) = record(line, &[TOTAL])?;

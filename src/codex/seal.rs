@@ -42,7 +42,7 @@ pub fn seal(home: &File, agents: Owner) -> io::Result<bool> {
         worker: geteuid(),
         agents: Gid::from_raw(agents.gid),
     };
-    // Before what is in it, so that nothing is swapped meanwhile.
+    // Before its contents, so that they are not swapped meanwhile.
     let mut changed = seal.take(home, HOME)?;
     for (name, content) in FILES {
         changed |= seal.file(home, name, content)?;
@@ -140,7 +140,7 @@ fn stat(above: impl AsFd, name: &CStr) -> io::Result<Option<Stat>> {
     }
 }
 
-/// Follows nothing, and waits for no reader or writer.
+/// Follows no links, and waits for no reader or writer.
 fn open(above: impl AsFd, name: &CStr, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(openat(above, name, flags, Mode::RUSR | Mode::WUSR)?.into())

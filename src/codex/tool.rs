@@ -66,7 +66,7 @@ impl ToolKind {
     }
 }
 
-/// A tool call as the CLI tells it, at its start or its end.
+/// A tool call as the CLI reports it, at its start or its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolCall {
     pub kind: ToolKind,

@@ -47,7 +47,7 @@ fn cases() -> Vec<Case> {
                 name: name.to_owned(),
                 exit,
                 stdout: fs::read(file("jsonl")).unwrap(),
-                // Not captured where codex had written nothing.
+                // Not captured if codex had written no line.
                 stderr: fs::read_to_string(file("stderr")).unwrap_or_default(),
             }
         })
@@ -102,7 +102,7 @@ fn replay(name: &str, stdout: &[u8]) -> String {
     conversation.load(Load {
         cwd: "/srv/workspaces/ws".to_owned(),
         sandbox: crate::config::Sandbox::Bypass,
-        // With none it would ask for the default.
+        // Without one it would ask for the default.
         model: (name == "lost").then(|| "gpt-5.5".to_owned()),
         effort: None,
         resume: (name == "lost").then(|| "01a201f0-dead-7750-a64c-17c79c2eb47b".to_owned()),

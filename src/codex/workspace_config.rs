@@ -1,4 +1,4 @@
-//! What the files of a workspace may make of codex: nothing, unless the
+//! Keeps the files of a workspace from configuring codex, unless the
 //! operator allows it.
 //!
 //! codex reads `.codex/` (settings, MCP servers, rules) in the directory that
@@ -70,7 +70,7 @@ const GIT_COUNT: &str = "GIT_CONFIG_COUNT";
 
 /// Keeps the `git status` that codex runs by itself from starting programs: it
 /// ends at a setting that no `git status` accepts, before it looks at a file.
-/// The agent's own git knows nothing of it, thanks to the arguments that are
+/// The agent's own git does not see it, thanks to the arguments that are
 /// returned. Git has no switch for filter programs alone.
 pub fn without_git_status(env: &mut Vec<(String, String)>) -> Option<[String; 2]> {
     let known = env.iter().find(|(name, _)| name == GIT_COUNT);

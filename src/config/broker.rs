@@ -77,7 +77,7 @@ pub(super) fn has_tls(url: &SecretString) -> bool {
     target::parse(url).is_ok_and(|(_, target)| target.tls)
 }
 
-/// The URL for people: whatever may be a password, or a part of one that was
+/// The URL for people: anything that may be a password, or a part of one that was
 /// not encoded, is left out. What looks like no URL may be anything at all.
 pub fn redacted(url: &str) -> String {
     let scheme = ["amqp", "amqps", "http", "https"]

@@ -17,7 +17,7 @@ pub struct Exposed {
 
 impl Exposed {
     pub(super) fn find(setting: &'static Setting, path: &Path) -> Option<Self> {
-        // A file that can't be looked at is told of by whoever reads it.
+        // A file that can't be looked at is reported by the code that reads it.
         let real = path.canonicalize().ok()?;
         let readable = allows(&real, READ_BY_OTHERS);
         let reachable = real
@@ -60,7 +60,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("url");
         write(&path, "").unwrap();
-        // Where temporary files lie in a folder of the user's own, none is exposed.
+        // Temporary files in a folder of the user's own are not exposed.
         let above = folder.path().canonicalize().unwrap();
         let open = above
             .ancestors()

@@ -87,7 +87,7 @@ pub struct Settings {
     pub max_waiting: usize,
     /// Zero: no process is preferred.
     pub overtaking: Duration,
-    /// `None`: none is kept.
+    /// `None`: no server is kept.
     pub event_log: Option<EventLog>,
     pub dead_letter_limit: u32,
     /// Of each workspace.
@@ -96,7 +96,7 @@ pub struct Settings {
     pub http_addr: SocketAddr,
     pub metrics_linger: Duration,
     pub tenants: Tenants,
-    /// `None`: whatever suits where the log goes.
+    /// `None`: as it suits the log's destination.
     pub log_format: Option<LogFormat>,
     /// Directives that `tracing_subscriber::EnvFilter` takes.
     pub log: String,
@@ -277,7 +277,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 /// Where codex keeps its own state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CodexHome {
-    /// Where codex itself looks when nothing is said.
+    /// Where codex itself looks by default.
     Default,
     /// One folder for all workspaces.
     Shared(PathBuf),
@@ -318,7 +318,7 @@ words! {
     EngineKind {
         /// One `codex exec` a turn.
         Exec = "exec",
-        /// `codex app-server`, which tells a text as the model writes it.
+        /// `codex app-server`, which reports a text as the model writes it.
         AppServer = "app-server",
     }
 }

@@ -1,5 +1,5 @@
 //! Every variable is read, also after one was found wrong, so that an
-//! operator is told of all of them at once.
+//! operator sees all of them at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
@@ -38,8 +38,8 @@ pub(super) fn settings(
     }
     known.retain(|_, value| !value.is_empty());
 
-    // The fields are optional texts, so there is nothing to go wrong; if
-    // there were, it would be told like any wrong value.
+    // The fields are optional texts, so reading them can't fail; if it
+    // did, it would be reported like any wrong value.
     let raw: Raw = envy::prefixed(VARIABLE_PREFIX)
         .from_iter(known)
         .map_err(|error| ConfigError {
@@ -69,7 +69,7 @@ fn nearest(name: &str) -> Option<String> {
         .map(|(_, variable)| variable)
 }
 
-/// Each method returns nothing when a value is wrong, and notes why.
+/// Each method returns `None` if a value is wrong, and notes why.
 #[derive(Default)]
 struct Reader {
     problems: Vec<Problem>,

@@ -297,7 +297,7 @@ pub(super) const OF_OPERATORS: &[&str] = &[
     "LOG_FORMAT",
 ];
 
-/// All that judging a request takes, and telling the contract.
+/// All that is needed to judge a request, and to print the contract.
 pub(super) const OF_DOCUMENTS: &[&str] = &[
     "WORKSPACE_ROOT",
     "CODEX_MODELS",

@@ -29,7 +29,7 @@ pub struct ClientFiles {
     pub key: PathBuf,
 }
 
-/// Why there can be no TLS. Nothing of a file's content is told.
+/// Why TLS can't be used. No part of a file's content is reported.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{} names {}, which can't be read", .setting.variable(), path.display())]

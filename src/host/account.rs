@@ -2,7 +2,7 @@
 //!
 //! One failed login may be the turn's own fault: a model that the account may
 //! not use. Several in a row, without a turn that works in between, are not: an
-//! expired login would end every turn that waits. Then the host takes none, and
+//! expired login would end every turn that waits. Then the host takes no turns, and
 //! tries one turn at a time:
 //!
 //! ```text
@@ -55,7 +55,7 @@ pub struct AccountPolicy {
 pub enum TurnEnd<'a> {
     Good,
     Failed(Reason, &'a [RateLimit]),
-    /// Cut off, so that it shows nothing.
+    /// Aborted, so that it proves no recovery.
     Stopped,
 }
 
@@ -164,7 +164,7 @@ impl Account {
         }
     }
 
-    /// False if there is nothing to try, or a trial runs.
+    /// False if there is no fault to try, or a trial runs.
     pub fn begin_trial(&mut self) -> bool {
         let Some(fault) = &mut self.fault else {
             return false;
@@ -328,7 +328,7 @@ mod tests {
             account.trial_ended(now);
         }
         assert_eq!(seconds, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        // A trial that shows nothing is followed by the next one soon.
+        // A trial without a result is followed by the next one soon.
         assert!(account.begin_trial());
         account.trial_ended(now);
         assert_eq!(account.next_trial(), Some(now + FIRST_PAUSE));

@@ -140,7 +140,7 @@ mod tests {
         ] {
             let finding = disk(errno);
             assert_eq!(finding.lack, lack, "{errno}");
-            // The path and the system's words, for whoever reads /readyz.
+            // The path and the system's words, for readers of /readyz.
             let said = format!("cannot write /root/x: {}", io::Error::from(errno));
             assert_eq!(finding.why, said);
         }

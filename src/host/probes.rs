@@ -39,7 +39,7 @@ pub fn disk(root: Root) -> Probe {
             });
             match timeout(DISK_LIMIT, probe).await {
                 Ok(Ok(probed)) => probed.map_err(|error| Finding::from(&error)),
-                // It panicked, or the process ends: that says nothing of the disk.
+                // It panicked, or the process ends: that does not concern the disk.
                 Ok(Err(_)) => Ok(()),
                 Err(_) => Err(no_answer()),
             }

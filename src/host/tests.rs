@@ -1,4 +1,4 @@
-//! On a clock that goes ahead by itself when nothing else does.
+//! On a clock that goes ahead by itself when all tasks wait.
 
 use std::sync::Mutex as StdMutex;
 

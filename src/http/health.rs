@@ -31,7 +31,7 @@ pub enum SequencerState {
 }
 
 impl Health {
-    /// Nothing works yet; `roles` says what has to.
+    /// The process does not serve yet; `roles` says what it has to do.
     pub fn new(roles: Roles, host: Host, conditions: Conditions) -> Self {
         Self {
             roles,
@@ -59,7 +59,7 @@ impl Health {
         self.state.send_modify(|state| state.draining = true);
     }
 
-    /// Why the process can't take work; none: it can.
+    /// Why the process can't take work; empty: it can.
     pub fn reasons(&self) -> Vec<String> {
         let state = *self.state.borrow();
         let no_consumer = self.roles.worker && !state.consuming;

@@ -1,8 +1,8 @@
 //! Who may keep a connection open: a new one always, at the cost of an older one.
 //!
 //! A connection that has sent its whole head moves on to be answered, and those
-//! two phases have places of their own. So connections that send nothing take
-//! no place from answers, and clients that do not read their answers take none
+//! two phases have places of their own. So connections that send no request take
+//! no place from answers, and clients that do not read their answers take no place
 //! from new requests.
 
 use std::collections::{BTreeMap, HashMap};
@@ -193,7 +193,7 @@ mod tests {
         let asking: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
         assert_eq!(evicted(&answered), [true, false, false]);
         assert_eq!(evicted(&asking), [true, false, false]);
-        // A second request on the same connection changes nothing, nor does an evicted one's.
+        // A second request on the same connection does not change that, nor does an evicted one's.
         answered[1].answer();
         answered[0].answer();
         asking[2].answer();

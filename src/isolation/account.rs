@@ -26,7 +26,7 @@ pub enum AccountError {
 #[derive(Debug, Clone)]
 pub struct Account {
     pub user: User,
-    /// What the system's database tells of it; a bare uid may be in none.
+    /// What the system's database holds of it; a bare uid may not be there.
     known: Option<Known>,
 }
 

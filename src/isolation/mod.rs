@@ -20,7 +20,7 @@ use crate::workspace::Root;
 /// What stands between the settings and agents that are kept apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// What was asked for is not so: nothing may be run.
+    /// The required isolation is not there: no turn may be run.
     Broken(String),
     /// The operator should know.
     Doubtful(String),

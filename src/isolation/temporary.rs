@@ -9,7 +9,7 @@ use super::{Agents, Finding};
 use crate::config::{Sandbox, Settings};
 use crate::workspace::Root;
 
-/// Everywhere, whatever the agents' environment says.
+/// Everywhere, regardless of the agents' environment.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
 pub(super) fn findings(settings: &Settings, agents: &Agents<'_>, root: &Root) -> Vec<Finding> {
@@ -40,7 +40,7 @@ fn below(temporary: &[&Path], root: &Path, home: Option<&Path>) -> Vec<Finding> 
         .collect()
 }
 
-/// The first of the folders that a path is in, wherever links lead.
+/// The first of the folders that a path is in, after links are followed.
 fn first_above<'a>(path: &Path, folders: &[&'a Path]) -> Option<&'a Path> {
     let path = resolved(path);
     let mut folders = folders.iter().copied();

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct DeadLetters {
     total: u64,
-    /// Of which nothing came yet.
+    /// Of which no message came yet.
     left: u64,
     place: u64,
     held: ConsumerHold,
@@ -86,7 +86,7 @@ impl DeadLetters {
         self.total
     }
 
-    /// The next one; nothing once all have come.
+    /// The next one; `None` once all have come.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, OperatorError> {
         let held = &mut self.held;
         let mut seen_empty = false;

@@ -17,14 +17,14 @@ const MAX_DEPTH: usize = 8;
 pub struct DeadLetter {
     /// Its place in the queue: the oldest has 1.
     pub place: u64,
-    /// Why it was not accepted; nothing where no worker put it there.
+    /// Why it was not accepted; `None` if no worker put it there.
     pub code: Option<String>,
     pub message: Option<String>,
     /// As the worker found it, or else as it stands in the body.
     pub turn_id: Option<String>,
     /// As it stands in the body.
     pub workspace: Option<String>,
-    /// To the second; nothing where an older worker put it there.
+    /// To the second; `None` if an older worker put it there.
     pub rejected_at: Option<Timestamp>,
     /// All headers, as JSON.
     pub headers: Map<String, Value>,
@@ -103,7 +103,7 @@ fn within(table: &FieldTable, depth: usize) -> Map<String, Value> {
         .collect()
 }
 
-/// What JSON has no word for is told as text.
+/// Values that JSON can't express are shown as text.
 fn value(field: &AMQPValue, depth: usize) -> Value {
     let lossy = |bytes: &[u8]| json!(String::from_utf8_lossy(bytes));
     match field {

@@ -69,7 +69,7 @@ impl Operator {
     pub fn new(connector: Connector, prefix: &str) -> Self {
         Self {
             connector,
-            // A limit that only whoever declares the queue has a use for.
+            // A limit that only a process that declares the queue has a use for.
             topology: Topology::new(prefix, 0),
         }
     }

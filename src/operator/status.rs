@@ -22,7 +22,7 @@ use crate::sequencer::queue::LISTEN;
 
 /// Status messages on their way to us.
 const PREFETCH: u16 = 100;
-/// Kept of what is heard, whoever says it: more is only counted.
+/// Kept of what is heard, from any sender: more is only counted.
 const MAX_PROCESSES: usize = 500;
 const MAX_RUNNING: usize = 20_000;
 /// Of a name that a process gives itself.
@@ -30,7 +30,7 @@ const MAX_NAME_CHARS: usize = 200;
 /// Of one process.
 const MAX_CONDITIONS: usize = 32;
 
-/// A pool as it told of itself.
+/// A pool as its processes reported it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PoolStatus {
     pub workers: Vec<WorkerStatus>,
@@ -107,7 +107,7 @@ impl Operator {
                 break;
             };
             let delivery = delivery.map_err(OperatorError::Consume)?;
-            // What is no status to this version says nothing to it.
+            // A message that this version can't read is skipped.
             if let Ok(Decoded::Known(status)) = Status::decode(&delivery.body) {
                 heard.take(status);
             }

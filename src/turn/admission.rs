@@ -29,7 +29,7 @@ enum Found {
 
 impl<E: Engine> Runner<E> {
     /// Runs the turn, or tells why not. When this returns, nothing of the turn
-    /// lives, and the lock is free again, or soon is for whoever wants it.
+    /// lives, and the lock is free again, or soon is for any process that wants it.
     ///
     /// Needs a runtime of several threads.
     pub async fn take<S: EventSink>(
@@ -94,14 +94,14 @@ impl<E: Engine> Runner<E> {
         }
         match (outcome?, workspace.unusable()) {
             (Some(outcome), _) => Ok(outcome),
-            // The broker is waited for: nobody's business is held up by that.
+            // Waiting for the broker holds no other work up.
             (None, Some(why)) => self.refuse(request, &why, workspace.claims(), sink).await,
             // It was for a moment only.
             (None, None) => Ok(Outcome::Busy),
         }
     }
 
-    /// With the workspace to itself. Nothing where a turn that was never
+    /// With the workspace to itself. Returns `None` if a turn that was never
     /// started can't be, as the workspace can't be used.
     async fn serve<S: EventSink>(
         &self,
@@ -220,7 +220,7 @@ impl<E: Engine> Runner<E> {
         }
         let code = ErrorCode::WorkspaceRejected;
         let error = failure(code, why.to_string(), false);
-        // Before the claim, which so tells whoever comes later that it is kept.
+        // Before the claim, which so shows any later reader that it is kept.
         if !sink.refuse(&error).await {
             return Ok(Outcome::Returned);
         }
@@ -236,7 +236,7 @@ impl<E: Engine> Runner<E> {
         })
     }
 
-    /// Decides the turn's fate: by this verdict (then true), or by whichever
+    /// Decides the turn's outcome: by this verdict (then true), or by the one that
     /// came first.
     fn claim(
         &self,

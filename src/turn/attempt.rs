@@ -259,7 +259,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     None => ending,
                 }
             }
-            // Nothing was started: the turn waits until they are gone.
+            // codex was not started: the turn waits until they are gone.
             Err(SpawnError::Held(unkillable)) => {
                 self.give_back(journal);
                 return Ok(Outcome::Held(unkillable));
@@ -337,7 +337,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         stop: &StopHandle,
     ) -> Outcome {
         let out = self.emitter(sink);
-        // With the rest of it, so that nothing of it is told before it is recorded.
+        // With the rest of it, so that no part of it is published before it is recorded.
         ending
             .trailing
             .insert(0, message_start(self.request, self.model()));
@@ -495,7 +495,7 @@ fn turn_end<'a>(
     }
 }
 
-/// With the cause that codex has recorded, where its words have none.
+/// With the cause that codex has recorded, if its message does not name one.
 fn with_recorded_cause(mut finished: Finished, home: Option<&Path>) -> Finished {
     if let Verdict::Failed(error) = &mut finished.verdict
         && (error.code, error.reason) == (ErrorCode::TurnFailed, Reason::Unknown)
@@ -512,7 +512,7 @@ fn notice(code: NoticeCode, message: String) -> EventBody {
     EventBody::Notice { code, message }
 }
 
-/// Processes of it, or of the one before, live on: nothing may be started beside them.
+/// Processes of it, or of the one before, live on: codex must not be started beside them.
 fn leaves_no_room(ran: &Result<Ran, SpawnError>) -> bool {
     match ran {
         Ok(ran) => ran.end.unkillable.is_some(),

@@ -98,7 +98,7 @@ impl Coalescer {
         }
     }
 
-    /// What is to be told now.
+    /// What is to be published now.
     pub fn push(&mut self, body: EventBody, now: Instant) -> Vec<EventBody> {
         let mut piece = match Piece::of(body) {
             Ok(piece) => piece,

@@ -1,4 +1,4 @@
-//! How a turn's beginning and end are told.
+//! How a turn's beginning and end are published.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) fn message_start(request: &TurnRequest, model: Option<&str>) -> Event
 /// All that is known when a turn has ended.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// Still to be told before the end.
+    /// Still to be published before the end.
     pub trailing: Vec<EventBody>,
     pub stop_reason: StopReason,
     pub error: Option<TurnError>,

@@ -90,7 +90,7 @@ impl Hold {
                 }
                 Taken::Held(_) => return Ok(opened),
             }
-            // It is to make way, whoever's it is.
+            // It is to make way, whichever process has it.
             let idle = block_in_place(|| workspace.has_idle_server())?;
             if idle && bell.is_none() {
                 bell = block_in_place(|| workspace.ring())?;
@@ -206,7 +206,7 @@ fn read(workspace: &Workspace, record: &File) -> Result<Option<Unkillable>, Stat
 
 /// Before anything runs, what a guard and a worker that were killed together
 /// have left must be gone. An attempt that has ended, or a server that its
-/// guard has ended, left nothing, so mostly there is nothing to look for.
+/// guard has ended, left no processes, so mostly there is no need to look.
 fn open(
     lock: WorkspaceLock,
     workspace: &Workspace,

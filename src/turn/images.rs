@@ -5,7 +5,7 @@ use crate::codex::engine::Image as Read;
 use crate::request::{Image, ImagePath, MAX_IMAGE_BYTES, MediaType, decode};
 use crate::workspace::{ImageError, StateError, Workspace};
 
-/// Why there are none.
+/// Why the images can't be used.
 pub(super) enum NoImages {
     /// For good, in words.
     Unusable(String),
@@ -13,7 +13,7 @@ pub(super) enum NoImages {
     NotRead(NotStarted),
 }
 
-/// Each as it is now: what was opened is what codex gets, whoever changes the
+/// Each as it is now: what was opened is what codex gets, even if the agent changes the
 /// workspace meanwhile.
 pub(super) fn read(images: &[Image], workspace: &Workspace) -> Result<Vec<Read>, NoImages> {
     let mut left = MAX_IMAGE_BYTES;

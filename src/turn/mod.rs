@@ -7,11 +7,11 @@
 //!     process one codex: listen, stop, make sure that it is gone
 //!     usage   what it spent
 //!     record  its end, in the journal before anybody hears of it
-//!   ending    how its end is told
+//!   ending    how its end is published
 //! ```
 //!
 //! Everything that decides whether a turn may run stands in these files: an
-//! offer, whoever sent it, is only a hint.
+//! offer from any sender is only a hint.
 
 mod admission;
 mod attempt;
@@ -59,13 +59,13 @@ pub struct Runner<E> {
     /// For how long a turn's lock may go unconfirmed before the turn is killed; `None` where
     /// locks are not confirmed.
     pub lock_lost_after: Option<Duration>,
-    /// For requests that name none; codex's own choice if this is none either.
+    /// For requests that name no model; `None`: codex's own choice.
     pub default_model: Option<String>,
     /// The models that may be asked; any if there is no list.
     pub models: Option<BTreeSet<String>>,
     /// Names this process in records.
     pub worker: String,
-    /// Told of whatever may be this host's fault.
+    /// Notified of each failure that may be this host's fault.
     pub host: Host,
     pub metrics: Metrics,
     /// Notified of what can't be killed.
@@ -77,7 +77,7 @@ pub struct Runner<E> {
 pub enum Outcome {
     /// The turn ended now, and its end is recorded.
     Ended(Box<Summary>),
-    /// It had ended before: these events tell its end, as they did then.
+    /// It had ended before: these events report its end, as they did then.
     AlreadyEnded(Ended),
     /// It can't be accepted; it has its ending, as every rejected request has.
     Rejected {
@@ -93,9 +93,9 @@ pub enum Outcome {
     /// Its processes were killed, as the workspace's lock could not be confirmed; the turn
     /// starts again later, uncharged.
     LockLost,
-    /// Nothing was run, as nothing can be on this host now: another one may.
+    /// The turn was not run, since this host can't run turns now: another one may.
     Unfit(Finding),
-    /// Nothing was run, though the host is well; later it may be.
+    /// The turn was not run, though the host is well; later it may be.
     NotStarted(NotStarted),
 }
 
@@ -105,7 +105,7 @@ pub struct Ended {
     pub events: Vec<SealedEvent>,
     /// The request is not the one that was accepted under this id.
     pub other_body: bool,
-    /// Set where this offer decided it, so that nobody has counted it yet.
+    /// Set where this offer decided it, so that it is not counted yet.
     pub decided_now: Option<StopReason>,
     /// How far its record proves the journal to reach, if it has run.
     pub journal: Option<JournalEnd>,
@@ -124,7 +124,7 @@ pub enum NotStarted {
 }
 
 impl NotStarted {
-    /// The part of the host that may be at fault; none where what is wrong is
+    /// The part of the host that may be at fault; `None` if what is wrong is
     /// known to be the workspace's own.
     pub fn suspect(&self) -> Option<Part> {
         match self {

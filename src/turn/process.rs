@@ -1,7 +1,7 @@
 //! One process of codex from its start to the last sign of it.
 //!
 //! ```text
-//! listening ──▶ leaving (codex is done, or has nothing more to say) ──▶ gone
+//! listening ──▶ leaving (codex is done, or has closed its output) ──▶ gone
 //!     └───────▶ stopping (interrupt, grace, kill) ────────────────────────┘
 //! ```
 
@@ -26,7 +26,7 @@ use crate::guard::SpawnError;
 /// a tenth of a second; the rest is for a busy machine.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long codex may live on after it said how the turn ended, before what
-/// hangs is killed. The turn's end is known, so nothing is lost by it.
+/// hangs is killed. The turn's end is known, so no event is lost by it.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long the last lines may take to come once everything is being killed.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -40,9 +40,9 @@ pub(super) struct Ran {
     pub stop: Option<Stop>,
     /// What codex has reported of the turn's tokens while it ran.
     pub reported: Option<Reported>,
-    /// Why the thread that was to be resumed is gone; nothing was run then.
+    /// Why the thread that was to be resumed is gone; no turn was run then.
     pub lost: Option<String>,
-    /// Why codex refused to resume the thread; nothing was run then.
+    /// Why codex refused to resume the thread; no turn was run then.
     pub refused: Option<String>,
     /// What codex has reported last of the account's allowance.
     pub rate_limits: Vec<RateLimit>,
@@ -50,8 +50,8 @@ pub(super) struct Ran {
     pub kept: Option<Server>,
 }
 
-/// Runs codex once. `on_thread` is told the thread's id as soon as codex
-/// tells it, before anything that follows is published.
+/// Runs codex once. `on_thread` gets the thread's id as soon as codex
+/// reports it, before anything that follows is published.
 pub(super) async fn run<E: Engine, S: EventSink>(
     engine: &E,
     input: TurnInput<'_>,
@@ -110,7 +110,7 @@ struct Process<R, F> {
 }
 
 impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
-    /// Until codex has said how the turn ended, or says nothing more.
+    /// Until codex has reported how the turn ended, or closes its output.
     async fn listen<S: EventSink>(
         &mut self,
         out: &mut Emitter<'_, S>,
@@ -255,7 +255,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
 }
 
 /// All of it goes out, though the turn has to stop at the first: the
-/// translator holds it for told.
+/// translator counts it as published.
 async fn tell<S: EventSink>(
     bodies: Vec<EventBody>,
     out: &mut Emitter<'_, S>,

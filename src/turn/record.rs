@@ -17,7 +17,7 @@ use crate::fault;
 use crate::host::Part;
 use crate::workspace::{Finished, LockedJournal, Returned, StateError, ThreadEnd};
 
-/// Between two tries to record a turn's end: unrecorded it must not be told.
+/// Between two tries to record a turn's end: unrecorded it must not be published.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 impl<E: Engine> Attempt<'_, E> {
@@ -38,8 +38,8 @@ impl<E: Engine> Attempt<'_, E> {
     }
 
     /// Records the end, then hands its events out. Until it is recorded,
-    /// nothing of it is told: a recorded end is never run again, and one that
-    /// was told must not be.
+    /// no part of it is published: a recorded end is never run again, and one that
+    /// was published must not be.
     pub(super) async fn record<S: EventSink>(
         &self,
         journal: &mut LockedJournal,

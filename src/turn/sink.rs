@@ -24,7 +24,7 @@ pub trait EventSink: Send + Sync {
     /// What the attempt has spent so far, each time that codex reports it.
     fn spent(&self, _so_far: Tokens) {}
 
-    /// Keeps the request, which can't be accepted, for whoever looks into it.
+    /// Keeps the request, which can't be accepted, for operators.
     /// False if cut off before it was kept.
     fn refuse(&self, error: &TurnError) -> impl Future<Output = bool> + Send;
 }
@@ -52,7 +52,7 @@ impl<F: FnMut(&SealedEvent) + Send> EventSink for Immediate<F> {
         Vec::new()
     }
 
-    /// Whoever gets the events has sent the request, too.
+    /// The reader of the events is also the sender of the request.
     async fn refuse(&self, _error: &TurnError) -> bool {
         true
     }

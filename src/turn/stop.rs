@@ -17,7 +17,7 @@ pub enum Stop {
     Shutdown,
     /// Its wall clock ran out.
     Timeout,
-    /// codex said nothing for too long.
+    /// codex wrote no line for too long.
     Idle,
     /// A newer attempt has begun elsewhere: nobody wants this one's end.
     Outdated,
@@ -131,7 +131,7 @@ impl Clocks {
         }
     }
 
-    /// Clocks that nobody but time can stop.
+    /// Timeouts that only time can stop.
     pub fn at_most(wall: Duration) -> Self {
         Self::start(StopHandle::new(), Limits { wall, idle: wall })
     }
@@ -144,7 +144,7 @@ impl Clocks {
         self.idle.as_mut().reset(from + self.idle_limit);
     }
 
-    /// codex said that a tool sleeps so long: until then silence is none.
+    /// codex reported that a tool sleeps so long: until then silence does not count.
     pub fn expect_silence(&mut self, time: Duration) {
         self.silent_until = self.silent_until.max(Some(Instant::now() + time));
         self.heard();

@@ -8,7 +8,7 @@ use crate::request::json::{self, Unreadable};
 /// stands in.
 const MAX_DEPTH: usize = 64;
 
-/// The value that the last message holds, or why it holds none.
+/// The value that the last message holds, or why it holds no value.
 pub(super) fn read(text: Option<&str>) -> Result<Value, String> {
     let because = |why: &str| {
         format!("the request has an output_schema, but the last message is no JSON for it: {why}")

@@ -18,7 +18,7 @@ use crate::codex::rollout::{self, Recorded, Rollout};
 use crate::event::{Tokens, Usage};
 use crate::workspace::{Baseline, ThreadStart};
 
-/// What a turn has spent, as far as codex told.
+/// What a turn has spent, as far as codex reported it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spent {
     /// What all agents of the turn spent, in all of its attempts together.
@@ -46,7 +46,7 @@ pub enum Told {
 #[derive(Debug)]
 pub struct Meter {
     codex_home: Option<PathBuf>,
-    /// Spent by earlier attempts that were cut off; nobody has counted it yet.
+    /// Spent by earlier attempts that were aborted; not counted yet.
     carried: Option<Usage>,
     start: Option<ThreadStart>,
 }

@@ -190,7 +190,7 @@ async fn login(home: &Path, has_key: bool, codex: &Codex, report: &mut Report) {
         let shown = auth.display();
         match codex.program.login_status(&codex.launch, home).await {
             Ok(words) => report.ok("login", &format!("{shown}: {words}")),
-            // A provider of its own may need none.
+            // A provider of its own may need no login.
             Err(why) if config.exists() => report.warn("login", &format!("{shown}: {why}")),
             Err(why) => report.fail("login", &format!("{shown}: {why}")),
         }

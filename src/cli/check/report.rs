@@ -83,7 +83,7 @@ impl Report {
         print(&format!("{status}  {what:<14}  {detail}"));
     }
 
-    /// The last line, and whether nothing failed.
+    /// The last line, and whether no check failed.
     pub fn finish(self) -> bool {
         if !self.json {
             let Self {
@@ -107,7 +107,7 @@ impl Report {
     }
 }
 
-/// The exit status tells the outcome to whoever does not read on.
+/// The exit status reports the outcome to a caller that reads no output.
 fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -64,7 +64,7 @@ pub fn check(settings: &Settings, report: &mut Report) -> Option<Root> {
     Some(root)
 }
 
-/// Nothing where the lock was held while this process held it, and free after.
+/// `None` if the lock was held while this process held it, and free after.
 fn locks(root: &Root) -> Result<Option<&'static str>, String> {
     let Some(probe) = LockProbe::take(root).map_err(|error| with_sources(&error))? else {
         return Ok(Some(

@@ -18,7 +18,7 @@ pub enum Layout {
     Pretty,
 }
 
-/// Nothing where it is no JSON, or nested deeper than any request may be.
+/// `None` if it is no JSON, or nested deeper than any request may be.
 pub fn layout(json: &str, layout: Layout) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(json).ok()?;
     let pretty = layout == Layout::Pretty;

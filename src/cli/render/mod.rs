@@ -210,7 +210,7 @@ impl Screen {
         self.last_call = Some(id.to_owned());
     }
 
-    /// Below its call, as long as nothing else has come between.
+    /// Below its call, as long as no other output has come between.
     fn output(&mut self, id: &str, text: &str, width: usize) {
         let visible = self.is_last(id);
         let live = self.live.entry(id.to_owned()).or_default();

@@ -70,7 +70,7 @@ impl Table {
         }
     }
 
-    /// Whatever a cell holds, it becomes one clean line.
+    /// The content of any cell becomes one clean line.
     pub fn row<const N: usize>(&mut self, cells: [(String, Look); N]) {
         let clean = |(text, look): (String, Look)| (one_line(&text, usize::MAX), look);
         self.rows.push(Row {

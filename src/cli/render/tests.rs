@@ -247,7 +247,7 @@ fn an_answer_of_which_a_part_was_missed_is_told_whole_at_the_end() {
         lost.starts_with("! 3 events were missed\n\nend.\n\nThe whole end.\n\ndone"),
         "{lost}"
     );
-    // Nothing of the answer was among what was missed.
+    // No part of the answer was among what was missed.
     let kept = shown(
         Style::default(),
         &[

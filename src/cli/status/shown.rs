@@ -197,7 +197,7 @@ fn running(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
         Column::Name("WORKER"),
     ]);
     for (turn, worker) in all.into_iter().take(top) {
-        // One that is yet to tell its first event has no attempt.
+        // One whose first event is still to come has no attempt.
         let attempt = match turn.attempt {
             0 => ("–".to_owned(), Look::Dim),
             1 => ("1".to_owned(), Look::Plain),
@@ -339,7 +339,7 @@ fn more(total: usize, shown: usize, style: Style) -> String {
     }
 }
 
-/// By whichever tells of more: the sequencer may have taken over lately, and
+/// By the source that reports more: the sequencer may have taken over lately, and
 /// the producer's clock may be behind.
 fn waited(wait: &WaitReport, now: Timestamp) -> Duration {
     let enqueued = wait.enqueued_at.and_then(|at| plausible_wait(at, now));

@@ -6,7 +6,7 @@ use super::super::failure::{Cause, classify};
 use super::wire::Fields;
 use crate::event::Reason::{self, *};
 
-/// Every code of version 0.171.0 that tells why by itself.
+/// Every code of version 0.171.0 that identifies the cause by itself.
 #[rustfmt::skip]
 const TABLE: &[(&str, Reason, bool)] = &[
     ("contextWindowExceeded", ContextWindow, false),
@@ -37,7 +37,7 @@ const CONNECTION: &[&str] = &[
     "responseTooManyFailedAttempts",
 ];
 
-/// Codes that don't tell why: for these the words are all there is.
+/// Codes that don't identify the cause: for these only the message is left.
 #[cfg(test)]
 const WITHOUT_A_CAUSE: &[&str] = &[
     "other",

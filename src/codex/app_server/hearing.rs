@@ -10,7 +10,7 @@ use crate::codex::failure::{cannot_resume, not_resumed};
 use crate::codex::growth::Growth;
 use crate::codex::protocol::CliEvent;
 
-/// codex's own, where none is configured.
+/// codex's own, if it is not configured.
 const DEFAULT_PROVIDER: &str = "openai";
 
 impl Conversation {
@@ -194,7 +194,7 @@ impl Conversation {
             return ours.then_some(warning);
         }
         if params.has("threadId") && !of_thread {
-            // Before its own thread is known, none can be distinguished from it.
+            // Before its own thread is known, other threads can't be distinguished from it.
             self.thread.as_ref()?;
             let told = self
                 .others

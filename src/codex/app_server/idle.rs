@@ -44,7 +44,7 @@ struct Waiting {
     /// The one that has waited longest first.
     servers: Vec<Entry>,
     last_number: u64,
-    /// None is kept any more.
+    /// Servers are not kept any more.
     closed: bool,
 }
 
@@ -122,7 +122,7 @@ impl IdleServers {
         tokio::spawn(async move { servers.attend(number, server, called).await });
     }
 
-    /// The server that waits in that workspace; nothing where it has made way.
+    /// The server that waits in that workspace; `None` if it has made way.
     pub async fn take(&self, workspace: &str) -> Option<Taken> {
         let entry = self.leave(|entry| entry.workspace == workspace)?;
         let (reply, server) = oneshot::channel();
@@ -153,7 +153,7 @@ impl IdleServers {
         newest.map(|entry| entry.workspace.clone()).collect()
     }
 
-    /// Ends all, and keeps none any more.
+    /// Ends all servers, and keeps no more.
     pub fn close(&self) {
         let mut waiting = self.waiting();
         waiting.closed = true;

@@ -8,7 +8,7 @@ use super::super::tool::{ToolCall, ToolKind};
 use super::wire::Fields;
 use crate::event::{NoticeCode, PlanItem, Tokens};
 
-/// Items that `codex exec` does not tell either.
+/// Items that `codex exec` does not report either.
 const SILENT: &[&str] = &[
     "userMessage",
     "hookPrompt",
@@ -93,7 +93,7 @@ fn command(fields: &Fields<'_>) -> Value {
 }
 
 fn file_change(fields: &Fields<'_>) -> Value {
-    // The changed lines themselves stay behind: exec does not tell them.
+    // The changed lines themselves are left out: exec does not report them.
     let change = |change: Fields<'_>| json!({"path": change.value("path"), "kind": change.object("kind").value("type")});
     let changes: Vec<Value> = fields.array("changes").into_iter().map(change).collect();
     json!({"changes": changes, "status": snake(fields, "status")})

@@ -10,7 +10,7 @@
 //!
 //! One thread at a time, one turn at a time: codex merges a second `turn/start`
 //! into the turn that runs, also into one that it has begun by itself. Words of
-//! other threads (sub-agents) and of earlier turns are none of a turn's, as with
+//! other threads (sub-agents) and of earlier turns are not part of a turn, as with
 //! `codex exec`; that they go on is known, see `others`.
 
 mod dismissal;
@@ -60,7 +60,7 @@ pub struct Load {
     pub resume: Option<String>,
 }
 
-/// What a line of the server's tells.
+/// What a line of the server reports.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
     /// The thread is there: a turn may start.
@@ -106,7 +106,7 @@ pub struct Conversation {
     answered: bool,
 }
 
-/// What codex is set to use where a turn names nothing.
+/// What codex is set to use if a turn does not choose.
 #[derive(Debug, Default)]
 struct Defaults {
     model: Option<String>,
@@ -120,9 +120,9 @@ enum Awaited {
     ClearGoal,
     PauseGoal,
     /// What is configured, before a thread is resumed: the model provider, and
-    /// the model of turns that name none.
+    /// the model of turns that name no model.
     Settings,
-    /// The list of models, where none is configured.
+    /// The list of models, if it is not configured.
     Models,
     Load,
     Turn,
@@ -223,7 +223,7 @@ impl Conversation {
         conversation
     }
 
-    /// Greets the server and asks for nothing but its settings in that directory.
+    /// Greets the server and asks only for its settings in that directory.
     pub fn about_settings(cwd: String) -> Self {
         Self {
             settings_of: Some(cwd),
@@ -231,13 +231,13 @@ impl Conversation {
         }
     }
 
-    /// The model of turns that name none, of a conversation about settings.
+    /// The model of turns that name no model, of a conversation about settings.
     pub fn default_model(&self) -> Option<&str> {
         self.defaults.model.as_deref()
     }
 
     /// Whether a turn of that kind can start at once. A thread that is loaded
-    /// keeps its model, sandbox and directory, whatever a `thread/resume` asks
+    /// keeps its model, sandbox and directory, regardless of what a `thread/resume` asks
     /// for.
     pub fn has_loaded(&self, load: &Load) -> bool {
         self.thread.as_ref().is_some_and(|thread| {
@@ -245,7 +245,7 @@ impl Conversation {
         })
     }
 
-    /// Loads a thread, once the server is initialized; [`Heard::Loaded`] tells
+    /// Loads a thread, once the server is initialized; [`Heard::Loaded`] reports
     /// of it.
     pub fn load(&mut self, load: Load) {
         self.thread = None;
@@ -430,7 +430,7 @@ impl Conversation {
     }
 
     /// Initialized, no turn runs, not even one that was not asked for, no
-    /// sub-agent works, nothing is due: the server may stay warm.
+    /// sub-agent works, no answer is due: the server may stay warm.
     pub fn is_idle(&self) -> bool {
         self.initialized
             && self.turn.is_none()
@@ -441,7 +441,7 @@ impl Conversation {
             && self.out.is_empty()
     }
 
-    /// Nothing goes on that was not asked for.
+    /// No work goes on that was not asked for.
     pub fn others_rest(&self) -> bool {
         self.others.rest()
     }
@@ -515,7 +515,7 @@ impl Conversation {
         let method = match &load.resume {
             Some(thread) => {
                 params["threadId"] = json!(thread);
-                // The conversation so far can be megabytes, which nobody reads.
+                // The conversation so far can be megabytes, which no code reads.
                 params["excludeTurns"] = json!(true);
                 if let Some(provider) = &defaults.provider {
                     params["modelProvider"] = json!(provider);

@@ -61,7 +61,7 @@ pub(super) fn has_mcp_started(method: &str, params: &Fields<'_>) -> bool {
     method == "mcpServer/startupStatus/updated" && !params.is("status", "starting")
 }
 
-/// What else comes and tells nothing of a turn's course.
+/// Other notifications, which do not concern a turn's course.
 const IGNORED: &[&str] = &[
     "autoApprovalReview/strictReviewRequired",
     "hook/completed",

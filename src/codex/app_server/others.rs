@@ -64,7 +64,7 @@ struct Unasked {
 }
 
 impl Others {
-    /// Nothing of it goes on, and nothing will by itself.
+    /// All its work has ended, and no more starts by itself.
     pub fn rest(&self) -> bool {
         self.can_be_interrupted() && !self.any_agent_works()
     }
@@ -177,7 +177,7 @@ impl Others {
         }
     }
 
-    /// A notification of an agent's thread; some of them readers are told.
+    /// A notification of an agent's thread; some of them are published.
     pub fn notified(
         &mut self,
         thread: &str,

@@ -13,7 +13,7 @@ const OF_HOME: [&str; 4] = [
     "AGENTS.md",
     "AGENTS.override.md",
 ];
-/// And of the workspace. What folders above it tell is the operator's, and
+/// And of the workspace. The settings of folders above it are the operator's, and
 /// reaches a server when it has waited too long.
 const OF_WORKSPACE: [&str; 3] = ["AGENTS.md", "AGENTS.override.md", ".codex/config.toml"];
 

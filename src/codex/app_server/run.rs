@@ -30,7 +30,7 @@ pub struct AppServer {
     pub codex: Codex,
     /// How long a piece of text may wait for more.
     pub delta_window: Duration,
-    /// Where servers wait between turns; none where each serves one turn.
+    /// Where servers wait between turns; `None` if each serves one turn.
     pub idle: Option<IdleServers>,
 }
 
@@ -86,8 +86,8 @@ impl Engine for AppServer {
     }
 }
 
-/// The model that a turn would get which names none, by a server that is asked
-/// for nothing else. Returns `None` if it does not answer.
+/// The model that a turn would get which names no model, by a server that is asked
+/// for that only. Returns `None` if it does not answer.
 pub(in crate::codex) async fn default_model(
     codex: &Codex,
     input: TurnInput<'_>,
@@ -118,7 +118,7 @@ pub struct AppServerRun {
     models: Option<BTreeSet<String>>,
     step: Step,
     overdue: Option<Overdue>,
-    /// What was heard and not yet told.
+    /// What was read and not yet published.
     told: VecDeque<Output>,
     keep: Keep,
     /// Where it is counted that the server is not kept, until that is done.
@@ -144,7 +144,7 @@ enum Step {
     Loading {
         until: Instant,
     },
-    /// The turn starts only when whoever listens has kept the thread.
+    /// The turn starts only when the caller has kept the thread.
     Loaded,
     Turn,
     Over,
@@ -154,7 +154,7 @@ enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keep {
     No,
-    /// The turn was completed, and nobody has stopped it.
+    /// The turn was completed, and was not stopped.
     Wanted,
     /// It rests.
     Yes,
@@ -305,7 +305,7 @@ impl AppServerRun {
     }
 
     fn tell(&mut self, output: Output) {
-        // What comes after the turn is nobody's.
+        // What comes after the turn belongs to no turn.
         if self.step != Step::Over {
             self.told.push_back(output);
         }
@@ -402,7 +402,7 @@ impl EngineRun for AppServerRun {
     }
 }
 
-/// Nothing of the turn comes after it.
+/// No event of the turn comes after it.
 fn is_last(output: &Output) -> bool {
     match output {
         Output::Event(event) => matches!(

@@ -32,14 +32,14 @@ const MAX_IDLE_BUFFER: usize = 64 << 10;
 pub struct Server {
     process: Process,
     pub(super) conversation: Conversation,
-    /// Nothing once it is to end.
+    /// `None` once it is to end.
     stdin: Option<Sender>,
     /// What it has not taken yet.
     unsent: VecDeque<u8>,
     place: Place,
     /// What it took when it last came to rest, in bytes.
     memory: u64,
-    /// The workspace's lock, which its guard has, too; nothing where it is
+    /// The workspace's lock, which its guard has, too; `None` if it is
     /// not to be kept after its turn.
     lock: Option<OwnedFd>,
 }
@@ -73,7 +73,7 @@ impl Server {
         self.place == *place && self.conversation.has_loaded(load)
     }
 
-    /// The next line that it writes, while it is told what is to be told.
+    /// The next line that it writes, while pending input is sent to it.
     /// Cancel-safe.
     pub(super) async fn next_line(&mut self) -> Option<Line> {
         loop {
@@ -120,7 +120,7 @@ impl Server {
         self.lock.is_some() && self.stdin.is_some()
     }
 
-    /// A turn is about to begin: what lives now is none of it.
+    /// A turn is about to begin: processes that live now are not part of it.
     pub(super) async fn mark(&mut self) {
         if self.lock.is_some() {
             self.process.guard.mark().await;
@@ -137,7 +137,7 @@ impl Server {
         self.lock.is_some()
     }
 
-    /// What MCP servers have started while they started is none of the turn's.
+    /// What MCP servers have started while they started is not part of the turn.
     pub(super) async fn adopt_helpers(&mut self) {
         if self.conversation.take_mcp_started() && self.lock.is_some() {
             self.process.guard.adopt().await;
@@ -157,7 +157,7 @@ impl Server {
         Ok(self.process.so_far())
     }
 
-    /// From now on it makes way for whoever else needs the workspace.
+    /// From now on it makes way for any other process that needs the workspace.
     pub(super) async fn wait(&mut self) {
         self.process.guard.wait().await;
     }
@@ -174,7 +174,7 @@ impl Server {
         lock.ok()
     }
 
-    /// Hears what it says between turns; nothing once it is gone. Cancel-safe.
+    /// Reads what it writes between turns; returns `None` once it is gone. Cancel-safe.
     pub(super) async fn hear_next(&mut self) -> Option<()> {
         if let Line::Whole(line) = self.next_line().await? {
             let _ = self.conversation.hear(&line);
@@ -202,7 +202,7 @@ impl Server {
             .map_or(DismissReason::Died, Into::into)
     }
 
-    /// Completes when nothing of it lives any more. Cancel-safe.
+    /// Completes when all its processes are gone. Cancel-safe.
     pub(super) async fn end(&mut self) -> End {
         self.hang_up();
         // Read on, or a full pipe would keep it from ending.

@@ -37,7 +37,7 @@ impl<'a> Fields<'a> {
         self.raw(name) != "null"
     }
 
-    /// An object's fields; of anything else none.
+    /// An object's fields; empty for any other value.
     pub fn object(&self, name: &str) -> Fields<'a> {
         self.within(read(self.raw(name), RawFields).unwrap_or_default())
     }
@@ -200,7 +200,7 @@ impl Outgoing {
         self.line(&json!({"method": method}));
     }
 
-    /// Nobody is there to be asked: what wants a decision is declined, in the
+    /// There is no person to ask: a request for a decision is declined, in the
     /// words of each request, and anything else refused.
     pub fn decline(&mut self, id: &str, method: &str) {
         let result = match method {

@@ -34,7 +34,7 @@ pub(super) fn forwards(
 /// it returns something. Lines of more than `max_line` bytes are left out.
 ///
 /// # Errors
-/// Nothing was returned for all of the last `max_read` bytes, and there are more.
+/// No line was returned for all of the last `max_read` bytes, and there are more.
 pub(super) fn backwards<T>(
     mut file: impl Read + Seek,
     end: u64,
@@ -74,7 +74,7 @@ pub(super) fn too_much() -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
-/// A line as far as it was read, or nothing once it is too long.
+/// A line as far as it was read, or `None` once it is too long.
 #[derive(Default)]
 struct Kept {
     bytes: Vec<u8>,

@@ -24,7 +24,7 @@ const MOST_NAMES: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct Part {
     thread_id: String,
-    /// What the model's answers have cost; `None` where there is none.
+    /// What the model's answers have cost; `None` if there is no answer.
     pub spent: Option<Tokens>,
     /// The model that the last turn asked for.
     pub model: Option<String>,
@@ -32,7 +32,7 @@ pub struct Part {
     pub turns: BTreeSet<String>,
     /// The threads of sub-agents that it names.
     pub agents: BTreeSet<String>,
-    /// Only answers for these turns count, whichever agent got them.
+    /// Only answers for these turns count, of any agent.
     roots: Option<BTreeSet<String>>,
     /// Not the keys themselves: there may be millions, as long as lines.
     counted: HashSet<u64>,
@@ -57,7 +57,7 @@ impl Part {
     }
 
     /// # Errors
-    /// One of the answers is told in a form that this version doesn't know.
+    /// One of the answers is recorded in a form that this version doesn't know.
     pub(super) fn whole(self) -> io::Result<Self> {
         match self.is_unreadable {
             true => Err(unknown_form(ANSWER)),

@@ -47,7 +47,7 @@ fn captured(name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).unwrap()
 }
 
-/// A rollout of these bytes, whatever thread they are of.
+/// A rollout of these bytes, of any thread.
 fn rollout(bytes: &[u8]) -> (Home, Rollout) {
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap();
     let thread_id = serde_json::from_slice::<Value>(first)
@@ -73,7 +73,7 @@ fn g7_totals_and_spending_of_captured_threads() {
         ("resumed.jsonl", Some(2), 2, Some(1)),
         // SIGINT: codex itself counts what the turn had spent.
         ("interrupted-then-resumed.jsonl", Some(2), 2, Some(1)),
-        // SIGKILL: only the answer's own line tells.
+        // SIGKILL: only the answer's own line shows it.
         ("killed.jsonl", None, 1, None),
         ("killed-then-resumed.jsonl", Some(1), 2, Some(1)),
     ] {
@@ -271,7 +271,7 @@ fn g8_links_and_pipes_are_not_records() {
     };
     assert!(rollout.len().is_err() && rollout.since(0).is_err());
 
-    // A pipe would block whoever opens it.
+    // A pipe would block the process that opens it.
     fs::remove_file(day.join(&name)).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -347,7 +347,7 @@ fn g7_what_sub_agents_and_theirs_spend_for_a_turn_is_found() {
     );
     let root = home.find(ROOT).unwrap();
     assert_eq!(root.since(0).unwrap().model.as_deref(), Some("gpt-6.1-sol"));
-    // The next turn has none of it.
+    // The next turn is not charged for it.
     let len = root.len().unwrap();
     assert_eq!(spent_with_agents(&home, len), (None, None));
 }

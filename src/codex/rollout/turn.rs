@@ -20,7 +20,7 @@ pub struct Recorded {
 
 /// What is recorded of the turns that `thread` has had since byte `offset`.
 /// Sub-agents whose record can't be read are left out, as if they had spent
-/// nothing that is known.
+/// no tokens.
 ///
 /// # Errors
 /// As [`Rollout::since`], of the thread's own record.

@@ -1,4 +1,4 @@
-//! Ids that stand for one thing each, whatever codex prints.
+//! Ids that are unique within a turn, even if codex repeats its own.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use super::words::bounded;
 /// The most of an id that is taken over, in bytes. codex's own have less.
 const MAX_ID: usize = 128;
 
-/// So many ids are told as codex gave them; later ones are numbered, so that
+/// So many ids are published as codex gave them; later ones are numbered, so that
 /// they need not be remembered for as long as a turn may take.
 pub(super) const MAX_USED_IDS: usize = 20_000;
 
@@ -17,7 +17,7 @@ pub(super) fn id(id: String) -> String {
 
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    /// Every id that was told, up to a limit.
+    /// Every id that was published, up to a limit.
     used: HashSet<String>,
     /// Numbers ids that were used before, or that can't be known not to be.
     numbered: u64,

@@ -26,7 +26,7 @@ pub enum Verdict {
     Failed(TurnError),
 }
 
-/// What is left to tell when codex is gone.
+/// What is left to publish when codex is gone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
     /// Still to be published, before any `error` and `message_end`.
@@ -47,7 +47,7 @@ pub struct Finished {
     pub unknown: BTreeMap<String, u64>,
 }
 
-/// Translates what one codex process tells about one turn, whole or in pieces.
+/// Translates what one codex process reports about one turn, whole or in pieces.
 ///
 /// A turn whose thread turns out to be lost runs a second process: give that
 /// one a translator of its own. The first printed no event (else
@@ -85,13 +85,13 @@ impl Translator {
         Self::default()
     }
 
-    /// Whether codex has told anything at all.
+    /// Whether codex has reported anything at all.
     pub fn saw_event(&self) -> bool {
         self.saw_event
     }
 
     /// Whether codex has said how the turn ended. That it was interrupted is
-    /// no end of its own: whoever asked for it knows why.
+    /// no end of its own: the caller that asked for it knows why.
     pub fn is_over(&self) -> bool {
         self.outcome
             .as_ref()
@@ -109,12 +109,12 @@ impl Translator {
         self.thread_id.as_deref()
     }
 
-    /// What there is to publish for one event: mostly nothing or one event.
+    /// What there is to publish for one event: mostly no event or one.
     pub fn translate(&mut self, event: CliEvent) -> Vec<EventBody> {
         self.saw_event = true;
         self.heard_model |= is_of_model(&event);
         let mut out = Vec::new();
-        // What isn't known tells nothing about the held line either.
+        // An unknown event says no more about the held line either.
         if !matches!(event, CliEvent::Unknown { .. }) {
             out.extend(self.release_held(&event));
         }
@@ -207,7 +207,7 @@ impl Translator {
 
     /// codex prints the words of a `turn.failed` in an `error` line first, so
     /// an `error` line waits for what comes next. The pair is one failure; by
-    /// itself the line is a notice. (If nothing comes next, the process ended
+    /// itself the line is a notice. (If no line comes next, the process ended
     /// on it, and it is the failure's best message.)
     fn release_held(&mut self, next: &CliEvent) -> Option<EventBody> {
         let (held, cause) = self.held_error.take()?;
@@ -238,8 +238,8 @@ impl Translator {
         }
     }
 
-    /// A list's completion repeats its last update; what changes nothing is
-    /// not told again.
+    /// A list's completion repeats its last update; an update without a change is
+    /// not published again.
     fn plan(&mut self, items: Vec<PlanItem>) -> Option<EventBody> {
         if self.plan.as_ref() == Some(&items) {
             return None;

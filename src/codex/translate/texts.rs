@@ -1,4 +1,4 @@
-//! Messages and reasoning, which an engine may tell in pieces before it tells
+//! Messages and reasoning, which an engine may report in pieces before it reports
 //! them whole. Joined by id, the pieces are the whole.
 
 use crc32fast::Hasher;
@@ -27,7 +27,7 @@ impl Kind {
 
 #[derive(Debug, Default)]
 pub(super) struct Texts {
-    /// Texts of which pieces were told and not the end.
+    /// Texts of which pieces were published and not the end.
     open: Vec<Open>,
     /// The newest message, by the CLI's id for it, as long as its end is not known.
     unfinished: Option<(String, String)>,
@@ -37,20 +37,20 @@ pub(super) struct Texts {
 /// The most that is kept of a message whose end is not known, in bytes.
 const MAX_UNFINISHED: usize = 16 << 20;
 
-/// A text that has begun. What was told of it is not kept, only enough to know it by.
+/// A text that has begun. What was published of it is not kept, only enough to recognise it.
 #[derive(Debug)]
 struct Open {
     kind: Kind,
     /// The CLI's id for the item.
     item_id: String,
-    /// The id that it is told under.
+    /// The id that it is published under.
     id: String,
     told: usize,
     sum: Hasher,
 }
 
 impl Open {
-    /// What is missing of the whole, if it begins with what was told.
+    /// What is missing of the whole, if it begins with what was published.
     fn missing<'a>(&self, whole: &'a str) -> Option<&'a str> {
         let (told, missing) = whole.split_at_checked(self.told)?;
         let mut sum = Hasher::new();
@@ -60,7 +60,7 @@ impl Open {
 }
 
 impl Texts {
-    /// An item of that id begins, again perhaps: what was told under it before
+    /// An item of that id begins, again perhaps: what was published under it before
     /// was given up.
     pub fn begin(&mut self, kind: Kind, item_id: String) {
         self.take(kind, &id(item_id));
@@ -69,7 +69,7 @@ impl Texts {
         }
     }
 
-    /// The newest message as far as it was told, if its end was not.
+    /// The newest message as far as it was published, if its end was not.
     pub fn take_unfinished(&mut self) -> Option<String> {
         self.unfinished.take().map(|(_, text)| text)
     }
@@ -118,8 +118,8 @@ impl Texts {
         Some(kind.delta(open.id.clone(), text))
     }
 
-    /// The text is whole. Where it does not begin with what was told of it,
-    /// that can't be taken back: it is told once more, whole, under a new id.
+    /// The text is whole. If it does not begin with what was published of it,
+    /// that can't be undone: it is published once more, whole, under a new id.
     pub fn completed(&mut self, kind: Kind, item_id: String, whole: String) -> Option<EventBody> {
         if kind == Kind::Text {
             self.unfinished = None;
@@ -190,7 +190,7 @@ mod tests {
             pair("a", "3")
         );
         assert_eq!(told(texts.completed(kind, "b".into(), "x".into())), None);
-        // Never told in pieces.
+        // Never published in pieces.
         assert_eq!(
             told(texts.completed(kind, "c".into(), String::new())),
             pair("c", "")

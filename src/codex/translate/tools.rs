@@ -11,7 +11,7 @@ use crate::event::EventBody;
 /// that has waited longest is closed as unfinished.
 pub(super) const MAX_OPEN: usize = 1_000;
 
-/// The most of a call's output that is told before its result, in bytes: the
+/// The most of a call's output that is published before its result, in bytes: the
 /// result has all that codex keeps.
 pub(super) const MAX_OUTPUT: usize = 64 << 10;
 
@@ -32,7 +32,7 @@ pub(super) struct OpenTool {
     /// The id that its `tool_use` was published under.
     pub(super) id: String,
     kind: ToolKind,
-    /// How much of its output was told.
+    /// How much of its output was published.
     told: usize,
 }
 
@@ -96,7 +96,7 @@ impl Tools {
         let tool = &mut self.open[at];
         let mut rest = &text[..text.floor_char_boundary(MAX_OUTPUT - tool.told)];
         if rest.len() < text.len() {
-            // A shorter character later on would tell of what is missing between.
+            // A shorter character later on would hide what is missing between.
             tool.told = MAX_OUTPUT;
         } else {
             tool.told += rest.len();
@@ -111,7 +111,7 @@ impl Tools {
         }
     }
 
-    /// Gives every call that has none a result.
+    /// Gives every call without a result one.
     pub fn close(self) -> Vec<EventBody> {
         self.open.into_iter().map(OpenTool::unfinished).collect()
     }

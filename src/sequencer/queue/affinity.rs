@@ -318,7 +318,7 @@ impl Affinity {
         for workspace in report.idle.iter().rev() {
             let kept_by = self.worker_of(workspace);
             let kept_by = kept_by.and_then(|kept_by| self.processes.get(kept_by));
-            if !kept_by.is_some_and(|process| process.private_queue(now).is_some()) {
+            if kept_by.is_none_or(|process| process.private_queue(now).is_none()) {
                 self.keep((*workspace).into(), Arc::clone(worker));
             }
         }

@@ -1,4 +1,4 @@
-//! On a clock that goes ahead by itself when nothing else does.
+//! On a clock that goes ahead by itself when all tasks wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::guard::Tag;
 use crate::turn::StopHandle;
 use crate::turn::stop::Limits;
 
-/// A codex that says its lines and then nothing, without ending.
+/// A codex that prints its lines and then hangs.
 #[derive(Debug, Clone, Default)]
 struct Scripted {
     lines: VecDeque<&'static str>,
@@ -161,7 +161,7 @@ fn orders(codex: &Scripted) -> Vec<&'static str> {
     codex.orders.lock().unwrap().clone()
 }
 
-/// Guards that the idle clock is set back by whatever codex says.
+/// Guards that any line of codex resets the idle timeout.
 #[tokio::test(start_paused = true)]
 async fn codex_that_goes_on_saying_something_is_not_idle() {
     let codex = Scripted {
@@ -241,7 +241,7 @@ async fn g10_a_slow_reader_is_no_silence_of_codexs() {
     assert_eq!(ran.stop, Some(Stop::Timeout));
 }
 
-/// One line can tell two events; the second is not lost when the turn has to
+/// One line can yield two events; the second is not lost when the turn has to
 /// stop at the first, or its reader would wait for the tool's result for ever.
 #[tokio::test(start_paused = true)]
 async fn g6_all_that_a_line_told_goes_out_though_the_turn_stops() {
