@@ -26,6 +26,8 @@ type Request struct {
 	StartWithinS    int    `json:"start_within_s,omitempty"`
 	OnBusy          string `json:"on_busy,omitempty"` // enqueue, reject, interrupt
 	Thread          string `json:"thread,omitempty"`  // continue, new, continue_or_new
+	// Tenant is on whose behalf the turn runs, for the operator's metrics and pauses.
+	Tenant string `json:"tenant,omitempty"`
 	// Metadata comes back on MessageStart and MessageEnd.
 	Metadata map[string]any `json:"metadata,omitempty"`
 	// OutputSchema is a JSON Schema: anything that encodes as one.

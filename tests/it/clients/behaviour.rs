@@ -375,19 +375,6 @@ pub async fn a_process_that_is_restarted(language: Language) {
     pool.stop().await;
 }
 
-/// Without a queue and bindings: the end alone, also of a turn that has ended.
-pub async fn an_answer_that_comes_as_a_reply(language: Language) {
-    let url = Broker::vhost();
-    let pool = Pool::on(&url, 1, &[]).await;
-    let done = language.probe("reply", &url).run().await.ended(0);
-    assert_eq!(
-        done.out,
-        "replied hi hi\nrejected workspace.rejected false\n"
-    );
-    assert_eq!(pool.runs().of_turn("t1").count(), 1);
-    pool.stop().await;
-}
-
 /// The chat page over HTTP: a browser that is gone comes back where it was, and
 /// one that does not come back has its turn cancelled.
 pub async fn the_chat_page() {

@@ -133,16 +133,6 @@ macro_rules! library_tests_in {
     };
 }
 
-macro_rules! reply_tests_in {
-    ($language:ident) => {
-        #[tokio::test]
-        async fn an_answer_comes_as_a_reply() {
-            $language.build();
-            behaviour::an_answer_that_comes_as_a_reply($language).await;
-        }
-    };
-}
-
 /// All languages in one test, since a broker takes a while to restart.
 #[tokio::test]
 async fn a_restart_of_the_broker_loses_no_answer() {
@@ -178,11 +168,9 @@ mod typescript {
 mod go {
     tests_in!(Go);
     library_tests_in!(Go);
-    reply_tests_in!(Go);
 }
 
 mod java {
     tests_in!(Java);
     library_tests_in!(Java);
-    reply_tests_in!(Java);
 }

@@ -86,13 +86,13 @@ async fn g2_a_turn_goes_to_its_server_where_that_has_a_free_slot() {
     // It waits for the first slot that gets free, in the sequencer.
     pool.enqueue(&[turn("full", "a", &["say hi"])]).await;
     pool.process(SEQUENCER).metric_is(BACKLOG, 3.0).await;
+    let metrics = pool.process(SEQUENCER).metrics().await;
+    assert_eq!(metrics.get(FULL), 0.0);
     pool.release(elsewhere);
     assert_eq!(pool.events.ended("full").await.stop_reason(), "end_turn");
     let run = pool.started("full", 1).await;
     assert_eq!(pool.process_of(&run), 5 - kept_by);
     assert_eq!(pool.metric(TOOK_OVER).await, 1.0);
-    let metrics = pool.process(SEQUENCER).metrics().await;
-    assert_eq!(metrics.get(FULL), 0.0);
     pool.release(there);
     pool.idle().await;
 

@@ -3,7 +3,7 @@
 //	AMQP_URL=amqp://… probe scripted     with a worker that repeats each prompt
 //	AMQP_URL=amqp://… probe pool         with a real one
 //	AMQP_URL=amqp://… probe restart      the same turn in each process
-//	AMQP_URL=amqp://… probe reply        answers that come as replies
+//	AMQP_URL=amqp://… probe asking       with a real one, which it asks where its turns are
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"log"
 	"os"
 	"sync"
+	"time"
 
 	"codex-turn-worker/codexturns"
 )
@@ -130,17 +131,56 @@ func restart() {
 	client.Close()
 }
 
-func reply() {
+func asking() {
 	client := connect(nil)
-	answer, err := client.RunByReply(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: "replied"})
+	answer, err := client.RunByReply(ctx, "t1\nsay hi", "a", nil)
 	check(err)
-	again, err := client.RunByReply(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: "replied"})
+	again, err := client.RunByReply(ctx, "t1\nsay hi", "a", &codexturns.Request{TurnID: answer.TurnID})
 	check(err)
-	fmt.Println("replied", answer.Text, again.Text)
-	_, err = client.RunByReply(ctx, "say no", "../a", nil)
-	var failed *codexturns.TurnFailed
-	if errors.Is(err, codexturns.ErrRejected) && errors.As(err, &failed) {
-		fmt.Println("rejected", failed.Code, failed.Retryable)
+	fmt.Println("reply", answer.Text, again.Text)
+	for _, turn := range [][2]string{{"say no", "../a"}, {"t2\nfail no luck", "a"}} {
+		_, err := client.RunByReply(ctx, turn[0], turn[1], nil)
+		var failed *codexturns.TurnFailed
+		if errors.As(err, &failed) {
+			kind := "TurnFailed"
+			if errors.Is(err, codexturns.ErrRejected) {
+				kind = "TurnRejected"
+			}
+			fmt.Println(kind, failed.Code, failed.Reason, failed.Retryable)
+		}
+	}
+	turn, err := client.Stream(ctx, "t3\nsay on\nwait never", "a", nil)
+	check(err)
+	for event := range turn.Events() {
+		if _, is := event.(*codexturns.TextDelta); is {
+			break
+		}
+	}
+	last, err := client.Submit(ctx, "t4\nsay last", "a", nil)
+	check(err)
+	for _, of := range [][2]string{{turn.ID, "a"}, {last, "a"}, {turn.ID, "b"}} {
+		found, err := client.Describe(ctx, of[0], of[1])
+		check(err)
+		switch found.State {
+		case codexturns.StateRunning:
+			fmt.Println("running", found.Attempt)
+		case codexturns.StateWaiting:
+			fmt.Println("waiting", found.Place)
+		default:
+			fmt.Println(found.State)
+		}
+	}
+	turn.Close()
+	ended, err := client.Describe(ctx, answer.TurnID, "a")
+	check(err)
+	if ended.State == codexturns.StateEnded {
+		fmt.Println("ended", *ended.End.Text)
+	}
+	// That it is unknown takes longer.
+	soon, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	if _, err := client.Describe(soon, "never-sent", "a"); errors.Is(err, codexturns.ErrNoAnswer) {
+		fmt.Println("no answer")
 	}
 	client.Close()
 }
@@ -152,6 +192,6 @@ func check(err error) {
 }
 
 func main() {
-	modes := map[string]func(){"scripted": scripted, "pool": pool, "restart": restart, "reply": reply}
+	modes := map[string]func(){"scripted": scripted, "pool": pool, "restart": restart, "asking": asking}
 	modes[os.Args[1]]()
 }

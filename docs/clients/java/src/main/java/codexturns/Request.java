@@ -51,6 +51,11 @@ public final class Request {
         return set("service_tier", tier);
     }
 
+    /** On whose behalf the turn runs, for the operator's metrics and pauses. */
+    public Request tenant(String tenant) {
+        return set("tenant", tenant);
+    }
+
     public Request timeoutS(int seconds) {
         return set("timeout_s", seconds);
     }

@@ -1,5 +1,6 @@
 package codexturns;
 
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CancellationException;
@@ -11,7 +12,7 @@ import java.util.concurrent.CompletableFuture;
  * <pre>AMQP_URL=amqp://… java -cp … codexturns.Probe scripted     with a worker that repeats each prompt
  * AMQP_URL=amqp://… java -cp … codexturns.Probe pool         with a real one
  * AMQP_URL=amqp://… java -cp … codexturns.Probe restart      the same turn in each process
- * AMQP_URL=amqp://… java -cp … codexturns.Probe reply        answers that come as replies</pre>
+ * AMQP_URL=amqp://… java -cp … codexturns.Probe asking       with a real one, which it asks where its turns are</pre>
  */
 public final class Probe {
     private static final String URL = System.getenv("AMQP_URL");
@@ -88,17 +89,43 @@ public final class Probe {
         }
     }
 
-    private static void reply() {
+    private static void asking() {
         try (TurnClient client = TurnClient.connect(URL)) {
-            String answer = client.runByReply(new Request("t1\nsay hi", "a").turnId("replied")).join().text();
-            String again = client.runByReply(new Request("t1\nsay hi", "a").turnId("replied")).join().text();
-            System.out.println("replied " + answer + " " + again);
+            Answer answer = client.runByReply(new Request("t1\nsay hi", "a")).join();
+            Answer again = client.runByReply(new Request("t1\nsay hi", "a").turnId(answer.turnId())).join();
+            System.out.println("reply " + answer.text() + " " + again.text());
+            for (Request request : List.of(new Request("say no", "../a"), new Request("t2\nfail no luck", "a"))) {
+                try {
+                    TurnClient.await(client.runByReply(request));
+                } catch (TurnFailed error) {
+                    String kind = error instanceof TurnFailed.Rejected ? "TurnRejected" : "TurnFailed";
+                    System.out.println(kind + " " + error.code() + " " + error.reason() + " " + error.retryable());
+                }
+            }
+            try (Turn turn = client.stream("t3\nsay on\nwait never", "a")) {
+                for (Event event : turn) {
+                    if (event instanceof Event.TextDelta) break;
+                }
+                String last = client.submit(new Request("t4\nsay last", "a"));
+                System.out.println(shown(client.describe(turn.turnId(), "a")));
+                System.out.println(shown(client.describe(last, "a")));
+                System.out.println(shown(client.describe(turn.turnId(), "b")));
+            }
+            System.out.println(shown(client.describe(answer.turnId(), "a")));
             try {
-                TurnClient.await(client.runByReply(new Request("say no", "../a")));
-            } catch (TurnFailed.Rejected error) {
-                System.out.println("rejected " + error.code() + " " + error.retryable());
+                // That it is unknown takes longer.
+                client.describe("never-sent", "a", Duration.ofMillis(500));
+            } catch (TurnClientException.NoAnswer error) {
+                System.out.println("no answer");
             }
         }
+    }
+
+    private static String shown(Description description) {
+        if (description instanceof Description.Running running) return "running " + running.attempt();
+        if (description instanceof Description.Waiting waiting) return "waiting " + waiting.place();
+        if (description instanceof Description.Ended ended) return "ended " + ended.end().text();
+        return "unknown";
     }
 
     public static void main(String[] arguments) {
@@ -106,7 +133,7 @@ public final class Probe {
             case "scripted" -> scripted();
             case "pool" -> pool();
             case "restart" -> restart();
-            case "reply" -> reply();
+            case "asking" -> asking();
             default -> throw new IllegalArgumentException(arguments[0]);
         }
         System.exit(0);
