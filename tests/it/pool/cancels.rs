@@ -36,7 +36,8 @@ async fn cancelled_while_waiting_a_turn_ends_at_once() {
 /// Guards the claim that a worker finds in place of its own (`Runner::claim`).
 #[tokio::test]
 async fn cancelled_while_offered_a_turn_never_starts() {
-    let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
+    // Without preferences turns are offered also while no slot is free.
+    let mut pool = Pool::start(1, &[("SLOTS", "1"), ("OVERTAKING", "0s")]).await;
     pool.enqueue(&[turn("t1", "a", &["wait go"])]).await;
     pool.started("t1", 1).await;
     // The only slot is taken, so this offer stays in the work queue.

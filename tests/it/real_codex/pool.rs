@@ -168,7 +168,7 @@ async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_scri
     fs::write(&config, text).unwrap();
     let profile = pool.codex_home().with_file_name(".profile");
     fs::write(profile, "sleep 0.4\n").unwrap();
-    let goes_on = "leave-js: yield_control(); setTimeout(() => tools.exec_command({cmd: \"touch late\"}), 100); \
+    let goes_on = "leave-js: yield_control(); setTimeout(() => tools.exec_command({cmd: \"touch late\"}), 10000); \
                    await new Promise((end) => setTimeout(end, 100000));";
     for (id, script) in [
         ("answers", "say: Hi."),

@@ -22,16 +22,19 @@ pub fn run(command: &str, cwd: Option<&Path>, mut told: impl FnMut(&[u8])) -> (S
     if let Some(cwd) = cwd {
         shell.current_dir(cwd);
     }
+    // The thread comes first: the command may leave no room for one.
+    let (mut stderr, writer) = std::io::pipe().unwrap();
+    let drained = thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     let mut child = in_own_session(shell.args(["-c", command]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(writer)
         .spawn()
         .unwrap();
+    // With its copy of the writer.
+    drop(shell);
     let pid = Pid::from_child(&child);
     running().push(pid);
-    let mut stderr = child.stderr.take().unwrap();
-    let drained = thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     let mut stdout = child.stdout.take().unwrap();
     let mut output = Vec::new();
     let mut chunk = vec![0; 64 << 10];
