@@ -44,7 +44,7 @@ use watched::{EventWatch, Watched};
 pub use watched::{channels_needed, too_few_channels};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
-/// run, and a few for heartbeats, what is told of ended turns, and answers to producers.
+/// run, and a few for heartbeats, publications of ended turns, and answers to producers.
 const EXTRA_CHANNELS: usize = 2 * sequencer::AT_ONCE + 11;
 /// How often it is looked whether a workspace is free again that could not be cleared.
 const HELD_LOOK: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What workers and sequencers tell each other, and what producers ask of them.
+//! Messages between workers and sequencers, and what producers ask of them.
 //!
 //! Old and new workers run side by side: fields that are unknown are ignored,
 //! a version or a type that is unknown is a value, to be counted and ignored.

@@ -28,7 +28,7 @@ enum Found {
 }
 
 impl<E: Engine> Runner<E> {
-    /// Runs the turn, or tells why not. When this returns, nothing of the turn
+    /// Runs the turn, or returns why not. When this returns, no process of the turn
     /// lives, and the lock is free again, or soon is for any process that wants it.
     ///
     /// Needs a runtime of several threads.

@@ -21,7 +21,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to note a lost attempt: its file system does not answer, or has errors.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
-/// After a day nobody needs the note.
+/// After a day the note is of no use.
 const NOTE_TRIES: u32 = 24 * 3600 / 5;
 
 /// The fence of an attempt that begins here.

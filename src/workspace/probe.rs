@@ -227,7 +227,7 @@ impl Prober {
             .map_err(|errno| self.dir.error("look at", &name, errno))?;
         let named = self.dir.stat(&name)?;
         if named.is_none_or(|named| named.st_ino != held.st_ino) {
-            // Removed by somebody: nobody could see what is written.
+            // Removed by another process: no reader could see what is written.
             return Err(self.dir.error("find", &name, Errno::NOENT));
         }
         let mut taken = false;

@@ -22,7 +22,7 @@ const MAX_ID_BYTES: u64 = 64;
 /// How many bytes before the end the checksum covers.
 const SUMMED: u64 = 4096;
 
-/// The end of a record in a workspace's journal, as one process tells another.
+/// The end of a record in a workspace's journal, as one process reports it to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalEnd {
     /// Another one once an operator has restored or removed the journal.

@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
         let _ = workspace.claims().find("t");
         let _ = workspace.history("t");
         let lock = workspace.try_lock().expect("the lock can be tried");
-        if let Ok(opened) = lock.expect("nobody else has it").open_journal(None) {
+        if let Ok(opened) = lock.expect("no other process has it").open_journal(None) {
             let history = opened.history("t").expect("what was understood can be read");
             // What opening cut off is no record.
             assert_eq!(workspace.history("t").expect("so can the rest"), history);

@@ -433,7 +433,7 @@ pub async fn the_chat_page_in_a_browser() {
 pub async fn a_broker_that_restarts(languages: &[Language]) {
     let mut broker = Broker::private();
     let url = broker.url();
-    let pool = Pool::on(&url, 1, &[]).await;
+    let mut pool = Pool::on(&url, 1, &[]).await;
     let mut calls = Vec::new();
     for language in languages {
         let name = format!("{language:?}");
@@ -453,6 +453,8 @@ pub async fn a_broker_that_restarts(languages: &[Language]) {
         assert_eq!(done.out, "before\nafter\n", "{done:#?}");
         assert_eq!(pool.runs().of_turn(&name).count(), 1);
     }
+    // The offers of the turns that ran came back, and are answered from the records.
+    pool.ready_in("codex.turns.work", 0).await;
     pool.stop().await;
 }
 
