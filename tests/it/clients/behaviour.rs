@@ -454,6 +454,7 @@ pub async fn a_broker_that_restarts(languages: &[Language]) {
         assert_eq!(pool.runs().of_turn(&name).count(), 1);
     }
     // The offers of the turns that ran came back, and are answered from the records.
+    pool.ready().await;
     pool.ready_in("codex.turns.work", 0).await;
     pool.stop().await;
 }
