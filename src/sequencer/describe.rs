@@ -208,7 +208,7 @@ mod tests {
         };
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
         let started = TurnStage::Started { attempt: 1, at };
-        let told = |stage: Option<&TurnStage>, place, is_second_look| {
+        let state = |stage: Option<&TurnStage>, place, is_second_look| {
             let seen = Seen { place, unread: 7 };
             let position = position(stage, &seen, is_second_look)?;
             Some(match position {
@@ -218,7 +218,7 @@ mod tests {
                 TurnPosition::Ended { .. } => "ended".to_owned(),
             })
         };
-        let of = |stage, place| [false, true].map(|second| told(stage, place, second));
+        let of = |stage, place| [false, true].map(|second| state(stage, place, second));
         let twice = |text: &str| [Some(text.to_owned()), Some(text.to_owned())];
         let late = |text: &str| [None, Some(text.to_owned())];
         assert_eq!(of(None, Some(place(false))), twice("waiting, 3"));

@@ -216,8 +216,8 @@ impl Sequencer {
     /// `backlog`: of an active sequencer. `describes`: it hears questions where a turn is.
     fn report(&self, id: &str, backlog: Option<BacklogReport>, describes: bool) {
         let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
-        let told = backlog_report::told(id, backlog, conditions, pool, describes);
-        self.actor.tell(told);
+        let report = backlog_report::told(id, backlog, conditions, pool, describes);
+        self.actor.tell(report);
     }
 
     async fn session(

@@ -132,7 +132,7 @@ pub struct World {
     /// As far as the processes with a sequencer have heard.
     heard: JournalEnds,
     /// Whose end they have heard.
-    told: HashSet<Name>,
+    heard_ends: HashSet<Name>,
 
     lines: Vec<Vec<InLine>>,
     /// By the active queue.
@@ -174,7 +174,7 @@ impl World {
             records: HashMap::new(),
             journals: vec![0; WORKSPACES.len()],
             heard: JournalEnds::default(),
-            told: HashSet::new(),
+            heard_ends: HashSet::new(),
             lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
             offered: HashSet::new(),
             undecided: HashSet::new(),
@@ -569,7 +569,7 @@ impl World {
                 if let Some(end) = journal {
                     self.heard.note(workspace, end);
                 }
-                self.told.insert(turn);
+                self.heard_ends.insert(turn);
                 self.with_queue(|queue, now, out| {
                     queue.served(now, workspace, &id, &worker, warm);
                     queue.use_room(now, &worker, out);
@@ -707,7 +707,7 @@ impl World {
         let ended_at = self.records[&turn].ended_at;
         if ended_at.is_some_and(|at| at > sees(self)) {
             assert!(
-                !self.told.contains(&turn),
+                !self.heard_ends.contains(&turn),
                 "{turn:?} would run again, though its end was heard (G4)"
             );
             // What was not heard is as new as the file system shows it.
