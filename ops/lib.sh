@@ -92,7 +92,7 @@ usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 listening() { (exec 9<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # free_ports N: the first of N free ports in a row, below the range that the kernel hands out itself.
-# Each process begins to look somewhere else, so that two that look at the same time don't find the same.
+# Each process starts to look somewhere else, so that two that look at the same time don't find the same.
 free_ports() {
   local try base port
   for ((try = 0; try < 100; try++)); do

@@ -146,7 +146,7 @@ names! {
         Warning = "codex.warning" => no("operator: read it"),
         /// codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
         LineTooLong = "codex.line_too_long" => no("operator: raise the limit if what was left out is missed"),
-        /// The conversation can't be resumed; the turn begins a new one.
+        /// The conversation can't be resumed; the turn starts a new one.
         ThreadLost = "codex.thread_lost" => no("tell the agent again what it has to know"),
         /// The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With
         /// `app-server` only.
@@ -157,7 +157,7 @@ names! {
         UsageUnknown = "codex.usage_unknown" => no("nothing; the next turn's are counted"),
         /// The request has an `output_schema`, but the agent's last message is no JSON; the message says why.
         NotStructured = "codex.not_structured" => no("read `text`; ask in the prompt, too, or take a model that keeps to schemas"),
-        /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins
+        /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn starts
         /// a new conversation.
         SessionIgnored = "workspace.session_ignored" => no("look at who writes that file"),
         /// `.plexum-codex-session` can't be written, so it does not name this turn's conversation; the next turn goes on
@@ -294,7 +294,7 @@ pub enum EventBody {
         item_id: String,
         text: String,
     },
-    /// A tool call begins.
+    /// A tool call starts.
     ToolUse {
         id: String,
         /// See Tools.

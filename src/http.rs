@@ -80,7 +80,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 /// Answers until `shutdown` is done, then closes the listener and returns
-/// when the requests that have begun are answered, a second later at most.
+/// when the requests that have started are answered, a second later at most.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,

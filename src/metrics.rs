@@ -217,7 +217,7 @@ impl Metrics {
         Unrecorded::new(self.series().unrecorded.clone())
     }
 
-    /// An attempt of that number, from 1 on, has begun.
+    /// An attempt of that number, from 1 on, has started.
     pub fn attempt_started(&self, number: u32) {
         let start = if number > 1 { AGAIN } else { FIRST };
         self.series().attempts.with_label_values(&[start]).inc();
@@ -254,7 +254,7 @@ impl Metrics {
         series.with_label_values(&labels).set(holds.into());
     }
 
-    /// codex said its first words of a turn that began so long ago.
+    /// codex said its first words of a turn that started so long ago.
     pub fn first_text(&self, after: Duration) {
         self.series().first_text.observe(after.as_secs_f64());
     }
@@ -328,7 +328,7 @@ impl Metrics {
     }
 
     /// A delivery came that had been delivered before.
-    /// An attempt's events were dropped, as a newer one had begun.
+    /// An attempt's events were dropped, as a newer one had started.
     pub fn attempt_outdated(&self) {
         self.series().attempts_outdated.inc();
     }

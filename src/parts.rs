@@ -35,7 +35,7 @@ pub enum PartName {
     /// Hears cancels for the worker; one for each connection.
     Control,
     PrivateOffers,
-    /// Reports the drain once it begins.
+    /// Reports the drain once it starts.
     Drain,
     EventLog,
     Heartbeats,

@@ -377,7 +377,7 @@ async fn run(
 
 /// Once before anything runs: what does not fit is the operator's to mend, and
 /// trying again would not help; a connection that is lost meanwhile is made
-/// anew. False if drained before.
+/// again. False if drained before.
 async fn declare(
     connector: &Connector,
     topology: &Topology,

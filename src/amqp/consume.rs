@@ -18,7 +18,7 @@ use super::link::{Link, LinkError};
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why no more deliveries come. What was delivered and not acked is the
-/// broker's again: close what is left, and consume anew.
+/// broker's again: close what is left, and consume again.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
     #[error("can't consume from queue {queue:?}")]
@@ -159,7 +159,7 @@ impl Consumer {
         Self::open_with(link, queue, prefetch, options, FieldTable::default()).await
     }
 
-    /// The same, with what a stream wants to know: where to begin.
+    /// The same, with what a stream wants to know: where to start.
     pub async fn with_arguments(
         link: &Link,
         queue: &str,

@@ -115,7 +115,7 @@ impl Link {
             last_unblocked,
             target,
         }));
-        // Before the watching begins, so that no end is reported first.
+        // Before the watching starts, so that no end is reported first.
         on_state(State::Connected(link.downgrade()));
         tokio::spawn(async move {
             if (AssertUnwindSafe(watching.run(events)).catch_unwind().await).is_err() {

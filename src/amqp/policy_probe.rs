@@ -1,6 +1,6 @@
 //! Whether a policy of the broker would lose turns. No client can ask which
 //! policies apply to a queue, so that is found out by experiment: on a queue
-//! that is declared as `codex.turns` is, under a name that begins with its.
+//! that is declared as `codex.turns` is, under a name that starts with its.
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ use super::publish::{
 use crate::error::with_sources;
 use crate::event::SealedEvent;
 
-/// How a broker's own names of reply queues begin: behind it stands what no
+/// How a broker's own names of reply queues start: behind it stands what no
 /// other client knows.
 const DIRECT: &str = "amq.rabbitmq.reply-to.";
 const SERVER_NAMED: &str = "amq.gen-";

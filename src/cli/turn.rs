@@ -61,7 +61,7 @@ pub struct TurnArgs {
     /// A file with a JSON Schema, an object, that the answer is to follow; the end of the turn then has it as `structured`
     #[arg(long, value_name = "FILE")]
     output_schema: Option<PathBuf>,
-    /// Begin a new conversation, which is the workspace's from then on
+    /// Start a new conversation, which is the workspace's from then on
     #[arg(long)]
     new_thread: bool,
     /// Which conversation: continue (the workspace's), new (the same as --new-thread), or continue_or_new (a new one only where codex refuses to resume the workspace's)

@@ -84,7 +84,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// `prefix`: what the names of the workers' exchanges begin with.
+    /// `prefix`: what the names of the workers' exchanges start with.
     pub fn new(connector: Connector, prefix: &str) -> Self {
         Self {
             connector,

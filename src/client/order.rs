@@ -9,7 +9,7 @@ pub struct Order {
 /// How a new event follows on what came before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// A higher attempt began: what was shown so far is void.
+    /// A higher attempt started: what was shown so far is void.
     pub restarted: bool,
     /// Events of the attempt that never came.
     pub missed: u64,

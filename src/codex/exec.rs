@@ -206,7 +206,7 @@ fn files(ask: &Ask) -> Result<Vec<FileArg>, SpawnError> {
 
 /// A file in memory. Of the prompt, through a pipe codex would take the part
 /// that a worker had handed over before it died for the whole prompt, and
-/// begin to carry it out.
+/// start to carry it out.
 fn in_memory(name: &str, content: &[u8]) -> Result<OwnedFd, SpawnError> {
     let write = || -> io::Result<OwnedFd> {
         let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);

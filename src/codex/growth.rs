@@ -23,7 +23,7 @@ impl Growth {
         }
     }
 
-    /// A turn begins.
+    /// A turn starts.
     pub fn begin(&mut self) {
         self.spent = None;
     }
@@ -46,7 +46,7 @@ impl Growth {
         self.spent
     }
 
-    /// Returns `None` if no total has grown since the turn began.
+    /// Returns `None` if no total has grown since the turn started.
     pub fn spent(&self) -> Option<Tokens> {
         self.spent
     }

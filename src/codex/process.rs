@@ -20,7 +20,7 @@ use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
 /// codex's setting for how much the model thinks.
 pub(super) const EFFORT: &str = "model_reasoning_effort";
-/// Goals have codex begin turns by itself, without a request. This
+/// Goals have codex start turns by itself, without a request. This
 /// form, unlike `--disable goals`, leaves the operator's arguments the last word.
 pub(super) const WITHOUT_GOALS: [&str; 2] = ["-c", "features.goals=false"];
 

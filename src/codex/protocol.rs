@@ -150,8 +150,8 @@ pub fn parse_rest(line: &[u8]) -> Option<CliEvent> {
     rests(line, &[br#"{"type":""#]).find_map(|rest| parse_line(rest).ok())
 }
 
-/// The ends of a line that begin as a message may, so many of them at most:
-/// each is read as a whole. Within a message's texts nothing begins so, as their
+/// The ends of a line that start as a message may, so many of them at most:
+/// each is read as a whole. Within a message's texts nothing starts so, as their
 /// quotes are escaped.
 pub(super) fn rests<'a>(
     line: &'a [u8],

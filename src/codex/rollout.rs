@@ -51,7 +51,7 @@ const MAX_READ: u64 = 512 << 20;
 /// that starts four every second, read in a second or two. An agent can make more.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// The record of one thread. It is opened anew for every look: codex appends
+/// The record of one thread. It is reopened for every look: codex appends
 /// to it, and may put another file in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rollout {

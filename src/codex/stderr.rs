@@ -5,7 +5,7 @@ const MAX_TAIL: usize = 2048;
 
 /// Printed by every run whose stdin is no terminal; it never explains anything.
 const NOISE: &str = "Reading additional input from stdin...";
-/// Begins a warning that codex writes at each start where its home is below
+/// Starts a warning that codex writes at each start where its home is below
 /// the temporary folder.
 const WARNING: &str = "WARNING: proceeding, even though ";
 

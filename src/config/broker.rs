@@ -35,7 +35,7 @@ pub enum BrokerUrlError {
 }
 
 impl Broker {
-    /// The URL to connect to now. A file is read anew each time, and may end
+    /// The URL to connect to now. A file is reread each time, and may end
     /// with a line break; it is read blocking, and is small.
     pub fn url(&self) -> Result<SecretString, BrokerUrlError> {
         let path = match self {

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::fmt::Write;
 
-/// What all our variables begin with.
+/// What all our variables start with.
 pub const VARIABLE_PREFIX: &str = "TURN_WORKER_";
 
 /// A setting as the documentation shows it and as it is read.

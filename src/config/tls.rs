@@ -12,7 +12,7 @@ use super::table::{AMQP_CA_FILE, AMQP_CLIENT_CERT_FILE, AMQP_CLIENT_KEY_FILE, Se
 /// A system's whole bundle of authorities has a quarter of that.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// The files for TLS to the broker. All are read anew at every connect, so
+/// The files for TLS to the broker. All are reread at every connect, so
 /// that they can be rotated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {

@@ -98,7 +98,7 @@ impl Descendants {
 }
 
 impl Helpers {
-    /// A turn is about to begin.
+    /// A turn is about to start.
     pub fn mark(&mut self, look: &Descendants) {
         let own = look.living.iter();
         let own = own.filter(|(pid, stat)| !look.follows(**pid, stat));
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    /// What is judged after a turn that began with these alive, and left those.
+    /// What is judged after a turn that started with these alive, and left those.
     fn judged(before: &[(i32, i32, i32)], after: &[(i32, i32, i32)]) -> Result<Rest, Unrest> {
         let mut helpers = Helpers::default();
         helpers.mark(&look(before));

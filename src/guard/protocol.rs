@@ -1,6 +1,6 @@
 //! What worker and guard say to each other over their socket.
 //!
-//! A message of the worker begins with a byte that says what it is. [`START`]
+//! A message of the worker starts with a byte that says what it is. [`START`]
 //! carries the descriptors; the others are orders about what runs. The guard
 //! answers with JSON lines. After [`Report::Gone`] it waits for the next start.
 //!

@@ -129,7 +129,7 @@ mod tests {
             };
             match prlimit(Some(child.pid()), limit, one) {
                 Ok(_) => assert_ne!(Standing::of(child.pid()), before, "{limit:?}"),
-                // Some begin at zero, and only root may raise them.
+                // Some start at zero, and only root may raise them.
                 Err(why) => eprintln!("not looked at: {limit:?}: {why}"),
             }
         }

@@ -24,7 +24,7 @@ struct Looked {
 
 static LOOKED: LazyLock<Mutex<Looked>> = LazyLock::new(Mutex::default);
 
-/// At a turn's end: logs what has come to the workspace since the turn began, lives, and is
+/// At a turn's end: logs what has come to the workspace since the turn started, lives, and is
 /// not of its turns. Not at each end, where ends are many.
 pub fn log_strays(tag: &Tag, began: u64) {
     let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);

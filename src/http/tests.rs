@@ -385,7 +385,7 @@ async fn g10_clients_that_read_no_answer_make_room_the_oldest_first() {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         let request = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n";
         stream.write_all(request).await.unwrap();
-        // The answer has begun, and its end has no room.
+        // The answer has started, and its end has no room.
         assert_eq!(stream.read_u8().await.unwrap(), b'H');
         deaf.push(stream);
         let (status, _) = get(server.addr, "/healthz").await;

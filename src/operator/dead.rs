@@ -81,7 +81,7 @@ impl Operator {
 }
 
 impl DeadLetters {
-    /// How many were in the queue when the walk began.
+    /// How many were in the queue when the walk started.
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -65,7 +65,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// `prefix`: what the names of the pool's exchanges begin with.
+    /// `prefix`: what the names of the pool's exchanges start with.
     pub fn new(connector: Connector, prefix: &str) -> Self {
         Self {
             connector,

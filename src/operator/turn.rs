@@ -39,7 +39,7 @@ pub enum TurnState {
     /// A worker reports that it runs it.
     Running {
         worker: String,
-        /// 0 if no attempt has begun yet.
+        /// 0 if no attempt has started yet.
         attempt: u32,
         since: Timestamp,
         /// By this attempt so far; `None`: codex has not reported it.
@@ -92,7 +92,7 @@ pub enum AttemptEnd {
     Finished,
     /// Cut off by a shutdown, or never run; not charged.
     Returned,
-    /// Its worker died, and a later attempt began.
+    /// Its worker died, and a later attempt started.
     Lost,
     /// No end is recorded.
     Open,

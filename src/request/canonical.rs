@@ -130,7 +130,7 @@ impl TurnRequest {
 
     /// Tells whether two requests with one turn id ask for the same. When
     /// they were sent, in which trace, and with what that is ignored plays no part:
-    /// a producer that sends a turn again may stamp it anew. Nor does the tenant,
+    /// a producer that sends a turn again may stamp it again. Nor does the tenant,
     /// which older workers do not know.
     pub fn fingerprint(&self) -> u32 {
         let timeless = Canonical {

@@ -62,7 +62,7 @@ choices! {
     ThreadChoice {
         /// Where the workspace's last turn ended.
         Continue = "continue",
-        /// One that begins with this turn, and is the workspace's from then on.
+        /// One that starts with this turn, and is the workspace's from then on.
         New = "new",
         /// Where the workspace's last turn ended, or a new one where codex refuses to go on with that.
         ContinueOrNew = "continue_or_new",

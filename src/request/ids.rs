@@ -46,7 +46,7 @@ impl FromStr for TurnId {
 }
 
 /// The name of a workspace: its directory relative to the workspace root, 1
-/// to 4 segments. No segment begins with a dot, so that none climbs out of
+/// to 4 segments. No segment starts with a dot, so that none climbs out of
 /// the root or meets the worker's own folder in it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkspaceId(Arc<str>);

@@ -13,7 +13,7 @@ pub(super) const MAX_PATH_BYTES: usize = 1024;
 const PATH_RULE: &str = "a path inside the workspace: 1 to 1024 bytes, not beginning with /, \
                          no empty part, no . or .. as a part, no NUL";
 
-/// What an image is, by what it begins with.
+/// What an image is, by what it starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum MediaType {
     #[serde(rename = "image/png")]
@@ -38,7 +38,7 @@ impl MediaType {
         }
     }
 
-    /// What these bytes begin as.
+    /// What these bytes start as.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| match kind {
             Self::Png => bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
@@ -132,7 +132,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Leads nowhere but down from where it begins, as far as names tell.
+/// Leads nowhere but down from where it starts, as far as names tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImagePath(String);
 

@@ -28,7 +28,7 @@ pub(super) const MAX_METADATA_DEPTH: usize = 32;
 /// three in a schema.
 pub(super) const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
 
-/// serde_json gives objects whose first key begins so a meaning of its own,
+/// serde_json gives objects whose first key starts so a meaning of its own,
 /// and so may whoever reads our events.
 pub(super) const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
 

@@ -219,7 +219,7 @@ fn objects(text: &[u8]) -> Found {
     found
 }
 
-/// Where the value begins, if a colon follows: then the string was a name.
+/// Where the value starts, if a colon follows: then the string was a name.
 fn value_of_field(text: &[u8], after: usize) -> Option<usize> {
     let colon = after + space(text.get(after..)?);
     let value = (text.get(colon) == Some(&b':')).then_some(colon + 1)?;

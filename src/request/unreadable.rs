@@ -150,7 +150,7 @@ fn offset(body: &[u8], line: usize, column: usize) -> usize {
     (start + column.saturating_sub(1)).min(body.len())
 }
 
-/// The number around an offset, in part where it is long, and where it begins.
+/// The number around an offset, in part where it is long, and where it starts.
 fn number_around(body: &[u8], at: usize) -> (usize, String) {
     const MOST: usize = 40;
     let is_part = |byte: &&u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);

@@ -377,7 +377,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// Of a turn that was asked for a new conversation: what its own earlier
-    /// attempts have begun, never what was there before.
+    /// attempts have started, never what was there before.
     fn own_thread(&self) -> Result<SessionFile, StateError> {
         if self.history.started.is_empty() {
             return Ok(SessionFile::None);
@@ -426,7 +426,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
-    /// Why the turn begins a new conversation in place of the one that it was
+    /// Why the turn starts a new conversation in place of the one that it was
     /// to go on with. Returns `None` if it does not.
     fn stale_thread(&self, ran: &Result<Ran, SpawnError>) -> Option<String> {
         let why = lost_thread(ran).or_else(|| {

@@ -24,7 +24,7 @@ const NOTE_RETRY: Duration = Duration::from_secs(5);
 /// After a day the note is of no use.
 const NOTE_TRIES: u32 = 24 * 3600 / 5;
 
-/// The fence of an attempt that begins here.
+/// The fence of an attempt that starts here.
 pub(super) fn of_this_place(lost_after: Option<Duration>) -> Option<Fence> {
     lost_after.map(|after| Fence {
         place: guard::place(),

@@ -19,7 +19,7 @@ pub enum Stop {
     Timeout,
     /// codex wrote no line for too long.
     Idle,
-    /// A newer attempt has begun elsewhere: this one's end is of no use.
+    /// A newer attempt has started elsewhere: this one's end is of no use.
     Outdated,
 }
 

@@ -96,7 +96,7 @@ impl Meter {
     }
 
     /// Sums up what this turn's earlier attempts spent on each thread since
-    /// the first of them. A thread that the first did not begin with was made
+    /// the first of them. A thread that the first did not start with was made
     /// by one of them, which started afresh or had lost its own: all that was
     /// spent on it is the turn's, however many attempts went on with it.
     fn carried<'a>(

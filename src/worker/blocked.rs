@@ -50,7 +50,7 @@ impl BlockedTurns {
         all.insert(workspace.to_owned(), (now, report));
     }
 
-    /// A turn of that workspace has begun here, or has ended.
+    /// A turn of that workspace has started here, or has ended.
     pub fn clear(&self, workspace: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(workspace);

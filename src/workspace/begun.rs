@@ -1,4 +1,4 @@
-//! Which turn has begun a conversation because it was asked to, and which one.
+//! Which turn has started a conversation because it was asked to, and which one.
 //!
 //! The session file alone does not tell a later attempt of that turn whether
 //! what it names is the turn's own conversation or the one before it.
@@ -20,7 +20,7 @@ struct Begun {
     thread: Uuid,
 }
 
-/// The thread that the turn has begun, durably so.
+/// The thread that the turn has started, durably so.
 pub(super) fn find(state: &Dir, turn_id: &str) -> Result<Option<Uuid>, StateError> {
     let Some(bytes) = state.read(BEGUN, MAX_BYTES)? else {
         return Ok(None);

@@ -23,7 +23,7 @@ pub struct LockHolder {
     pub pid: Option<i32>,
     /// The name of its program.
     pub program: Option<String>,
-    /// The attempt that has begun last, if its end is not recorded.
+    /// The attempt that has started last, if its end is not recorded.
     pub attempt: Option<Started>,
 }
 

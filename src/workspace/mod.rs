@@ -21,7 +21,7 @@
 //!         journal-id                        a random id, under which processes report how far it reaches
 //!         checkpoint                        how far the journal has been understood
 //!         ends.0, ends.1                    where the ends of turns stand in it
-//!         begun                             the conversation that a turn was asked to begin
+//!         started                             the conversation that a turn was asked to start
 //!         claims/<turn id>.claim, .cancel   each turn's fate; cancel marks
 //!         claims/<turn id>.received         when it first came, if it must start in time
 //!         claims/<turn id>.lost             the attempts that ended as their lock was lost
@@ -267,7 +267,7 @@ impl Workspace {
         Ok(history)
     }
 
-    /// The attempt that has begun last, unless its end is recorded.
+    /// The attempt that has started last, unless its end is recorded.
     pub fn open_attempt(&self) -> Result<Option<Started>, StateError> {
         journal::open_attempt(&self.state)
     }
@@ -319,7 +319,7 @@ impl Workspace {
         }
     }
 
-    /// The thread that a turn has begun which was asked for a new one, if an
+    /// The thread that a turn has started which was asked for a new one, if an
     /// attempt of it has got so far.
     pub fn begun_thread(&self, turn_id: &str) -> Result<Option<Uuid>, StateError> {
         begun::find(&self.state, turn_id)

@@ -37,7 +37,7 @@ const CLAIM: &str = ".claim.";
 
 /// Of a line of the log, in bytes: the round's number and a newline.
 const LINE: u64 = 16;
-/// With so many lines the log begins again.
+/// With so many lines the log starts again.
 const MAX_LINES: u64 = 1024;
 /// How often a reader tries the lock, which others take for a moment.
 const TRIES: usize = 50;

@@ -142,7 +142,7 @@ fn file_name(process: &str) -> Option<String> {
     Some(format!("{}{SUFFIX}", stem(process)?))
 }
 
-/// What the names of a process's files begin with; `None` if its id can't be that.
+/// What the names of a process's files start with; `None` if its id can't be that.
 pub(super) fn stem(process: &str) -> Option<&str> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let named = (1..=MAX_NAME_BYTES).contains(&process.len())

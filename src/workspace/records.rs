@@ -39,7 +39,7 @@ pub struct TurnRecord {
 /// How far a turn has got, by what is durable.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TurnStage {
-    /// An attempt has begun, and neither ended nor been given back: a worker runs it, or died.
+    /// An attempt has started, and neither ended nor been given back: a worker runs it, or died.
     Started { attempt: u32, at: Timestamp },
     /// With `error`, if there was one, and `message_end`, or all events of a turn that never ran.
     Ended(Vec<SealedEvent>),
@@ -82,7 +82,7 @@ impl RecordReader {
     }
 
     /// How far the turn in that workspace has got. Returns `None` if it has not
-    /// begun, or nothing is recorded of it.
+    /// started, or nothing is recorded of it.
     pub fn stage(&self, workspace: &str, turn_id: &str) -> Result<Option<TurnStage>, StateError> {
         let turn_id = id::turn_id(turn_id)?;
         let Ok(segments) = id::segments(workspace) else {

@@ -20,7 +20,7 @@ use super::{CLAIMS, HomePlace, REJECTED, STATE, Workspace, file_system, id, lock
 /// The variable that names the root.
 const VARIABLE: &str = "TURN_WORKER_WORKSPACE_ROOT";
 
-/// All of ours, beside the agents' directories. No workspace begins with a dot.
+/// All of ours, beside the agents' directories. No workspace starts with a dot.
 pub(super) const OURS: &str = ".turn-worker";
 pub(super) const WORKSPACES: &str = "workspaces";
 const THREADS: &str = "threads";
@@ -28,7 +28,7 @@ const PROCESSES: &str = "processes";
 /// For requests without a workspace.
 pub(super) const NAMELESS: &str = "rejected";
 /// A workspace's own CODEX_HOME, among its records or, where agents are
-/// another user and must reach it, outside of them. No workspace begins so.
+/// another user and must reach it, outside of them. No workspace starts so.
 const CODEX_HOME: &str = "codex-home";
 const CODEX_HOMES: &str = ".codex-homes";
 /// Held while a new workspace is registered, by one process of all.
@@ -78,7 +78,7 @@ pub struct Root {
 enum Walk {
     Dir(Dir),
     Missing,
-    /// The path as far as walked, from where the walk began.
+    /// The path as far as walked, from where the walk started.
     Other {
         path: PathBuf,
         kind: &'static str,

@@ -174,7 +174,7 @@ impl Load {
         Ok(seen)
     }
 
-    /// Until something holds; asked again whenever a turn has begun or ended.
+    /// Until something holds; asked again whenever a turn has started or ended.
     pub async fn until(&self, what: &str, mut holds: impl FnMut(&Log) -> bool) -> Result<()> {
         let waiting = async {
             loop {

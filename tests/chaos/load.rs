@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock::{Nanos, now};
 use crate::plan::turn::Turn;
 
-/// What the broker takes to confirm, or else it is asked anew.
+/// What the broker takes to confirm, or else it is asked again.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Turns in one go, of different workspaces.
@@ -40,7 +40,7 @@ pub struct Accepted {
 
 pub struct Producer {
     url: String,
-    /// Dropped and opened anew after any error.
+    /// Dropped and reopened after any error.
     open: RefCell<Option<(Connection, Channel)>>,
     pub load: RefCell<Load>,
     pub is_done: Cell<bool>,

@@ -78,7 +78,7 @@ impl Setup {
         }
     }
 
-    /// Where their way to the broker begins.
+    /// Where their way to the broker starts.
     pub fn proxy_address(&self) -> IpAddr {
         match &self.hosts {
             Some(_) => hosts::BROKER,

@@ -49,7 +49,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct Pause {
     pub seconds: f64,
-    /// What had begun to strike in it, or was striking.
+    /// What had started to strike in it, or was striking.
     pub faults: Vec<&'static str>,
 }
 

@@ -18,7 +18,7 @@ pub struct Takeover {
     pub side_by_side_s: f64,
 }
 
-/// `runs`: in the order in which they began.
+/// `runs`: in the order in which they started.
 pub fn takeover(fault: Nanos, runs: &[Run]) -> Takeover {
     let mut attempts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut newest_end: BTreeMap<&str, Nanos> = BTreeMap::new();

@@ -142,7 +142,7 @@ pub enum Answer {
 
 pub struct RawProducer {
     url: String,
-    /// Opened anew after a refusal, which ends the channel at least.
+    /// Reopened after a refusal, which ends the channel at least.
     open: Option<BufReader<TcpStream>>,
 }
 

@@ -153,7 +153,7 @@ type Usage struct {
 	Agents *Tokens `json:"agents,omitempty"`
 }
 
-// Restarted is made by the reader when a higher attempt begins, since a worker died: discard the text so far.
+// Restarted is made by the reader when a higher attempt starts, since a worker died: discard the text so far.
 type Restarted struct{ Envelope }
 
 // Unknown is an event of a newer worker, of a type or with fields that this version can't decode.

@@ -18,7 +18,7 @@ type Answer struct {
 
 // Taken is how an event follows on what came before.
 type Taken struct {
-	// Restarted: a higher attempt began, and what came so far is void.
+	// Restarted: a higher attempt started, and what came so far is void.
 	Restarted bool
 	// Missed counts the events of the attempt that never came.
 	Missed int

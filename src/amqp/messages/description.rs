@@ -45,7 +45,7 @@ pub enum TurnPosition {
     /// A worker runs it.
     Running {
         attempt: u32,
-        /// When this attempt began: RFC 3339, UTC, milliseconds.
+        /// When this attempt started: RFC 3339, UTC, milliseconds.
         #[serde(with = "rfc3339_ms")]
         #[schemars(with = "String", extend("format" = "date-time"))]
         since: Timestamp,

@@ -32,7 +32,7 @@ pub(super) enum End {
     Unconfirmed,
     /// The broker refused the oldest event.
     Nacked,
-    /// A newer attempt at the turn has begun.
+    /// A newer attempt at the turn has started.
     Outdated,
     /// The broker takes no message of this size. With several events in
     /// flight, it is not known which was meant.
@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
             () = self.queue.longer_than(in_flight), if may_publish => {}
             reason = link.closed() => return Err(End::Lost(reason)),
             () = sleep_until(last_answer + CONFIRM_LIMIT) => {
-                // A blocked broker confirms nothing; the time begins when it
+                // A blocked broker confirms nothing; the time starts when it
                 // lets publish again, which may be just now.
                 if link.is_blocked() {
                     link.unblocked().await;

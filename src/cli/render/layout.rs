@@ -1,4 +1,4 @@
-//! JSON as it was written, laid out anew: order, numbers and doubled keys stay
+//! JSON as it was written, laid out again: order, numbers and doubled keys stay
 //! as they are, so that what is wrong with it can be seen.
 
 use serde::de::IgnoredAny;
@@ -72,7 +72,7 @@ pub fn layout(json: &str, layout: Layout) -> Option<String> {
     Some(out)
 }
 
-/// Of a string that begins at the first character: where it has ended.
+/// Of a string that starts at the first character: where it has ended.
 fn string_end(json: &str) -> usize {
     let mut escaped = false;
     let inside = json.bytes().enumerate().skip(1);

@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 64 << 10;
 pub struct Live {
     /// All that came so far.
     text: String,
-    /// Where the line begins that is not shown yet.
+    /// Where the line starts that is not shown yet.
     shown: usize,
     lines: usize,
     /// Something was not shown, and will not be.

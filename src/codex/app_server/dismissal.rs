@@ -17,7 +17,7 @@ pub enum DismissReason {
     Record,
     /// A helper of codex's did not end in time.
     Helper,
-    /// It began to work while it waited.
+    /// It started to work while it waited.
     Unasked,
     /// It, or its guard, ended by itself.
     Died,

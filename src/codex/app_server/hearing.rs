@@ -251,7 +251,7 @@ impl Conversation {
             "thread/tokenUsage/updated" => {
                 let (total, last) = items::usage(params)?;
                 let ours = self.is_of_turn(params, "turnId");
-                // A turn that codex begins for a goal is spent on the turn that has set it.
+                // A turn that codex starts for a goal is spent on the turn that has set it.
                 let for_goal = self.others.is_unasked(&params.text("turnId"));
                 let growth = &mut self.thread.as_mut()?.growth;
                 if !ours && !for_goal {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One thread at a time, one turn at a time: codex merges a second `turn/start`
-//! into the turn that runs, also into one that it has begun by itself. Words of
+//! into the turn that runs, also into one that it has started by itself. Words of
 //! other threads (sub-agents) and of earlier turns are not part of a turn, as with
 //! `codex exec`; that they go on is known, see `others`.
 
@@ -56,7 +56,7 @@ pub struct Load {
     pub sandbox: Sandbox,
     pub model: Option<String>,
     pub effort: Option<Effort>,
-    /// The thread to go on with; without one a new thread is begun.
+    /// The thread to go on with; without one a new thread is started.
     pub resume: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct Load {
 pub enum Heard {
     /// The thread is there: a turn may start.
     Loaded { thread_id: String },
-    /// The thread is gone or unreadable; a new one may be begun.
+    /// The thread is gone or unreadable; a new one may be started.
     Lost { message: String },
     /// The thread is there, and the server would not resume it.
     NotResumed { message: String },
@@ -94,7 +94,7 @@ pub struct Conversation {
     settings_of: Option<String>,
     thread: Option<Thread>,
     turn: Option<Turn>,
-    /// To be started when the turn that codex has begun by itself has ended.
+    /// To be started when the turn that codex has started by itself has ended.
     waiting: Option<Ask>,
     /// Of the thread that is being resumed.
     defaults: Defaults,
@@ -102,7 +102,7 @@ pub struct Conversation {
     thinking: Thinking,
     /// An MCP server has started, which is not passed on yet.
     mcp_started: bool,
-    /// The model has answered since the turn began, so an agent may act.
+    /// The model has answered since the turn started, so an agent may act.
     answered: bool,
 }
 
@@ -458,7 +458,7 @@ impl Conversation {
         self.request(Awaited::Interrupt, "turn/interrupt", &params);
     }
 
-    /// A thread with a goal begins a turn as soon as it is loaded. The goal is
+    /// A thread with a goal starts a turn as soon as it is loaded. The goal is
     /// an ended turn's, so it has ended, too; where there is none, or codex
     /// knows of no goals, this is refused and does no harm.
     fn clear_goal(&mut self) {
@@ -473,7 +473,7 @@ impl Conversation {
     }
 
     /// In the turn that has set it: after the turn it is too late, as codex
-    /// begins the next one at once.
+    /// starts the next one at once.
     fn pause_goal(&mut self) {
         if let Some(thread) = self.thread() {
             let params = json!({"threadId": thread, "status": "paused"});

@@ -173,7 +173,7 @@ pub(super) fn of_turn(
     })
 }
 
-/// How long a tool sleeps that has just begun to.
+/// How long a tool sleeps that has just started to.
 pub(super) fn sleep(method: &str, params: &Fields<'_>) -> Option<Duration> {
     let item = (method == "item/started").then(|| params.object("item"))?;
     let time = item

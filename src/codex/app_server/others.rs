@@ -1,5 +1,5 @@
 //! What a server does besides the turn that it was asked for: sub-agents on
-//! threads of their own, and turns that codex begins by itself for a goal.
+//! threads of their own, and turns that codex starts by itself for a goal.
 //!
 //! codex reports all of it on the same connection, and ends none of it with
 //! the turn.
@@ -74,7 +74,7 @@ impl Others {
         !self.doubted && !self.uncounted && !self.goal && self.unasked.is_none()
     }
 
-    /// A turn begins, for which agents may go on that earlier ones have spawned.
+    /// A turn starts, for which agents may go on that earlier ones have spawned.
     pub fn begin(&mut self) {
         self.agents.retain(|_, agent| !agent.closed);
         for agent in self.agents.values_mut() {
@@ -82,7 +82,7 @@ impl Others {
         }
     }
 
-    /// What the agents have spent since the turn began.
+    /// What the agents have spent since the turn started.
     pub fn spent(&self) -> Option<Tokens> {
         let agents = self.agents.values();
         let spent = agents.filter_map(|agent| agent.growth.spent());
@@ -115,7 +115,7 @@ impl Others {
         to_interrupt.collect()
     }
 
-    /// A turn of the root's thread began that was not asked for.
+    /// A turn of the root's thread started that was not asked for.
     pub fn unasked(&mut self, turn: String) {
         self.unasked = Some(Unasked { turn, runs: true });
     }
@@ -138,7 +138,7 @@ impl Others {
         }
     }
 
-    /// Returns whether codex would begin turns for it.
+    /// Returns whether codex would start turns for it.
     pub fn goal_updated(&mut self, goal: &Fields<'_>) -> bool {
         self.goal = !goal.is("status", "complete");
         goal.is("status", "active")

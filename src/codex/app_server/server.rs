@@ -120,7 +120,7 @@ impl Server {
         self.lock.is_some() && self.stdin.is_some()
     }
 
-    /// A turn is about to begin: processes that live now are not part of it.
+    /// A turn is about to start: processes that live now are not part of it.
     pub(super) async fn mark(&mut self) {
         if self.lock.is_some() {
             self.process.guard.mark().await;

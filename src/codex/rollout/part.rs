@@ -82,7 +82,7 @@ impl Part {
     }
 
     fn answer(&mut self, payload: &Map<String, Value>) {
-        // A forked thread's record begins with a copy of the other's.
+        // A forked thread's record starts with a copy of the other's.
         if text(payload, "thread_id").is_some_and(|of| of != self.thread_id) {
             return;
         }

@@ -56,7 +56,7 @@ pub struct Finished {
 #[derive(Debug, Default)]
 pub struct Translator {
     saw_event: bool,
-    /// codex has begun the turn.
+    /// codex has started the turn.
     has_begun: bool,
     /// Something came from the model.
     heard_model: bool,

@@ -148,7 +148,7 @@ fn ids_that_come_again_stand_for_new_calls() {
         if tool_use_id == "item_0#3" && content["status"] == "unfinished"));
 }
 
-/// Starts so many calls, with ids that begin with `prefix`.
+/// Starts so many calls, with ids that start with `prefix`.
 fn start(translator: &mut Translator, prefix: &str, count: usize) -> Vec<EventBody> {
     let lines = (0..count).map(|n| {
         format!(r#"{{"type":"item.started","item":{{"id":"{prefix}{n}","type":"web_search"}}}}"#)
@@ -173,7 +173,7 @@ fn g8_what_is_no_name_of_a_kind_is_not_told() {
 fn g10_what_is_kept_of_tool_calls_is_bounded() {
     let mut translator = Translator::new();
     let events = start(&mut translator, &"x".repeat(1000), MAX_OPEN_TOOLS + 1);
-    // All begin alike, as far as they are looked at.
+    // All start alike, as far as they are looked at.
     assert_eq!(events.len(), 1);
     let events = start(&mut translator, "y", MAX_OPEN_TOOLS);
     assert_eq!(events.len(), MAX_OPEN_TOOLS + 1);

@@ -37,7 +37,7 @@ pub(super) struct Texts {
 /// The most that is kept of a message whose end is not known, in bytes.
 const MAX_UNFINISHED: usize = 16 << 20;
 
-/// A text that has begun. What was published of it is not kept, only enough to recognise it.
+/// A text that has started. What was published of it is not kept, only enough to recognise it.
 #[derive(Debug)]
 struct Open {
     kind: Kind,
@@ -50,7 +50,7 @@ struct Open {
 }
 
 impl Open {
-    /// What is missing of the whole, if it begins with what was published.
+    /// What is missing of the whole, if it starts with what was published.
     fn missing<'a>(&self, whole: &'a str) -> Option<&'a str> {
         let (told, missing) = whole.split_at_checked(self.told)?;
         let mut sum = Hasher::new();
@@ -60,7 +60,7 @@ impl Open {
 }
 
 impl Texts {
-    /// An item of that id begins, again perhaps: what was published under it before
+    /// An item of that id starts, again perhaps: what was published under it before
     /// was given up.
     pub fn begin(&mut self, kind: Kind, item_id: String) {
         self.take(kind, &id(item_id));
@@ -118,7 +118,7 @@ impl Texts {
         Some(kind.delta(open.id.clone(), text))
     }
 
-    /// The text is whole. If it does not begin with what was published of it,
+    /// The text is whole. If it does not start with what was published of it,
     /// that can't be undone: it is published once more, whole, under a new id.
     pub fn completed(&mut self, kind: Kind, item_id: String, whole: String) -> Option<EventBody> {
         if kind == Kind::Text {

@@ -1,7 +1,7 @@
 //! What the journal amounts to so far, so that opening it needs its tail only.
 //!
 //! A cache: it is written without waiting for the disk, checked by its
-//! checksum, ignored when it is of another segment, and made anew from the
+//! checksum, ignored when it is of another segment, and recreated from the
 //! journal. It is only ever written after what it vouches for is durable.
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub(super) struct Checkpoint {
     /// Turns that finished in this segment.
     pub turns: u64,
     pub baseline: Option<Baseline>,
-    /// The last record is of an attempt that began.
+    /// The last record is of an attempt that started.
     #[serde(default)]
     pub open_attempt: bool,
 }

@@ -20,7 +20,7 @@ use crate::workspace::error::DiskError;
 use crate::workspace::line;
 
 /// Of a file. A segment's entries have 2 MB if every turn id has the most
-/// characters; beyond this, it begins with nothing.
+/// characters; beyond this, it starts with nothing.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Where a record stands.

@@ -102,7 +102,7 @@ impl LockedJournal {
         )
     }
 
-    /// Whether an attempt began here and nobody recorded its end: its worker
+    /// Whether an attempt started here and nobody recorded its end: its worker
     /// died, and may have left processes behind.
     pub fn has_open_attempt(&self) -> bool {
         self.tally.open_attempt
@@ -125,7 +125,7 @@ impl LockedJournal {
     /// Records the end. [`StateError::NotNewest`] when somebody else has
     /// written since this value's last record: then this attempt's end is
     /// worth nothing. After any other error it may be tried again, if need be
-    /// on a journal that is opened anew.
+    /// on a journal that is reopened.
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;
         let offset = self.tally.len;
@@ -217,7 +217,7 @@ impl LockedJournal {
         })
     }
 
-    /// Moves the full segment aside and begins the next. Dead in between,
+    /// Moves the full segment aside and starts the next. Dead in between,
     /// the next opening finds no journal and goes on from the old one.
     fn begin_segment(&mut self) -> Result<(), StateError> {
         let next = Segment {

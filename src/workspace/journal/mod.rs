@@ -1,8 +1,8 @@
 //! The journal: what happened to the turns of a workspace, append-only.
 //!
-//! `journal` begins with a segment record and grows by a line per event of a
+//! `journal` starts with a segment record and grows by a line per event of a
 //! turn's life; with [`TURNS_PER_SEGMENT`] turns it becomes `journal.old` and
-//! a new one begins. The `checkpoint` beside it says how far the journal has
+//! a new one starts. The `checkpoint` beside it says how far the journal has
 //! been understood, so that opening it costs the same however long it is. The
 //! `ends` list where the ends of turns stand, so that the same holds for a turn
 //! that comes again.

@@ -206,7 +206,7 @@ fn finished_at(file: &File, path: &Path, at: Place) -> Result<Option<Finished>, 
     })
 }
 
-/// The records of a turn from byte `from` on, where a line must begin.
+/// The records of a turn from byte `from` on, where a line must start.
 pub(super) fn collect(
     file: &File,
     path: &Path,

@@ -51,13 +51,13 @@ pub(in crate::workspace) fn recent_history(
 /// What the journal has of a turn that was claimed to run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
-    /// An attempt has begun, and neither ended nor been given back.
+    /// An attempt has started, and neither ended nor been given back.
     Open(Started),
     /// Durable, so it may be published.
     Finished(Box<Finished>),
 }
 
-/// How far a turn has got, if an attempt of it has begun. One that runs or has ended costs
+/// How far a turn has got, if an attempt of it has started. One that runs or has ended costs
 /// bounded reads.
 pub(in crate::workspace) fn progress(
     state: &Dir,
@@ -80,7 +80,7 @@ pub(in crate::workspace) fn progress(
         .map(Progress::Open))
 }
 
-/// The attempt that has begun last, if its end is not recorded: its worker runs it, or has died.
+/// The attempt that has started last, if its end is not recorded: its worker runs it, or has died.
 pub(in crate::workspace) fn open_attempt(state: &Dir) -> Result<Option<Started>, StateError> {
     let Some(file) = state.file(JOURNAL, OFlags::RDONLY)? else {
         return Ok(None);
@@ -130,12 +130,12 @@ fn each(
     Ok(())
 }
 
-/// The first line that begins at `from` or behind it; `None` if none does within the window.
+/// The first line that starts at `from` or behind it; `None` if none does within the window.
 fn line_from(file: &File, path: &Path, from: u64) -> Result<Option<u64>, DiskError> {
     if from == 0 {
         return Ok(Some(0));
     }
-    // One byte before: a line may begin exactly there.
+    // One byte before: a line may start exactly there.
     let mut bytes = Vec::new();
     At::of(file, from - 1)
         .take(WINDOW_BYTES)

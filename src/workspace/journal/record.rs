@@ -25,7 +25,7 @@ pub(super) struct Segment {
     pub baseline: Option<Baseline>,
 }
 
-/// An attempt begins.
+/// An attempt starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     pub turn_id: String,
@@ -176,7 +176,7 @@ impl TurnHistory {
         attempts.max().unwrap_or(0).saturating_add(1)
     }
 
-    /// Whether no later attempt has begun.
+    /// Whether no later attempt has started.
     pub fn is_newest(&self, attempt: u32) -> bool {
         self.next_attempt() <= attempt.saturating_add(1)
     }

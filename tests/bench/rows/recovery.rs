@@ -96,7 +96,7 @@ async fn worker_killed(mut stage: Stage) -> Result<Vec<Duration>> {
     next.context("a turn was not started again")
 }
 
-/// The time until the first of the turns begins that wait in line, of which
+/// The time until the first of the turns starts that wait in line, of which
 /// only the lost sequencer knew.
 async fn sequencer_lost(
     mut stage: Stage,
@@ -134,7 +134,7 @@ fn turns(number: usize, prompt: &str) -> Vec<Turn> {
         .collect()
 }
 
-/// Until each has begun so many attempts.
+/// Until each has started so many attempts.
 async fn began(load: &Load, turns: &[Turn], attempts: usize) -> Result<()> {
     load.until("turns begin", |log| {
         turns

@@ -97,7 +97,7 @@ fn recorded(records: &Records) -> BTreeMap<&str, &SealedEvent> {
 }
 
 /// Within an attempt each number comes first after the one before it. An
-/// attempt that was cut off may be read on later than the next one begins.
+/// attempt that was cut off may be read on later than the next one starts.
 fn gaps(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     for event in told {

@@ -21,7 +21,7 @@ pub struct Records {
     /// In the order in which the reader saw them.
     pub told: Vec<Told>,
     pub malformed: Vec<String>,
-    /// In the order in which they began.
+    /// In the order in which they started.
     pub runs: Vec<Run>,
     pub journals: Journals,
     /// Codex processes that were killed, or their guards.

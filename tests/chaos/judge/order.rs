@@ -35,7 +35,7 @@ fn overlaps(records: &Records, findings: &mut Vec<Finding>) {
     }
 }
 
-/// In the order in which the stand-in began, and in that of the journals, no
+/// In the order in which the stand-in started, and in that of the journals, no
 /// turn comes after one that was enqueued later.
 fn out_of_order(records: &Records, findings: &mut Vec<Finding>) {
     let accepted = records.load.accepted.iter().enumerate();

@@ -278,7 +278,7 @@ fn g1_a_turn_that_begins_before_an_earlier_one_is_out_of_order() {
     // As the stand-in and as the journal tell.
     world.finds(&[(Check::OutOfOrder, "t3"), (Check::OutOfOrder, "t3")]);
 
-    // Also where it began in time, and once more too late.
+    // Also where it started in time, and once more too late.
     let mut world = World::new();
     let mut late = world.records.runs[0].clone();
     late.start = 1_091;

@@ -90,7 +90,7 @@ const KINDS: [(u32, Kind); 13] = [
     (1, Kind::Invalid),
 ];
 
-/// What begins the first line of a prompt that must never be run: the turn
+/// What starts the first line of a prompt that must never be run: the turn
 /// was accepted with another one.
 pub const OTHER_BODY: &str = "other-";
 

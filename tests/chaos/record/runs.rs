@@ -15,11 +15,11 @@ pub struct Run {
     pub start: Nanos,
     /// When codex was done by itself, rather than killed.
     pub end: Option<Nanos>,
-    /// Something of an earlier run lived when this began.
+    /// Something of an earlier run lived when this started.
     pub overlapped: bool,
 }
 
-/// All runs so far, in the order in which they began.
+/// All runs so far, in the order in which they started.
 pub fn read(stand_in_dir: &Path, root: &Path) -> Vec<Run> {
     let text = fs::read_to_string(stand_in_dir.join("log")).unwrap_or_default();
     parse(&text, root)

@@ -1,5 +1,5 @@
 //! A workspace's records, as a crash or a failing disk may have left them.
-//! Each line of the input gets its checksum, unless it begins with `!`.
+//! Each line of the input gets its checksum, unless it starts with `!`.
 #![no_main]
 
 use std::sync::OnceLock;

@@ -70,7 +70,7 @@ impl Language {
         self.call("enqueue", &[], url)
     }
 
-    /// What the documents begin with.
+    /// What the documents start with.
     pub fn ask(self, url: &str) -> Call {
         self.call("ask", &[], url)
     }

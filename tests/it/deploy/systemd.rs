@@ -10,7 +10,7 @@ use super::{SETTLING, needed_privileges, read, settings, sorted};
 
 const UNIT: &str = "ops/systemd/turn-worker.service";
 const ENVIRONMENT: &str = "ops/systemd/turn-worker.env";
-/// Of 10: what systemd calls "OK" begins below 5, and a unit that says nothing has 9.6.
+/// Of 10: what systemd calls "OK" starts below 5, and a unit that says nothing has 9.6.
 const MOST_EXPOSURE: f64 = 4.0;
 
 /// A unit's settings; the last one counts, as none here is given twice.

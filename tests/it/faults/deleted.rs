@@ -30,7 +30,7 @@ async fn goes_on(mut pool: Pool) {
     pool.stop().await;
 }
 
-/// Guards that a sequencer without its status queue begins anew, rather than
+/// Guards that a sequencer without its status queue starts over, rather than
 /// hear no more of its turns (`Sequencer::session`).
 #[tokio::test]
 async fn g4_the_status_queues_may_be_deleted() {
@@ -44,7 +44,7 @@ async fn g4_the_status_queues_may_be_deleted() {
     goes_on(pool).await;
 }
 
-/// Guards that a worker without its control queue begins anew
+/// Guards that a worker without its control queue starts over
 /// (`Worker::consume`): it would hear of no cancel any more.
 #[tokio::test]
 async fn g5_the_control_queues_may_be_deleted() {
@@ -91,7 +91,7 @@ async fn g4_what_is_only_published_to_is_declared_and_bound_again() {
 }
 
 /// Guards that a slot whose consumer was cancelled while it ran a turn brings
-/// the worker to begin anew (`Worker::serve_slot`).
+/// the worker to start over (`Worker::serve_slot`).
 #[tokio::test]
 async fn g4_the_work_queue_may_be_deleted() {
     let url = Broker::vhost();
@@ -136,7 +136,7 @@ async fn g4_a_purge_takes_nothing_that_a_sequencer_holds() {
     goes_on(pool).await;
 }
 
-/// Guards that a sequencer whose queue is gone declares it and begins anew
+/// Guards that a sequencer whose queue is gone declares it and starts over
 /// (`Sequencer::session`). What waited in it is nobody's any more.
 #[tokio::test]
 async fn g4_deleted_turns_are_lost_but_for_those_that_run() {

@@ -99,7 +99,7 @@ async fn g4_a_queue_outlives_a_codex_that_is_gone_during_an_upgrade() {
     pool.stop().await;
 }
 
-/// Guards that what an upgrade has replaced is run anew (`Engine::generation`
+/// Guards that what an upgrade has replaced is run again (`Engine::generation`
 /// in `Attempt::run`).
 #[tokio::test]
 async fn g4_an_upgrade_of_codex_between_turns_ends_none() {

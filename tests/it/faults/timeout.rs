@@ -52,7 +52,7 @@ fn heeds_the_queues_limit(broker: &Broker) -> bool {
 }
 
 /// Guards that a slot whose channel was closed while it ran a turn brings the
-/// worker to begin anew (`Worker::serve_slot`), and, where the broker heeds it, the queues' own limit
+/// worker to start over (`Worker::serve_slot`), and, where the broker heeds it, the queues' own limit
 /// (`Topology::work_arguments`).
 #[tokio::test]
 async fn g4_a_turn_goes_on_past_the_brokers_acknowledgement_timeout() {

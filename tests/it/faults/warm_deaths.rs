@@ -18,7 +18,7 @@ const DEATHS: &[Death] = &[
     death("guard.resting=return(kill)", None),
     death("guard.waiting=return(kill)", None),
     death("guard.taken=return(kill)", None),
-    // It goes with the turn that is about to begin.
+    // It goes with the turn that is about to start.
     death("guard.marked=1*off->return(kill)", Some("codex.exited")),
     death("server.kept=return(kill)", None),
     death("server.taken=return(kill)", None),

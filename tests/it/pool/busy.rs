@@ -214,7 +214,7 @@ async fn g5_a_cancel_and_an_interrupt_at_once_are_one_end() {
         if round % 2 == 1 {
             pool.enqueue(from_ref(&interrupt)).await;
         }
-        // The second may begin between the first one's end and its own cancel.
+        // The second may start between the first one's end and its own cancel.
         for (id, attempts) in [(&t, 1..=1), (&w, 0..=1)] {
             let ended = pool.events.ended(id).await;
             assert_eq!(ended.stop_reason(), "cancelled", "{id}");

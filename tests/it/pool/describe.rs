@@ -7,7 +7,7 @@ use super::replies::{Caller, Reply};
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, persistent, turn};
 
-/// Asks, also again: a question may be dropped, as of a pool that has just begun.
+/// Asks, also again: a question may be dropped, as of a pool that has just started.
 async fn describe(pool: &mut Pool, caller: &mut Caller, turn_id: &str, workspace: &str) -> Reply {
     let question = json!({"action": "describe", "turn_id": turn_id, "workspace": workspace});
     let id = format!("{turn_id} in {workspace}");

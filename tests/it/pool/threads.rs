@@ -50,7 +50,7 @@ async fn g7_a_new_conversation_begins_where_one_is_asked_for_and_is_the_workspac
     pool.stop().await;
 }
 
-/// The thread that a turn was recorded to have begun.
+/// The thread that a turn was recorded to have started.
 fn begun(pool: &Pool) -> Option<String> {
     let state = pool.root().join(".turn-worker/workspaces/a/.state");
     let record = fs::read_to_string(state.join("begun")).ok()?;
@@ -90,7 +90,7 @@ async fn a_later_attempt_goes_on_with_its_own_new_conversation_and_no_other() {
         let new = thread(&pool, "t2");
         assert_ne!(new, before);
         if let Some(own) = own.filter(|_| is_exec()) {
-            // app-server forgets a thread that has had no turn, so a third one begins.
+            // app-server forgets a thread that has had no turn, so a third one starts.
             assert_eq!(new, own);
         }
         assert_eq!(pool.events.ended("t3").await.stop_reason(), "end_turn");

@@ -171,7 +171,7 @@ async fn g3_a_server_that_does_more_than_its_turn_is_used_no_more() {
     assert_eq!(calls.len(), 2, "{calls:#?}");
     assert_eq!(calls[0]["input"]["path"], "/root/agent");
     assert_eq!(calls[1]["content"]["status"], "unfinished");
-    // It begins to work while it waits.
+    // It starts to work while it waits.
     ran(
         &mut pool,
         "stirs",

@@ -269,7 +269,7 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
         *event == CliEvent::TurnStarted
     });
     assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
-    // The command may begin before the answer that calls it has been counted.
+    // The command may start before the answer that calls it has been counted.
     let (runs, is_counted) = (Cell::new(false), Cell::new(false));
     let cut = turn(&mut server, "say: Wait.\nrun: sleep 100000", |event| {
         match event {

@@ -1,5 +1,5 @@
 //! Conversations that codex refuses to resume, on both engines: the turn says
-//! why, asks no model, and a new conversation begins only where that was asked for.
+//! why, asks no model, and a new conversation starts only where that was asked for.
 
 use std::fs;
 use std::process::Command;

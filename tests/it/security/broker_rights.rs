@@ -27,7 +27,7 @@ pub struct Users {
     pub keeper: String,
     pub late: String,
     pub operator: String,
-    /// A producer that hears only of turns that begin with its name.
+    /// A producer that hears only of turns that start with its name.
     pub own: String,
     /// The name of that one.
     pub own_name: String,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::pool::{Pool, persistent, turn};
 
-/// As a line of the log would begin, in either format.
+/// As a line of the log would start, in either format.
 const TEXT_LINE: &str =
     "x\r\n2001-01-01T00:00:00.000000Z ERROR forged: FORGED\u{1b}[2J\u{9b}1A\u{2028}";
 const JSON_LINE: &str = "x\n{\"timestamp\":\"2001\",\"level\":\"ERROR\",\"message\":\"FORGED\"}";

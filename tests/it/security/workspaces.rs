@@ -116,7 +116,7 @@ fn g8_what_a_turn_puts_in_the_session_files_place_is_none_with_a_notice() {
             let next = outside.meet(workspace);
             assert_eq!(next.thread(), met.thread(), "{trap}");
         } else {
-            // And it is a file again, with the thread that began instead.
+            // And it is a file again, with the thread that started instead.
             let kept = fs::read_to_string(outside.host.session_file(workspace)).unwrap();
             assert_eq!(kept.trim(), met.thread(), "{trap}");
         }

@@ -17,7 +17,7 @@ use super::files::{ANSWER, Thread, append, busy_file, usage, write_all};
 pub trait Voice {
     fn message(&self, text: &str);
     fn thought(&self, text: &str);
-    /// A command begins; it is known by the id that comes back.
+    /// A command starts; it is known by the id that comes back.
     fn command_started(&self, command: &str) -> String;
     fn command_printed(&self, id: &str, bytes: &[u8]);
     fn command_ended(&self, id: &str, command: &str, output: &str, code: i32);
@@ -31,13 +31,13 @@ pub trait Voice {
     fn stays(&self) -> bool;
     /// The turn's end is reported in another way than it should be.
     fn end_as(&self, _how: &str) {}
-    /// A sub-agent begins to work. An interrupt ends it, unless it is deaf.
+    /// A sub-agent starts to work. An interrupt ends it, unless it is deaf.
     fn agent(&self, _deaf: bool) {}
     /// The turn sets a goal.
     fn goal(&self) {}
     /// A tool sleeps.
     fn sleeps(&self, _time: Duration) {}
-    /// When there is such a file, a turn begins by itself.
+    /// When there is such a file, a turn starts by itself.
     fn begin_unasked(&self, _when: PathBuf) {}
 }
 
@@ -75,7 +75,7 @@ pub struct Asked {
 pub struct Alone(Arc<Mutex<Option<File>>>);
 
 impl Alone {
-    /// Before the turn's end is told: the next one may begin at once.
+    /// Before the turn's end is told: the next one may start at once.
     pub fn release(&self) {
         self.0.lock().unwrap().take();
     }

@@ -12,7 +12,7 @@ const LONGEST_AGENT_WAIT: u64 = 600_000;
 /// As long as codex lets a call wait for a command, in milliseconds.
 pub const LONGEST_WAIT: u64 = 30_000;
 
-/// Begins as every refusal does, so that a test can look for it.
+/// Starts as every refusal does, so that a test can look for it.
 pub const NOT_OFFERED: &str = "stand-in-model: not offered";
 
 const SPAWN: &str = "spawn_agent";

@@ -17,7 +17,7 @@ use super::events::TRY;
 pub struct Producer {
     url: String,
     deadline: Deadline,
-    /// Dropped and opened anew after any error.
+    /// Dropped and reopened after any error.
     open: Option<(Connection, Channel)>,
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::process::last_lines;
 
-/// All runs so far, in the order in which they began.
+/// All runs so far, in the order in which they started.
 #[derive(Debug, Clone, Default)]
 pub struct Runs {
     pub all: Vec<Run>,
@@ -20,7 +20,7 @@ pub struct Run {
     pub pid: i32,
     /// It came to its end, rather than being killed.
     pub ended: bool,
-    /// Another run was on in the workspace when this began.
+    /// Another run was on in the workspace when this started.
     pub overlapped: bool,
 }
 

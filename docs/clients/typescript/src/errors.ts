@@ -19,7 +19,7 @@ export class NoWorker extends BrokerRefused {}
 /** There is no event log: no worker has ever run with `TURN_WORKER_EVENT_LOG=on`. */
 export class NoEventLog extends BrokerRefused {}
 
-/** The event log has nothing of the turn: it has not begun, is older than the log, or never was. */
+/** The event log has nothing of the turn: it has not started, is older than the log, or never was. */
 export class TurnNotInLog extends TurnClientError {}
 
 /** No worker has answered where the turn is. It says nothing of the turn. */

@@ -36,12 +36,12 @@ export type NoticeCode =
   | "codex.error" // Another error that codex reported and recovered from.
   | "codex.warning" // A warning of codex.
   | "codex.line_too_long" // codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
-  | "codex.thread_lost" // The conversation can't be resumed; the turn begins a new one.
+  | "codex.thread_lost" // The conversation can't be resumed; the turn starts a new one.
   | "codex.compacted" // The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With `app-server` only.
   | "codex.model_rerouted" // codex asks another model than the one that was chosen; the message names both. With `app-server` only.
   | "codex.usage_unknown" // What the conversation had used before is unknown, so this turn's tokens are not counted.
   | "codex.not_structured" // The request has an `output_schema`, but the agent's last message is no JSON; the message says why.
-  | "workspace.session_ignored" // `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn begins a new conversation.
+  | "workspace.session_ignored" // `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn starts a new conversation.
   | "workspace.session_not_kept" // `.plexum-codex-session` can't be written, so it does not name this turn's conversation; the next turn goes on with it all the same.
   | "request.content_ignored" // Parts of the request's `messages` are not used, such as a system message, a block of an unknown type or a message of the assistant after the prompt; the message names them.
   | "request.expiration_set" // The request's message has the property `expiration`; the broker drops such a turn, without an event, if it waits for longer.
@@ -190,7 +190,7 @@ export interface ToolResultEvent extends EventEnvelope {
   type: "tool_result";
 }
 
-/** A tool call begins. */
+/** A tool call starts. */
 export interface ToolUseEvent extends EventEnvelope {
   id: string;
   input: unknown;

@@ -28,7 +28,7 @@ export interface TurnWaiting extends Position {
 export interface TurnRunning extends Position {
   state: "running";
   attempt: number;
-  /** When this attempt began: RFC 3339, UTC, milliseconds. */
+  /** When this attempt started: RFC 3339, UTC, milliseconds. */
   since: string;
 }
 

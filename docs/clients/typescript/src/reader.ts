@@ -9,7 +9,7 @@ export interface UnknownEvent extends EventEnvelope {
   event: Record<string, unknown>;
 }
 
-/** Made by the reader when a higher attempt begins, since a worker died: forget the text so far. */
+/** Made by the reader when a higher attempt starts, since a worker died: forget the text so far. */
 export interface RestartedEvent extends EventEnvelope {
   type: "restarted";
 }
@@ -30,7 +30,7 @@ export interface Answer {
 
 /** How an event follows on what came before. */
 export interface Taken {
-  /** A higher attempt began: what came so far is void. */
+  /** A higher attempt started: what came so far is void. */
   restarted: boolean;
   /** Events of the attempt that never came. */
   missed: number;

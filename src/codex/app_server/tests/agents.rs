@@ -163,7 +163,7 @@ fn g10_of_too_many_sub_agents_it_is_known_that_there_are_more() {
     assert!(!conversation.interrupt_agents());
 }
 
-/// codex would begin a turn for it as soon as this one ends.
+/// codex would start a turn for it as soon as this one ends.
 #[test]
 fn g3_a_server_with_a_goal_does_not_rest() {
     for (last, rests) in [("active", false), ("paused", false), ("complete", true)] {
@@ -236,7 +236,7 @@ fn a_turn_is_started_only_when_the_one_that_was_not_asked_for_has_ended() {
     assert!(matches!(&heard[..], [Heard::Refused { .. }]), "{heard:?}");
 }
 
-/// Or the thread would begin a turn as soon as it is loaded.
+/// Or the thread would start a turn as soon as it is loaded.
 /// As where the goal was paused too late.
 #[test]
 fn g7_what_codex_does_for_a_goal_is_spent_on_the_turn_that_has_set_it() {

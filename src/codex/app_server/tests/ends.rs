@@ -45,7 +45,7 @@ fn a_turn_whose_end_is_not_reported_ends_as_its_threads_status_has_it() {
         assert!(!conversation.is_idle());
         assert_eq!(completed(&mut conversation, "completed", json!(null)), []);
     }
-    // Of a thread that was idle before its turn began, and that works on.
+    // Of a thread that was idle before its turn started, and that works on.
     let mut conversation = loaded(load());
     conversation.go("x".into());
     status(&mut conversation, "idle");

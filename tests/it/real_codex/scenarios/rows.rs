@@ -14,7 +14,7 @@ pub struct Row {
     pub in_any_order: bool,
     /// Its sub-agents still work when it ends.
     pub leaves_agents: bool,
-    /// The last turn begins with a summary of the conversation.
+    /// The last turn starts with a summary of the conversation.
     pub is_compacted: bool,
 }
 
@@ -24,7 +24,7 @@ pub enum With {
     Nothing,
     /// It is cancelled as soon as the workspace has a file `begun`.
     Cancel,
-    /// It has six seconds, enough for its command to begin.
+    /// It has six seconds, enough for its command to start.
     Timeout,
     /// codex's record of the conversation is gone by then.
     LostThread,
@@ -314,7 +314,7 @@ pub const DEFAULT: &[Row] = &[
 ];
 
 /// Where the operator has switched goals on. On a busy machine codex may have
-/// begun a turn for one before it is stopped; its request is not answered by then,
+/// started a turn for one before it is stopped; its request is not answered by then,
 /// so that it is seen to be abandoned.
 pub const GOALS: &[Row] = &[
     Row {

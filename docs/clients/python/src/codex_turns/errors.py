@@ -29,7 +29,7 @@ class NoEventLog(BrokerRefused):
 
 
 class TurnNotInLog(TurnClientError):
-    """The event log has nothing of the turn: it has not begun, is older than the log, or never was."""
+    """The event log has nothing of the turn: it has not started, is older than the log, or never was."""
 
 
 class NoAnswer(TurnClientError):

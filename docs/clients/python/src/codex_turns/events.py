@@ -107,7 +107,7 @@ class ThinkingDelta(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUse(Event):
-    """A tool call begins."""
+    """A tool call starts."""
 
     type: ClassVar[str] = "tool_use"
 
@@ -258,7 +258,7 @@ class UnknownEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restarted(Event):
-    """Made by the reader when a higher attempt begins, since a worker died: forget the text so far."""
+    """Made by the reader when a higher attempt starts, since a worker died: forget the text so far."""
 
     type: ClassVar[str] = "restarted"
 

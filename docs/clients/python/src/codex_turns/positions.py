@@ -61,7 +61,7 @@ class TurnRunning(Position):
     """A worker runs the turn.
 
     Attributes:
-        since: When this attempt began: RFC 3339, UTC, milliseconds.
+        since: When this attempt started: RFC 3339, UTC, milliseconds.
     """
 
     state: ClassVar[str] = "running"

@@ -17,7 +17,7 @@ class Taken:
     """How an event follows on what came before.
 
     Attributes:
-        restarted: A higher attempt began: what came so far is void.
+        restarted: A higher attempt started: what came so far is void.
         missed: Events of the attempt that never came.
     """
 

@@ -112,7 +112,7 @@ public sealed interface Event {
             long thinkingTokens,
             Tokens agents) {}
 
-    /** A higher attempt begins, since a worker died: discard the text so far. */
+    /** A higher attempt starts, since a worker died: discard the text so far. */
     record Restarted(Envelope envelope) implements Event {}
 
     /** An event of a newer worker, of a type or with fields that this version can't decode; see the envelope's raw. */

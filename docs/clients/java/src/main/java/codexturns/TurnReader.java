@@ -22,7 +22,7 @@ public final class TurnReader {
     /**
      * How an event follows on what came before.
      *
-     * @param restarted a higher attempt began, and what came so far is void
+     * @param restarted a higher attempt started, and what came so far is void
      * @param missed the events of the attempt that never came
      */
     public record Taken(boolean restarted, int missed) {}
