@@ -116,7 +116,7 @@ names! {
         /// The model's servers can't cope.
         Overloaded = "overloaded" => yes("wait"),
         /// The conversation is too long for the model.
-        ContextWindow = "context_window" => no("begin a new one, see [Requests](#requests)"),
+        ContextWindow = "context_window" => no("start a new one, see [Requests](#requests)"),
         /// The connection to the model failed, also after codex's own retries.
         Network = "network" => yes("wait"),
         /// The model's API refuses the request.
@@ -129,7 +129,7 @@ names! {
         Workspace = "workspace" => no("repair or remove the file"),
         /// codex refuses to resume the workspace's conversation: its provider was changed or removed, or it is archived; the
         /// message says which.
-        Thread = "thread" => no("begin a new conversation, see [Requests](#requests); operator: see `TurnWorkerThreadsRefused` in the runbook"),
+        Thread = "thread" => no("start a new conversation, see [Requests](#requests); operator: see `TurnWorkerThreadsRefused` in the runbook"),
         /// The words do not show it.
         Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }
@@ -150,7 +150,7 @@ names! {
         ThreadLost = "codex.thread_lost" => no("tell the agent again what it has to know"),
         /// The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With
         /// `app-server` only.
-        Compacted = "codex.compacted" => no("repeat what the agent must know exactly; begin a new conversation where it matters"),
+        Compacted = "codex.compacted" => no("repeat what the agent must know exactly; start a new conversation where it matters"),
         /// codex asks another model than the one that was chosen; the message names both. With `app-server` only.
         ModelRerouted = "codex.model_rerouted" => no("operator: see whether the account may use the model"),
         /// What the conversation had used before is unknown, so this turn's tokens are not counted.

@@ -33,7 +33,7 @@ Examples:
   turn-worker resume --tenant acme
   turn-worker resume --all
 
-Ends what `turn-worker pause` began, by the same name. A turn may be paused by several: by its workspace, by a \
+Ends what `turn-worker pause` started, by the same name. A turn may be paused by several: by its workspace, by a \
 folder above, by its tenant, with the pool.
 
 Exit status: 0 resumed, 1 not, or it was not paused, 2 wrong arguments or settings.";

@@ -104,7 +104,7 @@ async fn to_the_end(tail: &mut Tail, args: &TailArgs) -> anyhow::Result<u8> {
                 format!("the event log has nothing of turn {id} yet, waiting for it")
             }
             TailUpdate::CaughtUp => bail!(
-                "the event log has nothing of turn {id}{}: it has not begun, is older than the log, or never was; --wait waits for it",
+                "the event log has nothing of turn {id}{}: it has not started, is older than the log, or never was; --wait waits for it",
                 match args.since.0 {
                     Some(_) => " since then",
                     None => "",

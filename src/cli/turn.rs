@@ -152,7 +152,7 @@ impl TurnArgs {
             if MediaType::of(&bytes).is_none() {
                 let known = MediaType::ALL.map(MediaType::as_str).join(", ");
                 let path = path.display();
-                let rule = format!("--image: {path} does not begin as any of {known}");
+                let rule = format!("--image: {path} does not start as any of {known}");
                 return Err(Usage(rule).into());
             }
             Ok(bytes)

@@ -27,7 +27,7 @@ pub enum BrokerUrlError {
     },
     #[error("{} names {}, which holds {found}, allowed is {}", AMQP_URL_FILE.variable(), path.display(), AMQP_URL.allowed)]
     Unusable { path: PathBuf, found: String },
-    #[error("{} is set, but the URL of {} begins with amqp://, which is without TLS; write amqps://", .tls.variable(), .url.variable())]
+    #[error("{} is set, but the URL of {} starts with amqp://, which is without TLS; write amqps://", .tls.variable(), .url.variable())]
     NoTls {
         url: &'static Setting,
         tls: &'static Setting,

@@ -265,7 +265,7 @@ settings! {
     prefix PREFIX {
         Preset::Value("codex"),
         Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),
-        "what the names of all exchanges and queues begin with" }
+        "what the names of all exchanges and queues start with" }
     roles ROLES {
         Preset::Value("sequencer,worker"),
         Allowed::Told("sequencer, worker or both, with a comma between them"),

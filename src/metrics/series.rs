@@ -258,7 +258,7 @@ impl Series {
             ),
             attempts_outdated: new.counter(
                 "attempts_outdated_total",
-                "Attempts that were stopped after a lost connection, as a newer attempt had begun elsewhere.",
+                "Attempts that were stopped after a lost connection, as a newer attempt had started elsewhere.",
             ),
             old_reads: new.counters(
                 "old_reads_total",

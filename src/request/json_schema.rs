@@ -169,7 +169,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "thread",
             json!({
-                "description": "Whether the turn goes on with the workspace's conversation, as it does by default, begins a new one, or goes on and begins a new one only where codex refuses to resume the conversation.",
+                "description": "Whether the turn goes on with the workspace's conversation, as it does by default, starts a new one, or goes on and starts a new one only where codex refuses to resume the conversation.",
                 "enum": choices(ThreadChoice::ALL.iter().map(|choice| choice.as_str())),
             }),
         ),

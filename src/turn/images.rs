@@ -46,7 +46,7 @@ fn file(path: &ImagePath, workspace: &Workspace, left: usize) -> Result<Read, No
     };
     let Some(media_type) = MediaType::of(&bytes) else {
         let known = MediaType::ALL.map(MediaType::as_str).join(", ");
-        return Err(unusable(format!("it does not begin as any of {known}")));
+        return Err(unusable(format!("it does not start as any of {known}")));
     };
     Ok(Read { media_type, bytes })
 }

@@ -32,7 +32,7 @@ impl AttemptCheck for NewestAttempt {
     fn outdated(&self, attempt: u32) {
         tracing::warn!(
             attempt,
-            "a newer attempt has begun elsewhere: dropped this one's events and stopping it"
+            "a newer attempt has started elsewhere: dropped this one's events and stopping it"
         );
         self.metrics.attempt_outdated();
         self.stop.stop(Stop::Outdated);

@@ -145,7 +145,7 @@ func (t *Tail) readOnce(isLost *bool) error {
 			t.isCaughtUp = true
 			if !t.isFound && !t.options.Wait {
 				return &brokerError{is: []error{ErrNotInLog}, message: "the event log has nothing of turn " + t.reader.TurnID +
-					": it has not begun, is older than the log, or never was"}
+					": it has not started, is older than the log, or never was"}
 			}
 		case delivery, isOpen := <-deliveries:
 			if !isOpen {

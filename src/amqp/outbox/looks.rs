@@ -84,7 +84,7 @@ impl<'a> Looks<'a> {
                 tracing::warn!(
                     error,
                     attempt,
-                    "events wait until the journal can be read, as another attempt may have begun"
+                    "events wait until the journal can be read, as another attempt may have started"
                 );
             }
             sleep(delays.next().unwrap_or_default()).await;

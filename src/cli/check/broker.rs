@@ -120,7 +120,7 @@ async fn event_log(
         }
         LogState::Broken(why) => report.fail(
             "event log",
-            &format!("{why}, so it is unbound, and turns go on without it; look at that queue, or delete it so that it is made anew"),
+            &format!("{why}, so it is unbound, and turns go on without it; look at that queue, or delete it so that it is recreated"),
         ),
         LogState::Unknown(why) => report.warn("event log", &why),
     }

@@ -155,7 +155,7 @@ impl Conversation {
     fn turn_answered(&mut self, id: String) -> Option<Heard> {
         if self.others.is_unasked(&id) {
             self.turn = None;
-            let message = "codex put the prompt into a turn that it had begun by itself";
+            let message = "codex put the prompt into a turn that it had started by itself";
             return Some(Heard::Refused {
                 message: message.to_owned(),
             });

@@ -245,7 +245,7 @@ fn each_example_is_what_its_folder_says() {
         let name = event.name.split('-').next().unwrap();
         assert_eq!(
             name, kind,
-            "the name of an event's example begins with its type"
+            "the name of an event's example starts with its type"
         );
     }
     for turn in turns() {

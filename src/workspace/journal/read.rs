@@ -99,7 +99,7 @@ pub(super) fn header(file: &File, path: &Path) -> Result<(Segment, u64), StateEr
     match line::decode(&record).map_err(unreadable)? {
         Record::Segment(segment) => Ok((segment, record.len() as u64)),
         _ => Err(unreadable(Unreadable::Meaning(
-            "it does not begin with a segment record".into(),
+            "it does not start with a segment record".into(),
         ))),
     }
 }

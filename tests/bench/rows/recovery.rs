@@ -38,7 +38,7 @@ pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
             false,
         ),
         row(
-            format!("SIGKILL of the sequencer → next turn begins, median / max of {times}"),
+            format!("SIGKILL of the sequencer → next turn starts, median / max of {times}"),
             &in_ms(sequencers)?,
             true,
         ),
@@ -47,7 +47,7 @@ pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
         progress("freezing a sequencer, which takes the broker some time to notice");
         let frozen = sequencer_lost(bench.stage()?, |process| process.freeze()).await?;
         rows.push(row(
-            "SIGSTOP of the sequencer (as if its host were gone) → next turn begins, once"
+            "SIGSTOP of the sequencer (as if its host were gone) → next turn starts, once"
                 .to_owned(),
             &in_ms([frozen])?,
             false,

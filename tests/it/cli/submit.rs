@@ -262,7 +262,7 @@ async fn what_is_wrong_is_named_with_what_is_allowed() {
         .await;
     }
     for (flag, rule) in [
-        ("--image", "does not begin as any of image/png"),
+        ("--image", "does not start as any of image/png"),
         ("--output-schema", "is no JSON"),
     ] {
         let arguments = ["-w", "a", flag, "Cargo.toml", "hi"];

@@ -91,7 +91,7 @@ async fn g8_no_image_is_read_from_outside_the_workspace() {
         ),
         ("file", "link.png", "it is a symbolic link, not a file"),
         ("missing", "none.png", "there is no such file"),
-        ("text", "passwd", "it does not begin as any of image/png"),
+        ("text", "passwd", "it does not start as any of image/png"),
     ] {
         let request = showing(id, "a", &["images"], &[in_the_workspace(path)]);
         pool.enqueue(&[request]).await;

@@ -146,7 +146,7 @@ export class TurnTail implements AsyncIterable<ReadEvent> {
     this.caughtUp = true;
     if (!this.found && !this.options.wait) {
       throw new TurnNotInLog(
-        `the event log has nothing of turn ${this.turnId}: it has not begun, is older than the log, or never was`,
+        `the event log has nothing of turn ${this.turnId}: it has not started, is older than the log, or never was`,
       );
     }
   }

@@ -144,7 +144,7 @@ class TurnTail:
         self._caught_up = True
         if not self._found and not self._wait:
             raise TurnNotInLog(
-                f"the event log has nothing of turn {self.turn_id}: it has not begun, is older than the log, or never was"
+                f"the event log has nothing of turn {self.turn_id}: it has not started, is older than the log, or never was"
             )
 
     async def _newest(self, link: Link) -> tuple[int | None, str | None]:

@@ -217,7 +217,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
         isCaughtUp = true;
         if (isFound || options.isWaiting) return;
         throw new TurnClientException.TurnNotInLog("the event log has nothing of turn " + turnId()
-                + ": it has not begun, is older than the log, or never was");
+                + ": it has not started, is older than the log, or never was");
     }
 
     private static Delivered poll(Session session, long patienceMs) throws InterruptedException {
