@@ -18,7 +18,7 @@ impl Link {
     ///
     /// It reports an alarm only to a connection that publishes. So this
     /// publishes what the broker refuses for its `expiration`, or for a missing
-    /// right: nothing comes of it.
+    /// right: it has no effect.
     pub async fn alarm(&self) -> Option<String> {
         let refused = async {
             let channel = self.confirm_channel().await?;

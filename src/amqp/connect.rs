@@ -22,8 +22,8 @@ use crate::throttle::Throttle;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// AMQP heartbeat interval, in seconds, where the URL names none. Either side
-/// gives the connection up when nothing came for two of them, so it bounds a
+/// AMQP heartbeat interval, in seconds, unless the URL sets one. Either side
+/// gives the connection up when two of them pass without a frame, so it bounds a
 /// takeover.
 pub const HEARTBEAT_S: u16 = 10;
 /// The largest frame, in bytes: RabbitMQ's own default, and so the largest that
@@ -32,7 +32,7 @@ pub const HEARTBEAT_S: u16 = 10;
 /// start, since lapin's buffers (32 frames each way) take memory as they are
 /// used then; grown later, they take it at once.
 const FRAME_MAX_BYTES: u32 = 128 << 10;
-/// The same where only publishing is done: nobody else's headers come in, and
+/// The same where only publishing is done: no foreign headers come in, and
 /// ours are small.
 const PUBLISHING_FRAME_MAX_BYTES: u32 = 16 << 10;
 
@@ -147,7 +147,7 @@ impl Connector {
         }
     }
 
-    /// How to speak TLS with a broker whose URL asks for it; it is asked before
+    /// How to speak TLS with a broker if its URL asks for it; it is asked before
     /// every attempt, too. Otherwise the system's authorities are trusted.
     pub fn with_tls(
         mut self,
@@ -245,7 +245,7 @@ impl Connector {
         let stream = frames::runtime::filtered(stream, self.frame_max, self.on_repair.clone());
 
         // lapin connects on a thread of its own, without a time limit, and
-        // lets nobody at the socket; so it gets one that is connected. What
+        // does not expose the socket; so it gets one that is connected. What
         // ends in here drops `socket`, and with it that thread.
         let ready = Mutex::new(Some(stream));
         let hand_over = async move |_, _| {
@@ -361,7 +361,7 @@ pub(crate) fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-/// Why the broker ended the handshake, as far as its words tell.
+/// Why the broker ended the handshake, as far as its text shows.
 fn refused(target: Arc<Target>, error: lapin::Error) -> ConnectError {
     let refusal = match error.kind() {
         ErrorKind::ProtocolError(refusal) => refusal,

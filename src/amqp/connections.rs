@@ -2,7 +2,7 @@
 //!
 //! Each is resolved and rebuilt by itself. After a change of the URL or of a
 //! DNS record, a process may publish to one broker and consume from another,
-//! for as long as nothing breaks there. That is found out by experiment: the
+//! for as long as the connection there is intact. That is found out by experiment: the
 //! newest connection declares a queue, which the others must see. So it counts
 //! what matters, one cluster and one virtual host, and not how brokers are named.
 
@@ -222,7 +222,7 @@ async fn probe(
 
 async fn is_missing(link: &Link, queue: &ShortString) -> Result<bool, LinkError> {
     for tried in 1..=MISSING_LIMIT {
-        // The broker closes the channel if there is none.
+        // The broker closes the channel if the queue does not exist.
         let channel = link.channel().await?;
         let options = QueueDeclareOptions {
             passive: true,

@@ -64,17 +64,17 @@ pub struct Receipt {
 }
 
 impl Delivery {
-    /// Tells the broker that the message is dealt with.
+    /// Acknowledges the message.
     pub async fn ack(self) -> Result<(), SettleError> {
         self.receipt.ack().await
     }
 
-    /// Tells it of this message and of all that its channel delivered before.
+    /// Acknowledges this message and all that its channel delivered before.
     pub async fn ack_with_all_before(self) -> Result<(), SettleError> {
         settle(self.receipt.acker.ack(BasicAckOptions { multiple: true })).await
     }
 
-    /// Gives the message back to the queue, for whoever consumes next.
+    /// Requeues the message for the next consumer.
     pub async fn give_back(self) -> Result<(), SettleError> {
         let options = BasicNackOptions {
             requeue: true,
@@ -96,7 +96,7 @@ impl Delivery {
     }
 
     /// How often the broker had it back; `None` if it is delivered for the first
-    /// time, whatever its headers say.
+    /// time, regardless of its headers.
     pub fn times_returned(&self) -> Option<u64> {
         let count = || match self
             .properties
@@ -124,7 +124,7 @@ impl Delivery {
 }
 
 impl Receipt {
-    /// Tells the broker that the message is dealt with.
+    /// Acknowledges the message.
     pub async fn ack(self) -> Result<(), SettleError> {
         settle(self.acker.ack(BasicAckOptions::default())).await
     }
@@ -170,7 +170,7 @@ impl Consumer {
         Self::open_with(link, queue, prefetch, options, arguments).await
     }
 
-    /// One whose messages the broker settles as it delivers them, one by one.
+    /// A consumer without acknowledgements: the broker settles messages as it delivers them, one by one.
     /// Never with a larger prefetch: what is out when the channel ends is lost.
     pub async fn open_without_acks(link: &Link, queue: &str) -> Result<Self, ConsumeError> {
         let options = BasicConsumeOptions {
@@ -271,7 +271,7 @@ impl Consumer {
     }
 }
 
-/// The consumer of a queue whose order counts, with the connection that it
+/// The consumer of an ordered queue, with the connection that it
 /// lives and dies with.
 ///
 /// A cancel lets a single active consumer's successor start before the unacked

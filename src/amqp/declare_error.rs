@@ -78,7 +78,7 @@ impl Operation {
     }
 
     /// The permission and the object that this needs, in case the broker's
-    /// words don't tell: RabbitMQ before 3.11 names only the object.
+    /// text does not show: RabbitMQ before 3.11 names only the object.
     fn needs(&self, detail: &str) -> (&'static str, String) {
         let object = |name: &str| match self {
             Self::Exchange { .. } => format!("exchange {name}"),

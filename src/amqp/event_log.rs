@@ -3,7 +3,7 @@
 //!
 //! It must never hold turns up. A stream that is full drops its oldest
 //! segments. But one that is broken (its files are gone, its members have no
-//! majority) confirms nothing, and so whatever is published to an exchange that
+//! majority) confirms nothing, and what is published to an exchange that
 //! it is bound to is never confirmed. So it is bound only after it has been
 //! seen to confirm, and unbound when events are not confirmed and it is why.
 
@@ -25,17 +25,17 @@ use super::topology::Topology;
 use crate::config::EventLog;
 use crate::error::with_sources;
 
-/// The header by which the broker tells a stream's chunks apart: the turn id.
+/// The header by which the broker filters a stream's chunks: the turn id.
 /// On every event, log or not, so that no setting decides what an event is.
 pub const FILTER_VALUE: &str = "x-stream-filter-value";
 /// Of what is published to the log to try it: no turn's id.
 const PROBE_FILTER_VALUE: &str = " ";
-/// What a probe says. Whoever reads the log passes it over: it is no event.
+/// The body of a probe. Readers of the log skip it: it is no event.
 const PROBE: &[u8] = b"{}";
 /// A queue that there is not: what goes there is dropped and confirmed.
 const NOWHERE: &str = "nowhere";
 
-/// How often the log is looked at where nothing is wrong. Each look leaves a
+/// How often the log is looked at while it is healthy. Each look leaves a
 /// probe in it, of some 100 bytes.
 const EVERY: Duration = Duration::from_secs(60);
 /// How long a log that works may take to confirm.
@@ -59,11 +59,11 @@ pub enum LogState {
     /// It confirms nothing, though the broker confirms other messages: turns
     /// go on without it.
     Broken(String),
-    /// The connection, or all of the broker, was not well enough to tell.
+    /// The connection, or all of the broker, was not healthy enough to find out.
     Unknown(String),
 }
 
-/// How the outbox tells that events are not confirmed. Clones share it.
+/// How the outbox reports that events are not confirmed. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct LogAlarm(Arc<Notify>);
 
@@ -170,14 +170,14 @@ fn number(number: u64) -> AMQPValue {
     AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-/// Keeps the event log there for as long as the process runs, and tells when
+/// Keeps the event log there for as long as the process runs, and reports when
 /// that changes.
 pub struct LogKeeper {
     pub topology: Topology,
     pub log: EventLog,
     pub publisher: PublisherLink,
     pub alarm: LogAlarm,
-    /// Told last.
+    /// Last reported.
     pub told: LogNews,
 }
 

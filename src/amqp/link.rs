@@ -97,7 +97,7 @@ impl Link {
         let socket = Arc::new(socket);
         let (sender, state) = watch::channel(LinkState::Open);
         let (unblocked, last_unblocked) = watch::channel(None);
-        // lapin's events go to one listener each, whatever its docs say, so
+        // lapin's events go to one listener each, contrary to its docs, so
         // there is just this one.
         let events = connection.events_listener();
         let watching = Watching {
@@ -179,7 +179,7 @@ impl Link {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Completes when the connection is gone, for whatever reason, and gives
+    /// Completes when the connection is gone, for any reason, and returns
     /// that. Does not keep the connection alive.
     pub fn closed(&self) -> impl Future<Output = String> + Send + use<> {
         let mut state = self.0.state.clone();
@@ -198,7 +198,7 @@ impl Link {
     /// Completes when the broker takes publishes, or the connection is gone.
     pub async fn unblocked(&self) {
         let mut state = self.0.state.clone();
-        // An error says that nobody watches any more, so the link is closed.
+        // An error means that there is no watcher any more, so the link is closed.
         let _ = state
             .wait_for(|state| !matches!(state, LinkState::Blocked(_)))
             .await;
@@ -265,7 +265,7 @@ impl Link {
         // lapin would wait for the answer of a broker that it no longer hears.
         if !self.0.hung_up.load(Ordering::Relaxed) {
             let closing = self.0.connection.close(200, "OK".into());
-            // Whatever comes out of it, the connection is gone afterwards.
+            // In either case the connection is gone afterwards.
             let _ = timeout(CLOSE_LIMIT, closing).await;
         }
         self.hang_up();

@@ -49,7 +49,7 @@ pub enum Decoded<T> {
     Unknown(String),
 }
 
-/// Its text ends up in logs: nothing of the message stands there but a name
+/// Its text ends up in logs: of the message they contain only a name
 /// or two, bounded and escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -77,7 +77,7 @@ pub struct Offer {
     pub repeat: bool,
     /// When the turn was enqueued, if that is known.
     pub enqueued_at: Option<Timestamp>,
-    /// The random id of the sequencer's workspace root; older ones report none.
+    /// The random id of the sequencer's workspace root; absent for older ones.
     pub root: Option<Uuid>,
     /// Another turn of the workspace stands behind it.
     pub next_waits: bool,
@@ -87,7 +87,7 @@ pub struct Offer {
     pub request: Box<RawValue>,
 }
 
-/// What a worker tells the sequencers.
+/// What a worker reports to the sequencers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Status {
     /// The turn's end is recorded and published.
@@ -164,7 +164,7 @@ impl DeclineReason {
 /// How many workspaces of waiting servers a heartbeat names.
 pub const MAX_IDLE: usize = 256;
 
-/// What a worker tells of itself to whoever wants to know. Older ones tell nothing.
+/// What a worker reports about itself. Older ones don't.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -190,13 +190,13 @@ pub struct About {
     /// What must agree among the processes of a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Box<Agreement>>,
-    /// Its private queue for offers; `None` while it takes none there.
+    /// Its private queue for offers; `None` while it takes no offers there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offers_to: Option<String>,
     /// It answers offers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answers_offers: bool,
-    /// Workspaces for whose next turn a server waits, the newest first, at most
+    /// Workspaces in which a server waits for the next turn, the newest first, at most
     /// [`MAX_IDLE`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub idle: Vec<String>,
@@ -262,7 +262,7 @@ pub struct Running {
     pub spent: Option<Tokens>,
 }
 
-/// What anybody may ask of all processes.
+/// A question to all processes, from any client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Control {
     /// `workspace` is as the sender spelt it: not checked here.
@@ -642,7 +642,7 @@ struct CancelWire<'a> {
     action: Cow<'a, str>,
     #[schemars(with = "TurnId")]
     turn_id: Cow<'a, str>,
-    /// In any workspace, where none is named.
+    /// In any workspace, if no workspace is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workspace: Option<Cow<'a, str>>,
     /// Among workers only.

@@ -1,5 +1,5 @@
 //! Publishes events in order, keeps each until the broker has it, and makes
-//! whoever produces them wait when the broker is slow.
+//! their producers wait when the broker is slow.
 
 mod looks;
 mod queue;
@@ -124,7 +124,7 @@ impl Drop for CutAtEnd {
 }
 
 impl Outbox {
-    /// Of events that are published whatever happens meanwhile.
+    /// Of events that are published regardless of lost connections.
     pub fn start(
         publisher: PublisherLink,
         settings: OutboxSettings,
@@ -133,7 +133,7 @@ impl Outbox {
         Self::start_all(publisher, settings, None, cut)
     }
 
-    /// Of events of an attempt: after a lost connection, nothing is published
+    /// Of events of an attempt: after a lost connection, publishing stops
     /// before `check` finds that it is still the newest. If it is not, the
     /// publishing ends.
     pub fn of_attempt(
@@ -169,7 +169,7 @@ impl Outbox {
     /// Queues the event when there is room for it. Waiting here is what stops
     /// codex when the broker is slow.
     ///
-    /// Cancel-safe: a call that is dropped before it returns has queued nothing.
+    /// Cancel-safe: a call that is dropped before it returns has not queued an event.
     pub async fn push(&self, event: &SealedEvent) -> Result<(), Cut> {
         self.queue.push(event).await
     }
@@ -184,7 +184,7 @@ impl Outbox {
         self.queue.snapshot()
     }
 
-    /// Whether publishing has panicked, and nothing is published any more.
+    /// Whether publishing has panicked, so publishing has ended.
     pub fn has_failed(&self) -> bool {
         self.queue.has_failed()
     }

@@ -113,7 +113,7 @@ impl Probe<'_> {
         Ok(matches!(confirmed, Confirmation::Ack(None)))
     }
 
-    /// Takes a message and requeues it; false if there is none.
+    /// Takes a message and requeues it; false if the queue is empty.
     async fn requeue(&self) -> Result<bool, LinkError> {
         // One that was requeued just now may be there a little later.
         for wait in [Duration::ZERO, PAUSE, PAUSE] {

@@ -171,7 +171,7 @@ async fn keep_connected(
     pool.close();
 }
 
-/// Opens channels on whatever connection is current.
+/// Opens channels on the current connection.
 pub(super) struct ConfirmChannels {
     current: watch::Receiver<Option<Link>>,
 }
@@ -215,7 +215,7 @@ impl std::fmt::Debug for PublisherLink {
 }
 
 /// A borrowed channel. It goes back to the pool only by [`Lease::give_back`]:
-/// dropped in any other way, nobody knows what is still unconfirmed on it.
+/// dropped in any other way, it is unknown what is still unconfirmed on it.
 pub(super) struct Lease {
     pub(super) channel: Channel,
     pub(super) link: Link,

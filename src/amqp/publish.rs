@@ -76,7 +76,7 @@ pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString, Publi
 
 impl PublisherLink {
     /// Publishes and waits for the confirm, in bounded time. One channel
-    /// carries one such message at a time: with several, lapin may tell the
+    /// carries one such message at a time: with several, lapin may report the
     /// wrong one that it was returned.
     ///
     /// Headers must fit into one frame (128 KiB): the broker closes the whole
@@ -100,7 +100,7 @@ impl PublisherLink {
         }
         let lease = self.lease().await?;
         let verdict = publish_on(&lease.channel, exchange, key, properties, body, mandatory).await;
-        // After these, nobody knows what the channel is still good for.
+        // After these, the channel's state is unknown.
         if !matches!(
             verdict,
             Err(PublishError::Lost(_)
@@ -114,7 +114,7 @@ impl PublisherLink {
 }
 
 /// As [`PublisherLink::publish_confirmed`], on a channel with confirms on which
-/// nothing else is under way.
+/// no other message is in flight.
 pub async fn publish_on(
     channel: &Channel,
     exchange: &str,

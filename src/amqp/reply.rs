@@ -2,7 +2,7 @@
 //! turn, or where a turn is.
 //!
 //! A worker's user may write to any queue, over the default exchange, and a
-//! producer's may not. So only a queue whose name can't be guessed is written
+//! producer's may not. So only a queue with an unguessable name is written
 //! to: who knows it has declared it, or was given it.
 
 use lapin::BasicProperties;
@@ -86,7 +86,7 @@ impl ReplyAddress {
         Self::new(queue, correlation_id).map(Some).ok_or(queue)
     }
 
-    /// The caller's own, or the turn's id if it gave none.
+    /// The caller's own, or the turn's id if it gave no id.
     fn call_id<'a>(&'a self, turn_id: &'a str) -> &'a str {
         self.correlation_id.as_deref().unwrap_or(turn_id)
     }

@@ -2,7 +2,7 @@
 //!
 //! Each right is tried by a request that can't be carried out: the broker looks
 //! at the right first (403), and only then at what is wrong with it (406). So
-//! nothing comes of it, whatever the answer.
+//! they have no effect, regardless of the answer.
 
 use std::fmt;
 

@@ -24,7 +24,7 @@ const MAX_FRAME_BYTES: usize = 64 << 10;
 /// The first RabbitMQ that can leave out of a stream what a reader does not want.
 pub const FILTERS_SINCE: (u32, u32) = (3, 13);
 
-/// As the broker presents itself, before anybody has logged in.
+/// As the broker presents itself, before a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub product: String,
@@ -32,8 +32,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Asks on a connection of its own, of which nothing comes. `None` where
-    /// the broker says nothing of itself, and over TLS, which is not worth it.
+    /// Asks on a connection of its own, that is used for nothing else. `None` where
+    /// the broker does not identify itself, and over TLS, which is not worth it.
     pub async fn ask(target: &Target) -> Option<Self> {
         if target.tls {
             return None;

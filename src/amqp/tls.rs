@@ -1,4 +1,4 @@
-//! Why TLS with the broker failed, in words that tell what to do.
+//! Why TLS with the broker failed, with what to do about it.
 
 use std::io;
 

@@ -14,11 +14,11 @@ pub const REQUEST_KEY: &str = "turn";
 /// Above any count of deliveries: an attempt is counted by the journal, and
 /// from RabbitMQ 4.0 the broker would drop a turn after 20 deliveries.
 const DELIVERY_LIMIT: i64 = 1_000_000;
-/// 30 days: the default of 30 minutes would close the channel of whoever
+/// 30 days: the default of 30 minutes would close the channel of a consumer that
 /// holds a turn for longer.
 const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 
-/// A minute: a private queue whose process is gone.
+/// A minute: a private queue without its process.
 const PRIVATE_EXPIRES_MS: i64 = 60 * 1_000;
 
 /// For how long an offer lies in a private queue, as AMQP writes it: after
@@ -63,7 +63,7 @@ pub enum Fanout {
 /// How full a queue is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages that nobody holds.
+    /// Messages that are ready: not delivered to a consumer.
     pub ready: u64,
     /// Of a queue with a single active consumer, only that one.
     pub consumers: u64,
@@ -121,7 +121,7 @@ impl Topology {
 
     /// Declares this process's own queue of a fanout, bound to it; it goes when
     /// the connection goes. Returns its name, which starts with the prefix, so
-    /// that a user's permissions can be told by that.
+    /// that a user's permissions show by that.
     pub async fn declare_exclusive(
         &self,
         link: &Link,
@@ -308,7 +308,7 @@ impl Topology {
         }
     }
 
-    /// What the broker tells of any queue to anybody.
+    /// What the broker reports of any queue to every user.
     pub async fn depth(&self, link: &Link, queue: &str) -> Result<Depth, DeclareError> {
         let channel = link.channel().await?;
         let declare = Declare {
@@ -368,7 +368,7 @@ impl Topology {
         match self.declare_lock(link, options).await {
             Ok(()) => Ok(false),
             Err(error) if error.is_locked() => Ok(true),
-            Err(DeclareError::Refused { .. }) => Ok(false), // there is none
+            Err(DeclareError::Refused { .. }) => Ok(false), // it does not exist
             Err(error) => Err(error),
         }
     }
@@ -423,7 +423,7 @@ impl Topology {
             "x-max-length".into(),
             AMQPValue::LongLongInt(self.dead_letter_limit.into()),
         );
-        // The oldest go: the newest tell what is wrong now.
+        // The oldest go: the newest show what is wrong now.
         arguments.insert(
             "x-overflow".into(),
             AMQPValue::LongString("drop-head".into()),

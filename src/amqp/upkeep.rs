@@ -1,5 +1,5 @@
-//! Declares again what somebody has deleted. A consumer is told when its queue
-//! goes, but nobody is told of an exchange, of a binding, or of a queue that is
+//! Declares again what was deleted at the broker. A consumer is notified when its queue
+//! goes, but there is no notification for an exchange, of a binding, or of a queue that is
 //! only published to: cancels, ends of turns and rejections would go nowhere.
 
 use std::convert::Infallible;
@@ -12,12 +12,12 @@ use super::link::Link;
 use super::topology::{Fanout, Topology};
 use crate::error::with_sources;
 
-/// How often. A few requests that change nothing cost the broker next to nothing.
+/// How often. A few requests that change nothing are cheap for the broker.
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Topology {
     /// Keeps everything there, and these queues of the connection's own bound,
-    /// for as long as it is polled. What can't be declared is only told: most
+    /// for as long as it is polled. What can't be declared is only logged: most
     /// of what the process does may work all the same.
     pub async fn keep(&self, link: &Link, own: &[(Fanout, &str)]) -> Infallible {
         let mut ticks = interval(EVERY);
@@ -29,7 +29,7 @@ impl Topology {
             ticks.tick().await;
             let error = match self.restore(link, own).await {
                 Ok(()) => None,
-                // Whoever consumes on it hears of that, too.
+                // Its consumers are notified of that, too.
                 Err(DeclareError::Link(_)) => continue,
                 Err(error) => Some(with_sources(&error)),
             };

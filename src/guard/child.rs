@@ -45,7 +45,7 @@ fn run() -> io::Result<()> {
     // What the agent may read of its ancestors in /proc must not include us.
     super::hide()?;
     set_child_subreaper(Some(getpid()))?;
-    // An agent of our own user may stop us, and nobody would be left to wake us. That the worker's
+    // An agent of our own user may stop us, and then no process could continue us. That the worker's
     // thread ends which has started us says so too, and does no harm.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     // Caught, not ignored: a handler is gone after exec, so codex starts with the defaults.
@@ -91,7 +91,7 @@ struct Served {
 }
 
 /// One turn, or the turns of a server, from what the worker wants started
-/// until nothing of it is left, and its lock is let go of.
+/// until none of it is left, and its lock is released.
 fn serve(
     worker: &mut UnixStream,
     children: &UnixStream,
@@ -179,9 +179,9 @@ fn confirmer_of(start: &Start, lock: &OwnedFd) -> io::Result<Option<LockConfirme
     start.lock_lost_after.map(of).transpose()
 }
 
-/// Until nothing lives below this process. What can't be killed is recorded and reported,
+/// Until all processes below this one have ended. What can't be killed is recorded and reported,
 /// and then waited for: its end is a signal, so there is little to look for meanwhile.
-/// Nothing is recorded without a record, whose file system may not answer.
+/// Without a record, whose file system may not answer, it is not recorded.
 fn clear(
     clearing: &Clearing<'_>,
     worker: &mut UnixStream,
@@ -233,7 +233,7 @@ fn not_started(start: &Start, step: Option<&str>, error: &io::Error) -> Report {
     Report::NotStarted { message, errno }
 }
 
-/// Into a session of one's own, out of reach of the worker's terminal. Whoever
+/// Into a session of one's own, out of reach of the worker's terminal. A process that
 /// leads a group, as this process does from its start, can't leave its
 /// session: so it joins the worker's for a moment, with signals caught.
 fn leave_session() {
@@ -244,7 +244,7 @@ fn leave_session() {
     let _ = setpgid(None, Some(group)).and_then(|()| setsid());
 }
 
-/// None where it is outside of this PID namespace, as that of a namespace's
+/// `None` if it is outside of this PID namespace, as that of a namespace's
 /// first process may be.
 fn group_of(worker: Pid) -> Option<Pid> {
     #[expect(
@@ -257,7 +257,7 @@ fn group_of(worker: Pid) -> Option<Pid> {
 }
 
 /// What the worker itself inherited, and so passed on to this process, is
-/// none of codex's business.
+/// irrelevant for codex.
 fn seal_descriptors() -> io::Result<()> {
     let inherited: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -333,7 +333,7 @@ fn watch(
     }
 }
 
-/// Reaps whatever has ended below us; tells of codex's end when it is among it.
+/// Reaps all that has ended below us; reports codex's end if it is among it.
 fn reap(codex: Pid) -> Option<Report> {
     let mut end = None;
     while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
@@ -371,7 +371,7 @@ fn heed_signals() {
             reason = "neither std nor rustix changes what a signal does"
         )]
         // SAFETY: it makes one system call, and no handler of ours is lost: it is
-        // called between fork and exec. For two signals it fails, which nobody can ignore.
+        // called between fork and exec. For two signals it fails, which can't be ignored.
         let _ = unsafe { signal::signal(signal, SigHandler::SigDfl) };
     }
 }

@@ -23,7 +23,7 @@ use super::tag;
 pub struct User {
     pub uid: u32,
     pub gid: u32,
-    /// The other groups; none of the worker's are kept.
+    /// The other groups; those of the worker are dropped.
     pub groups: Vec<u32>,
 }
 
@@ -89,7 +89,7 @@ impl<T> At<T> for rustix::io::Result<T> {
     }
 }
 
-/// Between fork and exec: nothing in here allocates.
+/// Between fork and exec: no allocation in here.
 pub(super) struct Confinement {
     pub user: Option<Switch>,
     pub limits: Limits,
@@ -117,23 +117,23 @@ impl Confinement {
         if getppid() != Some(self.guard) {
             return Err((Step::DeathSignal, Errno::SRCH));
         }
-        // Only now: whom the directory is closed to must not get in.
+        // Only now: a user without access to the directory must not get in.
         fchdir(&self.dir).at(Step::Directory)
     }
 }
 
-/// Into an empty session keyring. The worker's would be handed on, whoever
+/// Into an empty session keyring. The worker's would be inherited, whichever user
 /// this process becomes, and with it the use of all keys that are in there.
 fn leave_keyring() -> rustix::io::Result<()> {
     const JOIN_SESSION_KEYRING: c_int = 1;
     #[expect(unsafe_code, reason = "no library of ours has this call")]
-    // SAFETY: it names no keyring, so the system reads nothing of ours.
+    // SAFETY: it names no keyring, so the system reads no memory of ours.
     let joined = unsafe { syscall(SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<u8>()) };
     if joined != -1 {
         return Ok(());
     }
     match Errno::from_raw_os_error(nix::errno::Errno::last_raw()) {
-        // Where a container, or the system, has none to use, the agent has none either.
+        // If a container, or the system, has no keyring to use, neither has the agent.
         Errno::NOSYS | Errno::PERM | Errno::ACCESS => Ok(()),
         errno => Err(errno),
     }
@@ -180,7 +180,7 @@ impl Switch {
         set_thread_groups(&self.groups).at(Step::Groups)?;
         set_thread_res_gid(gid, gid, gid).at(Step::Group)?;
         set_thread_res_uid(uid, uid, uid).at(Step::User)?;
-        // The system drops them only where root becomes somebody else.
+        // The system drops them only where root becomes another user.
         set_capabilities(None, NO_CAPABILITIES).at(Step::Capabilities)?;
         let stuck = set_thread_res_uid(None, before.0, None).is_err()
             && (gid == before.1 || set_thread_res_gid(None, before.1, None).is_err())

@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 const PER_TIMEOUT: u32 = 5;
 
 /// Confirms a lock until it is stopped. The first failure is final: a lock that was lost may
-/// be acquired again by the next call, as if nothing had happened.
+/// be acquired again by the next call, without an error.
 #[derive(Debug)]
 pub(super) struct LockConfirmer {
     timeout: Duration,
@@ -56,7 +56,7 @@ impl Confirmations {
         self.lost.clone()
     }
 
-    /// A confirmation that comes after the timeout changes nothing.
+    /// A confirmation after the timeout has no effect.
     fn add(&mut self, asked: Duration, answer: Result<(), Errno>, timeout: Duration) {
         if self.check(since_boot(), timeout).is_some() {
             return;
@@ -152,7 +152,7 @@ fn confirm(
     }
 }
 
-/// Locking again what is held succeeds and changes nothing; it fails where the lock is
+/// Locking again what is held succeeds without effect; it fails where the lock is
 /// another's by now, or where the descriptor has been cut from its file.
 fn is_held(lock: &impl AsFd) -> Result<(), Errno> {
     loop {

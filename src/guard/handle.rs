@@ -28,9 +28,9 @@ pub struct GuardSpec<'a> {
     pub env: Vec<(String, String)>,
     /// Where codex starts.
     pub dir: BorrowedFd<'a>,
-    /// None where this is no turn.
+    /// `None` outside of a turn.
     pub tag: Option<Tag>,
-    /// As whom codex runs, if not as the worker.
+    /// The user that codex runs as, if not the worker's.
     pub user: Option<User>,
     pub limits: Limits,
     /// What codex finds named by more arguments.
@@ -46,7 +46,7 @@ pub struct GuardSpec<'a> {
     /// For how long the lock may go unconfirmed before the turn is killed; `None` where
     /// it is not confirmed.
     pub lock_lost_after: Option<Duration>,
-    /// Of a server that is to serve several turns: what somebody locks who
+    /// Of a server that is to serve several turns: what another process locks that
     /// needs the workspace between two of them; in a description of its own.
     pub bell: Option<OwnedFd>,
 }
@@ -67,7 +67,7 @@ pub struct Pipes {
     pub stderr: Receiver,
 }
 
-/// What is known once nothing of the turn lives any more, or only what can't be killed.
+/// What is known once all processes of the turn have ended, but for those that can't be killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     pub exit: Exit,
@@ -115,9 +115,9 @@ impl SpawnError {
 /// the turn.
 #[derive(Debug)]
 pub struct Guard {
-    /// Nothing once the turn is over.
+    /// `None` once the turn is over.
     orders: Option<OwnedWriteHalf>,
-    /// Nothing where the system gives none.
+    /// `None` if the system has no such value.
     process: Option<OwnedFd>,
     watch: oneshot::Receiver<Over>,
     answers: UnboundedReceiver<Answer>,
@@ -186,7 +186,7 @@ impl Guard {
         self.order(ADOPT).await;
     }
 
-    /// Of a server whose turn is over: whether nothing of the turn goes on, so
+    /// Of a server whose turn is over: whether all of the turn has ended, so
     /// that it rests now and may have another, and how many bytes of memory it takes.
     /// Returns `None` if it is gone.
     pub async fn rest(&mut self) -> Option<Result<u64, Unrest>> {
@@ -199,13 +199,13 @@ impl Guard {
         }
     }
 
-    /// Of a server that rests: from now on, whoever rings the bell has its lock.
+    /// Of a server that rests: from now on, the next process to ring the bell gets its lock.
     pub async fn wait(&mut self) {
         self.order(WAIT).await;
     }
 
     /// Of a server that rests or waits: whether the lock is still held, for
-    /// the next turn. If not, it has made way for somebody, or is gone.
+    /// the next turn. If not, it has made way for another, or is gone.
     pub async fn take(&mut self) -> bool {
         self.order(TAKE).await;
         self.answer(|answer| answer == Answer::Taken)
@@ -227,8 +227,8 @@ impl Guard {
         }
     }
 
-    /// Leaves out what was asked for by somebody who did not wait for it;
-    /// nothing from a guard that ends all.
+    /// Leaves out what was asked for by a caller that did not wait for it;
+    /// returns `None` from a guard that ends all.
     async fn answer(&mut self, is_meant: impl Fn(Answer) -> bool) -> Option<Answer> {
         loop {
             let answer = self.answers.recv().await?;
@@ -250,7 +250,7 @@ impl Guard {
         }
     }
 
-    /// Completes when nothing of the turn lives any more, or only what can't be
+    /// Completes when all processes of the turn have ended, but for those that can't be
     /// killed. Cancel-safe, and says the same whenever it is asked again.
     pub async fn closed(&mut self) -> Closed {
         if let Some(closed) = &self.closed {

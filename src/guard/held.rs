@@ -44,7 +44,7 @@ impl HeldWorkspaces {
         told.collect()
     }
 
-    /// Forgets those whose processes are gone. Blocks while the disk is read.
+    /// Forgets those with no process left. Blocks while the disk is read.
     pub fn refresh(&self) {
         let records: Vec<_> = {
             let held = self.lock();

@@ -6,7 +6,7 @@
 //! servers) have the server's session. The login shell that takes a snapshot of
 //! the user's environment has its own, like a command, but is there before the
 //! first turn is asked. An executable or a command line alone would prove
-//! nothing: an agent can run the same program with the same arguments.
+//! no proof: an agent can run the same program with the same arguments.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -55,7 +55,7 @@ pub(super) struct Descendants {
 /// What codex is started as, and what was met below it.
 #[derive(Debug, Default)]
 pub(super) struct Helpers {
-    /// What lived before the turn, and is none of it.
+    /// What lived before the turn, and does not belong to it.
     own: Known,
     hosts: Known,
     /// All helpers of codex's that were met.
@@ -122,7 +122,7 @@ impl Helpers {
         }
     }
 
-    /// Nothing is known of it.
+    /// From now on, no process counts as known.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

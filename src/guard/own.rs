@@ -1,5 +1,5 @@
 //! The processes that this one has started itself and not yet reaped. What
-//! is below this process and below none of them is an orphan of a guard that
+//! is below this process but not below one of them is an orphan of a guard that
 //! was killed.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ pub struct Own(Option<i32>);
 
 /// Every process that runs besides guards must be started by this.
 pub fn start(command: &mut Command) -> io::Result<(Child, Own)> {
-    // Held meanwhile, so that none lives without being known.
+    // Held meanwhile, so that every live one is known.
     let mut pids = lock();
     fault::process("process.start")?;
     let child = command.spawn()?;

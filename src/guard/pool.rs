@@ -1,8 +1,8 @@
 //! Guards, started and kept for the next turn.
 //!
 //! Starting a program takes longer than all that a guard does in a turn. So
-//! one whose turn is over, with nothing left below it, waits for another: it
-//! has let go of the lock by then, and knows nothing of the turn any more.
+//! one with its turn over and no process left below it, waits for another: it
+//! has let go of the lock by then, and keeps no state of the turn.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -65,7 +65,7 @@ impl Guards {
         }
     }
 
-    /// The workspaces whose turns have ended, but for what can't be killed.
+    /// The workspaces with turns that have ended, but for what can't be killed.
     pub fn held_workspaces(&self) -> &HeldWorkspaces {
         &self.held
     }
@@ -91,7 +91,7 @@ impl Guards {
         drop((stdout, stderr));
         let (say, watch) = oneshot::channel();
         let (answer, answers) = mpsc::unbounded_channel();
-        // Watched also when it could not be told: it ends when `orders` is dropped.
+        // Watched even if it could not be informed: it ends when `orders` is dropped.
         tokio::spawn(seat.watch(answer, held, say));
         sent.map_err(SpawnError::Start)?;
         let process = process.and_then(Result::ok);
@@ -135,7 +135,7 @@ impl Guards {
     fn take_waiting(&self) -> Option<(Seat, OwnedWriteHalf)> {
         let mut waiting = self.waiting();
         while let Some((mut seat, orders)) = waiting.pop() {
-            // Somebody may have killed it meanwhile, stopped or changed it.
+            // It may have been killed meanwhile, stopped or changed it.
             let lives = matches!(seat.child.try_wait(), Ok(None));
             if lives && seat.pid().is_some_and(standing::is_as_new) {
                 return Some((seat, orders));
@@ -162,7 +162,7 @@ impl Seat {
         Pid::from_raw(self.child.id()?.cast_signed())
     }
 
-    /// Listens until nothing of the turn lives any more. Says so, or before that what of it
+    /// Listens until all processes of the turn have ended. Returns that, or before that what of it
     /// can't be killed.
     async fn watch(
         mut self,
@@ -224,7 +224,7 @@ impl Seat {
                         unkillable: None,
                         lock_lost,
                     };
-                    // Before anybody hears that it is over.
+                    // Before its end is reported.
                     match closed.lock_lost {
                         None => drop(held),
                         Some(_) => drop_elsewhere(held),
@@ -255,7 +255,7 @@ impl Seat {
 }
 
 /// What this process has of a turn's workspace, should the turn's guard die: then it is the
-/// worker that must keep the lock until nothing of the turn lives.
+/// worker that must keep the lock until all of the turn has ended.
 struct Held {
     lock: OwnedFd,
     record: OwnedFd,
@@ -289,7 +289,7 @@ impl Held {
         }
     }
 
-    /// Keeps the lock until none of them lives, in a thread that ends with the process.
+    /// Keeps the lock until all of them have ended, in a thread that ends with the process.
     fn until_gone(self, left: Vec<(i32, u64)>) -> Unkillable {
         unkillable().extend(left.iter().copied());
         let described = Unkillable::of(&left);
@@ -382,7 +382,7 @@ mod tests {
             lock_lost_after: None,
             bell: None,
         };
-        // A new one was tried: here there is none.
+        // A new one was tried: there is no old one here.
         let error = guards.start(spec).unwrap_err();
         assert!(matches!(error, SpawnError::Spawn { .. }), "{error:?}");
     }

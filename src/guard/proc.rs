@@ -11,7 +11,7 @@ pub struct Stat {
     pub parent: i32,
     pub group: i32,
     pub session: i32,
-    /// Whether any thread of it can still run, whatever state its first one is in.
+    /// Whether any thread of it can still run, regardless of its first one's state.
     pub alive: bool,
     /// In clock ticks since boot. With the pid, the process's identity: pids are reused.
     pub started: u64,

@@ -26,9 +26,9 @@ use super::{Unkillable, Unrest};
 pub(super) struct Start {
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// The whole environment: nothing is inherited.
+    /// The whole environment: no variable is inherited.
     pub env: Vec<(String, String)>,
-    /// As whom; the worker's own user where there is none.
+    /// The user to run as; the worker's own if absent.
     pub user: Option<User>,
     pub limits: Limits,
     /// More arguments, each with the path of a file that rides along to be read
@@ -54,7 +54,7 @@ pub(super) const MAX_FILES: usize = 32;
 /// The longest [`Start`]; only arguments and environment make it long.
 pub(super) const MAX_START_BYTES: u32 = 4 << 20;
 
-/// Starts a turn; only where none runs.
+/// Starts a turn; only while no other runs.
 pub(super) const START: u8 = b's';
 /// Sends codex SIGINT. Ignored, like the next one, where no turn runs: it may
 /// have crossed with the end.
@@ -65,13 +65,13 @@ pub(super) const KILL: u8 = b'k';
 /// Of a server, before a turn: what lives now is its own, and no turn's.
 /// Answered with [`Report::Marked`].
 pub(super) const MARK: u8 = b'm';
-/// Of a server, in a turn whose model has not answered yet: codex's MCP servers have
+/// Of a server, in a turn before the model's first answer: codex's MCP servers have
 /// started, and what they have started so far is no turn's.
 pub(super) const ADOPT: u8 = b'a';
 /// Of a server: the turn is over. Answered with [`Report::Rested`], or with
 /// [`Report::Restless`] if something of the turn goes on.
 pub(super) const REST: u8 = b'r';
-/// Of a server that rests: from now on it makes way for whoever rings the bell.
+/// Of a server that rests: from now on it makes way for the next process to ring the bell.
 pub(super) const WAIT: u8 = b'w';
 /// Of a server that rests or waits: the next turn. Answered with [`Report::Taken`].
 pub(super) const TAKE: u8 = b't';
@@ -115,7 +115,7 @@ pub(super) enum Report {
         leftovers: u64,
         unkillable: Unkillable,
     },
-    /// Nothing of the turn lives any more, and its lock is let go of.
+    /// All processes of the turn have ended, and its lock is released.
     Gone {
         /// Processes killed besides codex itself.
         leftovers: u64,

@@ -1,4 +1,4 @@
-//! How a guard is told what to start.
+//! How a guard gets what to start.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use super::Tag;
 use super::handle::GuardSpec;
 use super::protocol::{FDS, MAX_FILES, MAX_START_BYTES, START, Start};
 
-/// How long a guard may take to make room for more of what it is told.
+/// How long a guard may take to make room for more orders.
 const START_LIMIT: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
@@ -75,7 +75,7 @@ pub(super) fn send_start(
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptors"));
     }
-    // The buffer is empty, so this never waits. Only the first byte: whoever
+    // The buffer is empty, so this never waits. Only the first byte: the process that
     // reads it gets the descriptors, however much it reads of the rest.
     sendmsg(
         socket,

@@ -6,10 +6,10 @@ use nix::libc::{self, SYS_ioprio_get, SYS_sched_getattr, c_int, rlimit, syscall}
 use rustix::process::{Pid, Resource, Signal, getpid, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// Handed down to whatever the guard starts. An agent that runs as the
+/// Inherited by all that the guard starts. An agent that runs as the
 /// worker's user can change it from outside (`prlimit`, `renice`, `chrt`,
 /// `ionice`, `taskset`), and one that is root can do all of it and more. What
-/// the system does not tell is nothing.
+/// the system does not report is `None`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Standing {
     limits: [Option<[u64; 2]>; LIMITS.len()],
@@ -62,7 +62,7 @@ impl Standing {
 }
 
 /// Whether a child of this process that waits can be used as if it had just
-/// been started: with what this process has. One that somebody has stopped goes on.
+/// been started: with what this process has. A stopped one is continued.
 pub(super) fn is_as_new(child: Pid) -> bool {
     kill_process(child, Signal::CONT).is_ok() && Standing::of(child) == Standing::now()
 }
@@ -73,7 +73,7 @@ fn limit_of(process: Pid, limit: Resource) -> Option<[u64; 2]> {
         rlim_max: 0,
     };
     #[expect(unsafe_code, reason = "rustix only sets another process's limits")]
-    // SAFETY: nothing is set, and the system writes no more than `found`.
+    // SAFETY: no value is set, and the system writes no more than `found`.
     let failed = unsafe {
         libc::prlimit(
             process.as_raw_pid(),
@@ -88,7 +88,7 @@ fn limit_of(process: Pid, limit: Resource) -> Option<[u64; 2]> {
 fn scheduling_of(process: Pid) -> Option<[u32; SCHEDULING]> {
     let mut found = [0; SCHEDULING];
     #[expect(unsafe_code, reason = "no library of ours has this call")]
-    // SAFETY: the system writes no more than the size that it is told.
+    // SAFETY: the system writes no more than the given size.
     let failed = unsafe {
         syscall(
             SYS_sched_getattr,
@@ -104,7 +104,7 @@ fn scheduling_of(process: Pid) -> Option<[u32; SCHEDULING]> {
 fn io_priority_of(process: Pid) -> i64 {
     const OF_A_PROCESS: c_int = 1;
     #[expect(unsafe_code, reason = "no library of ours has this call")]
-    // SAFETY: it is told only numbers.
+    // SAFETY: it gets only numbers.
     unsafe {
         syscall(SYS_ioprio_get, OF_A_PROCESS, process.as_raw_pid())
     }
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// A look that did not take in what the system tells would show no change.
+    /// A look that did not take in what the system reports would show no change.
     #[test]
     fn a_process_is_as_its_children_are() {
         let child = Waiting::start();

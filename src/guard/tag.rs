@@ -7,7 +7,7 @@
 //! - A variable of the environment. It goes with the environment (`env -i`, `sudo`, `su -`), and
 //!   can't be read where a process is undumpable or another user's.
 //! - The limit on locks (`RLIMIT_LOCKS`), which the system has not enforced since Linux 2.4, set to
-//!   a number made of the same ids. It outlives any `exec` and change of user, anybody may read it,
+//!   a number made of the same ids. It outlives any `exec` and change of user, any process may read it,
 //!   and no program has a reason to set it. Only on purpose can a process change it: to a lower
 //!   number, or, as root, to any.
 //!
@@ -63,7 +63,7 @@ impl Tag {
         format!("{}/{}", self.root, self.workspace)
     }
 
-    /// FNV-1a, as a number that is never "unlimited" to anybody.
+    /// FNV-1a, as a number that is never "unlimited" to a reader.
     pub(super) fn mark(&self) -> u64 {
         let hash = self
             .value()
@@ -110,7 +110,7 @@ pub(super) fn take_mark(mark: u64) {
     let _ = setrlimit(Resource::Locks, limit);
 }
 
-/// Returns `None` if it has none, as nearly every process on the host.
+/// Returns `None` if it has no tag, as nearly every process on the host.
 pub fn mark_of(pid: i32) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let locks = limits

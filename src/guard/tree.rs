@@ -73,17 +73,17 @@ const DEAD_LOOKS: u32 = 20;
 struct Hunt {
     /// Everything that was ever signalled.
     met: HashSet<Identity>,
-    /// Rounds in a row that met nobody new.
+    /// Rounds in a row that found no new process.
     idle_rounds: u32,
     /// What is left can't be killed, and is only waited for.
     slow: bool,
 }
 
 impl Hunt {
-    /// Looks until a look shows nobody new, stopping all: what is stopped
+    /// Looks until a look finds no new process, stopping all: what is stopped
     /// can't fork, and still uses up the room that a fork storm needs. Then
     /// kills all, children before their parents, since the system wakes
-    /// stopped children whose parent dies. Returns the last look.
+    /// stopped children when their parent dies. Returns the last look.
     fn round(
         &mut self,
         mut look: impl FnMut() -> io::Result<Vec<(i32, Stat)>>,
@@ -157,13 +157,13 @@ pub struct Cleared {
     pub leftovers: u64,
     /// Something took longer than the limit.
     pub was_overdue: bool,
-    /// Nothing of it is left to reap, either.
+    /// No zombie of it is left, either.
     pub is_reaped: bool,
 }
 
 impl Clearing<'_> {
     /// For the guard: ends everything below this process and reaps it. Returns only when
-    /// nothing lives, however long that takes: the lock must not be free before. Past the
+    /// all have ended, however long that takes: the lock must not be free before. Past the
     /// limit, `overdue` gets the count so far and what lives, once; from then on it is
     /// looked for seldom. `nap` waits, for a child's end or for so long.
     pub fn run(
@@ -192,7 +192,7 @@ impl Clearing<'_> {
                 };
             }
             let found = hunt.round(|| Ok(below(&look_around()?, [me], &HashSet::new())));
-            // None where it could not be looked: that proves nothing.
+            // `None` if it could not be looked: that is no proof.
             let left = found.ok().map(|found| living(&found));
             let is_dead = left.as_ref().is_some_and(Vec::is_empty);
             dead_looks = if is_dead { dead_looks + 1 } else { 0 };
@@ -275,7 +275,7 @@ fn reap(pid: i32) {
     }
 }
 
-/// Returns once none of them lives, however long that takes.
+/// Returns once all of them have ended, however long that takes.
 pub fn outlive(processes: &[Identity]) {
     let mut pause = SLOW_PAUSE[0];
     while processes.iter().any(|one| is_alive(*one)) {

@@ -2,7 +2,7 @@
 //! not signal (a set-user-ID program, as `sudo` is), or in the middle of a
 //! system call that does not return (state `D`: a file system that hangs).
 //!
-//! They hold their workspace, and nothing else. What is known of them stands in
+//! They hold only their workspace. What is known of them stands in
 //! a record beside the workspace's lock, so that any process which finds the
 //! workspace locked can report why. The record also outlives the lock's holder:
 //! the next one asks by it whether they still live.
@@ -52,7 +52,7 @@ pub struct UnkillableProcess {
     /// Its name, or else its number.
     pub user: String,
     /// As `ps` shows it: `D` hangs in the system; any other belongs to a user
-    /// whose processes may not be signalled.
+    /// with processes that may not be signalled.
     pub state: String,
     /// Printable, and bounded. In brackets, the program's name alone.
     pub command: String,
@@ -77,7 +77,7 @@ impl Unkillable {
         }
     }
 
-    /// What the record says. An empty one says that there is none, and one that
+    /// The record's content. An empty one means that there is no process, and one that
     /// can't be parsed is treated as absent: its writer holds the lock meanwhile.
     pub fn read(record: &File) -> io::Result<Option<Self>> {
         let length = record.metadata()?.len().min(MAX_RECORD_BYTES);
@@ -144,7 +144,7 @@ pub(super) fn is_alive((pid, started): Identity) -> bool {
     proc::stat(pid).is_some_and(|stat| stat.alive && stat.started == started)
 }
 
-/// The boot of the host and the PID namespace: pids mean nothing elsewhere.
+/// The boot of the host and the PID namespace: pids have no meaning elsewhere.
 pub fn place() -> String {
     if fault::is_on("guard.place") {
         return "another host".to_owned();
@@ -205,7 +205,7 @@ fn command_of(pid: i32) -> Option<String> {
     Some(printable(text.trim())).filter(|text| !text.is_empty())
 }
 
-/// It is an agent's to choose: nothing in it may pass for more than a word.
+/// It is an agent's to choose: no part of it may pass for more than a word.
 fn printable(text: &str) -> String {
     let plain = |c: char| {
         if c == ' ' || c.is_ascii_graphic() {

@@ -1,8 +1,8 @@
 //! The guard's side of a server that serves one turn after another, and of
 //! the time between them.
 //!
-//! The workspace's lock is held as long as the server lives, so whoever has it
-//! can count on being alone. Between turns somebody who finds it held locks
+//! The workspace's lock is held as long as the server lives, so a process that has it
+//! can count on being alone. Between turns a process that finds it held locks
 //! another file, the *bell*; then the guard ends the server and unlocks, also
 //! where its own worker, which has the lock's description too, is frozen.
 //!
@@ -56,7 +56,7 @@ enum Phase {
     Turn,
     /// The turn is over, and its worker still records that.
     Resting,
-    /// Nobody needs the workspace, unless the bell rings.
+    /// The workspace is not needed, unless the bell rings.
     Waiting,
 }
 
@@ -81,7 +81,7 @@ impl Server {
             (MARK, Phase::Turn) => {
                 match Descendants::now(codex) {
                     Ok(look) => self.helpers.mark(&look),
-                    // Nothing is its own then, and it can't rest after the turn.
+                    // It has no children of its own then, and it can't rest after the turn.
                     Err(_) => self.helpers.forget(),
                 }
                 self.finishing = None;
@@ -126,7 +126,7 @@ impl Server {
         }
     }
 
-    /// After how long to look up though nothing was heard.
+    /// After how long to look up without a message.
     pub fn timeout(&self) -> Option<Timespec> {
         let waits = self.phase == Phase::Waiting;
         waits.then(|| Timespec::try_from(LOOK_EVERY).ok()).flatten()
@@ -139,7 +139,7 @@ impl Server {
         }
         match self.bell.try_lock_shared() {
             Ok(()) => {
-                // A description of our own, so this frees nobody else's lock.
+                // A description of our own, so this frees no other process's lock.
                 let _ = self.bell.unlock();
             }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return Some(Leave::Wanted),
@@ -153,7 +153,7 @@ impl Server {
         (Instant::now() >= until).then_some(Leave::Helper)
     }
 
-    /// When nothing of it lives any more. Its worker has the lock's
+    /// When all of it has ended. Its worker has the lock's
     /// description too, and needs it no more only between turns.
     pub fn let_go(&self, lock: &OwnedFd) -> io::Result<()> {
         self.set_idle(false);
@@ -172,7 +172,7 @@ impl Server {
         written.is_ok()
     }
 
-    /// Whether all that lives is the server's own, and nothing of the turn goes on in
+    /// Whether all that lives is the server's own, and the turn has ended in
     /// it; with the memory of all of it.
     fn rest(&mut self, codex: Pid) -> Result<(Rest, u64), Unrest> {
         let mut looks = LOOKS.into_iter();

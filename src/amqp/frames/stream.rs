@@ -1,4 +1,4 @@
-//! A stream whose reader gets what the filter lets through.
+//! A stream that passes on what the filter lets through.
 
 use std::io;
 use std::pin::Pin;

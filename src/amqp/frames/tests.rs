@@ -37,7 +37,7 @@ fn sized(octets: &[u8]) -> Vec<u8> {
     [&size.to_be_bytes()[..], octets].concat()
 }
 
-/// A header frame with headers and nothing else.
+/// A header frame with headers only.
 fn with_headers(entries: &[u8]) -> Vec<u8> {
     header(1 << 13, &sized(entries))
 }
@@ -50,7 +50,7 @@ fn typed(kind: u8, content: &[u8]) -> Vec<u8> {
     [vec![kind], sized(content)].concat()
 }
 
-/// Headers whose one entry holds that many containers in each other.
+/// Headers with one entry that holds that many containers in each other.
 fn nested(kind: u8, levels: usize) -> Vec<u8> {
     let mut value = typed(kind, &[]);
     for _ in 1..levels {

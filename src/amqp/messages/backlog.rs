@@ -1,9 +1,9 @@
-//! What the active sequencer tells of the turns that it holds.
+//! What the active sequencer reports of the turns that it holds.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// How many workspaces are told of: those with the most turns. With the
+/// How many workspaces are reported: those with the most turns. With the
 /// longest names that is 110 KB.
 pub const MAX_LINES: usize = 100;
 /// How many turns of each are named.
@@ -14,7 +14,7 @@ pub struct BacklogReport {
     /// How many turns its queue may have.
     pub limit: u64,
     pub turns: u64,
-    /// Those of them that nobody is known to run.
+    /// Those of them without a known worker.
     pub waiting: u64,
     /// Turns that it holds beyond the limit, in the order in which they came.
     /// Older ones leave those with the broker.
@@ -24,8 +24,8 @@ pub struct BacklogReport {
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WaitReport>,
-    /// Workspaces whose first turn was offered and does not start, while slots are
-    /// free. Of more than 16 the others are left out; older sequencers report none.
+    /// Workspaces where the first turn was offered and does not start, while slots are
+    /// free. Of more than 16 the others are left out; absent from older sequencers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck: Vec<StuckReport>,
     /// The longest lines first.
@@ -52,13 +52,13 @@ pub struct LineReport {
     pub turns: u64,
     /// One of them is known to run.
     pub running: bool,
-    /// It is paused: none of them is offered.
+    /// It is paused: its turns are not offered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
     /// The oldest that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WaitReport>,
-    /// The ids of the first turns, in their order. Older sequencers report none.
+    /// The ids of the first turns, in their order. Absent from older sequencers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
 }

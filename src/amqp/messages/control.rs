@@ -25,7 +25,7 @@ pub struct Cancel {
 }
 
 /// The question where a turn is. It names the workspace, too: who knows only a
-/// turn's id learns nothing.
+/// turn's id learns no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DescribeTurn {
     pub turn_id: String,

@@ -28,7 +28,7 @@ pub enum TurnPosition {
     /// No turn of that id in that workspace is known: it never came, or was forgotten.
     Unknown {
         /// Turns that the broker has and the sequencer has not read yet; this one may be among them. Absent if there
-        /// are none.
+        /// are 0.
         #[serde(skip_serializing_if = "is_zero")]
         #[schemars(extend("minimum" = 1))]
         unread: u64,
@@ -55,7 +55,7 @@ pub enum TurnPosition {
         /// The event `message_end`, as it was published.
         #[schemars(with = "Map<String, Value>")]
         end: Box<RawValue>,
-        /// What the event `error` before it had. Absent if there was none.
+        /// What the event `error` before it had. Absent if there was no error.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<TurnError>,
     },
@@ -82,7 +82,7 @@ impl Description {
     }
 
     /// What is sent in its place where the broker takes no message of its size.
-    /// Returns `None` if nothing smaller can be said.
+    /// Returns `None` if it can't be shortened further.
     pub fn shortened(&self, events: &[SealedEvent]) -> Option<Self> {
         let short: Vec<SealedEvent> = events
             .iter()

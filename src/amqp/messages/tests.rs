@@ -144,7 +144,7 @@ fn sequencer(lines: usize) -> Status {
     }
 }
 
-/// What an older version tells, and one that only stands by.
+/// What an older version reports, and one that is on standby.
 #[test]
 fn what_is_not_told_is_not_needed() {
     let old = br#"{"v":1,"type":"heartbeat","worker":"w","running":[]}"#;

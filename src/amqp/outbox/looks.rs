@@ -39,7 +39,7 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Whether nothing needs to be known before publishing on that connection.
+    /// Whether no look is needed before publishing on that connection.
     pub fn are_done_on(&self, link: &Link) -> bool {
         let known_on = self.known_on.as_ref().and_then(WeakLink::upgrade);
         self.check.is_none() || known_on.is_some_and(|known_on| known_on.is_same(link))
@@ -59,7 +59,7 @@ impl<'a> Looks<'a> {
     }
 
     /// Waits for as long as the records can't be read: as long as it is not
-    /// known, nothing may be published.
+    /// known, publishing has to wait.
     pub async fn is_newest(&self) -> bool {
         let (Some(check), Some(event)) = (&self.check, self.queue.get(0)) else {
             return true;

@@ -13,7 +13,7 @@ pub const WINDOW_EVENTS: usize = 64;
 /// Bytes of unconfirmed events of a turn: with the slots, the memory bound.
 pub const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
-/// Nothing is published any more: the shutdown came first, or publishing has
+/// Publishing has ended: the shutdown came first, or publishing has
 /// panicked ([`super::Outbox::has_failed`]).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("publishing has ended")]
@@ -22,7 +22,7 @@ pub struct Cut;
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Told of every change that somebody may wait for.
+    /// Notified of every change that a task may wait for.
     changed: Notify,
 }
 

@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
 
 impl Session<'_> {
     /// Takes the oldest event's confirm, and those that have come with it: the
-    /// broker confirms many at a time, and whoever waits for room is better
+    /// broker confirms many at a time, and a task that waits for room is better
     /// woken once for all of them.
     fn take_confirmed(&mut self, oldest: lapin::Result<Confirmation>) -> Result<(), End> {
         let mut next = Some(oldest);
