@@ -153,7 +153,7 @@ impl Pool {
     }
 
     /// Writes the next round for the others to read, before a heartbeat reports it: at each one
-    /// on a shared file system, seldom on a local one, where there is nothing that could be old.
+    /// on a shared file system, seldom on a local one, where reads are never old.
     /// Waits for a disk that hangs only once, and briefly.
     pub async fn write_round(&self) {
         let seldom = match self.0.is_shared {

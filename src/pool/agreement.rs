@@ -85,9 +85,9 @@ impl Agreement {
     }
 }
 
-/// The settings whose value decides about a turn, and which one counts is the
+/// The settings that decide about a turn, and which one counts is the
 /// broker's choice: that of the active sequencer, or of the worker that gets
-/// the offer. None of them is a secret.
+/// the offer. They contain no secrets.
 pub fn settings_of(settings: &Settings) -> BTreeMap<String, String> {
     let or = |value: &Option<String>, default: &str| {
         value.clone().unwrap_or_else(|| format!("({default})"))

@@ -1,6 +1,6 @@
 //! The processes that were heard, and what follows from what they report. Pure.
 //!
-//! A process stands back if another one, whose root differs, outranks its own
+//! A process stands back if another one, with another root, outranks its own
 //! camp. A camp is the processes of one root. In this order:
 //!
 //! 1. A camp that is in service outranks one that is not, so a newcomer never
@@ -38,7 +38,7 @@ const SAME_AGE: Duration = Duration::from_secs(5);
 const AGE_ERROR: Duration = Duration::from_secs(1);
 /// How often a lock that is held as it should be is tried again.
 const LOCK_PERIOD: Duration = Duration::from_secs(300);
-/// A process whose lock could be taken must be heard so long after that: what
+/// A process must be heard this long after its lock could be taken: what
 /// was under way when it died does not count.
 const LOCK_SETTLE: Duration = Duration::from_secs(2);
 /// How often a lock must have been free while its process lived.
@@ -119,7 +119,7 @@ pub struct PeerCheck {
     pub same_host: bool,
     /// `None` if its lock was not tried.
     pub lock_holds: Option<bool>,
-    /// How many of its rounds were read; `None` if it reports none, as older versions do.
+    /// How many of its rounds were read; `None` if it does not report that, as older versions do.
     pub rounds: Option<u32>,
     pub unseen: Option<Property>,
 }
@@ -248,7 +248,7 @@ impl Roster {
         (is_due && is_of_use).then_some(round)
     }
 
-    /// Processes whose next round is to be read, with its number.
+    /// Processes of which the next round is to be read, with its number.
     pub fn rounds_to_expect(&self, most: usize) -> Vec<(String, u64)> {
         let due = self.live().filter(|(_, peer)| self.has_to_be_read(peer));
         let next = due.filter_map(|(id, peer)| {
@@ -281,7 +281,7 @@ impl Roster {
         self.live().map(check).collect()
     }
 
-    /// Processes whose locks are to be tried now.
+    /// Processes of which the locks are to be tried now.
     pub fn locks_to_try(&self, now: Instant, most: usize) -> Vec<String> {
         let due = self.live().filter(|(_, peer)| {
             peer.agreement.root == self.own.root

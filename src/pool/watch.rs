@@ -39,7 +39,7 @@ const ANNOUNCE: Duration = Duration::from_millis(500);
 const ANNOUNCEMENTS: usize = 10;
 /// How often it is decided upon what was heard.
 const TICK: Duration = Duration::from_millis(250);
-/// For how long the life of a process is doubted whose lock could be taken.
+/// How long a process counts as doubtful after its lock could be taken.
 const DOUBT: Duration = Duration::from_secs(20);
 /// For how long a process that stands back listens on one queue.
 const STANDING_BACK: Duration = Duration::from_secs(60);

@@ -210,7 +210,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         fault::at("turn.exited");
         let ending = match ran {
-            // Nothing there is touched any more, not even to record that: it may hang.
+            // No file there is touched any more, not even to record that: it may hang.
             Ok(ran) if ran.end.lock_lost.is_some() => {
                 drop_elsewhere((bell, unkillable));
                 return Ok(self.lock_lost(ran.end.leftovers).await);

@@ -106,7 +106,7 @@ impl Ending {
         }
     }
 
-    /// Of a turn whose thread the session file could not be made to name.
+    /// Of a turn with a thread that could not be written to the session file.
     pub fn unkept(mut self, unkept: Option<Unkept>) -> Self {
         if unkept.is_some() {
             self.trailing.push(EventBody::Notice {
@@ -120,7 +120,7 @@ impl Ending {
         self
     }
 
-    /// Of a turn whose answer is to be JSON. What a turn that came to no good
+    /// Of a turn that must answer in JSON. What a turn that came to no good
     /// end said last is no answer.
     pub fn structured(mut self) -> Self {
         if self.stop_reason == StopReason::EndTurn {

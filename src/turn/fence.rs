@@ -32,7 +32,7 @@ pub(super) fn of_this_place(lost_after: Option<Duration>) -> Option<Fence> {
     })
 }
 
-/// An attempt without an end whose processes may still run, on another host.
+/// An attempt without an end with processes that may still run, on another host.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     started: Started,
@@ -50,7 +50,7 @@ impl Predecessor {
         })
     }
 
-    /// Completes when none of its processes can live any more; false if the worker shuts down first.
+    /// Completes when all of its processes must have ended; false if the worker shuts down first.
     pub async fn outlived(
         &self,
         workspace: &Workspace,

@@ -14,7 +14,7 @@ use crate::guard::{self, Tag, Unkillable, tree};
 use crate::metrics::{Metrics, OldRead};
 use crate::workspace::{JournalEnd, LockedJournal, StateError, Workspace, WorkspaceLock};
 
-/// A dying guard needs a moment to let go of the lock, and one whose server
+/// A dying guard needs a moment to release the lock, and one with a server that
 /// waits for a turn to end that first.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ pub(super) struct Hold {
     pub server: Option<Server>,
     /// A server that waited, maybe of another process, has made way.
     pub took_over: bool,
-    /// Whose processes may still run, on another host.
+    /// Its processes may still run, on another host.
     pub predecessor: Option<Predecessor>,
 }
 
@@ -50,14 +50,14 @@ pub struct Hints {
 #[derive(Debug)]
 pub(super) enum Taken {
     Hold(Box<Hold>),
-    /// Somebody else has it.
+    /// Another process has it.
     Busy,
     /// What an earlier turn has left there can't be killed.
     Held(Box<Unkillable>),
 }
 
 impl Hold {
-    /// Takes the workspace, whose journal must be as new as is known.
+    /// Takes the workspace, with a journal that must be as new as is known.
     pub async fn take(
         workspace: &Workspace,
         idle: Option<&IdleServers>,
@@ -90,7 +90,7 @@ impl Hold {
                 }
                 Taken::Held(_) => return Ok(opened),
             }
-            // It is to make way, whichever process has it.
+            // It is to make way, in any process.
             let idle = block_in_place(|| workspace.has_idle_server())?;
             if idle && bell.is_none() {
                 bell = block_in_place(|| workspace.ring())?;

@@ -84,7 +84,7 @@ pub enum Outcome {
         error: TurnError,
         events: Vec<SealedEvent>,
     },
-    /// Somebody else has the workspace, or the turn.
+    /// Another process has the workspace, or the turn.
     Busy,
     /// Processes of an earlier turn have the workspace, and can't be killed.
     Held(Box<Unkillable>),

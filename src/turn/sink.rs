@@ -9,7 +9,7 @@ use crate::event::{SealedEvent, Tokens, TurnError};
 /// Takes a turn's events in their order.
 pub trait EventSink: Send + Sync {
     /// Waits while as many events as may be are on their way: this is how a
-    /// slow broker slows codex down (G10). Cancel-safe: an event whose push
+    /// slow broker slows codex down (G10). Cancel-safe: an event with a push that
     /// was cancelled was not taken.
     fn push(&self, event: &SealedEvent) -> impl Future<Output = ()> + Send;
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 /// Why a turn stops before codex is done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Somebody wants it to end.
+    /// It was cancelled.
     Cancel,
     /// The worker shuts down and can't wait for it: it starts again elsewhere.
     Shutdown,

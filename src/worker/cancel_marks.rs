@@ -1,5 +1,5 @@
 //! The durable marks of cancels: written for a turn's next attempt to see, and
-//! looked for, as a cancel may have come while this process heard nothing.
+//! looked for, as a cancel may have come while this process was disconnected.
 //!
 //! All of it waits for the disk, which may hang. So the tasks that hear cancels
 //! or send heartbeats only ask for it here. There is one job at a time for each

@@ -1,4 +1,4 @@
-//! Tells the sequencers what runs here.
+//! Reports to the sequencers what runs here.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl<E: Engine> Worker<E> {
     /// Waits for the broker only; for a disk once, and briefly.
     pub(super) async fn tell_heartbeats(self: Arc<Self>, shutdown: Shutdown) {
         let mut ticks = interval(HEARTBEAT);
-        // One that could not be told in time tells nothing any more.
+        // Skip missed ticks: a late heartbeat is useless.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

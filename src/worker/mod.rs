@@ -8,10 +8,10 @@
 //! A slot is a consumer with a prefetch of one, so that no offer ever waits in
 //! a worker that has no room for it (G2). When the connection is lost, slots
 //! that run a turn keep running it; only free slots consume on the next one.
-//! While the host can't run turns, none consumes: other hosts take the work.
+//! While the host can't run turns, no slot consumes: other hosts take the work.
 //!
-//! A process also has a queue of its own, for turns whose server it keeps. What
-//! comes there goes to a free slot, whose own consumer is stopped meanwhile.
+//! A process also has a queue of its own, for turns with a server that it keeps. What
+//! comes there goes to a free slot, with its own consumer stopped meanwhile.
 
 mod blocked;
 mod cancel_marks;
@@ -104,7 +104,7 @@ pub struct Worker<E> {
 }
 
 impl<E: Engine> Worker<E> {
-    /// Works until `drain`, and then until nothing runs any more.
+    /// Works until `drain`, and then until all turns have ended.
     pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let slots = Arc::new(Semaphore::new(self.slots));
         let heartbeats = Arc::clone(&self).tell_heartbeats(shutdown.clone());
@@ -183,7 +183,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Serves one connection until it ends; tells why it did.
+    /// Serves one connection until it ends; returns why it did.
     async fn consume(
         self: Arc<Self>,
         link: &Link,
@@ -265,7 +265,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// One offer after the other, until the connection ends or the worker
-    /// drains; none while the host can't run turns, but for trials.
+    /// drains; no consumers while the host can't run turns, but for trials.
     async fn serve_slot(&self, link: &Link, shutdown: &Shutdown) -> Result<(), ConsumeError> {
         let host = &self.runner.host;
         loop {

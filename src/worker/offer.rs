@@ -146,7 +146,7 @@ impl<E: Engine> Worker<E> {
         }
         // Parsed again, by the same rules: who may publish here is the broker's
         // word, what is run here is ours. So are the models: a restriction holds
-        // as soon as a worker has it, whichever sequencer is active.
+        // as soon as a worker has it, with any sequencer active.
         let limits = Limits {
             models: self.limits.models.clone(),
             ..Limits::accepted()
@@ -347,7 +347,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Once every event has arrived, tells the sequencer. False if cut off.
+    /// Once every event has arrived, reports the end to the sequencer. False if disconnected.
     async fn report_done(
         &self,
         request: &TurnRequest,

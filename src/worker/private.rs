@@ -24,7 +24,7 @@ use crate::amqp::topology::Topology;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
 
-/// A slot whose turn has just been reported done is free within a few
+/// A slot with a turn just reported done is free within a few
 /// milliseconds: for so long an offer waits for one.
 const SLOT_WAIT: Duration = Duration::from_millis(50);
 /// Until a queue that was deleted is declared again.
@@ -124,7 +124,7 @@ impl<E: Engine> Worker<E> {
             };
             private.set_open(false);
             match ended {
-                // Somebody has deleted it, or the connection ends.
+                // It was deleted, or the connection ends.
                 true => sleep(RETRY).await,
                 false => consumer.stop().await,
             }
@@ -181,7 +181,7 @@ impl FreeSlots {
         }
     }
 
-    /// Gives it to a slot, or back if none is free within that time.
+    /// Gives it to a slot, or requeues it if no slot is free within that time.
     async fn give(&self, mut delivery: Delivery, within: Duration) -> Result<(), Delivery> {
         let deadline = Instant::now() + within;
         loop {

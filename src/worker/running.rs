@@ -33,7 +33,7 @@ pub struct Entry {
 }
 
 impl RunningTurns {
-    /// Nothing where the turn is here already: a second offer of it.
+    /// `None` if the turn is here already: a second offer of it.
     pub fn enter(&self, request: &TurnRequest) -> Option<Entry> {
         let key = (request.workspace.clone(), request.turn_id.clone());
         let taken = Taken {
@@ -55,7 +55,7 @@ impl RunningTurns {
     }
 
     /// Stops every turn of that id, in that workspace if one is named; for
-    /// another turn, if one is named. Tells in which workspaces.
+    /// another turn, if given. Returns the workspaces.
     pub fn cancel(
         &self,
         turn_id: &str,

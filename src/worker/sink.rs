@@ -36,7 +36,7 @@ impl<E: Engine> EventSink for OutboxSink<'_, E> {
                 !self.outbox.has_failed(),
                 "publishing the turn's events panicked"
             );
-            // Nothing is published any more: the worker is being cut off, or the
+            // Publishing has ended: the worker is being cut off, or the
             // attempt is outdated, and this turn hears of that by its stop handle.
             std::future::pending().await
         }

@@ -26,7 +26,7 @@ pub(super) fn words(error: &TurnError, setting: LogErrors) -> Option<Cow<'_, str
 }
 
 /// Whether the words for it are about the account, the connection or the
-/// settings, and quote nothing of a turn.
+/// settings, and quote no text of a turn.
 fn is_about_the_operators_part(reason: Reason) -> bool {
     match reason {
         Reason::Auth

@@ -1,6 +1,6 @@
 //! Which turn has started a conversation because it was asked to, and which one.
 //!
-//! The session file alone does not tell a later attempt of that turn whether
+//! The session file alone does not show a later attempt of that turn whether
 //! what it names is the turn's own conversation or the one before it.
 
 use serde::{Deserialize, Serialize};

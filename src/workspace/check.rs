@@ -44,7 +44,7 @@ pub struct LockProbe {
 }
 
 impl LockProbe {
-    /// None when another check holds it just now.
+    /// `None` if another check holds it just now.
     pub fn take(root: &Root) -> Result<Option<LockProbe>, DiskError> {
         let dir = root.ours();
         let file = dir.make_file(CHECK_LOCK)?;

@@ -35,7 +35,7 @@ const VERDICTS_PER_PRUNE: u128 = 1_000;
 pub struct Claim {
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// Of the request's body: another body under the same id is told by it.
+    /// Of the request's body: another body under the same id is recognised by it.
     pub fingerprint: u32,
     pub made_at: Timestamp,
     /// The worker that made it.
@@ -43,16 +43,16 @@ pub struct Claim {
 }
 
 /// A verdict that ends the turn holds its whole ending, every event of it:
-/// whoever comes second publishes the same.
+/// a later process publishes the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
     /// It runs, or ran: the journal has its attempts. Only for who holds the
     /// workspace's lock.
     Run,
-    /// It ends without having run, and its ending tells why: cancelled while it
+    /// It ends without having run, and its ending has the reason: cancelled while it
     /// waited, or not started in time. One name for all on disk, so that workers
-    /// that don't know the reason can tell the ending.
+    /// that don't know the reason can read the ending.
     #[serde(rename = "cancelled")]
     Unrun { ending: Vec<SealedEvent> },
     /// It was not acceptable: it lies in the dead queue, too.
@@ -72,7 +72,7 @@ impl Verdict {
     }
 }
 
-/// That somebody wants the turn to end.
+/// The turn was cancelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelMark {
     /// The turn that takes its place, if that is why.
@@ -97,7 +97,7 @@ struct Lost {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClaimOutcome {
     Won,
-    /// Somebody decided before.
+    /// It was decided before.
     Lost(Claim),
 }
 
@@ -141,7 +141,7 @@ impl Claims {
         Ok(claim)
     }
 
-    /// As [`Self::find`], for a reader that acts on nothing: waits for no disk.
+    /// As [`Self::find`], for a reader that does not act on it: waits for no disk.
     pub(super) fn look(&self, turn_id: &str) -> Result<Option<Claim>, StateError> {
         self.read(&claim_name(turn_id)?)
     }
@@ -155,7 +155,7 @@ impl Claims {
     ) -> Result<CancelMark, StateError> {
         let name = cancel_name(turn_id)?;
         match superseded_by.map(str::to_owned) {
-            // Empty, as all marks once were: to whoever only looks for it, a mark is a mark.
+            // Empty, as all marks once were: its existence is enough.
             None => {
                 self.dir.make_file(&name)?;
                 self.dir.sync()?;
@@ -170,7 +170,7 @@ impl Claims {
 
     pub fn cancel_mark(&self, turn_id: &str) -> Result<Option<CancelMark>, StateError> {
         let bytes = self.dir.read(&cancel_name(turn_id)?, MAX_BYTES)?;
-        // Cancelled it is, whatever can't be read of it.
+        // It counts as cancelled even if its content can't be read.
         Ok(bytes.map(|bytes| line::decode(&bytes).unwrap_or_default()))
     }
 
@@ -202,7 +202,7 @@ impl Claims {
         Ok(())
     }
 
-    /// The attempts whose processes are gone, as their lock was lost.
+    /// The attempts with no process left, as their lock was lost.
     pub fn lost_attempts(&self, turn_id: &str) -> Result<Vec<u32>, StateError> {
         let bytes = self.dir.read(&lost_name(turn_id)?, MAX_BYTES)?;
         // What can't be read is charged.

@@ -1,7 +1,7 @@
 //! An open directory, and what is done in it by name.
 //!
 //! Everything below the root is reached from one of these, a segment at a
-//! time and never over a symbolic link, so nobody who can write in a
+//! time and never over a symbolic link, so no user who can write in a
 //! workspace can lead the worker out of it.
 
 use std::fs::File;
@@ -31,10 +31,10 @@ pub(super) const PASSAGE: Mode = Mode::RWXU
     .union(Mode::ROTH)
     .union(Mode::XOTH);
 
-/// Mode of the folders above agents' homes: to be gone through, and nothing else.
+/// Mode of the folders above agents' homes: to be traversed only.
 pub(super) const CORRIDOR: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
 
-/// Whose the agents' directories are, where their user is not the worker's.
+/// The owner of the agents' directories, if not the worker's user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     pub uid: u32,
@@ -96,7 +96,7 @@ impl Dir {
         DiskError::new(doing, &self.path.join(name), source)
     }
 
-    /// Looks for the directory `name`; follows nothing.
+    /// Looks for the directory `name`; follows no link.
     pub(super) fn dir(&self, name: &str) -> Result<Found, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         match self.open_raw(name, flags, Mode::empty()) {
@@ -113,7 +113,7 @@ impl Dir {
         }
     }
 
-    /// Makes the directory `name` durable, whoever made it.
+    /// Makes the directory `name` durable, whichever process made it.
     pub(super) fn make_dir(&self, name: &str, mode: Mode) -> Result<Found, DiskError> {
         one_name(name)
             .and_then(|name| rustix::fs::mkdirat(&self.fd, name, mode))
@@ -125,7 +125,7 @@ impl Dir {
         self.dir(name)
     }
 
-    /// A folder above agents' directories of another user, whatever the umask is.
+    /// A folder above agents' directories of another user, regardless of the umask.
     pub(super) fn make_passage(&self, name: &str) -> Result<Found, DiskError> {
         let known = matches!(self.dir(name)?, Found::Dir(_));
         let made = self.make_dir(name, PASSAGE)?;
@@ -136,14 +136,14 @@ impl Dir {
         Ok(made)
     }
 
-    /// A folder above agents' homes. Nobody but this process's user may be able
+    /// A folder above agents' homes. Only this process's user may be able
     /// to put anything there: what is made in it is given away by its path.
     pub(super) fn make_corridor(&self, name: &str) -> Result<Found, DiskError> {
         if let known @ Found::Dir(_) = self.dir(name)? {
             return Ok(known);
         }
         let made = self.make_dir(name, CORRIDOR)?;
-        // Where somebody else was quicker, this fails or the look at it tells.
+        // If another process was quicker, this fails or the check shows it.
         if let Found::Dir(dir) = &made
             && dir.is_ours_alone()?
         {
@@ -153,7 +153,7 @@ impl Dir {
         Ok(made)
     }
 
-    /// Whether none but this process's user, and root, can change what is in here.
+    /// Whether only this process's user, and root, can change what is in here.
     pub(super) fn is_ours_alone(&self) -> Result<bool, DiskError> {
         let stat = rustix::fs::fstat(&self.fd)
             .map_err(|errno| DiskError::new("look at", &self.path, errno))?;
@@ -161,7 +161,7 @@ impl Dir {
         Ok(stat.st_uid == geteuid().as_raw() && others.is_empty())
     }
 
-    /// Gives a directory of this process's user to agents if nothing is in
+    /// Gives a directory of this process's user to agents if no file is in
     /// it: one that was just made, whenever its maker died. What has content
     /// is never given away unasked.
     pub(super) fn give_if_new(&self, owner: Owner) -> Result<(), DiskError> {
@@ -199,8 +199,8 @@ impl Dir {
         DiskError::not_a_directory(&self.path.join(name), kind)
     }
 
-    /// Opens a file; nothing there is `None`. Follows nothing, and waits for
-    /// nobody.
+    /// Opens a file; `None` if absent. Follows no link, and waits for
+    /// no other process.
     pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<Option<File>, DiskError> {
         // Opening a pipe would wait for its other end, for ever.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -217,8 +217,8 @@ impl Dir {
         file.ok_or_else(|| self.error("open", name, Errno::NOENT))
     }
 
-    /// All that a file holds, which must be no more than `max` bytes; nothing
-    /// there is `None`.
+    /// All that a file holds, which must be no more than `max` bytes; `None`
+    /// if it is absent.
     pub(super) fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, DiskError> {
         let Some(file) = self.file(name, OFlags::RDONLY)? else {
             return Ok(None);
@@ -267,7 +267,7 @@ impl Dir {
         }
     }
 
-    /// Removes a file; tells whether there was one.
+    /// Removes a file; returns whether it existed.
     pub(super) fn remove(&self, name: &str) -> Result<bool, DiskError> {
         let removed =
             one_name(name).and_then(|name| rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()));

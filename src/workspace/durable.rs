@@ -39,11 +39,11 @@ impl Dir {
         sync_all(self).map_err(|errno| DiskError::new("sync", self.path(), errno))
     }
 
-    /// Tries whether a small file can be written here, and leaves none.
+    /// Tries whether a small file can be written here, and removes it.
     pub(super) fn try_writing(&self) -> Result<(), DiskError> {
         Temp::write(self, temp_name(), &[0; PROBE_BYTES], PRIVATE_FILE)
             .and_then(|temp| temp.sync())
-            // By a name that is the same each time: who repeats it says nothing new.
+            // By a name that is the same each time: so repeats are recognised.
             .map_err(|error| DiskError::new("write to", self.path(), error.source))
     }
 
@@ -62,7 +62,7 @@ impl Dir {
 
     /// As [`Self::write_atomic`], over a temporary file of a fixed name: where
     /// others would see the debris, and only one process writes at a time.
-    /// `owner`: whose it is to be, if not this process's user's.
+    /// `owner`: the file's owner, if not this process's user's.
     pub(super) fn write_atomic_over(
         &self,
         temp: &str,
@@ -99,7 +99,7 @@ impl Dir {
         let linked = rustix::fs::linkat(self, temp.name.as_str(), self, name, AtFlags::empty());
         let created = match linked {
             Ok(()) => Created::New,
-            // A network file system may repeat a link whose answer it lost,
+            // A network file system may repeat a link after it lost the answer,
             // and then stumble over its own.
             Err(Errno::EXIST) if temp.is_also(name)? => Created::New,
             Err(Errno::EXIST) => Created::AlreadyThere,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::line::{Unreadable, VERSION};
 
-/// The file system did not do what it was asked to: nothing was decided by
+/// The file system did not do as requested: no decision rests on
 /// it, so the turn has not started and can be tried again later.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}", path.display())]

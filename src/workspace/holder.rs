@@ -1,5 +1,5 @@
 //! Who has a workspace's lock, for operators: what this host's kernel lists, and
-//! what the journal says of the attempt that is open. A hint; nothing is decided by it.
+//! what the journal says of the attempt that is open. A hint; no decision rests on it.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +18,7 @@ const MAX_LOCKS_BYTES: u64 = 4 << 20;
 /// What is known of the holder of a lock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockHolder {
-    /// On this host; `None` if none is listed: it is on another host, or in
+    /// On this host; `None` if no process is listed: it is on another host, or in
     /// another PID namespace.
     pub pid: Option<i32>,
     /// The name of its program.
@@ -71,7 +71,7 @@ impl Workspace {
     }
 }
 
-/// Of `/proc/locks`, whose lines read `1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF`.
+/// Of `/proc/locks`, with lines such as `1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF`.
 /// Some file systems list another device than `stat` reports: then the inode
 /// decides, if only one lock has it.
 fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<i32> {

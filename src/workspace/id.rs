@@ -7,8 +7,8 @@ const MAX_SEGMENTS: usize = 4;
 const MAX_SEGMENT: usize = 64;
 const MAX_TURN_ID: usize = 128;
 
-/// The segments of a workspace id: none is empty, absolute, `.` or `..`, and
-/// none can meet a name of ours, which all start with `.` or `~`.
+/// The segments of a workspace id: they are not empty, absolute, `.` or `..`, and
+/// can't clash with a name of ours, as these start with `.` or `~`.
 pub(super) fn segments(id: &str) -> Result<Vec<&str>, Rejection> {
     let segments: Vec<&str> = id.split('/').collect();
     if let Some(segment) = segments.iter().find(|segment| !is_segment(segment)) {

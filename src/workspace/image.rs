@@ -25,7 +25,7 @@ pub enum ImageError {
 
 /// All of a file, of at most `max` bytes, that `path` names below `top`,
 /// reached over no symbolic link. What is not `agents`' to read is not theirs
-/// to have read by somebody who may.
+/// to have read by a process that may.
 pub(super) fn read(
     top: &Dir,
     path: &ImagePath,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What this worker writes and the newest that it understands.
 pub(super) const VERSION: u64 = 1;
 
-/// How every line of this version starts, so that telling needs no parsing.
+/// How every line of this version starts, so that it is recognised without parsing.
 const OUR_VERSION: &[u8] = br#"{"v":1,"#;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //!
 //! A guard that keeps a server for the next turn holds the lock meanwhile. It
 //! has written that on the *bell*, a file beside the lock, and makes way for
-//! whoever locks that.
+//! a process that locks that.
 
 use std::fs::{File, TryLockError};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,7 +41,7 @@ impl AsFd for WorkspaceLock {
 }
 
 impl WorkspaceLock {
-    /// Whether a server was left here whose guard could not say its end.
+    /// Whether a server was left here by a guard that could not report its end.
     pub fn has_lost_server(&self) -> Result<bool, DiskError> {
         has_idle_server(&self.state)
     }
@@ -51,7 +51,7 @@ impl WorkspaceLock {
         take(&self.state, LOCK, &self.file)
     }
 
-    /// Nothing of that server lives any more.
+    /// All processes of that server have ended.
     pub fn forget_lost_server(&self) -> Result<(), DiskError> {
         let bell = bell(&self.state)?;
         bell.set_len(0)
@@ -59,7 +59,7 @@ impl WorkspaceLock {
     }
 }
 
-/// The lock that a server's guard still holds, by its descriptor; nothing
+/// The lock that a server's guard still holds, by its descriptor; `None`
 /// where that is the lock of a file that was removed since, or was dropped.
 pub(super) fn held(state: &Arc<Dir>, lock: OwnedFd) -> Result<Option<WorkspaceLock>, DiskError> {
     let held = rustix::fs::fstat(&lock).map_err(|errno| state.error("look at", LOCK, errno))?;
@@ -92,7 +92,7 @@ pub(super) fn unkillable(state: &Dir) -> Result<File, DiskError> {
 }
 
 /// Has the lock made free, if it is held for a server that waits, until the
-/// bell is dropped; nothing while somebody else has it made free.
+/// bell is dropped; `None` while another process has it made free.
 pub(super) fn ring(state: &Dir) -> Result<Option<Bell>, DiskError> {
     let file = bell(state)?;
     let rings = take(state, BELL, &file)?;

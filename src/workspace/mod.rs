@@ -30,7 +30,7 @@
 //! <root>/.codex-homes/<id>/                 the same, if agents are another user
 //! ```
 //!
-//! Segments of an id never start with a dot, so our own names meet none of them;
+//! Segments of an id never start with a dot, so our own names never clash with them;
 //! ids hold no `~`, with which our other file names start. Records are lines
 //! of a checksum and versioned JSON, in every file alike.
 //!
@@ -118,7 +118,7 @@ pub struct HomePlace {
 }
 
 impl HomePlace {
-    /// In a folder that anybody names.
+    /// In a given folder.
     #[cfg(test)]
     pub fn in_folder(path: &Path, name: &str) -> Self {
         Self {
@@ -162,7 +162,7 @@ impl Workspace {
     }
 
     /// Why the agent's directory can't be used, though it could when the
-    /// workspace was registered. Its records tell all the same what has ended.
+    /// workspace was registered. Its records still show what has ended.
     pub fn unusable(&self) -> Option<WorkspaceError> {
         self.open_dir().err()
     }
@@ -209,8 +209,8 @@ impl Workspace {
         &self.claims
     }
 
-    /// Takes the workspace's lock, or gives `None` while anybody holds it:
-    /// a worker, or a guard whose worker is gone.
+    /// Takes the workspace's lock, or returns `None` while it is held by
+    /// a worker, or a guard without its worker.
     pub fn try_lock(&self) -> Result<Option<WorkspaceLock>, DiskError> {
         lock::try_lock(&self.state)
     }
@@ -225,7 +225,7 @@ impl Workspace {
         lock::has_idle_server(&self.state)
     }
 
-    /// For the guard of a server, which makes way when somebody else locks it.
+    /// For the guard of a server, which makes way when another process locks it.
     pub fn bell(&self) -> Result<File, DiskError> {
         lock::bell(&self.state)
     }
@@ -237,7 +237,7 @@ impl Workspace {
     }
 
     /// Has a lock made free that is held for a server, as long as the bell
-    /// rings; nothing where somebody else rings already.
+    /// rings; `None` if another process rings already.
     pub fn ring(&self) -> Result<Option<Bell>, DiskError> {
         lock::ring(&self.state)
     }
@@ -284,7 +284,7 @@ impl Workspace {
         journal::end_of(&self.state, id::turn_id(turn_id)?)
     }
 
-    /// Whether the turn has ended, as its records tell. For ever, if it has.
+    /// Whether the turn has ended, by its records. If so, for ever.
     pub fn has_ended(&self, turn_id: &str) -> Result<bool, StateError> {
         Ok(match self.claims.find(turn_id)? {
             None => false,

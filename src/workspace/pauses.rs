@@ -98,7 +98,7 @@ impl Pauses {
         self.pauses.is_empty()
     }
 
-    /// For people; `None` if nothing is paused.
+    /// For people; `None` if not paused.
     pub fn in_words(&self) -> Option<String> {
         let all = || self.pauses.iter();
         let first = self.of_pool().or_else(|| all().next())?;
@@ -144,7 +144,7 @@ impl PauseFile {
         })
     }
 
-    /// Ends the pause of that scope. False if there is none.
+    /// Ends the pause of that scope. False if there is no pause.
     pub fn resume(&self, scope: &PauseScope) -> Result<bool, StateError> {
         self.change(|all| {
             let before = all.len();

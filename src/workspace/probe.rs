@@ -118,7 +118,7 @@ impl Processes {
     }
 
     /// Reads what a process has reported. Returns what is not seen of it, or `None` if all is.
-    /// An error says nothing about that.
+    /// An error has no bearing on that.
     pub fn check_round(
         &self,
         process: &str,
@@ -149,7 +149,7 @@ impl Processes {
             }));
         }
         let head = match self.dir.read(&format!("{id}{HEAD}"), LINE) {
-            // Of a file whose place another one has taken.
+            // Of a file that another one has replaced.
             Err(error) if error.source.raw_os_error() == Some(Errno::STALE.raw_os_error()) => None,
             head => head?,
         };
@@ -160,7 +160,7 @@ impl Processes {
         Ok(claim.is_none().then_some(Property::Claim))
     }
 
-    /// As a reader does it that has nothing to check: so that whatever caches there are
+    /// As an ordinary reader does it: so that the caches that there are
     /// hold the state before the next round.
     pub fn look_at_round(&self, process: &str, next: u64) {
         if let Some(id) = stem(process) {
@@ -342,7 +342,7 @@ mod tests {
         drop(prober);
         assert!(processes.dir.names().unwrap().is_empty());
 
-        // Killed, it removes nothing itself.
+        // Killed, it leaves its files.
         let held = processes.hold(ID).unwrap().unwrap();
         let mut prober = processes.prober(ID).unwrap().unwrap();
         prober.next_round().unwrap();

@@ -56,7 +56,7 @@ impl Processes {
             return Ok(None);
         };
         // Under another name until it is locked, or a sweep could take it for
-        // one whose process has ended.
+        // one that has ended.
         let temp = temp_name();
         let file = self.dir.make_file(&temp)?;
         if !lock::take(&self.dir, &temp, &file)? {
@@ -121,7 +121,7 @@ impl ProcessLock {
         Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
     }
 
-    /// For one whose file is not in place any more: the one of its name is not
+    /// For one with a file that is not in place any more: the one of its name is not
     /// removed.
     pub fn forget(mut self) {
         self.lost = true;

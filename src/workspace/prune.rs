@@ -15,13 +15,13 @@ use super::lock;
 /// So many verdicts (and marks for turns not seen yet) are kept in a folder.
 const KEPT_VERDICTS: usize = 10_000;
 
-/// Excludes other pruners, and only those: whoever removes a name must know
+/// Excludes other pruners, and only those: a process that removes a name must know
 /// that it still stands for what was read under it.
 const PRUNE_LOCK: &str = "~prune.lock";
 
 #[derive(Default)]
 struct Entry {
-    /// The newest thing known of it; nothing if it has to stay.
+    /// The newest fact known of it; `None` if it has to stay.
     when: Option<Timestamp>,
     stays: bool,
     claimed: bool,
@@ -29,7 +29,7 @@ struct Entry {
 
 impl Claims {
     /// Removes all but the newest verdicts, and debris. Gives how many turns
-    /// were forgotten; none when another process is at it.
+    /// were forgotten; `None` if another process is at it.
     pub fn prune(&self) -> Result<usize, DiskError> {
         self.prune_to(KEPT_VERDICTS)
     }
@@ -76,7 +76,7 @@ impl Claims {
         Ok(old.len())
     }
 
-    /// When a claim that may go was made; nothing for one that has to stay,
+    /// When a claim that may go was made; `None` for one that has to stay,
     /// as what can't be read has: it may be a newer worker's.
     fn verdict_time(&self, name: &str) -> Option<Timestamp> {
         match self.read(name) {

@@ -1,5 +1,5 @@
 //! What the records under a workspace root say of a turn, for operators and for
-//! producers that ask where it is: reads only, creates nothing, and needs no lock.
+//! producers that ask where it is: reads only, and needs no lock.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct RecordReader {
 /// What is recorded of a turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnRecord {
-    /// `None` of a rejected request that names none.
+    /// `None` of a rejected request without a workspace.
     pub workspace: Option<String>,
     /// What was decided for it.
     pub claim: Claim,
@@ -67,7 +67,7 @@ impl RecordReader {
         &self.path
     }
 
-    /// What is recorded of the turn in that workspace; `None` if nothing is:
+    /// What is recorded of the turn in that workspace; `None` if
     /// no worker has seen it, or it was forgotten.
     pub fn turn(&self, workspace: &str, turn_id: &str) -> Result<Option<TurnRecord>, StateError> {
         let turn_id = id::turn_id(turn_id)?;
@@ -82,7 +82,7 @@ impl RecordReader {
     }
 
     /// How far the turn in that workspace has got. Returns `None` if it has not
-    /// started, or nothing is recorded of it.
+    /// started, or it has no record.
     pub fn stage(&self, workspace: &str, turn_id: &str) -> Result<Option<TurnStage>, StateError> {
         let turn_id = id::turn_id(turn_id)?;
         let Ok(segments) = id::segments(workspace) else {
@@ -275,7 +275,7 @@ mod tests {
             stage("acme/a", "w"),
             Some(TurnStage::Started { attempt, at })
         );
-        // By another workspace, or by none, a turn is as unknown as one that never came.
+        // In another workspace, or without one, a turn is as unknown as one that never came.
         for (workspace, id) in [
             ("acme/b", "t"),
             ("acme", "t"),

@@ -39,7 +39,7 @@ const REGISTRY_LOCK: &str = "registry.lock";
 const OWNER: &str = "id";
 const MAX_OWNER_BYTES: u64 = 1024;
 
-/// Which root this is. Made once, by whichever process is first.
+/// Which root this is. Created once, by the first process.
 const ROOT_ID: &str = "root-id";
 const MAX_ROOT_ID_BYTES: u64 = 64;
 
@@ -121,7 +121,7 @@ impl Root {
         may_write(&dir)?;
         let ours = dir.make_own_dir(OURS)?;
         let workspaces = ours.make_own_dir(WORKSPACES)?;
-        // Where nothing can be written, better say so now than at each turn.
+        // If writing fails, better report it now than at each turn.
         workspaces.try_writing()?;
 
         let threads = ours.make_own_dir(THREADS)?;
@@ -158,7 +158,7 @@ impl Root {
         }
     }
 
-    /// Whose the agents' directories are, if not the worker's.
+    /// The owner of the agents' directories, if not the worker's user.
     pub fn owner(&self) -> Option<Owner> {
         self.owner
     }
@@ -235,7 +235,7 @@ impl Root {
         &self.rejected
     }
 
-    /// Verdicts on requests whose workspace can't come to be: apart from all
+    /// Verdicts on requests for workspaces that can't be created: apart from all
     /// others, which may use the same turn ids.
     pub fn rejected_in(&self, id: &str) -> Result<Claims, WorkspaceError> {
         let segments = id::segments(id).map_err(|why| rejected(id, why))?;
@@ -268,7 +268,7 @@ impl Root {
 
     /// The workspace of that id. A new one is registered, durably: its
     /// directory and its state are made, unless it would lie inside another
-    /// workspace or hold one. Of a known one, [`Workspace::unusable`] tells
+    /// workspace or hold one. Of a known one, [`Workspace::unusable`] returns
     /// whether its directory still is one.
     pub fn workspace(&self, id: &str) -> Result<Workspace, WorkspaceError> {
         let rejected = |why| rejected(id, why);
@@ -303,7 +303,7 @@ impl Root {
         })
     }
 
-    /// The state of a workspace whose registration is complete and durable:
+    /// The state of a workspace with a registration that is complete and durable:
     /// the lock file comes last.
     fn find_state(&self, segments: &[&str]) -> Result<Option<Dir>, DiskError> {
         let path: Vec<&str> = segments.iter().copied().chain([STATE]).collect();
@@ -364,7 +364,7 @@ impl Root {
     }
 
     /// A root that was there before this one. Only of a new workspace: what
-    /// agents make in theirs later means nothing, and no root opens in this one.
+    /// agents make in theirs later has no meaning, and no root opens in this one.
     fn must_not_be_in_another_root(
         &self,
         id: &str,
@@ -386,7 +386,7 @@ impl Root {
         }
     }
 
-    /// The agent's directory, made if it is missing: also when somebody has
+    /// The agent's directory, made if it is missing: also after somebody has
     /// removed it since.
     fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
         let found = match walk(&self.dir, segments)? {
@@ -536,7 +536,7 @@ fn steps(
 }
 
 /// A registered workspace in the folders below one of the state tree. Folders
-/// that a registration left when it died hold none.
+/// that a registration left when it died don't hold a workspace.
 fn workspace_below(dir: &Dir) -> Result<Option<String>, DiskError> {
     for name in dir.names()? {
         if [STATE, REJECTED].contains(&name.as_str()) {
@@ -723,7 +723,7 @@ mod tests {
         assert!(workspace.try_lock().is_ok());
     }
 
-    /// As a file system shows it that does not tell the cases apart.
+    /// As a file system shows it that does not distinguish the cases.
     #[test]
     fn g3_two_spellings_of_one_directory_are_not_two_workspaces() {
         let (_tmp, root) = root();

@@ -65,7 +65,7 @@ fn parse(bytes: &[u8]) -> SessionFile {
     }
 }
 
-/// A rename puts it there: whatever stood in its place (but a directory) is
+/// A rename puts it there: what was in its place (but a directory) is
 /// replaced and never written through.
 pub(super) fn write(dir: &Dir, thread: Uuid, owner: Option<Owner>) -> Result<(), DiskError> {
     let line = format!("{thread}\n");

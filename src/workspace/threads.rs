@@ -13,7 +13,7 @@ use super::session::SessionFile;
 const MAX_BYTES: u64 = 1024;
 
 /// One small file per thread, named by its id, holding the workspace's id.
-/// None is ever removed: a forgotten one could be adopted by another workspace.
+/// They are never removed: a forgotten one could be adopted by another workspace.
 #[derive(Debug, Clone)]
 pub struct Threads {
     dir: Arc<Dir>,
@@ -30,7 +30,7 @@ pub enum Adoption {
 /// What a turn does about the thread before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
-    /// There was none.
+    /// There was no record.
     Fresh,
     Thread(Uuid),
     /// There is something that can't be used, and the turn starts a new thread.
@@ -83,7 +83,7 @@ impl Adoption {
 }
 
 /// Judges what the session file names: a thread of this workspace is
-/// resumed, one that nobody has is adopted, another workspace's never.
+/// resumed, one without an owner is adopted, another workspace's never.
 pub fn resolve_session(
     session: SessionFile,
     workspace: &str,
@@ -95,7 +95,7 @@ pub fn resolve_session(
         SessionFile::Thread(thread) => match threads.adopt(thread, workspace)? {
             Adoption::Adopted | Adoption::AlreadyOurs => Resume::Thread(thread),
             Adoption::Other(_) => Resume::Ignored {
-                // Not whose: one workspace's agent is told nothing of another.
+                // Without the owner: one workspace's agent learns nothing of another.
                 why: format!("thread {thread} belongs to another workspace"),
             },
         },

@@ -95,7 +95,7 @@ pub(super) fn check(
     Err(older(path, found, known))
 }
 
-/// Before a journal is made where none is seen.
+/// Before a journal is made if it is not seen.
 pub(super) fn check_absent(known: Option<&JournalEnd>, path: &Path) -> Result<(), StateError> {
     known.map_or(Ok(()), |known| {
         Err(older(path, "no file".to_owned(), known))
@@ -111,7 +111,7 @@ fn older(path: &Path, found: String, known: &JournalEnd) -> StateError {
     }
 }
 
-/// The journal's id, which is made if there is none. Needs the lock.
+/// The journal's id, which is created if absent. Needs the lock.
 pub(super) fn id(state: &Dir) -> Result<Uuid, StateError> {
     loop {
         if let Some(id) = read_id(state)? {

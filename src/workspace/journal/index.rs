@@ -20,7 +20,7 @@ use crate::workspace::error::DiskError;
 use crate::workspace::line;
 
 /// Of a file. A segment's entries have 2 MB if every turn id has the most
-/// characters; beyond this, it starts with nothing.
+/// characters; beyond this, it starts empty.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Where a record stands.
@@ -49,7 +49,7 @@ pub(super) fn begin(state: &Dir, segment: u64) -> Result<(), DiskError> {
     state.remove(&name(segment)).map(drop)
 }
 
-/// Adds the end of a turn, whose record is durable.
+/// Adds the end of a turn, with a durable record.
 pub(super) fn add(state: &Dir, turn_id: &str, at: Place) -> Result<(), DiskError> {
     let name = name(at.segment);
     let error = |error| state.error("write", &name, error);

@@ -85,7 +85,7 @@ impl LockedJournal {
         read::history(self.state(), turn_id, Some((&self.file, self.tally.len)))
     }
 
-    /// What the next turn's usage is counted from; none before any thread.
+    /// What the next turn's usage is counted from; `None` before any thread.
     pub fn baseline(&self) -> Option<&Baseline> {
         self.tally.baseline.as_ref()
     }
@@ -102,7 +102,7 @@ impl LockedJournal {
         )
     }
 
-    /// Whether an attempt started here and nobody recorded its end: its worker
+    /// Whether an attempt started here and no end of it is recorded: its worker
     /// died, and may have left processes behind.
     pub fn has_open_attempt(&self) -> bool {
         self.tally.open_attempt
@@ -122,9 +122,9 @@ impl LockedJournal {
         Ok(())
     }
 
-    /// Records the end. [`StateError::NotNewest`] when somebody else has
+    /// Records the end. [`StateError::NotNewest`] if another process has
     /// written since this value's last record: then this attempt's end is
-    /// worth nothing. After any other error it may be tried again, if need be
+    /// worthless. After any other error it may be tried again, if need be
     /// on a journal that is reopened.
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;

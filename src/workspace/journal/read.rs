@@ -140,14 +140,14 @@ pub(in crate::workspace) fn history(
     if let Some((newer, extent)) = newer {
         collect(newer, &newer_path, 0, extent, turn_id, &mut history)?;
         if history.finished.is_some() && extent == Extent::Open {
-            // Its writer may not have got to that, and it is about to be told.
+            // Its writer may not have got to that, and it is about to be notified.
             durable::sync_data(newer).map_err(|errno| state.error("sync", JOURNAL, errno))?;
         }
     }
     Ok(history)
 }
 
-/// A turn's end, if the index leads to it: then nothing else is read.
+/// A turn's end, if the index leads to it: then only that is read.
 pub(in crate::workspace) fn indexed_end(
     state: &Dir,
     turn_id: &str,
@@ -277,7 +277,7 @@ pub(super) mod reads {
 mod tests {
     use super::*;
 
-    /// A file at whose end a writer is at work: each read sees so much of it.
+    /// A file with a writer at work at its end: each read sees so much of it.
     struct Growing(Vec<Vec<u8>>);
 
     impl Read for Growing {

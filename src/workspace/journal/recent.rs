@@ -15,7 +15,7 @@ use crate::workspace::error::{DiskError, StateError};
 use crate::workspace::line;
 
 /// How much is read before a turn's end, or of the end of the newer file: the
-/// attempts of a turn follow each other, as nothing else runs there meanwhile.
+/// attempts of a turn follow each other, as no other turn runs there meanwhile.
 const WINDOW_BYTES: u64 = 256 << 10;
 
 /// A turn's records. The index leads to a turn that has ended, and one that runs
@@ -130,7 +130,7 @@ fn each(
     Ok(())
 }
 
-/// The first line that starts at `from` or behind it; `None` if none does within the window.
+/// The first line that starts at `from` or behind it; `None` if the window has no such line.
 fn line_from(file: &File, path: &Path, from: u64) -> Result<Option<u64>, DiskError> {
     if from == 0 {
         return Ok(Some(0));

@@ -18,7 +18,7 @@ pub(super) enum Record {
 /// The first record of each file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Segment {
-    /// Counts the workspace's files from 1: tells which one a checkpoint or
+    /// Counts the workspace's files from 1: names the one that a checkpoint or
     /// `journal.old` belongs to.
     pub number: u64,
     /// What the earlier files amount to, so that no reader needs them for it.
@@ -35,7 +35,7 @@ pub struct Started {
     pub fingerprint: u32,
     pub at: Timestamp,
     pub worker: String,
-    /// The thread that it resumes; none for a new one.
+    /// The thread that it resumes; `None` for a new one.
     pub thread: Option<ThreadStart>,
     /// `None` where its guard does not confirm the lock, and from older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,9 +54,9 @@ pub struct Fence {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ThreadStart {
     pub id: String,
-    /// The thread's token total before; none when unknown.
+    /// The thread's token total before; `None` if unknown.
     pub base: Option<Tokens>,
-    /// Bytes in the thread's rollout file before; none when unknown.
+    /// Bytes in the thread's rollout file before; `None` if unknown.
     pub rollout_len: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ pub struct Finished {
     pub code: Option<ErrorCode>,
     /// What all agents of the turn spent.
     pub usage: Option<Usage>,
-    /// The thread that it ran in; none when codex never got to one.
+    /// The thread that it ran in; `None` if codex never got to one.
     pub thread: Option<ThreadEnd>,
     /// Every event that the broker had not confirmed by then, the ending included.
     pub unconfirmed: Vec<SealedEvent>,
@@ -88,7 +88,7 @@ pub struct Finished {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ThreadEnd {
     pub id: String,
-    /// The thread's token total after the turn; none when codex never said.
+    /// The thread's token total after the turn; `None` if codex never reported it.
     pub total: Option<Tokens>,
     /// Set where the session file could not be made to name the thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +107,7 @@ pub struct Unkept {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Baseline {
     pub thread_id: String,
-    /// None when the thread's last turn never told: then its total has moved
+    /// `None` if the thread's last turn never reported it: then its total has moved
     /// by an unknown amount.
     pub total: Option<Tokens>,
     /// The turn and attempt that left it so.
@@ -131,7 +131,7 @@ impl Baseline {
 }
 
 impl Finished {
-    /// None when it touched no thread: then the baseline stays as it is.
+    /// `None` if it touched no thread: then the baseline stays as it is.
     pub(super) fn baseline(&self) -> Option<Baseline> {
         let thread = self.thread.as_ref()?;
         Some(Baseline {

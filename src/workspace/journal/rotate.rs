@@ -2,7 +2,7 @@
 //!
 //! 1. The claims and cancel marks of the turns in `journal.old` are removed
 //!    and the folder synced. Dead in between, the next opening does it again.
-//! 2. `journal` takes the place of `journal.old`, whose records are gone.
+//! 2. `journal` takes the place of `journal.old`, with its records dropped.
 //! 3. A new `journal` is created.
 //!
 //! So no claim outlives its records for good, and no record that is still to

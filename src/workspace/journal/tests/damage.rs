@@ -38,7 +38,7 @@ fn torn(last: impl FnOnce(&mut LockedJournal)) -> Torn {
 
 impl Torn {
     /// With this in the last record's place, all before it is there and
-    /// nothing of it is.
+    /// no part of it is.
     fn check(&self, tail: &[u8], checkpoint: &[u8]) -> LockedJournal {
         let workspace = &self.workspace;
         write(workspace, JOURNAL, &[&self.before, tail].concat());
@@ -226,7 +226,7 @@ fn g4_an_attempt_that_is_not_the_newest_records_nothing() {
     }
 }
 
-/// Set in the child process whose files may not grow.
+/// Set in the child process that may not let files grow.
 const LIMITED: &str = "JOURNAL_TEST_LIMITED";
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a journal remembers of turns, while nothing goes wrong but death.
+//! What a journal remembers of turns, with no faults but process deaths.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -181,7 +181,7 @@ fn g7_the_baseline_is_what_the_newest_finished_turn_left() {
     let mut first = journal(&workspace);
     first.finished(&finished("a", 1, 15)).unwrap();
     assert_eq!(first.baseline(), Some(&baseline(Some(15), "a")));
-    // It never got to a thread, so it used nothing of one.
+    // It never got to a thread, so it used no thread's tokens.
     let mut no_thread = finished("b", 1, 0);
     no_thread.thread = None;
     first.finished(&no_thread).unwrap();
@@ -189,7 +189,7 @@ fn g7_the_baseline_is_what_the_newest_finished_turn_left() {
     drop(first);
     let mut second = journal(&workspace);
     assert_eq!(second.baseline(), Some(&baseline(Some(15), "a")));
-    // Its thread moved on by nobody knows how much.
+    // Its thread moved on by an unknown number.
     let mut untold = finished("c", 1, 0);
     untold.thread.as_mut().unwrap().total = None;
     second.finished(&untold).unwrap();

@@ -111,7 +111,7 @@ fn full() -> (tempfile::TempDir, Workspace) {
     (tmp, workspace)
 }
 
-/// Whatever a death left: the last turns are known, older ones leave nothing
+/// After any death: the last turns are known, older ones leave no record
 /// behind, and the journal goes on and rotates again.
 fn check_goes_on(workspace: &Workspace) {
     let journal = open(workspace);
