@@ -1,5 +1,5 @@
 //! What is wrong around a process at the moment: a blocked connection, another
-//! root in the pool, a queue whose head cannot be delivered.
+//! root in the pool, a queue with an undeliverable head.
 //!
 //! One place keeps all of them. The log, `/readyz`, the metric
 //! `turn_worker_condition`, heartbeats and with them `turn-worker status`

@@ -21,7 +21,7 @@ use crate::trace::TraceContext;
 
 /// A closed set of names, as they stand on the wire and in metric labels.
 /// What is said of each is what the schemas and the docs say: its comment
-/// tells what it means, the advice what to do about it.
+/// has the meaning, the advice what to do about it.
 macro_rules! names {
     ($(#[$meta:meta])* $name:ident {
         $($(#[doc = $about:literal])+ $variant:ident = $text:literal => $advice:expr),+ $(,)?
@@ -93,9 +93,9 @@ names! {
         ImageUnusable = "turn.image_unusable" => no("see [Images](#images); the message says what was found"),
         /// The turn ran longer than `timeout_s` or `TURN_TIMEOUT`.
         TurnTimeout = "turn.timeout" => yes("ask for less at once, or raise the limit"),
-        /// codex said nothing for `TURN_IDLE_TIMEOUT`.
+        /// codex was silent for `TURN_IDLE_TIMEOUT`.
         IdleTimeout = "turn.idle_timeout" => yes("raise the limit if the agent's commands are that quiet"),
-        /// The turn could not start within its `start_within_s`; nothing of it was run.
+        /// The turn could not start within its `start_within_s`; it was not run.
         Expired = "turn.expired" => yes("allow more time, or add workers"),
         /// Workers died running this turn as often as it may be tried.
         AttemptsExhausted = "turn.attempts_exhausted" => no("find out what kills them (memory?) before you send it again"),
@@ -185,8 +185,8 @@ pub struct TurnError {
 }
 
 impl TurnError {
-    /// What the worker itself says in the message: for logs, where nothing
-    /// of a request or of codex may end up.
+    /// What the worker itself says in the message: for logs, which must not
+    /// contain text of a request or of codex.
     pub fn own_words(&self) -> Option<&str> {
         match self.code {
             ErrorCode::RequestInvalid | ErrorCode::ImageUnusable | ErrorCode::TurnFailed => None,
@@ -202,7 +202,7 @@ impl TurnError {
 pub struct Usage {
     #[serde(flatten)]
     pub tokens: Tokens,
-    /// The share of its sub-agents, which the counts beside it include. Absent if none of them is known to
+    /// The share of its sub-agents, which the counts beside it include. Absent if they are not known to
     /// have spent any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agents: Option<Tokens>,
@@ -236,7 +236,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// `self - base`, or nothing when that would be negative anywhere: then
+    /// `self - base`, or `None` if that would be negative anywhere: then
     /// `base` is not an earlier total of the same thread.
     pub fn since(self, base: Tokens) -> Option<Tokens> {
         Some(Tokens {
@@ -337,8 +337,8 @@ pub enum EventBody {
         /// The last agent message whole.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
-        /// The same as the value that it is, where the request has a schema for
-        /// it. Absent when it is none.
+        /// The text as a JSON value, if the request has a schema for it. Absent if it is
+        /// no JSON.
         #[serde(
             default,
             deserialize_with = "json::some_plain",
@@ -351,8 +351,8 @@ pub enum EventBody {
         /// The turn that interrupted this one, if that is why it was cancelled.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by: Option<String>,
-        /// The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or has
-        /// not reported it where none was named.
+        /// The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or
+        /// has not reported it and the request sets no model.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
         /// Of the last attempt.
@@ -449,9 +449,9 @@ impl SealedEvent {
         format!("{}/{}/{}", self.turn_id, self.attempt, self.seq)
     }
 
-    /// What is told in its place where the broker takes no message of its
+    /// What is published in its place where the broker takes no message of its
     /// size: the same each time, under the same number, so that `seq` has no
-    /// gap (G6) and a turn its end (G5). `None`: nothing smaller can be said.
+    /// gap (G6) and a turn its end (G5). `None`: it can't be shortened further.
     pub fn shortened(&self) -> Option<Self> {
         let mut event: TurnEvent = serde_json::from_str(&self.json).ok()?;
         match &mut event.body {

@@ -1,6 +1,6 @@
 //! Faults that tests ask for: places where a process dies, freezes, meets a
 //! full disk, or leaves out what it should do. Built with the feature `faults`
-//! only; without it, all of this is nothing, and an operator's build has none.
+//! only; without it, all of this is compiled out, as in an operator's build.
 //!
 //! `FAILPOINTS` says what happens where, in the words of the crate `fail`:
 //! `turn.started=return(kill)` kills the process as soon as it has recorded a

@@ -6,7 +6,7 @@
 //!                  now and then ─▶ probe ─▶ works: take offers again
 //! ```
 //!
-//! An error alone does not tell whose fault it is: a full disk stops every
+//! An error alone does not show where the fault lies: a full disk stops every
 //! turn, a damaged folder one workspace. So the part of the host that is
 //! suspected is tried apart from any turn, and that decides.
 //!
@@ -141,7 +141,7 @@ impl Host {
     /// Completes when a turn may be taken: `None` where turns can run, and with a
     /// permit for one turn where the account is to be tried.
     pub async fn admission(&self) -> Option<Trial> {
-        // None can be closed: this is a sender itself.
+        // It can't be closed: this is a sender itself.
         let mut findings = self.inner.findings.subscribe();
         let mut barred = self.inner.barred.subscribe();
         let mut account = self.inner.account.subscribe();
@@ -206,8 +206,8 @@ impl Host {
         begun
     }
 
-    /// Something went wrong that may be this host's fault: tells what it
-    /// lacks, or nothing where the part works, so that the fault is another's.
+    /// Something went wrong that may be this host's fault: returns what it
+    /// lacks, or `None` if the part works, so that the fault is elsewhere.
     pub async fn examine(&self, part: Part) -> Option<Finding> {
         let probed = self.inner.parts.get(&part)?;
         let _alone = probed.one_at_a_time.lock().await;
@@ -217,7 +217,7 @@ impl Host {
         self.probe(part, probed, Look::Try).await
     }
 
-    /// What is lacking, for a person to read; nothing: turns can run.
+    /// What is lacking, for people; `None`: turns can run.
     pub fn findings(&self) -> Vec<Finding> {
         self.inner.findings.borrow().values().cloned().collect()
     }

@@ -36,10 +36,10 @@ use places::{Place, Places};
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
 struct ConnectionBounds {
-    /// Connections whose request has not come yet: so many must be newer than a
+    /// Connections that have not sent their request yet: so many must be newer than a
     /// probe's before that one is closed.
     asking: usize,
-    /// Connections whose answer is not read yet.
+    /// Connections that have not read their answer yet.
     answered: usize,
     /// From accepting a connection to the end of its request's head.
     head: Duration,
@@ -60,7 +60,7 @@ const BOUNDS: ConnectionBounds = ConnectionBounds {
 /// Connections that have lost their place and are not closed yet.
 const EVICTED_AT_ONCE: usize = 16;
 
-/// Of a request's head; nothing in here reads a body.
+/// Of a request's head; bodies are not read.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// After the system could not give us a connection (out of descriptors).

@@ -1,4 +1,4 @@
-//! Turns from RabbitMQ, run by the `codex` CLI, told as canonical events.
+//! Turns from RabbitMQ, run by the `codex` CLI, published as canonical events.
 //!
 //! The modules stand in the order in which a turn flows through them:
 //!

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     #[cfg(feature = "faults")]
     let _faults = turn_worker::fault::setup();
-    // The broker's URL is in our environment, whatever the command is.
+    // The broker's URL is in our environment, with any command.
     let _ = turn_worker::guard::hide();
     // Before anything else: a guard has no use for a runtime, settings or logs.
     if std::env::args_os()

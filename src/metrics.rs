@@ -40,7 +40,7 @@ use series::{
 use turns::RunningTurns;
 pub use turns::{RunningTurn, Unrecorded};
 
-/// What became of an offer whose workspace's journal was read as it was before.
+/// The outcome of an offer after its workspace's journal was read in an old state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OldRead {
     /// A later read showed all of it.
@@ -429,7 +429,7 @@ impl Metrics {
         *lock(&self.inner.backlog) = backlog;
     }
 
-    /// Workspaces whose first turn does not start though slots are free. `None`: this
+    /// Workspaces where the first turn does not start though slots are free. `None`: this
     /// process's sequencer is not the active one, so it does not know.
     pub fn set_workspaces_stuck(&self, workspaces: Option<usize>) {
         self.series().workspaces_stuck.set(workspaces.map(gauge));
@@ -525,13 +525,13 @@ impl Metrics {
         series.with_label_values(&[start.as_str()]).inc();
     }
 
-    /// The version that codex tells of itself.
+    /// The version that codex reports.
     pub fn set_codex_version(&self, version: &str) {
         self.series().set_build_info(version, &self.inner.worker);
         *lock(&self.inner.codex_version) = Some(version.to_owned());
     }
 
-    /// As codex told last.
+    /// As codex reported last.
     pub fn codex_version(&self) -> Option<String> {
         lock(&self.inner.codex_version).clone()
     }

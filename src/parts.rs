@@ -1,7 +1,7 @@
 //! The long-lived tasks of a process, and what becomes of the process when one
 //! of them dies.
 //!
-//! A dead process costs nothing: another one of the pool takes its work. A
+//! A dead process loses no work: another one of the pool takes its work. A
 //! process that lives on without one of its parts costs turns. So a panic of a
 //! part, or an end that was not asked for, ends the process in order.
 
@@ -160,7 +160,7 @@ impl Parts {
         })
     }
 
-    /// Runs a part whose end is its caller's business. Returns `None` if it has
+    /// Runs a part with an end that its caller handles. Returns `None` if it has
     /// panicked; then the process ends.
     pub async fn guard<T>(&self, part: PartName, work: impl Future<Output = T>) -> Option<T> {
         let work = async {

@@ -1,7 +1,7 @@
 //! Requests: bytes in, a validated value out, or everything that is wrong
 //! with them at once.
 //!
-//! Nothing in here does I/O: whether a workspace can be used on disk is the
+//! No I/O in here: whether a workspace can be used on disk is the
 //! workspace room's question.
 
 mod canonical;
@@ -79,7 +79,7 @@ pub struct TurnRequest {
     pub model: Option<String>,
     pub reasoning_effort: Option<Effort>,
     pub service_tier: Option<ServiceTier>,
-    /// On whose behalf, by its producer's word; see [`crate::tenants`].
+    /// The tenant, by its producer's word; see [`crate::tenants`].
     pub tenant: Option<String>,
     /// Whole seconds, at least one.
     pub timeout: Option<Duration>,
@@ -92,9 +92,9 @@ pub struct TurnRequest {
     pub metadata: Option<Metadata>,
     /// What the answer is to look like.
     pub output_schema: Option<OutputSchema>,
-    /// For the queue-wait metric only; a producer's clock decides nothing.
+    /// For the queue-wait metric only; a producer's clock has no influence.
     pub enqueued_at: Option<Timestamp>,
-    /// What it is a part of for its producer; decides nothing either.
+    /// What it is a part of for its producer; no influence either.
     pub trace: Option<Arc<TraceContext>>,
     /// For its producer, once it runs.
     pub notices: Vec<RequestNotice>,

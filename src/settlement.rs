@@ -5,10 +5,10 @@ use crate::turn::Outcome;
 /// What the worker does with the delivery that carried the offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
-    /// The turn has ended: once its events are confirmed, tell the sequencer,
+    /// The turn has ended: once its events are confirmed, report to the sequencer,
     /// which offers the workspace's next turn, and ack.
     Done,
-    /// Ack and forget: the sequencer offers the turn again when nobody is
+    /// Ack and forget: the sequencer offers the turn again if no worker is
     /// heard running it, and so not at once.
     Drop,
     /// Back to the work queue, for another worker to take now.
@@ -40,7 +40,7 @@ impl Settlement {
             // It comes again after a while, so another turn is tried first: this one's
             // failure may be its own fault after all.
             Outcome::Unfit(finding) if finding.lack.is_of_account() => Self::Drop,
-            // This worker takes nothing now, so another one will, or it waits in the queue.
+            // This worker takes no turns now, so another one will, or it waits in the queue.
             Outcome::Unfit(_) => Self::GiveBack,
         }
     }

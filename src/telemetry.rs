@@ -43,7 +43,7 @@ const TOKEN_BOUNDS: [f64; 14] = [
     16777216.0, 67108864.0,
 ];
 
-/// Why nothing can be exported.
+/// Why exporting is impossible.
 #[derive(Debug, thiserror::Error)]
 enum SetUpError {
     #[error(transparent)]
@@ -52,7 +52,7 @@ enum SetUpError {
     Tls(#[from] client::TlsError),
 }
 
-/// Exports, or does nothing. Clones export to the same place.
+/// Exports, or is disabled. Clones export to the same place.
 #[derive(Clone, Default)]
 pub struct Telemetry(Option<Arc<Exporting>>);
 
@@ -113,7 +113,7 @@ impl Telemetry {
             return;
         };
         let (done, is_done) = oneshot::channel();
-        // No thread of the runtime, whose end would wait for it.
+        // No thread of the runtime, which would wait for it at its end.
         let flushing = std::thread::Builder::new().name("flush telemetry".to_owned());
         let flushing = flushing.spawn(move || {
             exporting.shut_down();

@@ -1,4 +1,4 @@
-//! On whose behalf turns run, for metrics and pauses.
+//! The tenants that turns run for, for metrics and pauses.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::TenantFrom;
 use crate::request::{TurnRequest, WorkspaceId};
 
-/// The label of tenants that have none of their own: names come from producers, who
+/// The label of tenants without one of their own: names come from producers, who
 /// could make up a new one for each turn.
 pub const OTHER: &str = "other";
 /// The label of turns without a tenant.

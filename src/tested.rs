@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::config::EngineKind;
 
-/// The codex CLI whose every word `src/codex/` was tried with, and whose
+/// The codex CLI that `src/codex/` was tried with in every detail, and with the
 /// behaviour the tests hold.
 pub const CODEX: &str = "0.171.0";
 /// The one before, on which the scenarios of `tests/it/real_codex/` run, too.
@@ -33,7 +33,7 @@ const OLDEST_CODEX: &[(EngineKind, Version, &str)] = &[
 
 /// What differs in versions before the named ones, which run turns otherwise.
 const KNOWN_DIFFERENCES: &[(Version, &str)] = &[(
-    // Seen with 0.151.0; `ops/codex/try 0.160.0` shows none but for a goal's usage.
+    // Seen with 0.151.0; `ops/codex/try 0.160.0` shows no difference but for a goal's usage.
     Version(0, 160, 0),
     "with the engine exec, the usage of turns that are cancelled, time out or fail may be absent",
 )];

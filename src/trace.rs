@@ -4,8 +4,8 @@
 //! Events *forward* it, in that specification's words: readers' spans are children
 //! of the producer's span. A parent id of the worker's own would name a span that
 //! only exists where [`crate::telemetry`] exports it, and differ from attempt to
-//! attempt. So every event of a turn has the same context, whichever worker
-//! published it.
+//! attempt. So every event of a turn has the same context, regardless of the worker
+//! that published it.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +33,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Nothing where `traceparent` is not valid: it is as good as absent then,
-    /// and `tracestate` without it means nothing. A `tracestate` that is not
+    /// `None` if `traceparent` is not valid: it counts as absent then,
+    /// and `tracestate` without it has no meaning. A `tracestate` that is not
     /// valid is left out.
     pub fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
         Some(Self {

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! lapin's automatic recovery stays off: it was seen to deliver again what is
-//! in flight without a word. Whatever ends here is closed and rebuilt, by
+//! in flight without a word. Any of them that ends is closed and rebuilt, by
 //! code that knows what it held.
 
 mod alarm;

@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Asks on a connection of its own, that is used for nothing else. `None` where
+    /// Asks on a connection of its own, used only for that. `None` where
     /// the broker does not identify itself, and over TLS, which is not worth it.
     pub async fn ask(target: &Target) -> Option<Self> {
         if target.tls {

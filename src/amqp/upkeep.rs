@@ -12,7 +12,7 @@ use super::link::Link;
 use super::topology::{Fanout, Topology};
 use crate::error::with_sources;
 
-/// How often. A few requests that change nothing are cheap for the broker.
+/// How often. A few requests without effect are cheap for the broker.
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Topology {

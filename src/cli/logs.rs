@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use turn_worker::config::{LogFormat, Settings};
 
 /// Logs to stderr. `quiet`: only warnings, unless the operator set a level,
-/// for commands whose output a person reads.
+/// for commands with output for people.
 pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let level_set = std::env::var_os("TURN_WORKER_LOG").is_some_and(|level| !level.is_empty());
@@ -63,7 +63,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::debug!(text, "what the panic said");
 }
 
-/// One event is one line, regardless of the texts from outside in it: none can pass
+/// One event is one line, regardless of the texts from outside in it: no text can pass
 /// for an event of its own, nor move a terminal's cursor.
 struct OneLine<W> {
     out: W,

@@ -47,7 +47,7 @@ pub struct StatusArgs {
     /// How many workspaces and running turns to show at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_LINES as u64))]
     top: u64,
-    /// How long to listen where no worker or no sequencer tells of itself
+    /// How long to listen while no worker or no sequencer reports
     #[arg(long, value_name = "D", default_value = "5s", value_parser = limit)]
     timeout: Duration,
     /// Look again and again, on a terminal

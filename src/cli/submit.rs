@@ -34,7 +34,7 @@ pub struct SubmitArgs {
     turn: TurnArgs,
     #[command(flatten)]
     queueing: QueueingArgs,
-    /// Print the turn's id once the broker has it, and follow nothing
+    /// Print the turn's id once the broker has it, and do not follow it
     #[arg(long)]
     no_wait: bool,
 }

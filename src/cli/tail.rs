@@ -31,7 +31,7 @@ pub struct TailArgs {
     /// From where the log is read: `first`, or how long ago, such as 2h; less is faster
     #[arg(long, value_name = "D", default_value = "first", value_parser = since)]
     since: Since,
-    /// Wait for a turn of which the log has nothing yet
+    /// Wait for a turn that is not in the log yet
     #[arg(long)]
     wait: bool,
     /// The turn's workspace; by default that of the first event found under the turn's id
@@ -44,7 +44,7 @@ pub struct TailArgs {
     turn_id: String,
 }
 
-/// How long ago; nothing: from the first message that the log still has.
+/// How long ago; `None`: from the first message that the log still has.
 #[derive(Debug, Clone, Copy)]
 struct Since(Option<Duration>);
 

@@ -49,7 +49,7 @@ pub struct TurnArgs {
     /// How fast, and for which price, the model is served: default, flex or priority
     #[arg(long, value_name = "TIER")]
     service_tier: Option<ServiceTier>,
-    /// On whose behalf the turn runs, for metrics and pauses: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit
+    /// The tenant that the turn runs for, for metrics and pauses: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit
     #[arg(long, value_name = "NAME", value_parser = tenant)]
     tenant: Option<String>,
     /// How long the turn may run, such as 90s or 1h30m; never longer than the worker's own limit

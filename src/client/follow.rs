@@ -18,7 +18,7 @@ const PREFETCH: u16 = 200;
 /// Before an unanswered cancel is sent again.
 const CANCEL_PAUSE: Duration = Duration::from_secs(5);
 /// After a lost connection, until the request is sent once more as long as
-/// nothing is heard of the turn; twice as long each time, up to the last.
+/// no event of the turn comes; twice as long each time, up to the last.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(5 * 60);
 
@@ -35,7 +35,7 @@ pub enum Update {
     /// that has ended gets its end again.
     Restored,
     CancelSent,
-    /// It is sent again and again until somebody does.
+    /// It is sent again and again until one does.
     CancelUnheard,
 }
 
@@ -61,7 +61,7 @@ struct Reading {
 }
 
 /// On a connection that is not the first, before anything was heard on it: the
-/// turn's end may have been told to nobody, and a request that came while the
+/// turn's end may have reached no reader, and a request that came while the
 /// sequencer had not yet heard of that end was dropped as one sent twice.
 #[derive(Debug, Clone, Copy)]
 struct Unsure {
@@ -85,7 +85,7 @@ impl Unsure {
 }
 
 impl Follow {
-    /// Listens to the turn's events; nothing is sent yet. `cancel` is how the
+    /// Listens to the turn's events; it is not sent yet. `cancel` is how the
     /// turn is to be cancelled later.
     pub async fn listen(
         client: Client,

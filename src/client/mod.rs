@@ -1,6 +1,6 @@
 //! The producer's side: sends a turn, follows its events, cancels it.
 //!
-//! It declares nothing but a queue of its own: a producer need not have the
+//! It declares only a queue of its own: a producer need not have the
 //! rights for more. What it sends twice runs once, since a turn's id is its
 //! idempotency key; so whenever in doubt it sends again.
 
@@ -88,7 +88,7 @@ impl Client {
     pub fn new(connector: Connector, prefix: &str) -> Self {
         Self {
             connector,
-            // A limit that only whoever declares the queue has a use for.
+            // A limit that only the queue's declarer can use.
             topology: Topology::new(prefix, 0),
         }
     }
@@ -101,7 +101,7 @@ impl Client {
         sent
     }
 
-    /// Asks all workers to end a turn, in any workspace where none is named.
+    /// Asks all workers to end a turn, in any workspace if no workspace is given.
     pub async fn cancel(&self, turn_id: &str, workspace: Option<&str>) -> Result<(), ClientError> {
         let link = self.connector.connect().await?;
         let sent = self.publish_cancel(&link, turn_id, workspace).await;

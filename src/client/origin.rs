@@ -17,7 +17,7 @@ impl Origin {
     }
 
     /// Whether an event may be the turn's. Those of older workers name no
-    /// workspace, and those of a rejected request may have none to name.
+    /// workspace, and those of a rejected request may lack one.
     pub fn admits(&mut self, workspace: Option<&str>) -> bool {
         let Some(theirs) = workspace.filter(|workspace| !workspace.is_empty()) else {
             return true;

@@ -217,7 +217,7 @@ impl Tail {
         // Of workers that set no filter value yet.
         filtered.insert("x-stream-match-unfiltered".into(), AMQPValue::Boolean(true));
         let consumer = match self.consume(&link, filtered).await {
-            // A broker that could, and whose operator has not switched it on.
+            // A broker that supports it, but with it switched off.
             Err(error) if !self.is_final(&error) => {
                 let mut all = FieldTable::default();
                 all.insert(OFFSET.into(), from);

@@ -17,7 +17,7 @@ use crate::trace::TraceContext;
 /// What goes into a request.
 #[derive(Debug, Clone, Default)]
 pub struct NewTurn {
-    /// A new one if none was given.
+    /// A new one if absent.
     pub turn_id: Option<String>,
     /// As the worker takes it: an id, or an absolute path under its root.
     pub workspace: String,
@@ -221,7 +221,7 @@ mod tests {
             wrong_id.submission().unwrap_err().violations[0].field,
             "turn_id"
         );
-        // Under whose root it lies, a worker knows.
+        // The worker knows its root.
         let submission = turn("/srv/workspaces/a", "hi").submission().unwrap();
         assert_eq!(submission.workspace, "/srv/workspaces/a");
     }

@@ -16,7 +16,7 @@ use crate::request::json;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause {
     pub reason: Reason,
-    /// Whether the same turn may succeed later without anybody changing
+    /// Whether the same turn may succeed later without a change of
     /// anything (a key, a bill, a setting, the prompt).
     pub retryable: bool,
 }
@@ -90,7 +90,7 @@ pub fn classify_exit(exit: &Exit, stderr: &str) -> Cause {
         Exit::Signal(_) | Exit::GuardLost => None,
     };
     words.unwrap_or(match exit {
-        // Somebody else ended it (the kernel for memory, an operator).
+        // Another process ended it (the kernel for memory, an operator).
         Exit::Signal(_) | Exit::GuardLost => Cause {
             reason: Unknown,
             retryable: true,
@@ -169,8 +169,8 @@ pub fn thread_refused(message: &str) -> bool {
 }
 
 /// Whether codex could not resume because the thread is gone or unreadable,
-/// so that only a new thread helps. A thread that is merely busy, or whose
-/// file the system would not let codex read, is not lost: starting afresh
+/// so that only a new thread helps. A thread that is merely busy, or with a
+/// file that the system would not let codex read, is not lost: starting afresh
 /// would throw its memory away.
 ///
 /// `saw_event`: whether stdout held any event; a lost thread prints no event.

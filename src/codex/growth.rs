@@ -15,7 +15,7 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Of a thread whose total is known to be zero.
+    /// Of a thread with a total known to be zero.
     pub fn of_new_thread() -> Self {
         Self {
             total: Some(Tokens::default()),

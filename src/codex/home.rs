@@ -28,7 +28,7 @@ pub enum Homes {
     /// Each workspace has its own, made from a template.
     PerWorkspace {
         template: Option<PathBuf>,
-        /// Whose it is, if not the worker's.
+        /// Its owner, if not the worker's user.
         owner: Option<Owner>,
     },
 }
@@ -101,7 +101,7 @@ fn make(place: &HomePlace, template: Option<&Path>, owner: Option<Owner>) -> io:
     Ok(renameat(place.above(), &new, place.above(), place.name())?)
 }
 
-/// Homes whose agents are the worker's own user are not sealed.
+/// Homes are not sealed if agents run as the worker's user.
 fn seal(home: &File, owner: Option<Owner>) -> io::Result<()> {
     if let Some(agents) = owner {
         super::seal::seal(home, agents)?;

@@ -36,8 +36,8 @@ pub mod workspace_config;
 #[cfg(test)]
 mod transcripts;
 
-/// How codex, or the attempt to start it, ended. An exit is data: nothing
-/// here is an error of ours.
+/// How codex, or the attempt to start it, ended. An exit is data,
+/// not an error of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// It ended by itself with this code.

@@ -171,7 +171,7 @@ impl Process {
         }
     }
 
-    /// For a turn whose end is not the process's.
+    /// For a turn that ends before its process.
     pub fn so_far(&mut self) -> End {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         End {

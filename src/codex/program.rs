@@ -54,7 +54,7 @@ pub struct Launch {
     pub engine: EngineKind,
     /// The agent's environment: the allowed variables that are set.
     pub env: Vec<(String, String)>,
-    /// As whom codex runs, if not as the worker.
+    /// The user that codex runs as, if not the worker's.
     pub user: Option<User>,
     pub limits: Limits,
     /// How long a turn's processes may take to end once they are killed.

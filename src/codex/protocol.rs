@@ -38,7 +38,7 @@ pub enum CliEvent {
         /// What codex says of it as a code, if it does.
         cause: Option<Cause>,
     },
-    /// The turn was stopped, as somebody has asked for.
+    /// The turn was stopped, on request.
     TurnInterrupted,
     /// Mostly not terminal; the line itself does not show it.
     Error {
@@ -151,7 +151,7 @@ pub fn parse_rest(line: &[u8]) -> Option<CliEvent> {
 }
 
 /// The ends of a line that start as a message may, so many of them at most:
-/// each is read as a whole. Within a message's texts nothing starts so, as their
+/// each is read as a whole. Within a message's texts no line starts so, as their
 /// quotes are escaped.
 pub(super) fn rests<'a>(
     line: &'a [u8],
@@ -249,7 +249,7 @@ fn todo(fields: &Map<String, Value>) -> Vec<PlanItem> {
 }
 
 /// The CLI's token counts, on stdout as in its rollouts. Without whole numbers
-/// for input and output nothing was reported; the other three are newer than
+/// for input and output no value was reported; the other three are newer than
 /// these and read as zero where they are missing.
 pub(super) fn usage(fields: &Map<String, Value>) -> Option<Tokens> {
     let count = |name: &str| fields.get(name).and_then(Value::as_u64);

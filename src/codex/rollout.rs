@@ -40,7 +40,7 @@ pub use turn::{Recorded, of_turn};
 const CHUNK: usize = 64 * 1024;
 
 /// The lines looked for have less than 1 KB; one longer than this, a command's
-/// output for example, is none of them.
+/// output for example, does not count.
 const MAX_LINE: usize = 64 * 1024;
 
 /// The most that is read of a record at once, in bytes. Real ones have up to
@@ -139,7 +139,7 @@ impl Rollout {
     }
 
     fn open(&self) -> io::Result<File> {
-        // Not blocking, should somebody have put a pipe there.
+        // Not blocking, in case it is a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {

@@ -3,7 +3,7 @@
 /// The most of stderr that an error message carries, in bytes.
 const MAX_TAIL: usize = 2048;
 
-/// Printed by every run whose stdin is no terminal; it never explains anything.
+/// Printed by every run without a terminal as stdin; it is never the cause.
 const NOISE: &str = "Reading additional input from stdin...";
 /// Starts a warning that codex writes at each start where its home is below
 /// the temporary folder.
@@ -29,7 +29,7 @@ pub fn clean_tail(stderr: &str) -> String {
 }
 
 /// What codex itself said, without its log: log lines quote commands and
-/// patches, whose words must not be taken for the cause. When it only logged,
+/// patches, with words that must not be taken for the cause. When it only logged,
 /// the log is all there is.
 pub(super) fn spoken(tail: &str) -> String {
     let spoken: Vec<&str> = tail.lines().filter(|line| !is_log(line)).collect();

@@ -6,7 +6,7 @@
 //! *trusted*. Both engines decide that by the table `projects`; with
 //! `app-server`, a `thread/start` that may write even makes a new entry. An
 //! argument outranks every entry that is in a file, and where there is an
-//! entry, codex makes none.
+//! entry, codex makes no entry.
 //!
 //! Some of this is not behind that trust: codex itself runs `git status` in
 //! the workspace, and git runs the filter programs that `.git/config` names.
@@ -24,7 +24,7 @@ pub enum WorkspaceConfig {
 }
 
 /// Arguments that decide whether codex believes the configuration in
-/// `workspace`, under each of its `paths`, and that it believes none above.
+/// `workspace`, under each of its `paths`, and that it trusts no folder above.
 pub fn trust(config: WorkspaceConfig, paths: &[&Path]) -> [String; 2] {
     let above = paths.iter().flat_map(|path| path.ancestors().skip(1));
     let mut projects = toml::Table::new();

@@ -60,7 +60,7 @@ pub struct Settings {
     pub codex_warm_memory: Option<u64>,
     pub codex_sandbox: Sandbox,
     pub codex_args: Vec<String>,
-    /// Names of variables; none of the worker's own is among them.
+    /// Names of variables; the worker's own are not among them.
     pub codex_env: Vec<String>,
     /// Of these, what the agent's commands see empty.
     pub codex_hidden_env: Vec<String>,
@@ -126,7 +126,7 @@ impl Settings {
     }
 
     /// As [`Self::for_producer`], for a command that only judges requests or
-    /// tells the contract.
+    /// is in the contract.
     pub fn for_documents() -> Result<(Self, Vec<Warning>), ConfigError> {
         Self::in_this_directory(vars_of(table::OF_DOCUMENTS))
     }
@@ -168,7 +168,7 @@ impl Settings {
     }
 
     /// Reads `vars`, in which variables of others may stand too. An empty
-    /// value is as good as none. Paths stay as they are spelled.
+    /// value counts as absent. Paths stay as they are spelled.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
@@ -203,7 +203,7 @@ impl Settings {
 
     /// The broker's URL as it is now, see [`Broker::url`]. It asks for TLS if
     /// there is a setting for that: a password must not go out in the clear
-    /// where somebody meant to protect it.
+    /// where it was meant to be protected.
     pub fn amqp_url(&self) -> Result<SecretString, BrokerUrlError> {
         let url = self.broker.url()?;
         match self.amqp_tls.set_by() {
@@ -372,7 +372,7 @@ words! {
     /// Of which failed turns the words of codex are logged.
     LogErrors {
         Off = "off",
-        /// Of those whose words can't quote a prompt.
+        /// Of those that can't quote a prompt.
         Known = "known",
         All = "all",
     }

@@ -425,7 +425,7 @@ fn the_url_can_come_from_a_file_that_changes() {
     assert!(both.contains("not together with AMQP_URL"), "{both}");
 }
 
-/// A password must not go out in the clear where somebody meant to protect it.
+/// A password must not go out in the clear where it was meant to be protected.
 #[test]
 fn g8_a_setting_for_tls_allows_no_url_without() {
     let folder = tempfile::tempdir().unwrap();

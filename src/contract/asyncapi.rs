@@ -2,7 +2,7 @@
 //!
 //! It describes the worker: what it receives, a producer sends. Its payloads
 //! are the schemas, as the AsyncAPI Schema Object has them, which is a superset
-//! of JSON Schema draft-07: nothing that they use is newer than that.
+//! of JSON Schema draft-07: they use no newer keywords.
 
 use serde_json::{Map, Value, json};
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::amqp::topology::Topology;
 
-/// Raised when something that was promised is taken back, which nobody plans.
+/// Raised when something that was promised is taken back, which is not planned.
 pub const VERSION: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,7 +135,7 @@ fn one_line_descriptions(schema: &mut Map<String, Value>) {
     }
 }
 
-/// `uint32` and the like are no formats of JSON Schema's; `minimum` tells.
+/// `uint32` and the like are no formats of JSON Schema's; `minimum` has it.
 fn without_rust_formats(schema: &mut Map<String, Value>) {
     schema.retain(|key, value| {
         key != "format"

@@ -65,7 +65,7 @@ fn type_of(name: &str, rule: &Value, definitions: &Value) -> Value {
     }
     let mut field = json!({ "type": one_type(&rule["type"]) });
     if field["type"] == "object" {
-        // Of any names and values: unsaid, some generators allow none.
+        // Of any names and values: unsaid, some generators allow no other fields.
         field["additionalProperties"] = true.into();
     }
     for keyword in ["format", "minimum"] {

@@ -1,6 +1,6 @@
 //! What a producer does about a code, a reason, a notice or a stop reason.
 
-/// For the docs and the schemas; nothing here decides what a worker does.
+/// For the docs and the schemas; workers don't act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
     pub again: Again,
@@ -9,12 +9,12 @@ pub struct Advice {
 }
 
 /// Whether the same turn, sent again under a new id, may succeed without
-/// anybody changing anything.
+/// a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
     No,
     Yes,
-    /// It depends, and `error.retryable` tells.
+    /// It depends, see `error.retryable`.
     AsTold,
 }
 

@@ -240,7 +240,7 @@ fn leave_session() {
     let Some(group) = getppid().and_then(group_of) else {
         return;
     };
-    // Fails only when the worker has died, and then there is nothing to start.
+    // Fails only when the worker has died, and then there is no turn to start.
     let _ = setpgid(None, Some(group)).and_then(|()| setsid());
 }
 

@@ -122,8 +122,8 @@ impl Confinement {
     }
 }
 
-/// Into an empty session keyring. The worker's would be inherited, whichever user
-/// this process becomes, and with it the use of all keys that are in there.
+/// Into an empty session keyring. The worker's would be inherited across the change
+/// of user, and with it the use of all keys that are in there.
 fn leave_keyring() -> rustix::io::Result<()> {
     const JOIN_SESSION_KEYRING: c_int = 1;
     #[expect(unsafe_code, reason = "no library of ours has this call")]

@@ -180,13 +180,13 @@ impl Guard {
         self.answer(|answer| answer == Answer::Marked).await;
     }
 
-    /// Of a server whose MCP servers have started, before the agent can do anything:
+    /// Of a server with its MCP servers started, before the agent can do anything:
     /// what they have started is their own.
     pub async fn adopt(&mut self) {
         self.order(ADOPT).await;
     }
 
-    /// Of a server whose turn is over: whether all of the turn has ended, so
+    /// Of a server after its turn: whether all of the turn has ended, so
     /// that it rests now and may have another, and how many bytes of memory it takes.
     /// Returns `None` if it is gone.
     pub async fn rest(&mut self) -> Option<Result<u64, Unrest>> {

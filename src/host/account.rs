@@ -26,7 +26,7 @@ const IN_A_ROW: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The longest pause where codex has reported when the allowance is renewed:
-/// somebody may have raised it before.
+/// it may have been raised before.
 const LONGEST_UNTIL_RESET: Duration = Duration::from_secs(1800);
 
 /// What is lacking where turns fail for that reason. Returns `None` for those that
@@ -43,7 +43,7 @@ fn lack_of(reason: Reason) -> Option<Lack> {
 /// Which ends count, and what becomes of the turns that meet them.
 #[derive(Debug, Clone, Default)]
 pub struct AccountPolicy {
-    /// Some of [`crate::config::ACCOUNT_FAULTS`]; none: turns just end.
+    /// Some of [`crate::config::ACCOUNT_FAULTS`]; empty: turns just end.
     pub faults: Vec<Reason>,
     /// A turn that meets a fault while the host takes no turns waits instead of
     /// ending, unless the model has answered it.

@@ -337,7 +337,7 @@ async fn silent(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What comes of the rest of its request. A closed connection says nothing, or
+/// What comes of the rest of its request. A closed connection returns no bytes, or
 /// refuses what is sent.
 async fn goes_on(mut stream: TcpStream) -> bool {
     let _ = stream.write_all(b"Host: x\r\n\r\n").await;

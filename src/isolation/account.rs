@@ -93,8 +93,8 @@ impl Account {
         })
     }
 
-    /// A variable that tells of the user, so that the worker's own must not
-    /// be passed on; none inside where the database knows nothing of it.
+    /// A variable about the user, so that the worker's own must not
+    /// be passed on; `None` inside if the database lacks it.
     pub fn variable(&self, name: &str) -> Option<Option<String>> {
         let text = |path: &PathBuf| path.to_str().map(str::to_owned);
         let known = self.known.as_ref();
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(account.variable("PATH"), None);
     }
 
-    /// The worker's own home is never told, not even where no other is known.
+    /// The worker's own home is never passed on, not even if no other is known.
     #[test]
     fn g8_ids_without_an_account_have_no_home_and_no_other_group() {
         let ids = RunAs::Ids {

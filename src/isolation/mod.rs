@@ -45,7 +45,7 @@ pub struct Agents<'a> {
 #[error("agents are not isolated: {0}")]
 pub struct IsolationError(String);
 
-/// Lets nobody run agents otherwise than the settings want it. What is only
+/// Lets no agent run otherwise than the settings require. What is only
 /// doubtful goes to the log.
 pub fn enforce(
     settings: &Settings,

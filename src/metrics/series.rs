@@ -423,7 +423,7 @@ impl Series {
         (new.0, series)
     }
 
-    /// Alerts on the rise of a counter miss the rise from nothing to one, so
+    /// Alerts on the rise of a counter miss the rise from absent to one, so
     /// the labels that can occur exist from the start.
     fn begin_at_zero(&self) {
         for tenant in self.tenant_labels() {
@@ -494,7 +494,7 @@ impl Series {
             let _ = self.turns(*stop, tenant);
         }
         for &code in ErrorCode::ALL {
-            // Only codex's words have a reason to tell.
+            // Only codex's words have a reason to give.
             let reasons = match code {
                 ErrorCode::TurnFailed | ErrorCode::Exited | ErrorCode::StartFailed => Reason::ALL,
                 _ => &[Reason::Unknown],

@@ -53,7 +53,7 @@ impl Drop for RunningTurn {
     }
 }
 
-/// A turn whose end waits to be recorded.
+/// A turn that has ended and waits to be recorded.
 #[must_use = "the turn counts as unrecorded until this is dropped"]
 pub struct Unrecorded(IntGauge);
 

@@ -36,8 +36,8 @@ pub struct DeadLetters {
 }
 
 impl Operator {
-    /// Holds the dead queue's messages until the end of the walk. While somebody
-    /// else does, that is waited for, `until` then.
+    /// Holds the dead queue's messages until the end of the walk. While another
+    /// client does, that is waited for, until `until`.
     pub async fn dead_letters(&self, until: Instant) -> Result<DeadLetters, OperatorError> {
         loop {
             let link = self.connector.connect().await?;

@@ -1,6 +1,6 @@
 //! The operator's side: what a pool says of itself, and what it would not take.
-//! It only looks; nothing is declared but a queue of its own, and nothing is
-//! sent to anybody.
+//! It is read-only: it declares only a queue of its own, and sends
+//! no messages.
 
 mod dead;
 mod letter;

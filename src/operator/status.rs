@@ -1,5 +1,5 @@
-//! What a pool tells of itself, heard on the status exchange for as long as it
-//! takes that everybody has told.
+//! What a pool reports, received on the status exchange for as long as it
+//! takes for all to report.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const MAX_CONDITIONS: usize = 32;
 pub struct PoolStatus {
     pub workers: Vec<WorkerStatus>,
     pub sequencers: Vec<SequencerStatus>,
-    /// Of the active sequencer; nothing where none has told of being it.
+    /// Of the active sequencer; `None` if no process has reported to be it.
     pub backlog: Option<BacklogReport>,
     /// Turns that no sequencer's queue has taken: they are beyond its limit, or
     /// no sequencer is there. `None`, as the next three, if the broker does not
@@ -84,7 +84,7 @@ struct Heard {
 
 impl Operator {
     /// Listens for a little longer than a heartbeat takes, and for up to `limit`
-    /// where no worker or no sequencer has told of itself by then.
+    /// where no worker or no sequencer has reported by then.
     pub async fn status(&self, limit: Duration) -> Result<PoolStatus, OperatorError> {
         let link = self.connector.connect().await?;
         let status = self.hear(&link, limit).await;

@@ -14,13 +14,13 @@ use crate::workspace::TurnRecord;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TurnReport {
     pub turn_id: String,
-    /// `None` if it is not known, or a rejected request names none.
+    /// `None` if it is not known, or a rejected request lacks it.
     pub workspace: Option<String>,
     #[serde(flatten)]
     pub state: TurnState,
     /// From the first to the last, as far as they are recorded.
     pub attempts: Vec<AttemptReport>,
-    /// Somebody has asked for its end.
+    /// It was cancelled.
     pub cancel_requested: bool,
 }
 
@@ -168,7 +168,7 @@ fn live(
     let lines = pool.backlog.iter().flat_map(|backlog| &backlog.top);
     for line in lines.into_iter().filter(|line| meant(&line.workspace)) {
         let place = line.next.iter().position(|id| id == turn_id);
-        // Of a turn whose workspace is known, a longer line may hold it.
+        // Of a turn with a known workspace, a longer line may hold it.
         let behind = workspace.is_some() && line.turns > line.next.len() as u64;
         if place.is_none() && !behind {
             continue;

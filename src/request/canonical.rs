@@ -128,7 +128,7 @@ impl TurnRequest {
         Canonical::of(self).json()
     }
 
-    /// Tells whether two requests with one turn id ask for the same. When
+    /// Returns whether two requests with one turn id ask for the same. When
     /// they were sent, in which trace, and with what that is ignored plays no part:
     /// a producer that sends a turn again may stamp it again. Nor does the tenant,
     /// which older workers do not know.

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-/// The first is what a request gets that chooses none.
+/// The first is the default.
 macro_rules! choices {
     ($(#[$meta:meta])* $name:ident {
         $(#[$first_meta:meta])* $first:ident = $first_text:literal,
@@ -24,7 +24,7 @@ macro_rules! choices {
                 match self { Self::$first => $first_text, $(Self::$variant => $text),+ }
             }
 
-            /// For canonical forms, which leave out what nobody has to choose.
+            /// For canonical forms, which leave out optional fields.
             pub(crate) fn is_default(&self) -> bool {
                 *self == Self::default()
             }
@@ -46,7 +46,7 @@ macro_rules! choices {
 }
 
 choices! {
-    /// What becomes of a turn whose workspace has turns that have not ended.
+    /// What becomes of a turn in a workspace with turns that have not ended.
     OnBusy {
         /// It waits for its place.
         Enqueue = "enqueue",

@@ -19,7 +19,7 @@ pub enum IdError {
 }
 
 /// The name of a turn: 1 to 128 of `[A-Za-z0-9._-]`. `.` and `..` are valid
-/// ids, so none may be used as a file name without something before it.
+/// ids, so they must not be used as a file name without something before it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct TurnId(Arc<str>);
 
@@ -46,14 +46,14 @@ impl FromStr for TurnId {
 }
 
 /// The name of a workspace: its directory relative to the workspace root, 1
-/// to 4 segments. No segment starts with a dot, so that none climbs out of
+/// to 4 segments. No segment starts with a dot, so that an id can't climb out of
 /// the root or meets the worker's own folder in it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkspaceId(Arc<str>);
 
 impl WorkspaceId {
     /// `text` is the id, or an absolute path under one of `roots`. Paths are
-    /// compared as they are spelled; nothing is looked up on disk.
+    /// compared as they are spelled; the disk is not read.
     pub fn parse(text: &str, roots: &[PathBuf]) -> Result<Self, IdError> {
         if !text.starts_with('/') {
             return text.parse();

@@ -69,7 +69,7 @@ pub enum Image {
 }
 
 impl Image {
-    /// Of a block's `source`, whose path in the request is `at`.
+    /// Of a block's `source`, with the path `at` in the request.
     pub(super) fn read(at: &str, source: &Value, violations: &mut Violations) -> Option<Self> {
         let text = |field: &str| source.get(field).and_then(Value::as_str);
         let mut violates = |field: &str, found: String, rule: String| {
@@ -132,7 +132,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Leads nowhere but down from where it starts, as far as names tell.
+/// Leads only down from where it starts, as far as names show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImagePath(String);
 

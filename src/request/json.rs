@@ -7,7 +7,7 @@
 //! an object is an object, and the one depth limit of 128 holds for all.
 //!
 //! An object of one field takes some hundred times the memory of its text, so
-//! that a limit on bytes alone is none on memory: values are counted, too.
+//! that a limit on bytes alone does not bound memory: values are counted, too.
 //! A text that has too many is refused, or read without the rest of them.
 
 use std::borrow::Cow;
@@ -192,7 +192,7 @@ struct Budget {
 #[derive(Clone, Copy)]
 enum Limit<'a> {
     None,
-    /// Nothing inside once there was one too many.
+    /// `None` inside once there was one too many.
     Refuse(&'a Budget),
     LeaveOut(&'a Cell<usize>),
 }

@@ -1,4 +1,4 @@
-//! The request as a JSON Schema, for whoever wants to know before sending.
+//! The request as a JSON Schema, for producers that check before sending.
 //!
 //! It stands beside the parser, which decides: tests hold the two against each
 //! other, with requests of all kinds. A new field needs a line in
@@ -25,7 +25,7 @@ const WORKSPACE_ID: &str =
 const MODEL_NAME: &str = "^[A-Za-z0-9._:/@][A-Za-z0-9._:/@-]{0,127}$";
 const TENANT: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 const BASE64: &str = "^[A-Za-z0-9+/]{2,}={0,2}$";
-/// Names joined by slashes, none of them empty, `.` or `..`.
+/// Names joined by slashes, not empty, `.` or `..`.
 const IMAGE_PATH: &str = r"^([^./\u0000]|\.[^./\u0000]|\.\.[^/\u0000])[^/\u0000]*(/([^./\u0000]|\.[^./\u0000]|\.\.[^/\u0000])[^/\u0000]*)*$";
 /// Something that Rust's `trim` leaves. `\S` means other characters in each
 /// language's expressions.
@@ -97,7 +97,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
                 "type": "array",
                 "items": generator.subschema_for::<Message>(),
                 "contains": generator.subschema_for::<UserMessageWithText>(),
-                // Of several, no schema can tell which one the prompt is taken from.
+                // Of several, a schema can't express which one the prompt is taken from.
                 "if": { "maxItems": 1 },
                 "then": { "items": generator.subschema_for::<MessageWithImages>() },
             }),
@@ -213,7 +213,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         .collect()
 }
 
-/// Or none of them.
+/// Or null.
 fn choices(names: impl Iterator<Item = &'static str>) -> Vec<Value> {
     names.map(Value::from).chain([Value::Null]).collect()
 }
@@ -369,7 +369,7 @@ named!(UserMessageWithText, |_| json_schema!({
 }));
 
 named!(
-    /// Any JSON, without keys that could have a hidden meaning to whoever reads it.
+    /// Any JSON, without keys that could have a hidden meaning to a reader.
     PlainValue,
     |generator| json_schema!({
         "propertyNames": { "not": { "pattern": format!("^{}", SERDE_JSON_PRIVATE.replace('$', r"\$")) } },

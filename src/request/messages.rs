@@ -32,7 +32,7 @@ enum Said {
     Nothing,
     /// It is at fault, which has been noted.
     Wrong,
-    /// A user's, whose content can't be used: field, found, expected.
+    /// A user's with unusable content: field, found, expected.
     Unusable(Vec<(String, String, &'static str)>),
 }
 

@@ -15,7 +15,7 @@ use super::json;
 pub struct Metadata(Box<RawValue>);
 
 impl Metadata {
-    /// Of a JSON text whose depth is bounded: it is read once for each level.
+    /// Of a JSON text of bounded depth: it is read once for each level.
     /// Returns `None` if it is no object.
     pub(super) fn new(object: &RawValue) -> Option<Self> {
         let mut text = String::new();
@@ -41,7 +41,7 @@ impl Serialize for Metadata {
     }
 }
 
-/// From within an event, whose fields are values by then: there an integer of
+/// From within an event, with its fields parsed to values by then: there an integer of
 /// more than 64 bits is a float.
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -84,7 +84,7 @@ model_choices! {
     /// How fast, and for which price, the provider serves a model. codex 0.171.0
     /// leaves out `priority` where its list of models does not have it for the model.
     ServiceTier {
-        /// None, also if the operator has configured one.
+        /// No model, even if the operator has configured one.
         Standard = "default",
         Flex = "flex",
         Priority = "priority",

@@ -28,8 +28,8 @@ pub(super) const MAX_METADATA_DEPTH: usize = 32;
 /// three in a schema.
 pub(super) const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
 
-/// serde_json gives objects whose first key starts so a meaning of its own,
-/// and so may whoever reads our events.
+/// serde_json gives objects with a first key that starts so a meaning of its own,
+/// and so may readers of our events.
 pub(super) const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
 
 impl TurnRequest {
@@ -166,7 +166,7 @@ impl Properties<'_> {
     }
 }
 
-/// Each field's method returns its value, or nothing when it is absent or
+/// Each field's method returns its value, or `None` if it is absent or
 /// wrong; what is wrong has been noted then.
 struct Reader<'a> {
     /// The text that `fields` were read from.
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
         self.violations.add(field, found, rule);
     }
 
-    /// Whichever of them was meant, another reader may take the other one.
+    /// Another reader may take the other one.
     fn repeated(&mut self) {
         for path in repeated_fields(self.body) {
             let path = path.escape_debug().to_string();
@@ -357,7 +357,7 @@ impl<'a> Reader<'a> {
         time
     }
 
-    /// Whatever else stands there breaks no rule: a trace that is broken on
+    /// All other content is accepted: a trace that is broken on
     /// its way must not cost a turn.
     fn trace(&self) -> Option<Arc<TraceContext>> {
         let text = |field| self.present(field).and_then(Value::as_str);

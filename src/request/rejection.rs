@@ -133,7 +133,7 @@ impl Violations {
     }
 }
 
-/// A field's value for people: on one line, whatever a producer put there.
+/// A field's value for people: on one line, with any content.
 pub(crate) fn shown(value: Option<&Value>) -> String {
     match value {
         None => "nothing".to_owned(),

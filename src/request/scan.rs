@@ -72,7 +72,7 @@ impl Scan {
     }
 }
 
-/// The body as text in which ASCII is readable: nothing else matters here.
+/// The body as text in which ASCII is readable: that suffices here.
 fn decoded(body: &[u8]) -> (BodyForm, Cow<'_, [u8]>) {
     let plain = |form, skip| (form, Cow::Borrowed(body.get(skip..).unwrap_or_default()));
     let starts = |byte: &u8| matches!(byte, b'{' | b'[' | b'"' | b' ' | b'\t' | b'\r' | b'\n');
@@ -119,7 +119,7 @@ fn narrowed(body: &[u8], unit: usize, little_endian: bool) -> Cow<'_, [u8]> {
     body.chunks_exact(unit).map(narrow).collect()
 }
 
-/// The text within a text that is nothing but one JSON string.
+/// The text within a text that is just one JSON string.
 fn twice_encoded(text: &[u8]) -> Option<Vec<u8>> {
     let text = text.trim_ascii_start();
     let raw = text.strip_prefix(b"\"")?;
@@ -158,7 +158,7 @@ fn objects(text: &[u8]) -> Found {
     let mut found = Found::default();
     let mut names = Names::default();
     let (mut at, mut depth) = (0, 0_usize);
-    // The depth within the object whose fields count, while in one.
+    // The depth within the object with the fields that count, while in one.
     let mut inside: Option<usize> = None;
     while let Some(byte) = text.get(at) {
         match byte {

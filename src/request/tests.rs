@@ -474,7 +474,7 @@ fn the_headers_trace_goes_before_the_bodys_and_a_wrong_one_breaks_no_rule() {
         let body = with("traceparent", wrong);
         assert_eq!(parse(&body, None, Some("a=1")), None);
     }
-    // What is refused is told in its trace as well.
+    // What is refused is visible in its trace as well.
     for refused in [json!([]), json!({"turn_id": "t"})] {
         assert_eq!(
             parse(&refused, Some(TRACE), Some("a=1")),
@@ -627,7 +627,7 @@ fn g10_size_and_depth_are_bounded_before_anything_else() {
     assert_eq!(rejection.unwrap_err().violations[0].field, "body");
 }
 
-/// Each of them takes a hundred times its own size, and none is looked at.
+/// Each of them takes a hundred times its own size, and they are not looked at.
 #[test]
 fn g10_values_are_counted_while_they_are_read() {
     let limits = Limits {

@@ -82,7 +82,7 @@ fn no_json(
         let expected = "numbers that a 64-bit float can represent".to_owned();
         return (format!("the number {number} at offset {start}"), expected);
     }
-    // Whichever error comes first may lie in bytes of another encoding.
+    // The first error may lie in bytes of another encoding.
     if let Err(error) = std::str::from_utf8(body) {
         let at = error.valid_up_to();
         let byte = body.get(at).copied().unwrap_or_default();

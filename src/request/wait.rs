@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// A time that is further away than this is none: a zero value, milliseconds
+/// A time that is further away than this is not meant as one: a zero value, milliseconds
 /// for seconds, a clock that was never set.
 pub const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 

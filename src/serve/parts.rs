@@ -93,7 +93,7 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
     })
 }
 
-/// Where servers wait between turns; none where each serves one turn.
+/// Where servers wait between turns; `None` if each serves one turn.
 pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<IdleServers> {
     let (count, ttl) = (settings.codex_warm, settings.codex_idle_ttl);
     let any = count > 0 && !ttl.is_zero();

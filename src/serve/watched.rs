@@ -67,7 +67,7 @@ impl Watched {
         }
     }
 
-    /// The same connector, whose connections are watched under that name.
+    /// The same connector, with connections that are watched under that name.
     pub fn connector(&self, connector: &Connector, name: &'static str) -> Connector {
         let (watched, first) = (self.clone(), AtomicBool::new(true));
         (connector.clone()).on_state(move |state| watched.news(name, &first, state))

@@ -14,7 +14,7 @@ use crate::turn::Summary;
 pub(super) const AGENT_SPAN: &str = "invoke_agent codex";
 pub(super) const ERROR_TYPE: &str = "error.type";
 
-/// The trace that the request belongs to, or none.
+/// The trace that the request belongs to, or `None`.
 pub(super) fn parent(trace: Option<&TraceContext>) -> Context {
     let context = Context::new();
     match trace.and_then(remote) {

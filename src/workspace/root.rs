@@ -386,8 +386,8 @@ impl Root {
         }
     }
 
-    /// The agent's directory, made if it is missing: also after somebody has
-    /// removed it since.
+    /// The agent's directory, made if it is missing: also if it was
+    /// removed since.
     fn agent_dir(&self, id: &str, segments: &[&str]) -> Result<Dir, WorkspaceError> {
         let found = match walk(&self.dir, segments)? {
             Walk::Missing => self.make_agent_dir(segments)?,

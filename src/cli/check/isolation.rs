@@ -57,7 +57,7 @@ fn workspaces(user: &User, root: &Root, report: &mut Report) {
     };
     let count = ids.len();
     let dirs = ids.iter().map(|id| root.path().join(id));
-    // One that somebody removed is recreated for its next turn.
+    // A removed one is recreated for its next turn.
     let dirs: Vec<PathBuf> = dirs.filter(|dir| dir.exists()).collect();
     let closed = closed_to(user, dirs);
     let Some((first, error)) = closed.first() else {

@@ -29,13 +29,13 @@ code, message, time, bytes, properties, headers, others, and the request as `bod
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// Its place in the queue, as `dead list` tells it, or its turn's id
+    /// Its place in the queue, as `dead list` shows it, or its turn's id
     #[arg(value_name = "N|TURN_ID")]
     which: String,
     /// Take it for a turn's id, though it is a number
     #[arg(long)]
     turn_id: bool,
-    /// Print nothing but the request itself
+    /// Print only the request itself
     #[arg(long)]
     body: bool,
     /// JSON, also on a terminal

@@ -121,7 +121,7 @@ fn skip_control(chars: &mut Rest<'_>) {
     }
 }
 
-/// Up to its end. One that does not end is text whose sting is out.
+/// Up to its end. An unterminated sequence is kept as plain text, without its escape.
 fn skip_string(chars: &mut Rest<'_>) {
     let mut rest = chars.clone();
     while let Some(c) = rest.next() {

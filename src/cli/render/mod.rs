@@ -92,7 +92,7 @@ impl Screen {
         std::mem::take(&mut self.out)
     }
 
-    /// Sets off what somebody else is about to print.
+    /// Sets off output that follows from another source.
     pub fn interrupt(&mut self) -> String {
         self.begin(Block::Line);
         std::mem::take(&mut self.out)

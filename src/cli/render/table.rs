@@ -86,7 +86,7 @@ impl Table {
         }
     }
 
-    /// Lines with a line break each, none wider than `width` columns; the
+    /// Lines with a line break each, at most `width` columns; the
     /// titles first.
     pub fn render(&self, style: Style, width: usize) -> String {
         let widths = self.widths(width);

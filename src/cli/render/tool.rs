@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::clean::{clean, fit, one_line};
 
-/// Lines of a tool's output that are shown, the last ones: they tell what
+/// Lines of a tool's output that are shown, the last ones: they show what
 /// came out.
 const OUTPUT_LINES: usize = 5;
 
@@ -17,7 +17,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// `workspace`, whose directory is left out of paths.
+    /// `workspace`: its directory is left out of paths.
     pub fn of(name: &str, input: &Value, workspace: &str) -> Self {
         let text = |field: &str| input[field].as_str().unwrap_or_default();
         let (sign, what) = match name {

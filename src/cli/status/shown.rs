@@ -197,7 +197,7 @@ fn running(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
         Column::Name("WORKER"),
     ]);
     for (turn, worker) in all.into_iter().take(top) {
-        // One whose first event is still to come has no attempt.
+        // Before its first event it has no attempt.
         let attempt = match turn.attempt {
             0 => ("–".to_owned(), Look::Dim),
             1 => ("1".to_owned(), Look::Plain),

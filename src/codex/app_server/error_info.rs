@@ -11,7 +11,7 @@ use crate::event::Reason::{self, *};
 const TABLE: &[(&str, Reason, bool)] = &[
     ("contextWindowExceeded", ContextWindow, false),
     ("sessionBudgetExceeded", UsageLimit, false),
-    // Also where somebody has to pay first: there the words are narrower.
+    // Also if the account needs a payment: there the words are narrower.
     ("usageLimitExceeded", UsageLimit, true),
     ("rateLimitExceeded", RateLimited, true),
     ("flexUnavailable", Overloaded, true),

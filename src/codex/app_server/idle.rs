@@ -106,8 +106,8 @@ impl IdleServers {
         }))
     }
 
-    /// For a server whose turn is over and recorded, or was not run. The
-    /// workspace is anybody's from now on.
+    /// For a server with a turn that is over and recorded, or was not run. The
+    /// workspace is free from now on.
     pub async fn keep(&self, workspace: &str, mut server: Server) {
         if let Err(why) = server.rest().await {
             self.dismissed(why);

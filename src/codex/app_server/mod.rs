@@ -90,7 +90,7 @@ pub struct Conversation {
     initialized: bool,
     /// To be loaded; sent as soon as the server is initialized.
     loading: Option<Load>,
-    /// The directory whose settings are to be asked for instead.
+    /// The directory to ask for settings of instead.
     settings_of: Option<String>,
     thread: Option<Thread>,
     turn: Option<Turn>,
@@ -459,7 +459,7 @@ impl Conversation {
     }
 
     /// A thread with a goal starts a turn as soon as it is loaded. The goal is
-    /// an ended turn's, so it has ended, too; where there is none, or codex
+    /// an ended turn's, so it has ended, too; without one, or if codex
     /// knows of no goals, this is refused and does no harm.
     fn clear_goal(&mut self) {
         let load = self.loading.as_ref();

@@ -1,7 +1,7 @@
 //! What a server does besides the turn that it was asked for: sub-agents on
 //! threads of their own, and turns that codex starts by itself for a goal.
 //!
-//! codex reports all of it on the same connection, and ends none of it with
+//! codex reports all of it on the same connection, and does not end it with
 //! the turn.
 
 use std::collections::BTreeMap;

@@ -421,7 +421,7 @@ fn is_last(output: &Output) -> bool {
 }
 
 /// What ends in any other way ends its server, too: the next turn finds
-/// whatever was wrong mended, if a new start mends it.
+/// which fixes what a new start can fix.
 fn is_good(output: &Output) -> bool {
     matches!(output, Output::Event(CliEvent::TurnCompleted { .. }))
 }

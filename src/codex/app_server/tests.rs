@@ -73,7 +73,7 @@ fn begin_to_load(conversation: &mut Conversation, load: Load) {
         let config = json!({"config": {"model_provider": "mine"}});
         assert_eq!(answer(conversation, "config/read", config), []);
         if asks_for_default {
-            // None is configured, and the server has no list.
+            // No server is configured, and the server has no list.
             assert_eq!(refuse(conversation, "model/list", "unknown"), []);
         }
     }
@@ -230,7 +230,7 @@ fn a_model_that_a_turn_has_named_does_not_hold_for_the_next() {
         assert_eq!(lines[0]["method"], "thread/resume");
         assert_eq!(lines[0]["params"]["model"], expected);
     }
-    // A new thread has none to keep.
+    // A new thread has no model to keep.
     let mut conversation = initialized();
     conversation.load(load());
     let lines = sent(&mut conversation);
@@ -825,7 +825,7 @@ fn what_is_no_message_and_what_is_not_known_is_told() {
     {
         assert_eq!(note(&mut conversation, method, json!({})), [], "{method}");
     }
-    // An answer that nobody waits for.
+    // An answer that is not awaited.
     assert_eq!(hear(&mut conversation, json!({"id": 99, "result": {}})), []);
 }
 

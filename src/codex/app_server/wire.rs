@@ -175,7 +175,7 @@ pub(super) fn ended_turn(head: &[u8]) -> Option<(String, String)> {
     Some((thread.to_owned(), turn.to_owned()))
 }
 
-/// What is sent, until somebody takes it.
+/// What is sent, until it is taken.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing(Vec<u8>);
 

@@ -48,7 +48,7 @@ impl Part {
         }
     }
 
-    /// Of a sub-agent's thread, whose answers count if they are for the turns.
+    /// Of a sub-agent's thread, with answers that count if they are for the turns.
     pub(super) fn of_agent(thread_id: &str, turns: &BTreeSet<String>) -> Self {
         Self {
             roots: Some(turns.clone()),

@@ -19,7 +19,7 @@ pub struct Recorded {
 }
 
 /// What is recorded of the turns that `thread` has had since byte `offset`.
-/// Sub-agents whose record can't be read are left out, as if they had spent
+/// Sub-agents with an unreadable record are left out, as if they had spent
 /// no tokens.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use texts::{Kind, Texts};
 use tools::Tools;
 use words::{ended_silently, notice, turn_failed};
 
-/// How many unknown kinds are told apart; further ones count as `other`.
+/// How many unknown kinds are counted apart; further ones count as `other`.
 const MAX_UNKNOWN_KINDS: usize = 32;
 
 /// How codex itself says, or shows, that the turn ended. A caller that
@@ -49,7 +49,7 @@ pub struct Finished {
 
 /// Translates what one codex process reports about one turn, whole or in pieces.
 ///
-/// A turn whose thread turns out to be lost runs a second process: give that
+/// A turn with a thread that turns out to be lost runs a second process: give that
 /// one a translator of its own. The first printed no event (else
 /// [`super::failure::thread_lost`] is false), so their item ids, which restart
 /// at `item_0` in every process, can't meet in one turn.
@@ -249,7 +249,7 @@ impl Translator {
     }
 
     fn count_unknown(&mut self, what: String) {
-        // It stands in the log, where nothing that an agent says may end up.
+        // It stands in the log, which must not contain an agent's words.
         let is_name = what.split_once(' ').is_some_and(|(_, kind)| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             kind.len() <= 64 && kind.bytes().all(plain)

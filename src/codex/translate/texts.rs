@@ -34,7 +34,7 @@ pub(super) struct Texts {
     ids: Ids,
 }
 
-/// The most that is kept of a message whose end is not known, in bytes.
+/// The most that is kept of a message with an unknown end, in bytes.
 const MAX_UNFINISHED: usize = 16 << 20;
 
 /// A text that has started. What was published of it is not kept, only enough to recognise it.

@@ -19,7 +19,7 @@ pub(super) fn turn_failed(message: String, cause: Option<Cause>) -> TurnError {
     turn_error(ErrorCode::TurnFailed, message, cause)
 }
 
-/// By somebody else than the worker, which would have a reason to tell.
+/// Not by the worker, which would have a reason to give.
 pub(super) fn interrupted() -> TurnError {
     let cause = Cause {
         reason: Reason::Unknown,

@@ -85,7 +85,7 @@ enum Change {
     Add(Index, &'static str, Value),
 }
 
-/// Values at and beside every limit that a schema tells.
+/// Values at and beside every limit that a schema has.
 fn values(parts: Vec<Value>) -> impl Strategy<Value = Value> {
     let texts = prop::sample::select(vec![
         "",

@@ -27,7 +27,7 @@ pub const FROZEN: &str = "docs/contract/examples/v1";
 pub const BY_SCHEMA: &str = "docs/contract/examples/rejected/by-schema";
 pub const BY_WORKER: &str = "docs/contract/examples/rejected/by-worker";
 
-/// A file that somebody wrote, not one that was made of it.
+/// A handwritten file, not one that was made of it.
 #[derive(Debug)]
 pub struct Example {
     /// Without its folder and endings.
@@ -42,7 +42,7 @@ impl Example {
         path(self.folder).join(format!("{}.{ending}.json", self.name))
     }
 
-    /// Nothing where it is no JSON.
+    /// `None` if it is no JSON.
     pub fn value(&self) -> Option<Value> {
         crate::request::json::from_slice(&self.body).ok()
     }
@@ -159,7 +159,7 @@ pub fn understood(request: &TurnRequest) -> Value {
     summary
 }
 
-/// The error that a request gets, and what `turn-worker validate` tells.
+/// The error that a request gets, and what `turn-worker validate` prints.
 pub fn error(rejection: &Rejection) -> Value {
     let violations: Vec<Value> = (rejection.violations.iter())
         .map(|v| json!({ "field": v.field, "found": v.found, "allowed": v.rule }))
@@ -281,7 +281,7 @@ fn fields_of_requests(missing: &mut Vec<String>) {
         .map(|violation| violation.field)
         .collect();
     for field in request_fields() {
-        // Of some, nothing breaks a rule.
+        // Some break no rule.
         let has_rules = schema["properties"][&field].as_object().unwrap().len() > 1;
         if has_rules && !violated.iter().any(|found| found.starts_with(&field)) {
             missing.push(format!("a rejected request whose field {field} is wrong"));

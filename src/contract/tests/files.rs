@@ -93,7 +93,7 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Errors whose request is gone.
+/// Errors without their request.
 fn left_over() -> Vec<String> {
     let mut gone = Vec::new();
     for folder in [BY_SCHEMA, BY_WORKER] {

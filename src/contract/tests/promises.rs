@@ -68,8 +68,8 @@ fn version_1s_control_messages_are_understood_as_ever() {
     }
 }
 
-/// Whoever changes a frozen file has to change the list of them, too, which
-/// nobody does by accident.
+/// A change of a frozen file needs a change of the list, too, which does not
+/// happen by accident.
 #[test]
 fn version_1s_files_are_all_there_and_unchanged() {
     let listed = std::fs::read_to_string(path(FROZEN).join("FROZEN")).unwrap();
