@@ -37,7 +37,7 @@ not_checked() {
   [[ -z ${NOT_CHECKED_LIST:-} ]] || say "$*" >>"$NOT_CHECKED_LIST"
 }
 
-# private_home: gives everything that this script starts a HOME in .tools/, so that nothing reads or writes the caller's.
+# private_home: gives everything that this script starts a HOME in .tools/, so that the caller's is neither read nor written.
 # What a machine has configured there for npm, pip and git stays in effect; cargo keeps its own folder, and rustup too.
 private_home() {
   local own=${HOME:-} config
@@ -122,7 +122,7 @@ end_process() {
   wait_until "$2" process_gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
 
-# A child that ended but was not waited for counts as gone.  One whose first thread alone has ended is a zombie, too, but
+# A child that ended but was not waited for counts as gone.  One with only its first thread ended is a zombie, too, but
 # lives: the 20th field of its stat counts its threads.
 process_gone() {
   local stat fields

@@ -172,7 +172,7 @@ async function modelina() {
   const folder = fresh("modelina");
   const generator = new TypeScriptGenerator({ modelType: "interface", mapType: "record", rawPropertyNames: true });
   const models = await generator.generate(JSON.parse(read("asyncapi.json")));
-  // One after the other, as those of one program: they import nothing of each other.
+  // One after the other, as those of one program: they don't import each other.
   writeFileSync(join(folder, "models.ts"), models.map(({ result }) => `export ${result}\n`).join(""));
   tsc(`Modelina: ${models.length} models compile`, folder, "models.ts");
   const names = models.map(({ modelName }) => modelName);

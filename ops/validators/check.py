@@ -13,13 +13,13 @@ import compose_spec
 import kubernetes_validate
 import yaml
 
-# The newest whose schemas are there.
+# The newest with schemas here.
 KUBERNETES = kubernetes_validate.latest_version()
 NODE_MODULES = pathlib.Path(os.environ["NODE_PATH"])
 
 
 def interpolated(value):
-    """`${NAME:-default}` becomes its default, as where nobody sets NAME."""
+    """`${NAME:-default}` becomes its default, as without NAME."""
     if isinstance(value, dict):
         return {name: interpolated(part) for name, part in value.items()}
     if isinstance(value, list):

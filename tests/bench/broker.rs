@@ -47,7 +47,7 @@ impl Broker {
         })
     }
 
-    /// The URL of a vhost that nobody has used.
+    /// The URL of a vhost that is unused.
     pub fn vhost(&mut self) -> String {
         let number = self.used;
         self.used += 1;
@@ -55,7 +55,7 @@ impl Broker {
         format!("{}/t{number}", self.url)
     }
 
-    /// As the broker tells it.
+    /// As the broker reports it.
     pub async fn version(&self) -> Result<String> {
         let url = self.url.clone();
         let link = Connector::new("bench", move || Ok(url.clone().into()));

@@ -1,8 +1,8 @@
-//! A codex that costs nothing: says what a turn says, as fast as a process can,
+//! A codex without cost: prints what a turn says, as fast as a process can,
 //! and ends. So what is measured with it is what the worker costs.
 //!
 //! Its prompt may ask for more: `sleep MS` lets it work for so long, `events N`
-//! has it write N messages. Nothing but the standard library, since its start
+//! has it write N messages. Only the standard library, since its start
 //! is what counts; as a server it starts but once, and answers each prompt alike.
 
 mod free_server;

@@ -18,7 +18,7 @@ use lapin::{
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-/// Whatever takes longer than this is broken, not slow.
+/// A run that takes longer than this is broken, not slow.
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ pub struct Message {
 pub struct Log {
     turns: HashMap<String, Seen>,
     pub ended: usize,
-    /// The turn whose events are kept, and these.
+    /// The turn of which events are kept, and these.
     keep: Option<String>,
     kept: Vec<Message>,
     /// Something came that makes all figures worthless.
@@ -93,7 +93,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Whoever runs the turns must have declared the exchanges.
+    /// The program that runs the turns must have declared the exchanges.
     pub async fn open(url: &str) -> Result<Self> {
         let reading = Connection::connect(url, ConnectionProperties::default()).await?;
         let publishing = Connection::connect(url, ConnectionProperties::default()).await?;
@@ -147,7 +147,7 @@ impl Load {
         Ok(())
     }
 
-    /// Sends turns and waits until all have ended; tells when each did what.
+    /// Sends turns and waits until all have ended; returns when each did what.
     pub async fn run(&self, turns: &[Turn]) -> Result<Vec<Seen>> {
         let ended = self.log().ended;
         self.send_all(turns).await?;
@@ -274,7 +274,7 @@ async fn read_all(connection: &Connection, log: Arc<(Mutex<Log>, Notify)>) -> Re
             let place = place(&event.properties);
             let seen = log.turns.entry(id.to_owned()).or_default();
             if place <= seen.place {
-                // Told before, as readers must expect.
+                // Published before, as readers must expect.
                 continue;
             }
             seen.place = place;

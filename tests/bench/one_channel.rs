@@ -1,4 +1,4 @@
-//! What one channel with confirms can publish, with nothing else to do.
+//! What one channel with confirms can publish, with no other work.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What a worker would cost that keeps none of the guarantees, for the bench
+//! What a worker would cost without any of the guarantees, for the bench
 //! to compare with: one queue, competing consumers, a lock, a process, events
 //! with pipelined confirms, an ack. No order, no journal, no guard.
 //!

@@ -1,11 +1,11 @@
-//! What the system tells of processes.
+//! What the system reports of processes.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Linux counts in hundredths of a second wherever it tells programs.
+/// Linux counts in hundredths of a second in all interfaces for programs.
 const MS_PER_TICK: u64 = 10;
 
 /// CPU time, user and system together.
@@ -75,14 +75,14 @@ impl Memory {
     }
 }
 
-/// What a process takes, with its share of what it shares, in MiB. Nothing
+/// What a process takes, with its share of what it shares, in MiB. `None`
 /// where this user may not look.
 pub fn proportional(pid: u32) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     mib(&text, "Pss:")
 }
 
-/// The processes whose parent is `pid`.
+/// The child processes of `pid`.
 pub fn children(pid: u32) -> Result<Vec<u32>> {
     let all = fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -103,7 +103,7 @@ impl Process {
         Ok(())
     }
 
-    /// Alive, and does nothing any more.
+    /// Alive, and frozen.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
@@ -123,7 +123,7 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Where it listens, as its log tells.
+    /// Where it listens, by its log.
     async fn told_address(&mut self) -> Result<String> {
         let began = Instant::now();
         loop {

@@ -147,8 +147,8 @@ impl RealCodex {
         command
     }
 
-    /// The same without a pool: new conversations, by whatever starts
-    /// processes with the least ado. Turns a second, and CPU a turn.
+    /// The same without a pool: new conversations, with the program that starts
+    /// processes in the simplest way. Turns a second, and CPU a turn.
     pub fn bare_loop(&self, bench: &Bench, count: usize, at_once: u32) -> Result<(f64, Duration)> {
         const SCRIPT: &str = r#"
             n=$1 at_once=$2; shift 2

@@ -1,4 +1,4 @@
-//! Where one thing is measured: a vhost and a workspace root that nobody has
+//! Where one thing is measured: a vhost and a workspace root that no other run has
 //! used before, and processes on them.
 
 use std::fs;
@@ -154,7 +154,7 @@ impl Stage {
     }
 }
 
-/// One turn in each of these workspaces, so that none is measured making them.
+/// One turn in each of these workspaces, so that creating them is not measured.
 pub async fn warm_up(load: &Load, workspaces: impl IntoIterator<Item = String>) -> Result<()> {
     let turns: Vec<Turn> = workspaces
         .into_iter()

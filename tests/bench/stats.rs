@@ -1,11 +1,11 @@
-//! What is told of many measurements.
+//! What is printed of many measurements.
 
 /// Sorted, and never empty.
 #[derive(Debug, Clone)]
 pub struct Sample(Vec<f64>);
 
 impl Sample {
-    /// Nothing where nothing was measured.
+    /// `None` without measurements.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);

@@ -12,7 +12,7 @@ pub struct Row {
     /// As it stands in the table; the numbers behind it are in `figures`.
     pub turn_worker: String,
     pub one_hop: String,
-    /// What nothing that does this could beat, or what else is to be set beside it.
+    /// The limit for any program that does this, or what else is to be set beside it.
     pub beside: String,
     pub target: Option<Target>,
     /// By name with unit, for programs.

@@ -1,4 +1,4 @@
-//! What a run leaves, once nothing strikes any more: what does not work now
+//! What a run leaves, after the last fault: what does not work now
 //! never will.
 
 use rustix::process::Signal;
@@ -98,7 +98,7 @@ impl Run<'_> {
                 .filter(|(name, ready, unacked)| match name.as_str() {
                     "codex.turns.dead" => *ready < poisoned,
                     "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
-                    // One whose process was killed is there for a minute.
+                    // One of a killed process is there for a minute.
                     _ if name.starts_with("codex.turns.work.") => ready + unacked > 0,
                     _ => true,
                 })

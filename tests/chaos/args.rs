@@ -18,7 +18,7 @@ use crate::run::Length;
 /// strike after how many ended turns; it is printed, and with it the same plan
 /// is played again (the kernel and the broker take their own time).
 ///
-/// Exit status: 0 if nothing was found (with --sabotage: if all was caught),
+/// Exit status: 0 without findings (with --sabotage: if all was caught),
 /// 1 if not, and then all logs and records are kept.
 ///
 /// RABBITMQ_HOME takes another RabbitMQ than the system's: see
@@ -133,7 +133,7 @@ impl Args {
         self.host_fault.map(|fault| (fault, self.host_fault_s))
     }
 
-    /// Nothing strikes, and each turn may run on another host than the one before
+    /// No faults, and each turn may run on another host than the one before
     /// it: no server waits for the next.
     pub fn shows_old_reads(&self) -> bool {
         matches!(self.host_fault, Some(HostFault::None))

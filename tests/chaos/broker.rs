@@ -113,7 +113,7 @@ impl Broker {
     /// Kills it as a failing machine would.
     pub async fn kill(&self, node: usize) -> anyhow::Result<()> {
         // Queues declared within the last half second would not survive: their registry
-        // is written late. That is none of what is to be seen here.
+        // is written late. That is not a finding here.
         let flush = "[dets:sync(Table) || Table <- dets:all()].";
         let _ = self.ctl(node, &["eval", flush]).await;
         let running = self.nodes[node].running.borrow_mut().take();

@@ -1,5 +1,5 @@
 //! The one clock of all records: the host's, in nanoseconds since 1970, as
-//! the stand-in and the journals tell it.
+//! the stand-in and the journals report it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

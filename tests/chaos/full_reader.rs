@@ -1,4 +1,4 @@
-//! A reader whose queue is full: the broker then refuses every event that
+//! A reader with a full queue: the broker then refuses every event that
 //! reaches it, although all other queues have it.
 
 use anyhow::Context;

@@ -16,7 +16,7 @@ pub struct Hangs {
 }
 
 impl Hangs {
-    /// Nothing hangs where nothing can be mounted.
+    /// Without mounts, no hangs.
     pub fn start(path: &Path) -> Self {
         let (over, is_over) = channel::<()>();
         let path = path.to_owned();
@@ -34,7 +34,7 @@ impl Hangs {
     }
 }
 
-/// Then nothing hangs any more.
+/// Then the hang ends.
 impl Drop for Hangs {
     fn drop(&mut self) {
         drop(self.over.take());

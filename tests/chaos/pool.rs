@@ -113,7 +113,7 @@ impl Pool {
         self.exits.borrow().clone()
     }
 
-    /// The one whose sequencer offers.
+    /// The one with the active sequencer.
     pub async fn active_sequencer(&self) -> Option<Rc<Process>> {
         for process in self.living() {
             if process.metric("turn_worker_sequencer_active").await == Some(1.0) {
@@ -123,7 +123,7 @@ impl Pool {
         None
     }
 
-    /// A metric, summed over all processes; nothing while one doesn't tell.
+    /// A metric, summed over all processes; `None` while one doesn't report it.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let mut sum = 0.0;
         for process in self.living() {
@@ -133,7 +133,7 @@ impl Pool {
     }
 
     /// Asks all to end; what has not within the limit is killed. From here on
-    /// nobody is replaced.
+    /// none is replaced.
     pub async fn end(&self, limit: Duration) {
         self.replaces.set(false);
         for process in self.serving() {

@@ -56,7 +56,7 @@ impl Setup {
         }
     }
 
-    /// As long as it is there, nothing can be written.
+    /// As long as it is there, writes fail.
     pub fn full_disk(&self) -> PathBuf {
         self.dir.join("disk-is-full")
     }
@@ -180,7 +180,7 @@ impl Process {
             settings.push(("CODEX_HOME", "per-workspace".to_owned()));
         }
         let enter = host.as_ref().map(Host::enter).unwrap_or_default();
-        // Dies with this process, whose main thread starts it.
+        // Dies with this process, as its main thread starts it.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .args(enter)
@@ -240,7 +240,7 @@ impl Process {
         self.child.borrow_mut().try_wait().ok().flatten()
     }
 
-    /// Nothing while nobody answers.
+    /// `None` while it does not answer.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let (_, body) = self.get("/metrics").await?;
         let values = body.lines().filter_map(|line| line.strip_prefix(series));
@@ -269,7 +269,7 @@ impl Process {
         timeout(HTTP_LIMIT, asking).await.ok()?
     }
 
-    /// Where it listens, as it tells itself.
+    /// Where it listens, as it reports.
     fn http(&self) -> Option<SocketAddr> {
         if self.http.get().is_none() {
             let log = fs::read_to_string(&self.log).ok()?;

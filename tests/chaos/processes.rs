@@ -1,4 +1,4 @@
-//! Processes as `/proc` tells of them.
+//! Processes as `/proc` shows them.
 
 use std::fs;
 use std::io::Read;
@@ -30,7 +30,7 @@ pub fn adopt_orphans() -> std::io::Result<()> {
 
 /// Many of them would make every look at `/proc` slow, also those of guards.
 pub fn reap_orphans() {
-    // None of these is a child that this process has started and waits for itself.
+    // These are not children that this process has started and waits for itself.
     const OF_TURNS: [&str; 8] = [
         "exe",
         "stand-in-codex",
@@ -61,8 +61,8 @@ fn command(pid: i32) -> Option<String> {
 }
 
 /// All that belongs to a run's turns: guards below this process that don't
-/// wait for their worker's next turn, and whatever has one of the run's
-/// folders in its environment and is none of `workers`.
+/// wait for their worker's next turn, and all that have one of the run's
+/// folders in its environment and are not in `workers`.
 pub fn of_turns(dir: &Path, workers: &[i32]) -> Vec<String> {
     let found = all().filter(|pid| {
         lives(*pid)
@@ -73,7 +73,7 @@ pub fn of_turns(dir: &Path, workers: &[i32]) -> Vec<String> {
     found.map(describe).collect()
 }
 
-/// A guard with a living worker, and nothing below it.
+/// A guard with a living worker, and no process below it.
 fn waits(guard: i32, workers: &[i32]) -> bool {
     parent(guard).is_some_and(|worker| workers.contains(&worker) && lives(worker))
         && !all().any(|pid| parent(pid) == Some(guard))

@@ -20,7 +20,7 @@ pub enum Mode {
         up: bool,
         down: bool,
     },
-    /// The broker was told that it has ended, the client hears nothing.
+    /// The broker was notified of its end, the client was not.
     HungUp,
     Cut,
 }

@@ -11,9 +11,9 @@ use crate::record::journals::Record;
 use crate::run::Ran;
 use crate::takeover::{Takeover, takeover};
 
-/// Turns whose history is told.
+/// Turns that are printed with their history.
 const HISTORIES: usize = 3;
-/// Findings of a check that are told in words.
+/// Findings of a check that are printed in words.
 const TOLD: usize = 5;
 
 #[derive(Debug, Serialize)]
@@ -35,7 +35,7 @@ pub struct Report {
     pub events: usize,
     /// Processes of workers, from first to last.
     pub faults: BTreeMap<&'static str, usize>,
-    /// Faults that found nobody to hit.
+    /// Faults without a target.
     pub missed: usize,
     pub longest_pause: Option<Pause>,
     /// On several hosts.
@@ -45,7 +45,7 @@ pub struct Report {
 }
 
 /// The longest time between two ends of turns. It breaks no guarantee, and
-/// tells how long a pool takes to get over something.
+/// shows how long a pool takes to get over something.
 #[derive(Debug, Serialize)]
 pub struct Pause {
     pub seconds: f64,

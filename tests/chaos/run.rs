@@ -49,7 +49,7 @@ pub enum Length {
     Time(Duration),
 }
 
-/// What there is to judge, and to tell.
+/// What there is to judge, and to report.
 pub struct Ran {
     pub records: Records,
     pub struck: Vec<Struck>,
@@ -84,7 +84,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
         let (events, url) = (Rc::clone(&events), url.clone());
         async move { events.read(&url, is_bound).await }
     });
-    // Before the first turn: what is published while nobody is bound is gone.
+    // Before the first turn: what is published before a queue is bound is gone.
     bound.wait_for(|bound| *bound).await?;
     let run = Run {
         order,

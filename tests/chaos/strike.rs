@@ -38,10 +38,10 @@ pub struct Striker {
     pub pool: Rc<Pool>,
     pub broker: Rc<Broker>,
     pub struck: RefCell<Vec<Struck>>,
-    /// The codex processes whose turns may end without a word of theirs: they,
+    /// The codex processes with turns that may end without a word of theirs: they,
     /// or their guards, were killed.
     pub killed: RefCell<Vec<i32>>,
-    /// Poisonous requests that the broker has confirmed. None can be accepted,
+    /// Poisonous requests that the broker has confirmed. They can't be accepted,
     /// so each is in the dead queue in the end.
     pub poisoned: Cell<u64>,
 }
@@ -52,7 +52,7 @@ pub struct Struck {
     pub name: &'static str,
     pub from: Nanos,
     pub to: Nanos,
-    /// Whom it hit, or why nobody.
+    /// What it hit, or why it had no target.
     pub detail: Result<String, String>,
 }
 

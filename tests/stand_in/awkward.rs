@@ -56,7 +56,7 @@ fn zombie_leader(file: &Path) {
         note(&file, process::id());
         stay();
     });
-    // SAFETY: ends this thread alone, which owns nothing that others use.
+    // SAFETY: ends this thread alone, which owns no shared state.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::net::TcpListener;
 
-/// A stand-in for the OpenAI Responses API: costs nothing, needs no key
+/// A stand-in for the OpenAI Responses API: free, without a key
 ///
 /// Point codex at it with a provider in its config.toml:
 ///
@@ -25,7 +25,7 @@ struct Arguments {
     /// Where to listen; 0.0.0.0 in a container that others ask
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
     host: Ipv4Addr,
-    /// 0 takes a free one, which the first line of output tells
+    /// 0 takes a free one, which the first line of output names
     #[arg(long, default_value_t = 0)]
     port: u16,
 }

@@ -113,7 +113,7 @@ impl Shared {
         });
     }
 
-    /// Waits until `count` requests have arrived whose prompt contains `text`, and returns them.
+    /// Waits until `count` requests have arrived with `text` in the prompt, and returns them.
     pub async fn arrived(&self, text: &str, count: usize) -> Vec<Request> {
         let asks = |request: &&Request| request.prompt.contains(text);
         let mut requests = self.requests.subscribe();

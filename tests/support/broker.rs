@@ -50,7 +50,7 @@ impl Broker {
         })
     }
 
-    /// The URL of a vhost of the shared node that nobody else has got.
+    /// The URL of a vhost of the shared node of its own.
     pub fn vhost() -> String {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let shared = Self::shared();

@@ -84,7 +84,7 @@ impl Server {
         events
     }
 
-    /// It ends by itself when nobody speaks to it any more.
+    /// It ends by itself when its client stops speaking to it any more.
     pub fn end(self) {
         assert!(self.ended());
     }

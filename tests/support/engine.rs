@@ -1,4 +1,4 @@
-//! The engine that the tests run on, and how to look at what it told without
+//! The engine that the tests run on, and how to look at what it reported without
 //! minding in how many pieces it came.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

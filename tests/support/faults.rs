@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// The variable by which a process is told its faults.
+/// The variable by which a process gets its faults.
 pub const FAULTS: &str = "FAILPOINTS";
 
 /// All places that the code has.
@@ -23,7 +23,7 @@ pub fn places() -> &'static BTreeSet<String> {
 fn search() -> BTreeSet<String> {
     let mut places = BTreeSet::new();
     for text in texts(&["src"]) {
-        // Whatever is called there, its first argument names the place.
+        // For every call there, its first argument names the place.
         for call in text.split("fault::").skip(1) {
             let argument = call.split_once('(').map(|(_, rest)| rest.trim_start());
             let named = argument.and_then(|rest| rest.strip_prefix('"')?.split('"').next());
@@ -33,7 +33,7 @@ fn search() -> BTreeSet<String> {
     places
 }
 
-/// A fault at a place that is not there would let a test show nothing.
+/// A fault at a place that is not there would let a test prove too little.
 pub fn must_exist(faults: &str) {
     let places = places();
     for fault in faults.split(';').filter(|fault| !fault.is_empty()) {

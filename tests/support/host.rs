@@ -7,8 +7,8 @@
 //! assert_eq!(turn.stop_reason(), "end_turn");
 //! ```
 //!
-//! Whatever a test looks at itself, each turn's events are checked against
-//! the contract, and that nothing of the turn lives when its end is told.
+//! Beside what a test looks at itself, each turn's events are checked against
+//! the contract, and that all its processes have ended when its end is published.
 
 #![allow(
     dead_code,
@@ -118,8 +118,8 @@ impl Host {
         .set("CODEX_ENV", "PATH,HOME,STAND_IN_DIR")
     }
 
-    /// As another user, who owns all that is in the host's folder and sees
-    /// none of what only root sees.
+    /// As another user, who owns all that is in the host's folder and does not
+    /// see what only root sees.
     pub fn by_user(mut self, user: u32) -> Self {
         // Where the tests were built may be closed to that user.
         self.worker = self.copied(&self.worker);
@@ -133,7 +133,7 @@ impl Host {
         self.set("CODEX_BIN", codex)
     }
 
-    /// With agents of another user, to whom the tests' own folders may be
+    /// With agents of another user, for which the tests' own folders may be
     /// closed. Takes root.
     pub fn run_as(self, user: u32) -> Self {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -206,14 +206,14 @@ impl Host {
         until(name, || fs::read_to_string(&file).ok()?.trim().parse().ok())
     }
 
-    /// Whether nobody holds the workspace's lock.
+    /// Whether the workspace's lock is free.
     pub fn lock_is_free(&self, workspace: &str) -> bool {
         let state = self.path().join("workspaces/.turn-worker/workspaces");
         let lock = state.join(workspace).join(".state/lock");
         File::open(lock).unwrap().try_lock().is_ok()
     }
 
-    /// Until the lock is free; at that moment nothing of the turn may live.
+    /// Until the lock is free; at that moment all of the turn must have ended.
     pub fn unlocked(&self, workspace: &str, also: &[i32]) {
         let dir = self.workspace(workspace);
         processes::gone_when_free(&dir, also, || self.lock_is_free(workspace));
@@ -370,7 +370,7 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    /// SIGKILL; nothing of the process itself is left when this returns.
+    /// SIGKILL; the process itself is gone when this returns.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

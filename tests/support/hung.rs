@@ -42,7 +42,7 @@ pub struct HungFolder {
 }
 
 impl HungFolder {
-    /// Returns `None`, and says so, if nothing can be mounted here.
+    /// Returns `None`, and prints that, if mounting is impossible here.
     pub fn at(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let opened = OpenOptions::new()

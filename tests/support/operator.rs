@@ -25,7 +25,7 @@ pub struct Operator {
 
 /// A consumer with a connection of its own.
 pub struct Stranger {
-    // Not dropped before the connection is closed: a cancel returns nothing.
+    // Not dropped before the connection is closed: a cancel returns no messages.
     consumer: Consumer,
     connection: Connection,
 }
@@ -71,7 +71,7 @@ impl Operator {
         delete.await.unwrap();
     }
 
-    /// A program of somebody else's that consumes, and acks nothing.
+    /// A foreign program that consumes and never acks.
     pub async fn consume(&self, queue: &str) -> Stranger {
         Stranger::new(&self.url, queue, 1).await
     }
@@ -114,7 +114,7 @@ impl Operator {
         .await
     }
 
-    /// Closes the connections whose name matches a pattern; tells how many.
+    /// Closes the connections with a name that matches a pattern; returns how many.
     pub async fn close_connections(&self, pattern: &str) -> usize {
         let Self { vhost, .. } = self;
         self.count(format!(
@@ -127,8 +127,8 @@ impl Operator {
         .await
     }
 
-    /// Deletes the queues whose name matches a pattern, whoever's they are;
-    /// tells how many.
+    /// Deletes all queues with a name that matches a pattern;
+    /// returns how many.
     pub async fn delete_queues(&self, pattern: &str) -> usize {
         let Self { vhost, .. } = self;
         self.count(format!(

@@ -8,7 +8,7 @@
 //! pool.stop().await;
 //! ```
 //!
-//! Whatever a test looks at itself, on every event that is published G5 and G6
+//! Beside what a test looks at itself, on every event that is published G5 and G6
 //! are checked, and on every run of the stand-in that it is alone in its
 //! workspace (G3). A test that fails shows the last lines of all logs; all
 //! processes end with it.
@@ -59,7 +59,7 @@ pub struct Pool {
     dir: TempDir,
 }
 
-/// A request whose prompt is a script for the stand-in, under the turn's id as its tag.
+/// A request with a script as its prompt for the stand-in, under the turn's id as its tag.
 pub fn turn(id: &str, workspace: &str, script: &[&str]) -> Value {
     let prompt = format!("{id}\n{}", script.join("\n"));
     json!({
@@ -76,7 +76,7 @@ impl Pool {
         Self::on(&Broker::vhost(), processes, settings).await
     }
 
-    /// On a vhost of one's own choice, where nothing is yet. All processes are
+    /// On a vhost of one's own choice, which is empty. All processes are
     /// ready when this returns.
     pub async fn on(url: &str, processes: usize, settings: &[(&str, &str)]) -> Self {
         let deadline = Deadline::of_a_test();
@@ -157,7 +157,7 @@ impl Pool {
         found.unwrap_or_else(|| panic!("{run:?} is under no worker; its guard: {guard:?}"))
     }
 
-    /// The process whose sequencer offers; there is none before the first turn.
+    /// The process with the active sequencer; `None` before the first turn.
     pub async fn active_sequencer(&self) -> usize {
         let probe = async || {
             for (number, process) in self.processes.iter().enumerate() {
@@ -217,13 +217,13 @@ impl Pool {
         self.dir.path().join("stand-in")
     }
 
-    /// The process whose pid the stand-in has left in that file.
+    /// The process with the pid that the stand-in has left in that file.
     pub fn pid_in(&self, name: &str) -> i32 {
         let text = fs::read_to_string(self.stand_in_file(name)).unwrap();
         text.trim().parse().unwrap()
     }
 
-    /// Until somebody has written that file of the stand-in's.
+    /// Until that file is written, one of the stand-in's.
     pub async fn written(&self, name: &str) {
         let file = self.stand_in_file(name);
         let probe = async || {
@@ -283,16 +283,16 @@ impl Pool {
         self.events.all_ended(&ids).await;
     }
 
-    /// Until nobody holds the workspace's lock, not even for a server that
+    /// Until the workspace's lock is free, also of a server that
     /// waits: that is made to make way. At the first moment when it is free,
-    /// nothing of the workspace's turns may live.
+    /// all of the workspace's turns must have ended.
     pub async fn unlocked(&self, workspace: &str) {
         let state = self.root().join(".turn-worker/workspaces");
         let state = state.join(workspace).join(".state");
         let (lock, bell) = (state.join("lock"), File::open(state.join("bell")));
         let free = async || {
             let _rings = bell.as_ref().is_ok_and(|bell| bell.try_lock().is_ok());
-            // Before its first turn there is none.
+            // Before its first turn there is no sequencer.
             let free = File::open(&lock).map_or(true, |lock| lock.try_lock().is_ok());
             free.then_some(())
         };
@@ -316,7 +316,7 @@ impl Pool {
         self.events.ended(last).await;
     }
 
-    /// Ends all processes in order and checks that nothing is left: no turn,
+    /// Ends all processes in order and checks what they leave: no turn,
     /// no offer, and no event that was not looked at.
     pub async fn stop(mut self) {
         let living = self.processes.iter().filter(|process| process.lives());

@@ -1,4 +1,4 @@
-//! Ports for what can't be told to take any free one.
+//! Ports for programs that can't take any free one.
 
 #![allow(
     dead_code,

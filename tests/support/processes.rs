@@ -1,4 +1,4 @@
-//! Processes as the system tells of them.
+//! Processes as the system shows them.
 
 #![allow(
     dead_code,
@@ -45,7 +45,7 @@ pub fn describe(pid: i32) -> String {
     format!("{pid} {:?} {command}", stat(pid))
 }
 
-/// Until the lock is free. At the first moment when it is, nothing of the
+/// Until the lock is free. At the first moment when it is, no process of the
 /// workspace's turn may live, nor any of `also`.
 pub fn gone_when_free(dir: &Path, also: &[i32], mut is_free: impl FnMut() -> bool) {
     until("the lock is free", || is_free().then_some(()));

@@ -78,7 +78,7 @@ impl Proxy {
         Self::before_some(url, "").await
     }
 
-    /// All connections go through it, and those in whose name this stands
+    /// All connections go through it, and those with this in their name
     /// obey it.
     pub async fn before_some(url: &str, part: &str) -> Self {
         let (user, rest) = url.split_once('@').unwrap();
@@ -112,14 +112,14 @@ impl Proxy {
         self.shared.from_client.send_replace(Mode::Freeze);
     }
 
-    /// Nothing goes through until thawed, and the client does not notice.
+    /// All traffic stops until thawed, and the client does not notice.
     pub fn deceive(&self) {
         self.freeze_client();
         self.shared.from_broker.send_replace(Mode::Pretend);
     }
 
     /// The broker's words get lost. Confirms are whole frames, so that the
-    /// stream stays well-formed as long as nothing else is said.
+    /// stream stays well-formed if no other frame follows.
     pub fn lose_confirms(&self) {
         self.shared.from_broker.send_replace(Mode::Lose);
     }

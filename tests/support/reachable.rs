@@ -1,4 +1,4 @@
-//! The real codex at a path that every user gets to, as whom tests run agents.
+//! The real codex at a path that every user gets to, that tests run agents as.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

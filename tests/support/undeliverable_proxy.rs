@@ -1,5 +1,5 @@
 //! A proxy before a broker that behaves as RabbitMQ 4 does with a message that
-//! it cannot convert to AMQP 0-9-1: the delivery of any message whose body
+//! it cannot convert to AMQP 0-9-1: the delivery of any message with a body that
 //! holds a marker ends the connection with `INTERNAL_ERROR`. A consumer with
 //! `no_ack` has it settled before.
 
@@ -81,12 +81,12 @@ enum End {
 
 struct Between {
     marker: &'static [u8],
-    /// Channels whose consumer acks nothing: the proxy does it.
+    /// Channels with a consumer that never acks: the proxy does it.
     no_ack: HashSet<u16>,
     deliveries: HashMap<u16, Delivery>,
 }
 
-/// One whose frames have not all come.
+/// One that is incomplete.
 #[derive(Default)]
 struct Delivery {
     tag: u64,

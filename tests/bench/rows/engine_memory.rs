@@ -15,7 +15,7 @@ const AT_ONCE: [usize; 2] = [8, 32];
 /// many turns with so long a prompt go once round each.
 const FILLING: usize = 100;
 const FILLING_BYTES: usize = 64 << 10;
-/// Apart from those that are measured, whose threads would be as long.
+/// Apart from those that are measured, as their threads would be as long.
 const FILLED: usize = SLOTS as usize;
 const CONVERSATIONS: usize = 2 * SLOTS as usize;
 

@@ -30,7 +30,7 @@ enum Way {
 }
 
 const ONE: Way = Way::Pool(Engine::Default, 1);
-/// The pool with default settings, whose rates and shares are the targets.
+/// The pool with default settings, with rates and shares that are the targets.
 const POOLS: [Way; 3] = [
     ONE,
     Way::Pool(Engine::Default, 4),

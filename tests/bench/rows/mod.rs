@@ -19,7 +19,7 @@ use crate::stage::Bench;
 use crate::stats::Sample;
 use crate::table::Row;
 
-/// Turns at once, where nothing else is told.
+/// Turns at once, by default.
 const SLOTS: u32 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

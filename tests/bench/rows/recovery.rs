@@ -72,7 +72,7 @@ fn row(what: String, sample: &Sample, takeover: bool) -> Row {
     row
 }
 
-/// The times until each of its turns tells of its next attempt, elsewhere.
+/// The times until the next attempt of each of its turns is reported, elsewhere.
 async fn worker_killed(mut stage: Stage) -> Result<Vec<Duration>> {
     let sequencer = stage.turn_worker(&[("ROLES", "sequencer")]).await?;
     let slots = TURNS.to_string();

@@ -13,7 +13,7 @@ use crate::process::Process;
 use crate::stage::{Bench, warm_up};
 use crate::table::{Limit, Row, Target, short};
 
-/// Four for each slot: none of them has to wait for another's turn to end.
+/// Four for each slot: they don't have to wait for another's turn to end.
 const WORKSPACES: usize = 4 * SLOTS as usize;
 /// The machine's mood changes; so all take turns, and the median counts.
 const ROUNDS: usize = 3;
@@ -154,7 +154,7 @@ async fn turns(
     })
 }
 
-/// The same program as often, by whatever starts processes with the least ado.
+/// The same program as often, started in the simplest way.
 fn spawns(bench: &Bench, count: usize) -> Result<Round> {
     let own = Cpu::of(std::process::id())?;
     let began = Instant::now();

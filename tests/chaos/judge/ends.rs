@@ -1,4 +1,4 @@
-//! G4, G5, G6: what was told of each turn, and whether it is what was recorded.
+//! G4, G5, G6: what was published of each turn, and whether it is what was recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,7 +116,7 @@ fn gaps(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
     }
 }
 
-/// What comes again is what came first, and nothing new comes after the end.
+/// What comes again is what came first, and no new event comes after the end.
 fn conflicts(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
     let mut first: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut end: Option<(u32, u64)> = None;

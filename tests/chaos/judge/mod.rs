@@ -33,7 +33,7 @@ pub struct Records {
     pub across_hosts: bool,
 }
 
-/// What there still was when nothing should have been.
+/// What there still was when all should have been gone.
 #[derive(Debug, Default)]
 pub struct After {
     /// Turns that were to hold a slot each and were not started.

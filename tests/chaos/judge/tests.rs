@@ -1,4 +1,4 @@
-//! Every violation is found, and nothing else.
+//! Every violation is found, without false alarms.
 
 use std::rc::Rc;
 
@@ -109,7 +109,7 @@ impl World {
         self.records.told.push(told);
     }
 
-    /// Recorded and then told.
+    /// Recorded and then published.
     fn end(&mut self, turn: &str, workspace: &str, attempt: u32) {
         let end = ending(turn, attempt, StopReason::EndTurn);
         let finished = Finished {
@@ -132,7 +132,7 @@ impl World {
         self.tell(turn, attempt, 2, "message_end", body.as_bytes(), end);
     }
 
-    /// Without that turn's end, recorded or told.
+    /// Without that turn's end, recorded or published.
     fn without_end(&mut self, turn: &str) {
         self.untell(|told| &*told.turn == turn && told.kind == "message_end");
         self.unrecord(turn);
@@ -275,7 +275,7 @@ fn g4_a_turn_that_runs_after_its_end_is_found_in_each_record() {
 fn g1_a_turn_that_begins_before_an_earlier_one_is_out_of_order() {
     let mut world = World::new();
     world.records.load.accepted.swap(1, 2);
-    // As the stand-in and as the journal tell.
+    // By the stand-in and by the journal.
     world.finds(&[(Check::OutOfOrder, "t3"), (Check::OutOfOrder, "t3")]);
 
     // Also where it started in time, and once more too late.
@@ -342,7 +342,7 @@ fn g5_an_end_is_told_once_as_it_was_recorded() {
     world.tell("t9", 0, 0, "message_start", b"", None);
     world.finds(&[(Check::Ends, "t9")]);
 
-    // Told otherwise from the first.
+    // Reported otherwise from the first.
     let mut world = World::new();
     let end = world
         .records

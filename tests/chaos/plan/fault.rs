@@ -9,7 +9,7 @@ use super::{Shape, weighted};
 /// What strikes one of several hosts, or what they share: see `ops/hosts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum HostFault {
-    /// Nothing strikes: old reads show even so.
+    /// No faults: old reads show even so.
     None,
     Death,
     Storage,
@@ -38,7 +38,7 @@ impl HostFault {
 pub enum Fault {
     /// SIGKILL of a worker's process.
     KillWorker,
-    /// The same, of the one whose sequencer is active.
+    /// The same, of the process with the active sequencer.
     KillSequencer,
     KillGuard,
     KillCodex,
@@ -66,12 +66,12 @@ pub enum Fault {
         ms: u64,
     },
     /// All connections of the active sequencer's process, and new ones, go
-    /// silent; the broker is told at once that they have ended, or never.
+    /// silent; the broker is notified at once of their end, or never.
     Partition {
         hang_up: bool,
         ms: u64,
     },
-    /// The broker closes one connection, of anybody.
+    /// The broker closes one connection, of any process.
     CloseOne,
     CloseAll,
     /// A stranger publishes what brokers deliver and clients may not survive,
@@ -100,7 +100,7 @@ pub enum Fault {
     FullReader {
         ms: u64,
     },
-    /// Nothing can be written any more, by any worker.
+    /// No worker can write any more.
     FullDisk {
         ms: u64,
     },

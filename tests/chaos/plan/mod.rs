@@ -74,7 +74,7 @@ pub struct Plan(pub Shape);
 pub struct Planned {
     /// As soon as so many turns have ended.
     pub after: usize,
-    /// Picks whom it strikes among those who are there then.
+    /// Picks the process that it strikes among those who are there then.
     pub pick: usize,
     pub fault: Fault,
 }
@@ -114,7 +114,7 @@ impl Plan {
 }
 
 /// A stream of its own for each thing, so that one more draw here changes
-/// nothing there.
+/// no folder there.
 fn random(seed: u64, what: &str, number: usize) -> fastrand::Rng {
     let name = format!("{seed} {what} {number}");
     // FNV-1a; the generator itself scrambles what is similar.

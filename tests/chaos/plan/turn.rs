@@ -24,7 +24,7 @@ pub struct Turn {
     pub other_body: bool,
 }
 
-/// How a turn ends that nobody disturbs.
+/// How an undisturbed turn ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
     Well,
@@ -167,7 +167,7 @@ impl Turn {
         turn
     }
 
-    /// One that does nothing, and ends well.
+    /// One without effects that ends well.
     fn plain(id: String, workspace: String) -> Self {
         Self {
             id,

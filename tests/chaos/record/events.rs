@@ -80,7 +80,7 @@ impl Events {
         self.turns_ended.borrow().contains(turn)
     }
 
-    /// Until everything that was published is read, once nobody publishes any
+    /// Until everything that was published is read, once there are no publishers any
     /// more and a marker was put into the queue.
     pub async fn caught_up(&self) {
         while !self.marked.get() {
@@ -88,7 +88,7 @@ impl Events {
         }
     }
 
-    /// Bound, and read for as long as this runs; `bound` is told when it is
+    /// Bound, and read for as long as this runs; `bound` is notified when it is
     /// so for the first time.
     pub async fn read(&self, url: &str, bound: watch::Sender<bool>) {
         loop {
@@ -114,7 +114,7 @@ impl Events {
         loop {
             let delivery = match timeout(LOOK, consumer.next()).await {
                 Ok(Some(delivery)) => delivery?,
-                // Nobody tells a consumer for sure that its channel is gone.
+                // A consumer is not reliably notified that its channel is gone.
                 Err(_) if channel.status().connected() => continue,
                 Ok(None) | Err(_) => return Ok(()),
             };
@@ -135,7 +135,7 @@ impl Events {
     fn take(&self, body: &[u8]) {
         let at = now();
         let text = String::from_utf8_lossy(body);
-        // Its place for people is the log; a full disk is told when it is closed.
+        // Its place for people is the log; a full disk is reported when it is closed.
         let _ = writeln!(self.log.borrow_mut(), "{at} {text}");
         match parse(at, body) {
             Ok(told) => {
@@ -190,11 +190,11 @@ async fn bind(url: &str) -> lapin::Result<(Connection, Channel)> {
         ..ExchangeDeclareOptions::default()
     };
     let (exchange, none) = ("codex.events", FieldTable::default());
-    // As the workers declare it: whoever comes first.
+    // As the workers declare it: the first one declares it.
     channel
         .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, none.clone())
         .await?;
-    // It loses nothing when a node dies.
+    // It keeps its messages when a node dies.
     let mut quorum = FieldTable::default();
     quorum.insert(
         "x-queue-type".into(),

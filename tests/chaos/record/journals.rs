@@ -30,7 +30,7 @@ pub enum Record {
     Finished(Box<Finished>),
 }
 
-/// Once nobody writes any more.
+/// Once all writers have ended.
 pub fn read(root: &Path, load: &Load) -> anyhow::Result<Journals> {
     let mut journals = Journals::default();
     let opened = Root::open(root)?;

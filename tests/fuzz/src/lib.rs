@@ -1,4 +1,4 @@
-//! What all targets share: nothing that is read may cost much more memory
+//! What all targets share: reading must not cost much more memory
 //! than its own size.
 
 use std::alloc::{GlobalAlloc, Layout, System};

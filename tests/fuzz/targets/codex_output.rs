@@ -1,4 +1,4 @@
-//! What codex, or whoever can write to its stdout, prints in one turn.
+//! What codex, or a process that can write to its stdout, prints in one turn.
 #![no_main]
 
 use std::collections::HashSet;

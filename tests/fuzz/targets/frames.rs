@@ -9,6 +9,6 @@ fuzz_target!(|input: &[u8]| {
     let piece = usize::from(*input.first().unwrap_or(&1)).max(1);
     assert_eq!(fuzz::filtered(input, piece), done);
     assert_eq!(fuzz::filtered(&done, usize::MAX), done);
-    // It may be nothing that lapin understands; a broker sends no such thing.
+    // lapin may not understand it; a broker does not send that.
     let _ = fuzz::parsed(&done);
 });

@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
         tail,
     ]
     .concat();
-    // What may be held whatever the length: 65,536 values, the largest of which take some 600 bytes, twice.
+    // What may be held regardless of the length: 65,536 values, the largest of which take some 600 bytes, twice.
     fuzz::bounded(&line, 8, 80 << 20, || {
         for mut read in fuzz::readers() {
             for event in read(&line) {

@@ -1,11 +1,11 @@
 //! `codex app-server --stdio`: threads and turns until its stdin ends.
 //!
 //! Words in the file `$STAND_IN_DIR/app-server` make it misbehave before any
-//! prompt could ask for it: `mute-initialize`, `mute-load`, `mute-turn` answer
-//! nothing, `refuse-initialize` an error, `die-initialize`, `die-load` end the
-//! process, `garbage` and `long` write a line that is none, or one of 32 MB,
+//! prompt could ask for it: `mute-initialize`, `mute-load`, `mute-turn` leave
+//! requests unanswered, `refuse-initialize` answers an error, `die-initialize`, `die-load` end the
+//! process, `garbage` and `long` write a line that is no message, or one of 32 MB,
 //! before the first answer. `child` has it start one that outlives it, as an
-//! MCP server may, whose pid is in the file of that name. `snapshot` has each load of a
+//! MCP server may, with the pid in the file of that name. `snapshot` has each load of a
 //! thread start a login shell, which runs until there is the file `done`; `mcp` has it start an MCP server.
 
 use std::collections::{HashMap, HashSet};
@@ -37,7 +37,7 @@ struct Server {
     unwanted: Arc<HashSet<String>>,
     initialized: bool,
     threads: HashMap<String, Loaded>,
-    /// Nobody can end it but by force.
+    /// It can be ended only by force.
     deaf: Arc<AtomicBool>,
     mcp: Option<commands::McpServer>,
 }
@@ -183,7 +183,7 @@ impl Server {
         let name = resume.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let result = json!({"thread": {"id": name, "turns": [], "cwd": params["cwd"]}, "cwd": params["cwd"]});
         if self.threads.contains_key(&name) {
-            // It keeps its directory, whatever is asked for.
+            // It keeps its directory, regardless of the request.
             return answer(id, &result);
         }
         let thread = Thread::new(&self.dir, name.clone());

@@ -16,7 +16,7 @@ use turn_worker::guard::proc;
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// A command in a session of its own, as codex runs them, to its end. What it
-/// prints is told as it comes.
+/// prints is reported as it comes.
 pub fn run(command: &str, cwd: Option<&Path>, mut told: impl FnMut(&[u8])) -> (String, i32) {
     let mut shell = Command::new("sh");
     if let Some(cwd) = cwd {
@@ -53,7 +53,7 @@ pub fn run(command: &str, cwd: Option<&Path>, mut told: impl FnMut(&[u8])) -> (S
     (text, status.code().unwrap_or(-1))
 }
 
-/// Ends the shells of commands, and nothing that these have started.
+/// Ends the shells of commands, but not what these have started.
 pub fn end_all() {
     for pid in running().drain(..) {
         let _ = kill_process(pid, Signal::KILL);
@@ -162,7 +162,7 @@ fn in_own_session(command: &mut Command) -> &mut Command {
     }
 }
 
-/// Whether the process lives whose pid is in that file.
+/// Whether the process with the pid in that file lives.
 pub fn alive(file: &Path) -> &'static str {
     match fs::read_to_string(file) {
         Err(_) => "none",
@@ -197,7 +197,7 @@ fn parent(pid: i32, argument: &str) -> Option<i32> {
 }
 
 /// `codex login status`, as 0.171.0 answers it: it reads `auth.json`, and
-/// nothing of the environment's keys.
+/// the environment's keys don't matter.
 pub fn login_status() {
     let home = std::env::var_os("CODEX_HOME").map_or_else(
         || Path::new(&std::env::var_os("HOME").unwrap()).join(".codex"),

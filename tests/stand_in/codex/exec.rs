@@ -16,7 +16,7 @@ pub fn run(dir: PathBuf, args: &[String]) {
     std::io::stdin().read_to_end(&mut prompt).unwrap();
     let prompt = String::from_utf8(prompt).unwrap();
     if prompt.trim().is_empty() {
-        // As the real one does; a worker that dies before it has handed the prompt over leaves none.
+        // As the real one does; a worker that dies before it has handed the prompt over leaves no file.
         eprintln!("No prompt provided via stdin.");
         exit(1);
     }

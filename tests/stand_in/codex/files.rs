@@ -70,7 +70,7 @@ pub fn plus(mut total: [u64; 5], answers: u64) -> [u64; 5] {
     total
 }
 
-/// One for each workspace. Whatever this process starts inherits it.
+/// One for each workspace. All that this process starts inherits it.
 pub fn busy_file(dir: &Path, here: &Path) -> File {
     let name = here.to_str().unwrap().replace('/', "%");
     let file = File::create(dir.join(format!("busy-{name}"))).unwrap();

@@ -12,7 +12,7 @@
 //! `start <workspace> <pid> <first word of the prompt's first line> <nanoseconds since 1970>`,
 //! then `end …`, and `overlap …` when another one, or anything that one had started,
 //! was alive in the workspace at its start.
-//! Threads with their token totals live in `$STAND_IN_DIR/threads`; whoever
+//! Threads with their token totals live in `$STAND_IN_DIR/threads`; a process that
 //! writes to one holds a lock in `$STAND_IN_DIR/writers`.
 
 mod app_server;

@@ -40,7 +40,7 @@ pub fn agent_works() -> bool {
     !AGENTS.lock().unwrap().is_empty()
 }
 
-/// What is told about a turn, until it is told that the turn is over.
+/// What is reported about a turn, until it is reported that the turn is over.
 pub struct Talk {
     pub thread: String,
     pub turn: String,
@@ -57,7 +57,7 @@ struct State {
     answers: u64,
     /// The last message's item, as the end repeats it.
     last: Option<Value>,
-    /// How the end is told, if not as it should be.
+    /// How the end is reported, if not as it should be.
     end_as: String,
 }
 
@@ -105,7 +105,7 @@ impl Talk {
         self.note("item/completed", json!({"item": item}));
     }
 
-    /// Tells the turn's end, once.
+    /// Reports the turn's end, once.
     pub fn end(&self, status: &str, error: Value) -> bool {
         let mut state = self.state();
         if std::mem::replace(&mut state.over, true) {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::commands;
 use super::files::{ANSWER, Thread, append, busy_file, usage, write_all};
 
-/// How a turn is told, in the words of one of the two modes.
+/// How a turn is reported, in the words of one of the two modes.
 pub trait Voice {
     fn message(&self, text: &str);
     fn thought(&self, text: &str);
@@ -49,14 +49,14 @@ pub struct Turn {
     pub cwd: Option<PathBuf>,
     pub thread: Thread,
     pub voice: Box<dyn Voice + Send>,
-    /// The turn was interrupted: it does nothing more.
+    /// The turn was interrupted: it stops.
     pub stopped: Arc<AtomicBool>,
-    /// Nobody can interrupt it.
+    /// It can't be interrupted.
     pub deaf: Arc<AtomicBool>,
     tag: String,
     answers: u64,
     over: bool,
-    /// Where each answer's tokens are told at once, as the real one does; only if wanted.
+    /// Where each answer's tokens are reported at once, as the real one does; only if wanted.
     rollout: Option<PathBuf>,
     pub alone: Alone,
     pub asked: Asked,
@@ -75,7 +75,7 @@ pub struct Asked {
 pub struct Alone(Arc<Mutex<Option<File>>>);
 
 impl Alone {
-    /// Before the turn's end is told: the next one may start at once.
+    /// Before the turn's end is reported: the next one may start at once.
     pub fn release(&self) {
         self.0.lock().unwrap().take();
     }
@@ -213,7 +213,7 @@ impl Turn {
                     signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).unwrap();
                 }
             }
-            // Ends on an interrupt, and leaves a file to tell so.
+            // Ends on an interrupt, and leaves a file as a sign.
             "until-interrupted" => self.until_interrupted(&self.dir.join(argument)),
             "daemon" => commands::daemon(&self.dir.join(argument)),
             "keep-records" => self.keep_records(),

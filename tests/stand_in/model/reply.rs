@@ -390,7 +390,7 @@ fn failure(number: usize, kind: &str) -> Reply {
             "Your input exceeds the context window of this model.",
         ),
         "quota" => failed("insufficient_quota", "You exceeded your current quota."),
-        // In words that say nothing: the code has to.
+        // In words without meaning: the code has to do.
         "policy" => failed("cyber_policy", "Sorry, not this one."),
         "bio" => failed("bio_policy", "Sorry, nor this one."),
         "model" => failed("model_not_found", "Sorry, nothing there."),

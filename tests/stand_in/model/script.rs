@@ -297,7 +297,7 @@ impl Conversation {
         }
     }
 
-    /// What the last command printed, as the closing words of a turn that says nothing itself.
+    /// What the last command printed, as the closing words of a turn without a message of its own.
     pub fn closing(&self) -> String {
         let printed = self
             .outputs

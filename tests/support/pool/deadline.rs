@@ -1,4 +1,4 @@
-//! The one time limit of a test: nothing waits beyond it.
+//! The one time limit of a test: no wait exceeds it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::support::limit::LIMIT;
 
-/// Between two looks at something outside that can't tell of itself.
+/// Between two looks at something outside that sends no notification.
 const PAUSE: Duration = Duration::from_millis(15);
 
 #[derive(Debug, Clone, Copy)]

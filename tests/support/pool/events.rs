@@ -59,7 +59,7 @@ struct Record {
     /// Of its first event. The events of another turn of its id, in another
     /// workspace, are found under `ID in WORKSPACE`.
     workspace: Option<String>,
-    /// Just what was published, for telling what a duplicate is.
+    /// Just what was published, to recognise duplicates.
     bodies: BTreeMap<(u64, u64), Vec<u8>>,
     /// Of its first event, and so of all.
     headers: Option<FieldTable>,
@@ -183,10 +183,10 @@ impl Events {
         );
     }
 
-    /// Until nothing of what was published is left unread, once nobody
+    /// Until all that was published is read, once nobody
     /// publishes any more.
     pub(super) async fn caught_up(&self, producer: &mut Producer) {
-        // Ready ones are none, and the reader handles what it has before it
+        // There are no ready ones, and the reader handles what it has before it
         // acks; so a marker through the same queue comes last.
         producer.mark(QUEUE).await;
         self.until("the events are read to their end", |seen| {
@@ -239,7 +239,7 @@ impl Drop for Events {
 /// What [`Producer::mark`] publishes.
 pub(super) const MARKER: &str = "marker";
 
-/// Nothing if that fails. The client may wait for ever for an answer that went with its connection.
+/// `None` if that fails. The client may wait for ever for an answer that went with its connection.
 async fn bound(url: &str) -> Option<(Connection, Channel)> {
     timeout(TRY, try_bound(url)).await.ok()?.ok()
 }
@@ -247,7 +247,7 @@ async fn bound(url: &str) -> Option<(Connection, Channel)> {
 async fn try_bound(url: &str) -> lapin::Result<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    // As the workers declare it: whoever comes first.
+    // As the workers declare it: the first one declares it.
     let durable = ExchangeDeclareOptions {
         durable: true,
         ..ExchangeDeclareOptions::default()
@@ -417,7 +417,7 @@ impl Turn {
         self.end().unwrap()["attempt"].as_u64().unwrap()
     }
 
-    /// Of its own, as its end tells.
+    /// Of its own, as its end shows.
     pub fn input_tokens(&self) -> Option<u64> {
         self.end().unwrap()["usage"]["input_tokens"].as_u64()
     }

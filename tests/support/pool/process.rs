@@ -72,7 +72,7 @@ impl Process {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// Nobody has ended it from here; it may have ended by itself.
+    /// It was not ended from here; it may have ended by itself.
     pub fn lives(&self) -> bool {
         self.exit.is_none()
     }
@@ -112,7 +112,7 @@ impl Process {
         self.exit.is_some() || self.child.try_wait().unwrap().is_some()
     }
 
-    /// Its exit code, once it has ended; none if a signal ended it.
+    /// Its exit code, once it has ended; `None` if a signal ended it.
     pub async fn exited(&mut self) -> Option<i32> {
         if let Some(code) = self.exit {
             return code;
@@ -173,7 +173,7 @@ impl Process {
         self.deadline.until(&what, probe).await
     }
 
-    /// Status and body; nothing while nobody answers.
+    /// Status and body; `None` while it does not answer.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.http()?).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
@@ -190,7 +190,7 @@ impl Process {
         self.http().unwrap()
     }
 
-    /// Where it listens, as it tells itself.
+    /// Where it listens, as it reports.
     fn http(&self) -> Option<SocketAddr> {
         if self.http.get().is_none() {
             let starting = self
@@ -255,12 +255,12 @@ pub(super) fn last_lines(text: &str, most: usize) -> String {
     lines[lines.len().saturating_sub(most)..].join("\n")
 }
 
-/// Nothing where the process is gone.
+/// `None` if the process is gone.
 pub(super) fn parent(pid: i32) -> Option<i32> {
     Some(stat(pid)?.parent)
 }
 
-/// What `/metrics` told, by series with labels.
+/// What `/metrics` showed, by series with labels.
 #[derive(Debug, Clone)]
 pub struct Metrics(BTreeMap<String, f64>);
 
