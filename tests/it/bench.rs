@@ -1,4 +1,4 @@
-//! What is pure of the bench, whose own build runs no tests.
+//! What is pure of the bench, as its own build runs no tests.
 
 #![allow(dead_code, reason = "only their tests are wanted here")]
 

@@ -1,4 +1,4 @@
-//! The documentation tells the truth: what it lists is what the code has, and
+//! The documentation is true: what it lists is what the code has, and
 //! its examples are files that run.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -115,7 +115,7 @@ fn the_examples_are_the_files_that_the_tests_run() {
     }
 }
 
-/// Whoever raises a version says what has changed, and tests with it.
+/// A raised version comes with what has changed, and with a test run of it.
 #[test]
 fn the_versions_are_told_as_they_are() {
     let own = env!("CARGO_PKG_VERSION");
@@ -144,7 +144,7 @@ fn settings_that_are_mentioned_exist() {
         let names = text
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .filter(|word| word.starts_with("TURN_WORKER_") && !word.ends_with('_'))
-            // Not the operator's: what tests are told by, and what each process of a turn carries.
+            // Not the operator's: what configures tests, and what each process of a turn carries.
             .filter(|word| !word.starts_with("TURN_WORKER_TEST_"))
             .filter(|word| !turn_worker::guard::tag::VARIABLES.contains(word));
         for name in names {
@@ -218,7 +218,7 @@ fn closed_sets_are_listed_whole_and_nothing_else_is() {
     );
 }
 
-/// Of every type one, as one turn tells them.
+/// Of every type one, as one turn publishes them.
 pub fn example_events() -> Vec<Value> {
     let [examples] = &blocks(EVENTS, "jsonl")[..] else {
         panic!("{EVENTS} has not one block of events");

@@ -1,4 +1,4 @@
-//! The guard: that nothing of a turn outlives the turn, whoever is killed.
+//! The guard: that no process of a turn outlives it, whatever is killed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -40,7 +40,7 @@ fn guards() -> Guards {
 
 /// A shell script in codex's place, under a guard of its own.
 struct Script {
-    /// None once it was dropped on purpose.
+    /// `None` once it was dropped on purpose.
     guard: Option<Guard>,
     stdin: Option<Sender>,
     stdout: Lines<BufReader<Receiver>>,
@@ -161,7 +161,7 @@ impl Script {
         }
     }
 
-    /// None once nothing holds its stdout any more.
+    /// `None` once no process holds its stdout any more.
     async fn maybe_line(&mut self) -> Option<String> {
         let line = timeout(LIMIT, self.stdout.next_line()).await;
         line.unwrap().unwrap()
@@ -210,7 +210,7 @@ impl Script {
         block_in_place(|| until("it has made its mess", enough));
     }
 
-    /// Until the lock is free; at that moment nothing of the turn may live.
+    /// Until the lock is free; at that moment all of the turn must have ended.
     fn unlocked(&self) {
         let pids = self.pids();
         block_in_place(|| {

@@ -1,5 +1,5 @@
 //! The real codex, asking the stand-in for the model, run by the real worker.
-//! Nothing here needs the internet.
+//! These tests need no internet.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

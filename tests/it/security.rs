@@ -1,4 +1,4 @@
-//! Nobody gets in, and nothing gets out: what requests, agents and what they
+//! No user gets in, and no data gets out: what requests, agents and what they
 //! leave behind can't do, and what the broker's users may not.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -9,7 +9,7 @@ use turn_worker::amqp::link::LinkState;
 use super::{Vhost, connector, ctl};
 use crate::support::proxy::Proxy;
 
-/// A port that nobody listens on.
+/// A port without a listener.
 async fn closed_port() -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().port()

@@ -45,7 +45,7 @@ async fn skip_past_the_confirm_limit() {
 async fn push_until_full(outbox: &Outbox, from: usize) -> Vec<SealedEvent> {
     let mut taken = Vec::new();
     for event in events("t-01").skip(from).take(10 * WINDOW_EVENTS) {
-        // A full window stays full here, so one poll tells.
+        // A full window stays full here, so one poll shows it.
         if futures_util::poll!(std::pin::pin!(outbox.push(&event))).is_pending() {
             break;
         }
@@ -269,7 +269,7 @@ async fn g10_a_blocked_connection_holds_events_back_and_duplicates_none() {
     while connection.state() != LinkState::Blocked("mem".into()) {
         tokio::task::yield_now().await;
     }
-    // However long it lasts, with nothing to publish and with something.
+    // However long it lasts, with and without events to publish.
     skip_past_the_confirm_limit().await;
     sent.extend(push_until_full(&outbox, sent.len()).await);
     assert_eq!(sent.len(), 1 + WINDOW_EVENTS);
@@ -339,7 +339,7 @@ async fn g10_a_full_queue_of_one_reader_holds_up_one_event_of_a_turn() {
         dropped,
         vec![("text_delta".to_owned(), DropReason::Refused); sent.len() - 1]
     );
-    // The second is tried again, the others are not: none of them waits.
+    // The second is tried again, the others are not: they don't wait.
     let nacked = counts.nacked.load(Ordering::SeqCst) as usize;
     assert_eq!(nacked, REFUSAL_LIMIT as usize + sent.len() - 2);
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::pool::Deadline;
 
-/// Not called yet: a command with its settings and nothing else in its environment.
+/// Not called yet: a command with its settings and an environment without other variables.
 pub struct Call(Command);
 
 impl Call {
@@ -76,7 +76,7 @@ impl Call {
         Called::new(child, std::fs::File::from(terminal))
     }
 
-    /// With a pipe that whoever has the other end of closes.
+    /// With a pipe that its reader closes.
     pub fn start_into(mut self, stdout: OwnedFd) -> Called {
         self.0.stdout(stdout);
         let child = self.0.spawn().unwrap();
@@ -157,7 +157,7 @@ impl Drop for Called {
     }
 }
 
-/// Gathers what comes, so that nobody waits for us to read.
+/// Gathers what comes, so that the writer never waits for a reader.
 struct Reader {
     bytes: Arc<Mutex<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
@@ -193,7 +193,7 @@ impl Reader {
 /// What came of a call.
 #[derive(Debug)]
 pub struct Done {
-    /// Nothing if a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub out: String,
     pub err: String,

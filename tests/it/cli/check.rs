@@ -177,7 +177,7 @@ async fn a_consumer_that_is_no_sequencer_is_a_warning() {
     stranger.end().await;
 }
 
-/// Whatever is in it, `workspace-write` opens the agents' folder for temporary files.
+/// With any content, `workspace-write` opens the agents' folder for temporary files.
 #[tokio::test]
 async fn what_a_sandboxed_command_may_write_to_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
@@ -339,7 +339,7 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "warn", "{found:#?}");
     assert!(found["codex"].1.contains(tested::CODEX), "{found:#?}");
-    // Who does not check is told, too.
+    // A `serve` without a check before reports it, too.
     let serve = call("serve", dir.path(), &url, &[]).set("CODEX_BIN", codex.to_str().unwrap());
     serve.start().said("codex 9.9.9 is not a version").await;
     assert_eq!(found["guard"].0, "ok", "{found:#?}");

@@ -47,7 +47,7 @@ async fn buried(url: &str, count: usize) {
     link.close().await;
 }
 
-/// Until that many messages lie in the dead queue that nobody holds.
+/// Until that many messages are ready in the dead queue.
 async fn free(url: &str, count: u64) {
     let to = url.to_owned();
     let connector = Connector::new("test", move || Ok(to.as_str().into()));
@@ -59,7 +59,7 @@ async fn free(url: &str, count: u64) {
     link.close().await;
 }
 
-/// Guards what is kept beside a request, and that looking at it takes nothing away.
+/// Guards what is kept beside a request, and that looking at it takes no message away.
 #[tokio::test]
 async fn rejected_requests_are_listed_and_shown_with_their_reasons() {
     let url = Broker::vhost();
@@ -78,7 +78,7 @@ async fn rejected_requests_are_listed_and_shown_with_their_reasons() {
     pool.started("t1", 1).await;
     pool.enqueue(&[turn("t2", "a", &[])]).await;
     pool.events.ended("t2").await;
-    // Told by a worker, which is the one to look at the disk.
+    // Reported by a worker, which is the one to look at the disk.
     pool.enqueue(&[turn("inside", "a/b", &[])]).await;
     pool.events.ended("inside").await;
     pool.release("go");
@@ -146,7 +146,7 @@ async fn rejected_requests_are_listed_and_shown_with_their_reasons() {
     pool.stop().await;
 }
 
-/// Guards that what is held goes back in its order, by whatever the process ends.
+/// Guards that what is held goes back in its order, however the process ends.
 #[tokio::test]
 async fn looking_keeps_the_order_and_loses_nothing_also_when_interrupted() {
     let url = Broker::vhost();

@@ -1,4 +1,4 @@
-//! A turn that is followed through whatever comes between.
+//! A turn that is followed through interruptions.
 
 use rustix::process::Signal;
 
@@ -74,7 +74,7 @@ async fn a_lost_connection_is_told_and_made_anew() {
 }
 
 /// Guards that the request is sent again after a lost connection: the turn's
-/// end came while nobody listened.
+/// end came without a listener.
 #[tokio::test]
 async fn an_end_that_was_missed_is_told_all_the_same() {
     let url = Broker::vhost();
@@ -86,7 +86,7 @@ async fn an_end_that_was_missed_is_told_all_the_same() {
     Broker::shared().close_all_connections(&url);
     pool.release("go");
     pool.events.ended("t1").await;
-    // The workers have lost their connections too, and may tell the end twice.
+    // The workers have lost their connections too, and may publish the end twice.
     settled(&url, &pool).await;
     called.signal(Signal::CONT);
     let done = called.done().await.ended(0);
@@ -97,7 +97,7 @@ async fn an_end_that_was_missed_is_told_all_the_same() {
     pool.stop().await;
 }
 
-/// Guards `Follow::ask_again`: the end was told to nobody, and the request that was sent again came before
+/// Guards `Follow::ask_again`: the end reached no reader, and the request that was sent again came before
 /// the sequencer had heard of that end, so that it was dropped as one sent twice.
 #[tokio::test]
 async fn an_end_that_was_missed_is_asked_for_until_it_is_told() {

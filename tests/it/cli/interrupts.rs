@@ -32,7 +32,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
     let script = "t1\nsay hi\nwait never";
     let called = producer(&url, &["submit", "-w", "a", "--turn-id", "t1", script]).start();
     called.printed("\"hi\"").await;
-    // A worker that hears nothing: the end can't come.
+    // A disconnected worker: the end can't come.
     let worker = Pid::from_raw(pool.process(0).pid()).unwrap();
     kill_process(worker, Signal::STOP).unwrap();
     called.signal(Signal::INT);
@@ -46,7 +46,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
     pool.stop().await;
 }
 
-/// Guards that a cancel that nobody hears is told, and sent again.
+/// Guards that a cancel that no process receives is reported, and sent again.
 #[tokio::test]
 async fn a_cancel_that_nobody_hears_is_repeated_until_somebody_does() {
     let url = Broker::vhost();
@@ -90,7 +90,7 @@ async fn ctrl_c_cancels_a_run_and_a_second_one_cuts_it() {
     called.said("cancelling").await;
     called.signal(Signal::INT);
     let done = called.done().await.ended(130);
-    // No end was told, and nothing is left.
+    // No end was published, and no process is left.
     assert_ne!(done.events().last().unwrap()["type"], "message_end");
     let agent = *host.runs().last().unwrap();
     host.unlocked("a", &[agent]);

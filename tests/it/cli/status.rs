@@ -1,4 +1,4 @@
-//! `turn-worker status`: what the pool tells of itself.
+//! `turn-worker status`: what the pool reports.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn status(url: &str, arguments: &[&str]) -> Call {
     call.env("NO_COLOR", "1")
 }
 
-/// Until the pool tells of itself what `is_so` wants.
+/// Until the pool reports what `is_so` wants.
 pub(super) async fn reported(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let probe = async || {
         let done = status(url, &["--timeout", "10m"]).run().await.ended(0);
@@ -37,12 +37,12 @@ async fn link(url: &str) -> Link {
     connector.connect().await.unwrap()
 }
 
-/// Guards what workers and sequencers tell for the operator.
+/// Guards what workers and sequencers report for the operator.
 #[tokio::test]
 async fn a_pool_with_a_standby_and_a_full_line_is_told() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 2, &[("SLOTS", "1"), ("MAX_WAITING", "3")]).await;
-    // Before the first turn the broker lets nobody know which one it chose.
+    // Before the first turn the broker does not show which one it chose.
     let idle = reported(&url, "both are there", |told| {
         told["sequencers"].as_array().unwrap().len() == 2
     });
@@ -186,8 +186,8 @@ async fn where_nobody_tells_of_itself_that_is_said_with_what_it_means() {
     }
 }
 
-/// Whatever a worker's user sends there: it is bounded, and nothing that a
-/// terminal obeys.
+/// Input by a worker's user is bounded, and has no escape sequences when it is
+/// printed.
 #[tokio::test]
 async fn g8_g10_what_is_forged_on_the_status_exchange_harms_nobody() {
     let url = Broker::vhost();

@@ -10,7 +10,7 @@ use super::call::Call;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
-/// Whatever of the worker's is set wrong has nothing to do with a producer.
+/// Wrong settings of the worker do not matter to a producer.
 pub fn producer(url: &str, arguments: &[&str]) -> Call {
     Call::new(arguments)
         .set("AMQP_URL", url)
@@ -46,7 +46,7 @@ async fn a_turn_is_followed_to_its_end() {
             .enumerate()
             .all(|(seq, event)| event["seq"] == seq)
     );
-    // As they were published, and nothing beside them.
+    // As they were published, and only those.
     let published = pool.events.ended("t1").await;
     assert_eq!(read, published.all().cloned().collect::<Vec<_>>());
     done.says(&["sent turn t1, waiting for a worker"]);
@@ -176,7 +176,7 @@ async fn g4_a_turn_that_is_sent_again_runs_once_and_tells_its_end_again() {
     pool.stop().await;
 }
 
-/// Guards that a producer declares nothing of the workers'.
+/// Guards that a producer declares none of the workers' objects.
 #[tokio::test]
 async fn where_no_worker_ever_ran_the_error_says_what_to_do() {
     let url = Broker::vhost();
@@ -196,7 +196,7 @@ async fn where_no_worker_ever_ran_the_error_says_what_to_do() {
     }
 }
 
-/// The exchange is there, and nothing behind it.
+/// The exchange is there, without a queue bound to it.
 #[tokio::test]
 async fn a_turn_that_reaches_no_queue_is_not_taken_for_sent() {
     let url = Broker::vhost();

@@ -106,7 +106,7 @@ async fn g5_a_turn_of_the_same_id_in_another_workspace_is_another_turn() {
 }
 
 /// Guards that a reader of the log filters what it gets. A log has what
-/// anybody has published to the events.
+/// any event was published.
 #[tokio::test]
 async fn a_turn_is_read_from_a_log_with_poisonous_messages_in_it() {
     let url = Broker::vhost();

@@ -36,7 +36,7 @@ pub async fn ten_lines_enqueue_a_turn(language: Language) {
     pool.stop().await;
 }
 
-/// With the engine that tells a text in pieces.
+/// With the engine that publishes a text in pieces.
 pub async fn two_prompts_are_one_conversation(language: Language) {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[("CODEX_ENGINE", "app-server")]).await;
@@ -128,7 +128,7 @@ pub async fn a_connection_lost_in_mid_turn(language: Language) {
     let done = called.done().await.ended(0);
     assert_eq!(done.out, "before\nbetween\nafter\n");
     assert!(done.err.contains("lost the broker"), "{done:#?}");
-    // It was sent again, and so its end was told again.
+    // It was sent again, and so its end was published again.
     pool.events.ended_again(&id, 1).await;
     assert_eq!(pool.runs().of_turn("t1").count(), 1);
     pool.stop().await;
@@ -164,7 +164,7 @@ pub async fn who_comes_late(language: Language) {
     let proxy = Proxy::before(&url).await;
     let called = language.tail("t1", &proxy.url).start();
     called.printed("before").await;
-    // It goes on where it was, and tells nothing twice.
+    // It goes on where it was, without duplicates.
     proxy.cut();
     called.said("lost the broker").await;
     pool.release("go");
@@ -213,7 +213,7 @@ pub async fn a_refusal(language: Language) {
     pool.stop().await;
 }
 
-/// Told by a worker that does as it is told: what a real one seldom does.
+/// Published by a scripted worker: what a real one seldom does.
 pub async fn the_rules_of_reading(language: Language) {
     let url = Broker::vhost();
     let mut scripted = Scripted::on(&url).await;
@@ -281,7 +281,7 @@ pub async fn a_broker_that_was_away(language: Language) {
     let called = language.producer("a", &[SCRIPT], &proxy.url).start();
     called.printed("before").await;
     let id = turn_id(&called).await;
-    proxy.redirect("127.0.0.1:1"); // where nothing listens
+    proxy.redirect("127.0.0.1:1"); // without a listener
     proxy.cut();
     called.said("lost the broker").await;
     let (address, vhost) = url.rsplit_once('/').unwrap();

@@ -1,5 +1,5 @@
-//! A worker that runs nothing: it takes a turn and tells of it what the test
-//! wants told, the impossible, too.
+//! A worker without codex: it takes a turn and publishes of it what the test
+//! wants, the impossible, too.
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -19,7 +19,7 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// In place of a pool, on a vhost where nothing is yet.
+    /// In place of a pool, on a vhost that is empty.
     pub async fn on(url: &str) -> Self {
         let properties = ConnectionProperties::default();
         let connection = Connection::connect(url, properties).await.unwrap();

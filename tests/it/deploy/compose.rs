@@ -25,7 +25,7 @@ fn services(compose: &Value) -> &Map<String, Value> {
     compose["services"].as_object().unwrap()
 }
 
-/// `${NAME:-default}` as where nobody sets NAME.
+/// `${NAME:-default}` as without NAME.
 fn interpolated(text: &str) -> String {
     let Some((before, rest)) = text.split_once("${") else {
         return text.to_owned();
@@ -39,7 +39,7 @@ fn interpolated(text: &str) -> String {
 fn environment(service: &Value) -> BTreeMap<String, String> {
     let mut environment = image::environment();
     for (name, value) in service["environment"].as_object().unwrap() {
-        // None: the value that it has where compose runs.
+        // Null: the value that it has where compose runs.
         let text = value.as_str().map(interpolated);
         environment.insert(name.clone(), text.unwrap_or_default());
     }
@@ -173,7 +173,7 @@ fn what_is_ours_is_sealed_and_everything_is_limited() {
     );
 }
 
-/// The records belong to root. And looking at an outage must not start the broker that somebody has
+/// The records belong to root. And looking at an outage must not start the broker that an operator has
 /// stopped.
 #[test]
 fn an_operator_has_the_records_and_starts_nothing() {
@@ -254,7 +254,7 @@ fn what_the_compose_file_names_is_there() {
             }
         }
     }
-    // Grafana finds the dashboards where it is told to look.
+    // Grafana finds the dashboards at the configured path.
     let provisioned = yaml("ops/grafana/provisioning/dashboards/turn-worker.yml");
     let folder = provisioned["providers"][0]["options"]["path"]
         .as_str()

@@ -103,7 +103,7 @@ impl Confined {
         self.user.is_none().then_some(own)
     }
 
-    /// `turn-worker check` finds nothing wrong, and warns of what is told.
+    /// `turn-worker check` passes, with the listed warnings.
     fn check(&self, warned: &[&str]) {
         let done = self.call(&["check", "--json"]).output().unwrap();
         let text = String::from_utf8(done.stdout).unwrap();

@@ -37,7 +37,7 @@ fn yaml(name: &str) -> Value {
     serde_saphyr::from_str(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// A list's words; none where it is missing.
+/// A list's words; empty if it is missing.
 fn words(list: &Value) -> Vec<&str> {
     let items = list.as_array().map(Vec::as_slice).unwrap_or_default();
     items.iter().map(|word| word.as_str().unwrap()).collect()

@@ -17,7 +17,7 @@ use crate::support::host::stand_in;
 const DEFINITIONS: &str = "ops/rabbitmq/definitions.json";
 const CONF: &str = "ops/rabbitmq/rabbitmq.conf";
 
-/// The objects of one virtual host, with what definitions tell of them.
+/// The objects of one virtual host, with their definitions.
 fn objects(definitions: &Value, vhost: &str) -> Value {
     let of = |kind: &str, name: &str, fields: &[&str]| {
         let all = definitions[kind].as_array().unwrap().iter();
@@ -113,7 +113,7 @@ async fn a_broker_that_starts_with_the_definitions_serves_a_pool() {
     serve.signal(rustix::process::Signal::TERM);
     serve.done().await.ended(0);
 
-    // Whoever adds a secret keeps the others.
+    // Adding a secret keeps the others.
     let before = fs::read(secrets.join("worker-url")).unwrap();
     fs::remove_file(secrets.join("producer-url")).unwrap();
     make_secrets("broker:5672");

@@ -10,10 +10,10 @@ use super::{SETTLING, needed_privileges, read, settings, sorted};
 
 const UNIT: &str = "ops/systemd/turn-worker.service";
 const ENVIRONMENT: &str = "ops/systemd/turn-worker.env";
-/// Of 10: what systemd calls "OK" starts below 5, and a unit that says nothing has 9.6.
+/// Of 10: what systemd calls "OK" starts below 5, and a unit without settings has 9.6.
 const MOST_EXPOSURE: f64 = 4.0;
 
-/// A unit's settings; the last one counts, as none here is given twice.
+/// A unit's settings; the last one counts, as each is given once here.
 fn unit() -> BTreeMap<String, String> {
     let text = read(UNIT);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -44,7 +44,7 @@ pub fn privileges() -> Vec<String> {
         .collect()
 }
 
-/// Nothing where there is no such program; that is told where also those see
+/// `None` without such a program; that is reported where also those see
 /// it who are not shown what tests print.
 fn systemd_analyze(arguments: &[&str]) -> Option<(bool, String)> {
     match Command::new("systemd-analyze").args(arguments).output() {
@@ -75,7 +75,7 @@ fn systemd_understands_the_unit_and_calls_it_well_protected() {
     let Some((well, said)) = systemd_analyze(&["verify", file]) else {
         return;
     };
-    // Whatever it does not know it only warns of.
+    // It only warns of unknown settings.
     assert!(well && said.is_empty(), "{said}");
     let threshold = format!("--threshold={:.0}", MOST_EXPOSURE * 10.0);
     let security = ["security", "--offline=true", "--no-pager", &threshold, file];

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::pool::{Pool, turn};
 
-/// Kills its worker, having said one thing that was not for nothing, as soon as
+/// Kills its worker, after it has published some work, as soon as
 /// the worker knows the thread.
 const POISON: &[&str] = &[
     "keep-records",
@@ -19,10 +19,10 @@ const EXHAUSTED: Option<&str> = Some("turn.attempts_exhausted");
 
 /// Guards the charge of a death (`TurnHistory::charged`) and its limit, which a
 /// request can only lower (`Runner::admit`), and that what dead attempts have
-/// spent is told and counted (`Worker::count_end`), once.
+/// spent is published and counted (`Worker::count_end`), once.
 #[tokio::test]
 async fn g4_g7_a_turn_that_kills_its_workers_is_given_up_and_harms_no_other() {
-    // One slot each, so that it takes nobody along.
+    // One slot each, so that it affects no other turn.
     let mut pool = Pool::start(4, &[("SLOTS", "1"), ("MAX_ATTEMPTS", "3")]).await;
     let mut poison = turn("poison", "p", POISON);
     poison["max_attempts"] = json!(1_000);
@@ -69,7 +69,7 @@ async fn g4_g7_a_turn_that_kills_its_workers_is_given_up_and_harms_no_other() {
     pool.stop().await;
 }
 
-/// Guards that a turn whose workspace is not free is dropped, not started
+/// Guards that a turn in a busy workspace is dropped, not started
 /// (`Runner::admit`): with one attempt allowed, it runs when it is.
 #[tokio::test]
 async fn g4_a_lock_that_is_not_to_be_had_is_no_attempt() {

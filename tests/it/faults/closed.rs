@@ -56,7 +56,7 @@ async fn g6_each_connection_of_a_process_may_be_closed_alone() {
 }
 
 /// Guards that the end of one channel ends the connection that it is of
-/// (`Worker::consume`, `Sequencer::session`): nothing is left half alive.
+/// (`Worker::consume`, `Sequencer::session`): no part is left half alive.
 #[tokio::test]
 async fn g4_a_channel_that_the_broker_closes_takes_no_slot_and_no_turn_along() {
     let url = Broker::vhost();

@@ -63,7 +63,7 @@ async fn g5_the_control_queues_may_be_deleted() {
     goes_on(pool).await;
 }
 
-/// Guards `Topology::keep`: of an exchange's end nobody is told, nor of that of
+/// Guards `Topology::keep`: of an exchange's deletion there is no notification, nor of that of
 /// the queue that only takes rejections.
 #[tokio::test]
 async fn g4_what_is_only_published_to_is_declared_and_bound_again() {
@@ -90,7 +90,7 @@ async fn g4_what_is_only_published_to_is_declared_and_bound_again() {
     goes_on(pool).await;
 }
 
-/// Guards that a slot whose consumer was cancelled while it ran a turn brings
+/// Guards that a slot with a consumer that was cancelled while it ran a turn brings
 /// the worker to start over (`Worker::serve_slot`).
 #[tokio::test]
 async fn g4_the_work_queue_may_be_deleted() {
@@ -128,7 +128,7 @@ async fn g4_a_purge_takes_nothing_that_a_sequencer_holds() {
     pool.ready_in("codex.turns.work", 1).await;
     assert_eq!(operator.purge("codex.turns").await, 0);
     assert_eq!(operator.purge("codex.turns.work").await, 1);
-    // Without a slot for it, and with nobody who lost a connection.
+    // Without a slot for it, and without a lost connection.
     pool.ready_in("codex.turns.work", 1).await;
     pool.release("go");
     pool.events.all_ended(["t1", "t2", "t3", "t4", "t5"]).await;
@@ -136,7 +136,7 @@ async fn g4_a_purge_takes_nothing_that_a_sequencer_holds() {
     goes_on(pool).await;
 }
 
-/// Guards that a sequencer whose queue is gone declares it and starts over
+/// Guards that a sequencer without its queue declares it and starts over
 /// (`Sequencer::session`). What waited in it is nobody's any more.
 #[tokio::test]
 async fn g4_deleted_turns_are_lost_but_for_those_that_run() {

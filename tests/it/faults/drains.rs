@@ -1,4 +1,4 @@
-//! G9: SIGTERM while turns run, wait, are offered, and can't be told of.
+//! G9: SIGTERM while turns run, wait, are offered, and can't be reported.
 
 use serde_json::Value;
 use tokio::io::copy_bidirectional;
@@ -89,8 +89,8 @@ async fn g9_agents_that_hear_no_signal_are_cut_off_at_the_end_of_the_grace_time(
     pool.stop().await;
 }
 
-/// Guards that what could not be told is in the record of the turn's end
-/// (`Attempt::record`), for the next worker to tell.
+/// Guards that what could not be published is in the record of the turn's end
+/// (`Attempt::record`), for the next worker to publish.
 #[tokio::test]
 async fn g4_g9_a_worker_that_drains_without_a_broker_ends_and_loses_nothing() {
     let url = Broker::vhost();

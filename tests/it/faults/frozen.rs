@@ -20,7 +20,7 @@ async fn pool(roles: &[&str]) -> Pool {
     pool
 }
 
-/// Guards that nothing runs without the lock (`workspace::lock::take`): nobody
+/// Guards that no turn runs without the lock (`workspace::lock::take`): no process
 /// can take a frozen worker's turn.
 #[tokio::test]
 async fn g3_a_frozen_workers_turn_stays_its_own() {
@@ -37,7 +37,7 @@ async fn g3_a_frozen_workers_turn_stays_its_own() {
     pool.process(other).logged(LOCKED).await;
     pool.enqueue(&[turn("t3", "b", &["say hi"])]).await;
     pool.events.ended("t3").await;
-    // codex ends while nobody listens to it.
+    // codex ends unnoticed.
     pool.release("go");
     assert_eq!(pool.runs().first_starts()["a"], ["t1"]);
     pool.process(frozen).thaw();
@@ -50,7 +50,7 @@ async fn g3_a_frozen_workers_turn_stays_its_own() {
     pool.stop().await;
 }
 
-/// Guards the loop of `Sequencer::run`: whoever hears late that it was deposed
+/// Guards the loop of `Sequencer::run`: a sequencer that learns late that it was deposed
 /// stands by.
 #[tokio::test]
 async fn g1_a_frozen_sequencer_is_followed_by_another_and_comes_back_as_standby() {
@@ -90,7 +90,7 @@ async fn g1_g3_a_process_frozen_in_both_roles_keeps_its_turn_and_loses_its_offic
         .await;
     pool.process(0).freeze();
     pool.process(successor).metric_is(IS_ACTIVE, 1.0).await;
-    // Nobody tells of the turn, so it is offered, in vain.
+    // No worker reports the turn, so it is offered, in vain.
     pool.process(successor).logged(LOCKED).await;
     pool.enqueue(&[turn("t3", "b", &["say hi"])]).await;
     pool.events.ended("t3").await;

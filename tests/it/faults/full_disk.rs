@@ -1,4 +1,4 @@
-//! A host whose disk takes nothing more, and a workspace whose records are spoilt.
+//! A host whose disk is full, and a workspace whose records are spoilt.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -108,8 +108,8 @@ async fn g4_a_full_disk_starts_no_turn_charges_none_and_recovers_by_itself() {
     pool.stop().await;
 }
 
-/// Guards the same lines, for the pool: it goes on without that host, whose
-/// sequencer goes on as well.
+/// Guards the same lines, for the pool: it goes on without that host, and
+/// that host's sequencer goes on as well.
 #[tokio::test]
 async fn g4_another_host_takes_the_work_of_one_with_a_full_disk() {
     let disk = Disk::new();
@@ -141,7 +141,7 @@ async fn g4_another_host_takes_the_work_of_one_with_a_full_disk() {
     pool.stop().await;
 }
 
-/// Guards the loop in `Attempt::record`, and what it tells.
+/// Guards the loop in `Attempt::record`, and what it reports.
 #[tokio::test]
 async fn g4_an_end_that_finds_no_room_is_recorded_and_told_once_there_is() {
     let disk = Disk::new();
@@ -154,7 +154,7 @@ async fn g4_an_end_that_finds_no_room_is_recorded_and_told_once_there_is() {
     pool.release("go");
     pool.metric_is("turn_worker_turns_unrecorded", 1.0).await;
     told(&pool.processes()[0]).await;
-    // It is over, but nobody is told, and nobody else gets its workspace.
+    // It is over, but its end is not published, and its workspace is not free.
     assert!(pool.events.turn("t1").end().is_none());
     assert_eq!(pool.runs().first_starts()["a"], ["t1"]);
 

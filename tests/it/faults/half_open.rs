@@ -1,4 +1,4 @@
-//! A network that passes words in one direction, or in none, and tells nobody.
+//! A network that passes words in one direction, or in neither, without an error.
 
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
@@ -10,13 +10,13 @@ const FAULTS: [fn(&Proxy); 3] = [Proxy::freeze, Proxy::freeze_client, |proxy| {
     proxy.freeze_client();
 }];
 
-/// Either side gives up after two seconds in which nothing came.
+/// Either side gives up after two seconds without a frame.
 fn brisk(url: &str) -> String {
     format!("{url}?heartbeat=1")
 }
 
 /// Guards that a turn's end is recorded with what is unconfirmed before the
-/// lock is let go of (`Attempt::record`): another worker tells it.
+/// lock is released (`Attempt::record`): another worker publishes it.
 #[tokio::test]
 async fn g4_g6_what_a_cut_off_worker_has_run_is_told_by_another() {
     let url = Broker::vhost();
@@ -132,7 +132,7 @@ async fn g1_g4_two_that_believe_to_be_the_sequencer_break_nothing() {
     proxy.deceive();
     pool.release("one");
     pool.events.ended("t1").await;
-    // Told that t1 is done, if it only heard it.
+    // The report that t1 is done was sent, but is not received.
     proxy.has_kept(1).await;
     let active = "turn_worker_sequencer_active";
     pool.process(successor).metric_is(active, 1.0).await;

@@ -241,7 +241,7 @@ async fn g4_a_host_that_can_start_no_process_gives_its_turns_back_uncharged() {
 /// (`SpawnError::is_out_of_resources`), and then waits for its repeat.
 #[tokio::test]
 async fn g4_a_moment_without_processes_ends_no_turn() {
-    // The first one tells codex's version, the second is the guard.
+    // The first one reports codex's version, the second is the guard.
     let faults = "process.start=1*off->1*return(none)->off";
     let settings = [("FAILPOINTS", faults), ("MAX_ATTEMPTS", "1")];
     let mut pool = Pool::start(1, &settings).await;

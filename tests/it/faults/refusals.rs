@@ -31,13 +31,13 @@ async fn g5_a_workspace_that_is_lost_between_two_attempts_ends_the_turn_in_the_n
     assert_eq!((t1.stop_reason(), t1.attempt()), ("error", 2));
     assert_eq!(t1.error_code(), Some(REJECTED));
     assert_eq!(t1.kinds(2), ["message_start", "error", "message_end"]);
-    // One that never ran is none that was accepted.
+    // One that never ran was never accepted.
     let t2 = pool.events.ended("t2").await;
     assert_eq!((t2.error_code(), t2.attempt()), (Some(REJECTED), 0));
     let letter = pool.producer.dead_letters(1).await.remove(0);
     assert!(String::from_utf8(letter.body).unwrap().contains("\"t2\""));
 
-    // Their ends are for ever: that each is told as before is checked on every event.
+    // Their ends are for ever: that each is published as before is checked on every event.
     pool.idle().await;
     pool.enqueue(&[ended, turn("t2", "a", &[])]).await;
     pool.events.ended_again("t0", 1).await;

@@ -23,7 +23,7 @@ enum Work {
     Ended,
     /// The cancel of a turn that waits.
     Cancel,
-    /// The same, with nobody standing by who has heard it, too.
+    /// The same, without a standby that has received it, too.
     CancelAlone,
     /// A turn that waits for longer than it wants to.
     Expiry,
@@ -60,14 +60,14 @@ const DEATHS: &[Death] = &[
     death("sequencer.claimed=return(kill)", Work::Full, 1),
     death("sequencer.buried=return(kill)", Work::Full, 2),
     death("sequencer.told=return(kill)", Work::Full, 2),
-    // It is kept first, so that its claim tells that it is.
+    // It is kept first, so that its claim shows that.
     death("sequencer.buried=return(kill)", Work::Invalid, 2),
     death("sequencer.rejected=return(kill)", Work::Invalid, 1),
     death("sequencer.answered=return(kill)", Work::Invalid, 1),
 ];
 
 /// Guards that only heads are offered (`Queue::attend`), that a cancel leaves
-/// its mark and a verdict its claim before they are told (`verdict::claim`), and
+/// its mark and a verdict its claim before they are published (`verdict::claim`), and
 /// that what was kept is not kept again (`Refused::was_dealt_with`).
 #[tokio::test]
 async fn g1_g4_g5_a_sequencer_killed_at_any_step_leaves_order_and_verdicts_as_they_were() {

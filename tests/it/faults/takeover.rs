@@ -8,7 +8,7 @@ use crate::support::pool::{Pool, turn};
 
 /// Guards the listening before a redelivered turn is offered
 /// (`Queue::delivered`): one that runs is never offered again, so that its end
-/// is told once; one of which nobody tells is.
+/// is reported once; one that no worker reports is.
 #[tokio::test]
 async fn g4_a_successor_offers_what_nobody_runs_and_nothing_else() {
     let mut pool = Pool::start(0, &[("SLOTS", "1")]).await;
@@ -40,7 +40,7 @@ fn eight_turns() -> Vec<Value> {
     ONE_TO_EIGHT.iter().map(turn).collect()
 }
 
-/// Guards that a sequencer holds all that its predecessor held, whatever their
+/// Guards that a sequencer holds all that its predecessor held, regardless of their
 /// `BACKLOG` (`intake::PREFETCH`).
 #[tokio::test]
 async fn g1_the_order_outlives_sequencers_of_different_backlogs() {

@@ -11,7 +11,7 @@ use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
 /// Four seconds, looked at twice a second; half an hour and a minute otherwise.
-/// (Below the 2.5 s for which a successor listens, nothing would ever move.)
+/// (Below the 2.5 s for which a successor listens, turns would never move.)
 const SHORT: &str = "application:set_env(rabbit, consumer_timeout, 4000),
                      application:set_env(rabbit, channel_tick_interval, 500).";
 
@@ -39,7 +39,7 @@ async fn past_the_limit(url: &str) {
     let consume = channel.basic_consume("held".into(), "".into(), plain, FieldTable::default());
     let mut consumer = consume.await.unwrap();
     let _held = consumer.next().await.unwrap().unwrap();
-    // An error or the end, whichever way this broker has.
+    // An error or the end, depending on the broker.
     assert!(!matches!(consumer.next().await, Some(Ok(_))));
 }
 
@@ -51,7 +51,7 @@ fn heeds_the_queues_limit(broker: &Broker) -> bool {
     (next(), next()) >= (3, 12)
 }
 
-/// Guards that a slot whose channel was closed while it ran a turn brings the
+/// Guards that a slot with a channel that was closed while it ran a turn brings the
 /// worker to start over (`Worker::serve_slot`), and, where the broker heeds it, the queues' own limit
 /// (`Topology::work_arguments`).
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! SIGKILL of a turn's guard, and of codex, at each of their steps: the worker
-//! lives, and tells one end.
+//! lives, and publishes one end.
 
 use std::ops::RangeInclusive;
 
@@ -15,7 +15,7 @@ struct Death {
     fault: &'static str,
     script: &'static [&'static str],
     runs: RangeInclusive<usize>,
-    /// Nothing where codex has said how the turn ended.
+    /// `None` if codex has reported how the turn ended.
     code: Option<&'static str>,
 }
 
@@ -115,7 +115,7 @@ fn assert_ended(turn: &Turn, code: Option<&str>) {
     assert_eq!(turn.error_code(), code);
 }
 
-/// A worker that nothing goes wrong in takes the workspace over.
+/// A healthy worker takes the workspace over.
 async fn goes_on(mut pool: Pool) {
     pool.idle().await;
     pool.process(0).terminate();

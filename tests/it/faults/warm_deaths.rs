@@ -24,7 +24,7 @@ const DEATHS: &[Death] = &[
     death("server.taken=return(kill)", None),
 ];
 
-/// Guards that a server is no more than a short cut: whatever becomes of it
+/// Guards that a server is no more than a short cut: with any end of it
 /// between two turns, these are run as without it.
 #[tokio::test]
 async fn g3_g4_a_server_lost_at_any_step_costs_no_turn_that_has_not_begun() {

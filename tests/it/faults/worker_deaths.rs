@@ -15,7 +15,7 @@ const HALF: &[&str] = &["keep-records", "say one", "wait go"];
 #[derive(Debug)]
 struct Death {
     fault: &'static str,
-    /// Of the turn whose worker dies.
+    /// Of the turn with the worker that dies.
     script: &'static [&'static str],
     /// How often codex is started.
     runs: RangeInclusive<usize>,
@@ -41,7 +41,7 @@ const fn death(
     }
 }
 
-/// Unrecorded, nothing has happened; a recorded start is a charged attempt; a
+/// Unrecorded, it has not happened; a recorded start is a charged attempt; a
 /// recorded end is the end.
 const DEATHS: &[Death] = &[
     death("turn.taken=return(kill)", WHOLE, 1..=1, 1, 2),
@@ -63,7 +63,7 @@ const DEATHS: &[Death] = &[
 ];
 
 /// Guards that a run is claimed (`Runner::admit`), its start recorded before
-/// codex is there (`Attempt::run`), and its end before anybody hears of it
+/// codex is there (`Attempt::run`), and its end before it is published
 /// (`Attempt::record`).
 #[tokio::test]
 async fn g4_a_worker_killed_at_any_step_costs_an_attempt_at_most_and_no_recorded_end() {

@@ -106,7 +106,7 @@ fn g3_when_the_guard_is_killed_the_worker_ends_all_before_it_tells_the_end() {
         let messy = Messy::start(host);
         let host = messy.host;
         kill(messy.guard, Signal::KILL);
-        // That nothing lives when the end is told is checked for every turn.
+        // That all processes have ended when the end is published is checked for every turn.
         let turn = messy.running.ended();
         let (code, reason, retryable, message) = turn.error();
         assert_eq!((code, reason, retryable), ("codex.exited", "unknown", true));
@@ -131,7 +131,7 @@ fn g3_what_guard_and_worker_left_that_were_killed_at_once_is_ended_by_the_next_t
         let turn = host.run("a", &look);
         turn.assert_end_turn();
         let seen = turn.printed()[0];
-        // Gone, or dead and not yet fetched by whoever has inherited it.
+        // Gone, or dead and not yet fetched by its new parent.
         assert!(seen.is_empty() || seen.starts_with('Z'), "{seen}");
         assert_eq!(stat(messy.daemon), None);
     }
@@ -178,7 +178,7 @@ fn g3_another_workspaces_processes_are_not_taken_for_left_ones() {
     }
 }
 
-/// What both have left is found whatever has become of its environment, and nobody else is
+/// What both have left is found with any change of its environment, and no other process is
 /// taken for it. Guards `Tag::is_of`.
 #[test]
 fn g3_what_both_left_is_told_by_what_it_inherited_and_not_by_a_name() {
@@ -225,7 +225,7 @@ fn g3_what_both_left_is_told_by_what_it_inherited_and_not_by_a_name() {
     }
 }
 
-/// As a job is that a turn has handed to a daemon of somebody else's. Guards `log_strays`.
+/// As a job is that a turn has handed to a foreign daemon. Guards `log_strays`.
 #[test]
 fn g3_what_works_in_the_workspace_without_being_of_the_turn_is_logged_and_left_alone() {
     let host = Host::new();
@@ -278,7 +278,7 @@ impl Bystander {
         Self::run(shell, variables)
     }
 
-    /// None where that can't be had.
+    /// `None` if that is impossible.
     fn in_mounts_of_its_own(script: &str, variables: &[(&str, &str)]) -> Option<Self> {
         let mut shell = Command::new("unshare");
         shell.args(["-m", "sh", "-c", script]).current_dir("/");

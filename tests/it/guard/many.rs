@@ -79,13 +79,13 @@ async fn g3_a_guards_death_harms_no_other_turn_of_its_worker() {
     pool.stop().await;
 }
 
-/// One that lives and has nothing below it.
+/// One that lives and has no children.
 fn is_waiting_guard(pid: i32) -> bool {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     command.split(|byte| *byte == 0).nth(1) == Some(b"__guard") && children(pid).is_empty()
 }
 
-/// Also those that nobody has waited for.
+/// Also those that are not reaped.
 fn children(of: i32) -> Vec<i32> {
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;

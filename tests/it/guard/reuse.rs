@@ -112,7 +112,7 @@ async fn a_guard_that_was_killed_while_it_waited_is_not_used() {
     assert_eq!(guard_of_a_turn(&guards).await, second);
 }
 
-/// To another nice value, whatever that of the tests is.
+/// To another nice value, than that of the tests.
 const RENICE: &str = "renice -n $(( $(nice) == 19 ? 18 : 19 )) -p";
 
 /// Guards the look at a guard before it is used: the next turn would have the

@@ -1,4 +1,4 @@
-//! Whatever a turn starts, all of it is gone when the turn is over.
+//! All that a turn starts is gone when the turn is over.
 
 use std::fs::File;
 use std::process::Command;
@@ -70,7 +70,7 @@ async fn g3_nothing_of_a_turn_is_left_when_its_lock_is_free() {
 }
 
 /// States in which a process is easily overlooked, or withstands a signal. Guards
-/// `proc::stat`, by which a process whose first thread has exited is alive.
+/// `proc::stat`, by which a process with its first thread exited is alive.
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_no_process_is_overlooked_for_the_state_that_it_is_in() {
     for kind in ["zombie-leader", "vfork", "traced", "undumpable"] {
@@ -92,7 +92,7 @@ async fn g3_no_process_is_overlooked_for_the_state_that_it_is_in() {
                 let leftovers = script.closed().await.leftovers;
                 assert!(leftovers >= 1, "{leftovers}");
             }
-            // What the system does at a process's very end, whatever /proc says of it.
+            // What the system does at a process's very end, regardless of /proc.
             if let Ok(lives) = File::open(script.dir.path().join("of.lives")) {
                 assert!(lives.try_lock().is_ok(), "{kind} lives on, {ending}");
             }
@@ -143,7 +143,7 @@ async fn g3_nothing_lives_when_closed_completes_though_the_lock_is_held_elsewher
     assert_eq!(script.closed().await.leftovers, 1);
 }
 
-/// A hundred that fork without end, far faster than anybody could look at them.
+/// A hundred that fork without end, far faster than they could be listed.
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_fork_storm_is_ended() {
     let mut script = Script::start(

@@ -13,7 +13,7 @@ use crate::support::processes::{lives, parent};
 /// Of no account. The worker's, and its agents', which become root as if by sudo.
 const WORKER: u32 = 61_011;
 
-/// A host whose worker is not root, and the command that leaves a process of root's.
+/// A host with a worker that is not root, and the command that leaves a process of root's.
 struct Privileged {
     host: Host,
     command: String,

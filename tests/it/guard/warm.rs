@@ -18,7 +18,7 @@ async fn ready(text: &str) -> Script {
     script
 }
 
-/// Locked, as by somebody who needs the workspace.
+/// Locked, as by a process that needs the workspace.
 fn ring(script: &Script) -> File {
     let bell = File::open(script.dir.path().join("bell")).unwrap();
     bell.try_lock().unwrap();
@@ -93,7 +93,7 @@ async fn g3_a_server_does_not_rest_while_something_of_its_turn_lives() {
     assert!(!rests(&mut script).await);
     assert!(!script.lock_is_free());
     script.stdin = None;
-    // The server's own is none of it.
+    // The server's own does not count.
     assert_eq!(script.closed().await.leftovers, 1);
     script.worker_lock = None;
     script.unlocked();

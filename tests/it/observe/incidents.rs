@@ -182,7 +182,7 @@ async fn the_tiles_show_each_incident() {
             assert_eq!(shown, expected[title], "{}: {title}", incident.name);
         }
     }
-    // Without any worker there is nothing green either.
+    // Without any worker no panel is green either.
     for tile in &tiles {
         assert_eq!(colour(&prometheus, tile, "none").await, "unknown");
     }

@@ -15,7 +15,7 @@ use crate::support::hung::{HungFolder, leave};
 use crate::support::pool::{Pool, persistent, turn};
 use crate::support::ports::free_ports;
 
-/// What gives no data when all is well, and so may give none here: without a file
+/// What gives no data when all is well, and so may be empty here: without a file
 /// system that hangs, no process is unkillable.
 const EMPTY_BY_NATURE: &[&str] = &[
     "turn-worker: Failures / Processes that can't be killed 0",
@@ -132,8 +132,8 @@ async fn draws(dashboard: &str, prometheus: &str) {
     );
 }
 
-/// A workspace with a process that can't be killed, and a turn that waits for it, whichever
-/// workers there are.
+/// A workspace with a process that can't be killed, and a turn that waits for it, with any
+/// set of workers.
 async fn hold(pool: &mut Pool) {
     let leaves = leave(&pool.stand_in_file("hung"), &pool.stand_in_file("of"));
     pool.enqueue(&[turn("holds", "held", &[&leaves]), turn("held", "held", &[])])

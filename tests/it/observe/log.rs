@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{path, read};
 use crate::support::pool::{Pool, turn};
 
-/// A line; serde takes none that has one of these twice.
+/// A line; serde rejects one with duplicates of these.
 #[derive(Debug, Deserialize)]
 struct Line {
     timestamp: Timestamp,

@@ -78,7 +78,7 @@ fn each_alert_tells_what_it_is_and_links_to_the_runbook() {
     assert_eq!(runbook, RUNBOOK);
 }
 
-/// In the order of the alerts' file: what to know of each, and nothing of one that is gone.
+/// In the order of the alerts' file: what to know of each, without those that are gone.
 #[test]
 fn the_runbook_has_a_section_for_each_alert() {
     let runbook = read(RUNBOOK);
@@ -126,7 +126,7 @@ fn no_recorded_series_is_for_nothing() {
     }
 }
 
-/// A burst, or a single bad turn, is no reason to call anybody.
+/// A burst, or a single bad turn, is no reason to page.
 #[test]
 fn counts_are_asked_for_in_a_long_and_a_short_window() {
     for alert in rules(ALERTS) {

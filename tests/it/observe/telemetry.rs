@@ -1,4 +1,4 @@
-//! OpenTelemetry: what a collector gets of turns, and that none waits for it.
+//! OpenTelemetry: what a collector gets of turns, and that no turn waits for it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -97,7 +97,7 @@ impl Collector {
     }
 }
 
-/// As text; `None` if there is none of that name.
+/// As text; `None` if there is no such attribute.
 fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     let found = attributes.iter().find(|one| one.key == name)?;
     let text = |value: &AnyValue| match value.value.clone().unwrap() {

@@ -78,7 +78,7 @@ async fn g4_a_process_that_stood_back_leaves_a_restarted_pool_its_place() {
     pool.idle().await;
 }
 
-/// Guards `Pool::announce`: none of them is in service when they compare.
+/// Guards `Pool::announce`: they are not in service when they compare.
 #[tokio::test]
 async fn g1_of_processes_that_start_at_once_with_a_root_each_one_serves() {
     let mut pool = Pool::start(0, &[("SLOTS", "1")]).await;

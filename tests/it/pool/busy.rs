@@ -1,4 +1,4 @@
-//! `on_busy` in a request: what becomes of a turn whose workspace is busy, and
+//! `on_busy` in a request: what becomes of a turn in a busy workspace, and
 //! of the turns ahead of it.
 
 use std::slice::from_ref;
@@ -65,7 +65,7 @@ async fn g5_a_turn_that_is_not_to_wait_runs_at_once_or_not_at_all() {
     pool.stop().await;
 }
 
-/// Guards that who is busy is told by the records, not by the line: a turn
+/// Guards that what is busy is decided by the records, not by the line: a turn
 /// stands there that has ended, as its last ack is lost. And that a turn that
 /// was let in is not rejected by a later sequencer.
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn g5_a_turn_that_was_let_in_runs_whatever_the_acks_ahead_of_it_came_to() 
     pool.stop().await;
 }
 
-/// Guards that of turns that are not to wait none does, and each has one end.
+/// Guards that turns that are not to wait don't, and each has one end.
 #[tokio::test]
 async fn g5_of_many_that_are_not_to_wait_each_runs_or_is_told_at_once() {
     let mut pool = Pool::start(2, &[("MAX_WAITING", "1")]).await;
@@ -119,7 +119,7 @@ async fn g5_of_many_that_are_not_to_wait_each_runs_or_is_told_at_once() {
     pool.stop().await;
 }
 
-/// Guards `Queue::interrupt`, that a worker is told of it, and that only what
+/// Guards `Queue::interrupt`, that a worker is informed, and that only what
 /// came before is meant, also when the interrupting turn comes again.
 #[tokio::test]
 async fn g1_g5_a_turn_that_interrupts_ends_those_ahead_of_it_and_no_other() {
@@ -136,7 +136,7 @@ async fn g1_g5_a_turn_that_interrupts_ends_those_ahead_of_it_and_no_other() {
     }
     let i1 = pool.events.ended("i1").await;
     assert_eq!((i1.stop_reason(), i1.attempt()), ("end_turn", 1));
-    // Once more, behind a turn that runs: that is none of its business.
+    // Once more, behind a turn that runs: that is not its concern.
     pool.started("t4", 1).await;
     pool.enqueue(&[interrupt("i1"), turn("t5", "a", &[])]).await;
     pool.enqueue(&[reject("busy")]).await;
@@ -176,7 +176,7 @@ async fn g5_of_many_that_interrupt_the_last_one_runs() {
     pool.stop().await;
 }
 
-/// Guards that the durable mark says for whom a turn was cancelled
+/// Guards that the durable mark says why a turn was cancelled
 /// (`Claims::mark_cancelled`): its worker dies when codex has been stopped.
 #[tokio::test]
 async fn g5_the_next_attempt_of_a_superseded_turn_tells_so_too() {
@@ -196,7 +196,7 @@ async fn g5_the_next_attempt_of_a_superseded_turn_tells_so_too() {
     pool.stop().await;
 }
 
-/// Guards that a turn has one end, whoever wanted it to end first.
+/// Guards that a turn has one end, with any cause of its end.
 #[tokio::test]
 async fn g5_a_cancel_and_an_interrupt_at_once_are_one_end() {
     let mut pool = Pool::start(2, &[]).await;
@@ -222,7 +222,7 @@ async fn g5_a_cancel_and_an_interrupt_at_once_are_one_end() {
             assert!(superseder(&ended).is_none_or(|by| by == i), "{id}");
         }
         assert_eq!(pool.events.ended(&i).await.stop_reason(), "end_turn");
-        // Whoever tells it again says the same, which the pool looks at.
+        // Repeats are equal, which the pool checks.
         pool.enqueue(&[turn(&t, "a", &["wait never"])]).await;
         pool.enqueue(&[turn(&w, "a", &["wait never"])]).await;
         pool.events.ended_again(&w, 2).await;

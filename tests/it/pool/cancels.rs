@@ -106,7 +106,7 @@ async fn cancelled_before_it_comes_a_turn_never_starts() {
     pool.stop().await;
 }
 
-/// Guards that a cancel means nothing but its turn.
+/// Guards that a cancel affects only its turn.
 #[tokio::test]
 async fn cancels_that_mean_no_turn_change_nothing() {
     let mut pool = Pool::start(2, &[]).await;
@@ -126,7 +126,7 @@ async fn cancels_that_mean_no_turn_change_nothing() {
     pool.started("t2", 1).await;
     let elsewhere = json!({"action": "cancel", "turn_id": "t2", "workspace": "b"});
     pool.producer.control(&elsewhere).await;
-    // Told in order to every process: when this has happened, that is through.
+    // Sent in order to every process: when this has happened, that is through.
     pool.enqueue(&[turn("t3", "c", &["wait never"])]).await;
     pool.started("t3", 1).await;
     pool.cancel("t3").await;
@@ -179,7 +179,7 @@ async fn cancelled_while_its_worker_drains_a_turn_ends() {
     let t1 = pool.events.ended("t1").await;
     assert_eq!((t1.stop_reason(), t1.attempt()), ("cancelled", 1));
     assert_eq!(pool.process(0).exited().await, Some(0));
-    // Nobody was left to hear that it is done.
+    // No sequencer was left to receive that it is done.
     pool.spawn(&[]);
     pool.events.ended_again("t1", 1).await;
     pool.stop().await;

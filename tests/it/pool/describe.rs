@@ -34,7 +34,7 @@ async fn state(pool: &mut Pool, caller: &mut Caller, turn_id: &str, workspace: &
 }
 
 /// Guards `Actor::describe`, and `Peers::is_to_describe`: one process answers, also
-/// when the broker has chosen none since they started.
+/// while the broker has not chosen one since they started.
 #[tokio::test]
 async fn a_producer_learns_where_its_turn_is() {
     let url = Broker::vhost();
@@ -54,12 +54,12 @@ async fn a_producer_learns_where_its_turn_is() {
     let reply = describe(&mut pool, &mut caller, "t3", "a").await.body;
     let (state_, place) = (&reply["state"], &reply["place"]);
     assert_eq!((state_, place), (&"waiting".into(), &3.into()));
-    // Who knows only a turn's id learns nothing.
+    // With only a turn's id, the answer is empty.
     assert_eq!(state(&mut pool, &mut caller, "t1", "b").await, "unknown");
     let workspaces = std::fs::read_dir(pool.root()).unwrap();
     let names: Vec<_> = workspaces.map(|entry| entry.unwrap().file_name()).collect();
     assert!(!names.contains(&"b".into()), "a question creates nothing");
-    // A queue that may be another user's gets nothing.
+    // A queue that may be another user's gets no answer.
     let question = json!({"action": "describe", "turn_id": "t1", "workspace": "a"});
     let forged = persistent().with_reply_to("codex.turns.dead".into());
     for properties in [forged, persistent()] {

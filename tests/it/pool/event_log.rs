@@ -1,11 +1,11 @@
-//! The event log: kept where it is wanted, and nothing that holds turns up.
+//! The event log: kept where it is wanted, without holding turns up.
 
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
 const ON: (&str, &str) = ("EVENT_LOG", "on");
 
-/// What a broker with damaged disks has: a stream that confirms nothing.
+/// What a broker with damaged disks has: a stream that never confirms.
 async fn break_log(url: &str) {
     let vhost = url.rsplit_once('/').unwrap().1;
     let breaking = format!(
@@ -53,7 +53,7 @@ async fn an_event_log_that_is_there_with_other_arguments_is_told_and_stops_nothi
         .iter()
         .find_map(|line| line["error"].as_str())
         .unwrap();
-    // Newer brokers tell milliseconds.
+    // Newer brokers report milliseconds.
     assert!(
         error.contains("exists with another x-max-age: it has 3600")
             && error.contains("wanted is 7200"),

@@ -15,7 +15,7 @@ fn urgent(id: &str, workspace: &str, seconds: u64) -> Value {
     request
 }
 
-/// Guards the timer of turns that are not head, and of heads whose offer lies
+/// Guards the timer of turns that are not head, and of heads with an offer that lies
 /// in the work queue (`Held::wanted`), and the claim that a worker finds there.
 #[tokio::test]
 async fn g5_a_turn_that_waits_too_long_ends_without_being_run() {
@@ -71,7 +71,7 @@ async fn g5_a_turn_that_has_started_does_not_expire() {
 }
 
 /// Guards that the time is counted from the first receipt that is kept
-/// (`Queue::was_received`), whichever sequencer's that was.
+/// (`Queue::was_received`), by any sequencer.
 #[tokio::test]
 async fn the_time_to_start_goes_on_through_a_takeover() {
     let mut pool = Pool::start(1, &[]).await;

@@ -1,4 +1,4 @@
-//! A workspace whose records hang: a lookup in the folder of its claims waits
+//! A workspace with records that hang: a lookup in the folder of its claims waits
 //! in the system until the test is over.
 
 use crate::support::hung::HungFolder;
@@ -13,7 +13,7 @@ fn hang(pool: &Pool, workspace: &str) -> Option<HungFolder> {
 /// one, wait for no heartbeat's and no cancel's task.
 #[tokio::test]
 async fn g2_heartbeats_and_cancels_wait_for_no_disk_that_hangs() {
-    // Looks for marks, and does nothing else with the records meanwhile.
+    // Looks for marks, and leaves the records alone meanwhile.
     let mut pool = Pool::start(0, &[]).await;
     pool.spawn(&[("ROLES", "sequencer")]);
     let worker = pool.spawn(&[("ROLES", "worker")]);
@@ -50,7 +50,7 @@ async fn g2_heartbeats_and_cancels_wait_for_no_disk_that_hangs() {
 }
 
 /// Guards `Lanes`: with more cancels for one workspace than there are permits,
-/// the other workspaces would have none.
+/// the other workspaces would have no slot.
 #[tokio::test]
 async fn g2_the_endings_of_other_workspaces_wait_for_no_disk_that_hangs() {
     let mut pool = Pool::start(1, &[]).await;

@@ -20,7 +20,7 @@ fn in_the_workspace(path: &str) -> Value {
     json!({"type": "path", "path": path})
 }
 
-/// A turn whose prompt has these images with it.
+/// A turn with these images in its prompt.
 fn showing(id: &str, workspace: &str, script: &[&str], sources: &[Value]) -> Value {
     let mut request = turn(id, workspace, script);
     let text = json!({"type": "text", "text": request["messages"][0]["content"]});
@@ -51,7 +51,7 @@ async fn images_reach_codex_in_their_order_and_only_with_their_turn() {
         assert_eq!(turn.said(1), [said], "{id}");
     }
     if is_exec() {
-        // What codex is told names no file that anybody else could open.
+        // What codex gets names no file that other users could open.
         let request = showing("argv", "a", &["images"], &sources);
         pool.enqueue(&[request]).await;
         pool.events.ended("argv").await;

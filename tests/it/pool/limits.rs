@@ -9,7 +9,7 @@ use crate::support::engine::is_exec;
 use crate::support::limit::GROWING;
 use crate::support::pool::{Pool, is_alive, turn};
 
-/// Guards both clocks (`Clocks::stop`), and that a stopped turn leaves nothing.
+/// Guards both clocks (`Clocks::stop`), and that a stopped turn leaves no process.
 #[tokio::test]
 async fn limits_in_time_end_turns_that_hear_no_signal() {
     for seconds in GROWING {
@@ -88,7 +88,7 @@ async fn g10_a_flood_arrives_whole_and_in_order() {
 }
 
 /// Guards that codex is not read while events find no way out (`Outbox::push`):
-/// it waits, and nothing piles up in the worker.
+/// it waits, and events don't pile up in the worker.
 #[tokio::test]
 async fn g10_a_broker_that_takes_nothing_holds_codex_up() {
     let broker = Broker::private();

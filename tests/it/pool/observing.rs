@@ -54,12 +54,12 @@ async fn metrics_tell_exactly_what_happened() {
         ),
         ("requests_rejected_total{code=\"request.invalid\"}", 1.0),
         ("turn_duration_seconds_count", 3.0),
-        // Only this one told when it was enqueued.
+        // Only this one had when it was enqueued.
         ("queue_wait_seconds_count", 1.0),
         ("queue_wait_seconds_bucket{le=\"30\"}", 0.0),
         ("queue_wait_seconds_bucket{le=\"120\"}", 1.0),
         ("first_text_seconds_count", 2.0),
-        // Two answers of the model in t1, two in t2 without a model; t3 never told.
+        // Two answers of the model in t1, two in t2 without a model; t3 reported none.
         ("input_tokens_total{model=\"m1\"}", 200.0),
         ("cached_input_tokens_total{model=\"m1\"}", 80.0),
         ("output_tokens_total{model=\"m1\"}", 40.0),
@@ -120,7 +120,7 @@ async fn metrics_tell_exactly_what_happened() {
     pool.stop().await;
 }
 
-/// Guards `Health`: ready is who can take turns, and nobody while draining.
+/// Guards `Health`: ready is who can take turns, but not while draining.
 #[tokio::test]
 async fn health_tells_of_a_drain_and_of_a_lost_broker() {
     let mut broker = crate::support::broker::Broker::private();

@@ -1,4 +1,4 @@
-//! G4: every turn runs, and none that has ended runs again.
+//! G4: every turn runs, and one that has ended does not run again.
 
 use serde_json::json;
 
@@ -47,8 +47,8 @@ async fn g4_a_turn_published_again_after_its_end_is_told_its_end_again() {
     pool.stop().await;
 }
 
-/// Guards that a turn's end is on disk before it is told, and is acked only
-/// after: whatever a kill right after a turn's end takes along is recovered.
+/// Guards that a turn's end is on disk before it is published, and is acked only
+/// after: all that a kill right after a turn's end takes along is recovered.
 #[tokio::test]
 async fn g4_a_worker_killed_between_turns_costs_no_turn_and_repeats_none() {
     let ids: Vec<String> = (0..4).map(|n| format!("t{n}")).collect();

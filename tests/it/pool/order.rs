@@ -57,7 +57,7 @@ fn random_turns(count: usize, workspaces: u64) -> Plan {
     plan
 }
 
-/// Whoever ran twice did so before the next one started.
+/// A turn that ran twice did so before the next one started.
 fn assert_in_order(runs: &Runs, plan: &Plan) {
     let mut ran: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for run in &runs.all {

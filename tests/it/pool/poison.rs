@@ -10,7 +10,7 @@ use crate::support::poison::{Poison, matrix, texts};
 use crate::support::pool::{Pool, turn};
 use crate::support::raw_amqp::{Answer, RawMessage, RawProducer, RawProperties};
 
-/// A request that asks for nothing much.
+/// A simple request.
 pub fn request(turn_id: &str, workspace: &str, properties: RawProperties) -> RawMessage {
     let body = turn(turn_id, workspace, &[]).to_string();
     RawMessage::new("codex.requests", b"turn", properties, body.as_bytes())

@@ -288,7 +288,7 @@ async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
             let error: Value = serde_json::from_slice(&error).unwrap();
             let id = format!("0199a213-81c0-7800-8aa1-{sent:012}");
             let body = body.replace(ID, &id).into_bytes();
-            // For those whose own is none.
+            // For those without a usable one.
             let properties = persistent().with_message_id(id.as_str().into());
             pool.producer.enqueue_raw(&[(body, properties)]).await;
             let turn = pool.events.ended(&id).await;
@@ -311,7 +311,7 @@ async fn g5_each_example_of_a_rejected_request_gets_exactly_its_error() {
     pool.stop().await;
 }
 
-/// Guards that a request without any id blocks nothing.
+/// Guards that a request without any id blocks no queue.
 #[tokio::test]
 async fn g5_a_request_that_names_no_turn_is_kept() {
     let mut pool = Pool::start(1, &[]).await;
@@ -324,7 +324,7 @@ async fn g5_a_request_that_names_no_turn_is_kept() {
     pool.stop().await;
 }
 
-/// Guards the registration of workspaces, and that its verdict is told as any other.
+/// Guards the registration of workspaces, and that its verdict is published as any other.
 #[tokio::test]
 async fn g5_a_workspace_inside_another_is_rejected() {
     let mut pool = Pool::start(2, &[]).await;
@@ -356,7 +356,7 @@ async fn g5_a_turn_too_many_for_its_workspace_is_rejected() {
     assert_refused(&t3, "workspace.backlog_full");
     assert_eq!(t3.attempts[&0][1]["error"]["retryable"], true);
     assert_eq!(letter(&mut pool).await.code, "workspace.backlog_full");
-    // Another workspace has room, and a turn that waits is none too many.
+    // Another workspace has room, and a turn that waits is not over the limit.
     pool.enqueue(&[turn("t4", "b", &[]), requests[1].clone()])
         .await;
     pool.events.ended("t4").await;
@@ -371,7 +371,7 @@ async fn g5_a_turn_too_many_for_its_workspace_is_rejected() {
     pool.stop().await;
 }
 
-/// Guards the claim of a rejection: the same one is told the same, another one
+/// Guards the claim of a rejection: the same one gets the same answer, another one
 /// is only counted, and a turn that ran keeps its own end.
 #[tokio::test]
 async fn g5_a_rejection_is_told_once_and_never_to_another_turns_readers() {

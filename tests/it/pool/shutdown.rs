@@ -2,7 +2,7 @@
 
 use crate::support::pool::{Pool, Run, turn};
 
-/// Two processes; the one that runs `t1` is told to end. Its number.
+/// Two processes; the one that runs `t1` is asked to end. Its number.
 async fn ending_one(pool: &mut Pool) -> (usize, Run) {
     let run = pool.started("t1", 1).await;
     let number = pool.process_of(&run);
@@ -22,7 +22,7 @@ async fn g9_a_running_turn_ends_within_the_grace_time() {
     ])
     .await;
     let (number, _) = ending_one(&mut pool).await;
-    // Whatever comes now is not for the one that ends.
+    // What comes now is not for the one that ends.
     pool.enqueue(&[turn("t3", "b", &["say hi"]), turn("t4", "c", &["say hi"])])
         .await;
     pool.events.all_ended(["t3", "t4"]).await;

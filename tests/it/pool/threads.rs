@@ -58,7 +58,7 @@ fn begun(pool: &Pool) -> Option<String> {
     Some(record["thread"].as_str().unwrap().to_owned())
 }
 
-/// A pool in which `a` has a conversation, and whose next worker has this fault.
+/// A pool in which `a` has a conversation, and the next worker has this fault.
 async fn pool_with_a_past(fault: &str) -> (Pool, usize) {
     let mut pool = Pool::start(1, &[]).await;
     let first = turn("t1", "a", &["keep-records", "say 1"]);

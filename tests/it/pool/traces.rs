@@ -25,7 +25,7 @@ fn headers(pairs: &[(&str, &str)]) -> FieldTable {
 
 /// Guards `Sealer::traced` wherever events are sealed, and that the outbox
 /// sends what it says: in the first attempt, in the one after a death, for a
-/// turn that never runs, for what is told again.
+/// turn that never runs, for what is published again.
 #[tokio::test]
 async fn g6_every_event_of_a_turn_is_in_its_requests_trace() {
     let mut pool = Pool::start(1, &[]).await;
@@ -55,7 +55,7 @@ async fn g6_every_event_of_a_turn_is_in_its_requests_trace() {
         assert_eq!(line["span"]["trace_id"], parent[3..35], "{line}");
     }
 
-    // Sent again in another trace, it is the same turn, told as it was.
+    // Sent again in another trace, it is the same turn, published as it was.
     let body = runs.to_string().into_bytes();
     let other = persistent().with_headers(headers(&[("traceparent", PARENT)]));
     pool.producer.enqueue_raw(&[(body, other)]).await;

@@ -188,8 +188,8 @@ async fn g3_a_server_that_does_more_than_its_turn_is_used_no_more() {
     pool.stop().await;
 }
 
-/// Guards that a server whose settings, login or instructions have changed since it read them is used no
-/// more (`Place`).
+/// Guards that a server is not used any more if settings, login or instructions have changed since it read them
+/// (`Place`).
 #[tokio::test]
 async fn what_is_set_anew_reaches_the_next_turn() {
     let mut pool = pool(1, &[]).await;
@@ -268,7 +268,7 @@ async fn servers_wait_so_long_and_so_many() {
     pool.stop().await;
 }
 
-/// Guards that a server's end is seen while it waits, whoever of the two has died.
+/// Guards that a server's end is seen while it waits, with either of the two dead.
 #[tokio::test]
 async fn g3_a_server_that_dies_while_it_waits_harms_nobody() {
     let mut pool = pool(1, &[]).await;
@@ -320,7 +320,7 @@ async fn g2_a_server_that_waits_holds_no_other_worker_up() {
     pool.stop().await;
 }
 
-/// Guards the mark on the bell: whoever has the workspace next finds what was
+/// Guards the mark on the bell: the next holder of the workspace finds what was
 /// left, though no attempt was under way.
 #[tokio::test]
 async fn g3_what_a_lost_server_leaves_is_ended_before_the_next_turn() {

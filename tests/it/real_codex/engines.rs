@@ -1,4 +1,4 @@
-//! `codex exec` and `codex app-server`, asked for the same, tell the same.
+//! `codex exec` and `codex app-server`, asked for the same, report the same.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -82,7 +82,7 @@ fn start(home: &Path, dir: &Path) -> Server {
     Server::start(codex("app-server", home, dir).arg("--stdio"))
 }
 
-/// A turn to its end, as it is told; `interrupt` at such an event.
+/// A turn to its end, as it is published; `interrupt` at such an event.
 fn turn(server: &mut Server, prompt: &str, interrupt: impl Fn(&CliEvent) -> bool) -> Told {
     let mut translator = Translator::new();
     let thread_id = server.conversation.thread().unwrap().to_owned();
@@ -102,7 +102,7 @@ fn never(_: &CliEvent) -> bool {
 }
 
 /// What both engines have to have in common: texts whole, ids by number,
-/// without what only one of them tells.
+/// without what only one of them reports.
 fn common(told: &Told, dir: &Path) -> Vec<Value> {
     let mut events: Vec<Value> = Vec::new();
     let mut texts: HashMap<String, usize> = HashMap::new();

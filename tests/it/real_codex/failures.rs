@@ -79,7 +79,7 @@ fn a_conversation_that_is_too_long_is_context_window() {
     fails("context", "context_window", false);
 }
 
-/// `codex exec` prints the words only, which say nothing here.
+/// `codex exec` prints only the message, which is not specific here.
 #[test]
 fn what_only_a_code_says_is_known_to_both_engines() {
     for engine in ["exec", "app-server"] {

@@ -1,5 +1,5 @@
 //! A hostile workspace and the real codex: all that a folder can say to codex,
-//! a server that must hear nothing, programs that must not run, and a home
+//! a server that must get no requests, programs that must not run, and a home
 //! that must not change.
 
 mod files;
@@ -94,7 +94,7 @@ impl Lab {
         self.host.start_command(command, workspace, prompt).ended()
     }
 
-    /// What a hostile workspace has reached, in words; nothing if all is well.
+    /// What a hostile workspace has reached, in words; empty if all is well.
     fn reached(&self) -> Vec<String> {
         let mut reached = self.stranger.heard();
         for entry in fs::read_dir(self.outside.path()).unwrap() {

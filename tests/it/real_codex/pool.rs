@@ -304,7 +304,7 @@ fn recorded(sessions: &Path) -> u64 {
     most
 }
 
-/// A turn whose first attempt is cut off by its worker's death.
+/// A turn with a first attempt that is cut off by its worker's death.
 async fn cut_off_once(pool: &mut Pool, model: &ModelServer, home: &Path) -> Turn {
     let request = turn("work", "a", &["run: echo here >> log", "hold: on"]);
     pool.enqueue(&[request]).await;

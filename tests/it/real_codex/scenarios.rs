@@ -4,7 +4,7 @@
 //! Of each row of the table: its events are as the contract has them (the pool
 //! checks that), it ends once and as expected, alike with both engines but for
 //! what the docs list, its usage, and the share of its sub-agents, is what the
-//! model has counted, and after its end nothing of it goes on: no request, no
+//! model has counted, and after its end it does not go on: no request, no
 //! process, no write.
 
 pub(super) mod rows;
@@ -282,7 +282,7 @@ impl Stage {
         let named = (row.with == With::Model).then_some(OTHER_MODEL);
         let asked = named.unwrap_or(default_model());
         let (start, end) = (turn.all().next().unwrap(), turn.end().unwrap());
-        // Where none is named, it is known once a turn was run without one.
+        // If no model is named, it is known once a turn was run without one.
         let started = start["model"].as_str();
         assert!(
             started == Some(asked) || started == named,
@@ -307,7 +307,7 @@ impl Stage {
         requests.filter(move |request| thread == request.session.as_str())
     }
 
-    /// After the end of a turn nothing of it goes on.
+    /// After the end of a turn it does not go on.
     fn judge_quiet(&self, row: &Row, turns: &[Turn], what: &str) {
         for (number, turn) in turns.iter().enumerate() {
             let end = ended_at(turn);
@@ -339,7 +339,7 @@ impl Stage {
             assert!(written <= end, "{what}: writes {name:?} after its end");
         }
         // But for a server that waits for the next turn, with its own MCP server and the host of
-        // its scripts, of which none runs any more: else the server would not be kept.
+        // its scripts, all of which have ended: else the server would not be kept.
         let living = of_workspace(&dir.canonicalize().unwrap());
         let living = living.into_iter().map(describe);
         let left: Vec<String> = living

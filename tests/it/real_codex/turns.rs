@@ -154,7 +154,7 @@ fn g3_what_commands_leave_in_the_background_is_gone_after_the_turn() {
     assert!(codex.lock_is_free("a"));
 }
 
-/// Whatever codex would want from elsewhere goes to the proxy, where nobody answers.
+/// All that codex requests from elsewhere goes to the proxy, which does not answer.
 #[test]
 fn codex_asks_nobody_but_the_model() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -173,7 +173,7 @@ fn codex_asks_nobody_but_the_model() {
         .run("a", "Hello.\nrun: echo hi\nsay: Bye.")
         .assert_end_turn();
     codex.run("a", "Again.").assert_end_turn();
-    // Connections that nobody has accepted would wait in here.
+    // Connections that are not accepted would wait in here.
     proxy.set_nonblocking(true).unwrap();
     let asked = proxy.accept();
     assert!(asked.is_err(), "codex connected to the proxy");

@@ -15,7 +15,7 @@ fn pieces<'a>(turn: &'a Turn, kind: &str, id: &str) -> Vec<(&'a str, &'a str)> {
         .collect()
 }
 
-/// Guards the coalescer's place (`turn::process`) and that the exec engine has none.
+/// Guards the coalescer's place (`turn::process`) and that the exec engine has no coalescer.
 #[test]
 fn texts_and_output_come_in_pieces_that_are_the_whole() {
     let script = "t\nthink Let me see.\nrun echo out\nsay Here you are.";
@@ -55,7 +55,7 @@ fn g5_a_server_that_fails_before_the_turn_ends_only_that_one() {
     ] {
         fs::write(&word, how).unwrap();
         let mut command = host.command("a");
-        // Only where nothing is to come: what does come may take its time.
+        // Only if no event is to come: what does come may take its time.
         if how.starts_with("mute") {
             command.env("TURN_WORKER_TURN_IDLE_TIMEOUT", "2s");
         }

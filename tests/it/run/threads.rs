@@ -7,7 +7,7 @@ use crate::support::host::{Host, Turn};
 
 const FOREIGN: &str = "01a201f5-61c9-7403-9850-cc317d92e3b1";
 
-/// Which thread the stand-in was told to resume last.
+/// Which thread the stand-in was asked to resume last.
 fn resumed(host: &Host) -> Option<String> {
     let thread = fs::read_to_string(host.stand_in_file("resumed")).unwrap();
     (!thread.is_empty()).then_some(thread)
@@ -116,7 +116,7 @@ fn g8_what_stands_in_the_session_files_place_is_neither_followed_nor_waited_for(
     fs::write(session("garbage"), "--last").unwrap();
     assert_ignored(&host.run("garbage", "v\nsay hi"), "no thread id");
 
-    // Each has a file of its own there now, and nothing was written through.
+    // Each has a file of its own there now, and no write went through.
     for workspace in ["link", "fifo", "garbage"] {
         assert!(
             fs::symlink_metadata(host.session_file(workspace))

@@ -1,4 +1,4 @@
-//! Whose tokens a turn reports (G7). The stand-in reports the thread's
+//! Which tokens a turn reports (G7). The stand-in reports the thread's
 //! running total, as codex does: 100, 40 and 20 for each answer, of which a
 //! turn has one more than it says things. It has no records to look them up in.
 
@@ -19,7 +19,7 @@ fn g7_each_of_three_turns_of_a_thread_reports_its_own_tokens() {
     assert_eq!(host.run("a", "t\nsay 1").usage(), answers(2));
     assert_eq!(host.run("a", "u\nsay 1\nsay 2\nsay 3").usage(), answers(4));
     assert_eq!(host.run("a", "v").usage(), answers(1));
-    // The total it was told is the sum of all.
+    // The total it got is the sum of all.
     let thread = fs::read_to_string(host.session_file("a")).unwrap();
     let total = fs::read_to_string(host.stand_in_file("threads").join(thread.trim())).unwrap();
     assert!(total.starts_with("[700,"), "{total}");
@@ -42,7 +42,7 @@ fn g7_a_turn_on_a_thread_with_an_unknown_past_reports_none_and_the_next_does() {
         assert_eq!(first.usage(), None);
         assert_eq!(first.notices(), ["codex.usage_unknown"]);
     } else {
-        // It tells the total of a thread that it loads.
+        // It reports the total of a thread that it loads.
         assert_eq!(first.usage(), answers(2));
         assert_eq!(first.notices(), [""; 0]);
     }
@@ -51,7 +51,7 @@ fn g7_a_turn_on_a_thread_with_an_unknown_past_reports_none_and_the_next_does() {
     assert_eq!(second.notices(), [""; 0]);
 }
 
-/// Whether codex took a cut-off turn's tokens into its total can't be told
+/// Whether codex took a cut-off turn's tokens into its total can't be known
 /// without its records, so the turn after it has no base to count from.
 #[test]
 fn g7_what_codex_never_reported_is_absent_and_counted_with_no_later_turn() {
@@ -64,7 +64,7 @@ fn g7_what_codex_never_reported_is_absent_and_counted_with_no_later_turn() {
             assert_eq!((cut_off.usage(), next.usage()), (None, None));
             assert_eq!(next.notices(), ["codex.usage_unknown"]);
         } else {
-            // It tells what each answer took, and the total of a thread that it loads.
+            // It reports what each answer took, and the total of a thread that it loads.
             assert_eq!((cut_off.usage(), next.usage()), (answers(1), answers(2)));
             assert_eq!(next.notices(), [""; 0]);
         }

@@ -1,4 +1,4 @@
-//! What somebody may try on the broker, and whether it lets them.
+//! What users may try on the broker, and whether it lets them.
 
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ExchangeBindOptions, ExchangeDeclareOptions,
@@ -11,7 +11,7 @@ use turn_worker::amqp::publish::json_properties;
 
 use super::broker_rights::link;
 
-/// What somebody tries.
+/// What a user tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act<'a> {
     Publish {

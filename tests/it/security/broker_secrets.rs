@@ -1,4 +1,4 @@
-//! The broker's password: shown to nobody, and changed while the pool runs.
+//! The broker's password: never shown, and changed while the pool runs.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::cli::call::Call;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
-/// No word of ours has it, so it tells a password wherever it stands.
+/// No word of ours has it, so it marks a password wherever it stands.
 const MARK: &str = "zQ7";
 
 fn connector(url: &str) -> Result<(Settings, String), String> {

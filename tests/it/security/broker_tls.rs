@@ -1,4 +1,4 @@
-//! TLS to the broker: whom we trust, what we show, and how a refusal reads.
+//! TLS to the broker: which CAs we trust, what we show, and how a refusal reads.
 
 use std::fs;
 
@@ -37,7 +37,7 @@ fn connector(url: &str, settings: &[Set]) -> Connector {
 
 async fn refused(result: Result<Link, ConnectError>) -> String {
     let error = result.map(|_| ()).unwrap_err();
-    // Neither does the error hold the password, whoever prints it.
+    // Neither does the error hold the password, in any output.
     assert!(!format!("{error:?}").contains(PASSWORD), "{error:?}");
     with_sources(&error)
 }
@@ -54,7 +54,7 @@ async fn g8_only_a_broker_that_our_authority_vouches_for_gets_the_password() {
     let to_address = format!("amqps://worker:{PASSWORD}@127.0.0.1:{}/%2f", node.lenient);
     for (result, parts) in [
         (
-            // The system's authorities know nothing of ours.
+            // The system's authorities don't know ours.
             node.connect(node.lenient, &[]).await,
             ["no authority that is trusted", "TURN_WORKER_AMQP_CA_FILE"],
         ),

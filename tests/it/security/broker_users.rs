@@ -16,7 +16,7 @@ use crate::clients::program::Language;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
-/// For whoever only sends or listens.
+/// For users that only send or listen.
 const NOT_FOR_CLIENTS: &[Act<'static>] = &[
     // Requests, offers, dead letters of others.
     Act::Get {
@@ -375,7 +375,7 @@ async fn everybody_can_do_their_part_with_their_user() {
     let producer = Language::Python.producer("a", &["tag\nsay Done."], &users.producer);
     producer.run().await.ended(0);
 
-    // What is cancelled, told by the sequencer, and what is rejected and buried.
+    // What is cancelled, published by the sequencer, and what is rejected and dead-lettered.
     pool.enqueue(&[turn("t1", "b", &["wait never"])]).await;
     pool.started("t1", 1).await;
     let cancel = Call::new(&["cancel", "t1"]).set("AMQP_URL", &users.producer);
@@ -407,7 +407,7 @@ async fn everybody_can_do_their_part_with_their_user() {
     pool.stop().await;
 }
 
-/// Guards what `--event-log` gives, and that nobody has it without.
+/// Guards what `--event-log` gives, and that it is missing without.
 #[tokio::test]
 async fn g8_the_event_log_is_kept_and_read_by_those_who_may_and_no_others() {
     let users = Users::get().await;

@@ -158,7 +158,7 @@ async fn g8_no_text_forges_a_line_of_the_text_log() {
 }
 
 /// Guards the same, and `TurnError::own_words`: what codex says, and what it
-/// was told, is not in the log that operators have by default.
+/// was published, is not in the log that operators have by default.
 #[tokio::test]
 async fn g8_the_json_log_holds_neither_forged_lines_nor_what_codex_said() {
     let log = log_of("json", "info", JSON_LINE).await;

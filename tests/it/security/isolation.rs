@@ -22,7 +22,7 @@ fn call(host: &Host, arguments: &[&str]) -> Command {
     let mut command = host.call(arguments);
     command
         .env("TURN_WORKER_HTTP_ADDR", "127.0.0.1:0")
-        // Nobody answers there.
+        // There is no answer there.
         .env("TURN_WORKER_AMQP_URL", "amqp://127.0.0.1:1/%2f")
         .stdin(Stdio::null());
     command

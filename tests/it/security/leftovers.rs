@@ -51,7 +51,7 @@ async fn g3_what_a_turn_leaves_harms_no_turn_of_another_workspace() {
             ],
             "end_turn",
         ),
-        // It stops its own codex: nothing but the idle limit ends this one.
+        // It stops its own codex: only the idle limit ends this one.
         ("stopped", &["run kill -STOP $PPID"], "cancelled"),
     ];
     for (mess, script, outcome) in messes {
@@ -90,7 +90,7 @@ fn printed(turn: &crate::support::pool::Turn) -> Vec<String> {
 struct Small(PathBuf);
 
 impl Small {
-    /// Nothing where one may not mount.
+    /// `None` if mounting is forbidden.
     fn at(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount")
@@ -114,7 +114,7 @@ impl Drop for Small {
 const FILL: &str = "run cat /dev/zero > filler";
 
 /// Guards that a session file which can't be written is no reason to fail a
-/// turn. A workspace with room of its own fills nobody else's.
+/// turn. A workspace with room of its own does not fill that of others.
 #[tokio::test]
 async fn g4_a_turn_that_fills_its_own_disk_harms_nobody() {
     let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
@@ -139,7 +139,7 @@ async fn g4_a_turn_that_fills_its_own_disk_harms_nobody() {
 }
 
 /// Guards `Attempt::record`, which tries until there is room. Without a disk of
-/// its own a workspace can use up everybody's: then all wait, and nothing is lost.
+/// its own a workspace can use up everybody's: then all wait, and no turn is lost.
 #[tokio::test]
 async fn g4_a_turn_that_fills_everybodys_disk_costs_no_turn() {
     let mut pool = Pool::start(0, &[("SLOTS", "1")]).await;

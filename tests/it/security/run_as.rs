@@ -96,7 +96,7 @@ fn an_agent_of_another_user_is_shown_images() {
     assert_eq!(turn.said(), ["8"]);
 }
 
-/// Where the worker is not root, the system drops nothing by itself when the
+/// Where the worker is not root, the system drops no capability by itself when the
 /// user changes: guards `set_capabilities` in `Switch::become_for_good`.
 #[test]
 fn g8_what_lets_a_worker_switch_users_is_not_handed_on() {
@@ -133,7 +133,7 @@ fn g8_the_workspace_is_the_agents_and_what_is_above_it_is_not() {
         return;
     }
     let host = Host::new().run_as(AGENT);
-    // A worker whose files are closed by default.
+    // A worker with files that are closed by default.
     let wrapper = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""];
     let outer = under(&host, &wrapper, program(), "acme/site");
     let prompt = "t\nrun mkdir made && cd ../../acme/site/made && pwd -P\n\
@@ -181,7 +181,7 @@ fn g8_only_an_empty_directory_is_given_to_the_agents_unasked() {
 
 /// What an agent puts in the place of the session file, or of the file that
 /// becomes it, and whether the next turn says so. Guards `session::read` and
-/// `Dir::write_atomic_over` (src/workspace), by a worker whom the system
+/// `Dir::write_atomic_over` (src/workspace), by a worker that the system
 /// stops nowhere.
 #[test]
 fn g8_a_root_worker_writes_nothing_through_what_an_agent_has_put_there() {
@@ -452,7 +452,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 }
 
 /// Guards `kill_all_below_me` (src/guard/tree.rs), by a storm that fills all
-/// room there is, as soon as there is any, and a turn whose processes have to
+/// room there is, as soon as there is any, and a turn with processes that have to
 /// be ended meanwhile.
 #[test]
 fn g3_a_turn_that_forks_without_end_within_its_limits_ends_with_all_of_it() {
@@ -468,7 +468,7 @@ fn g3_a_turn_that_forks_without_end_within_its_limits_ends_with_all_of_it() {
          until [ -e storms ]; do :; done"
     );
     for (stormy, next) in [("a", "b"), ("c", "d")] {
-        // That all are gone when the end is told, every turn of a host's is looked at for.
+        // That all are gone when the end is published, every turn of a host's is looked at for.
         host.run(stormy, &format!("t\n{storm}")).assert_end_turn();
         let met = host.run(
             next,
@@ -484,7 +484,7 @@ fn g3_a_turn_that_forks_without_end_within_its_limits_ends_with_all_of_it() {
     }
 }
 
-/// What can't be started as the agents' user says as whom.
+/// What can't be started as the agents' user names its user.
 #[test]
 fn what_is_closed_to_the_agents_user_is_an_exit_that_says_so() {
     if !is_root("what is closed to agents of another user") {

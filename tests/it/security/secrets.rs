@@ -1,5 +1,5 @@
 //! An agent that looks for secrets wherever it gets (G8): the real codex,
-//! told to run a burglar's script.
+//! asked to run a burglar's script.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -21,8 +21,8 @@ const WORKER: u32 = 61_008;
 /// Takes all that it can read to `$1`; what is newer than `$2` is new to this
 /// host. It ends as soon as there is a file `go`. Left out of the whole disk:
 /// the system's own view of itself, of which it takes the processes by name;
-/// what compilers, npm and git write at the same time, which is much and none
-/// of the worker's; and its own loot.
+/// what compilers, npm and git write at the same time, which is much and not
+/// the worker's; and its own loot.
 const BURGLAR: &str = r#"#!/bin/sh
 loot=$1 mark=$2
 exec 2>/dev/null
@@ -74,7 +74,7 @@ fn secret() -> String {
     format!("wonderland-{}", uuid::Uuid::new_v4().simple())
 }
 
-/// Lets the agent take all that it can; nothing of it may be the worker's.
+/// Lets the agent take all that it can; it must not include the worker's.
 fn burgle(agent: u32, change: impl FnOnce(Host) -> Host, secret: &str) -> Loot {
     let codex = Codex::new();
     let codex = codex.map(|host| {
@@ -149,10 +149,10 @@ fn burgle(agent: u32, change: impl FnOnce(Host) -> Host, secret: &str) -> Loot {
         loot.text("home")
     );
     assert!(loot.text("files").contains("left-lying-about"));
-    // Nor has codex itself kept anything, where nobody was to look.
+    // Nor has codex itself kept it.
     let kept = grep(&home, secret);
     assert!(kept.is_empty(), "{kept:?}");
-    // A command's own, and nothing else; the folder is the one that is being listed.
+    // A command's own, only; the folder is the one that is being listed.
     let descriptors = loot.text("descriptors");
     assert!(!descriptors.contains("socket"), "{descriptors}");
     assert!(!descriptors.contains(".turn-worker"), "{descriptors}");
@@ -185,7 +185,7 @@ fn nothing_of_the_control_pipe(worker: i32) {
         panic!("{guards:?}");
     };
     assert_eq!(parent(guard), worker);
-    // Who is not root sees nothing of a guard's, and so neither does codex.
+    // A user that is not root can't see a guard's, and so neither can codex.
     let private: Vec<String> = open(guard)
         .into_iter()
         .chain(open(worker))
@@ -259,9 +259,9 @@ fn g8_the_real_codex_finds_no_secret_as_a_user_of_its_own() {
     assert!(!shown.contains("turn-worker"), "{shown}");
 }
 
-/// Root sees other processes' environments, and nothing helps against that:
+/// Root sees other processes' environments, and there is no protection against that:
 /// the worker warns. In the agent's own environment, in arguments, files and
-/// codex's home there is nothing for root either.
+/// codex's home root finds no secret either.
 #[test]
 fn g8_the_real_codex_finds_no_secret_as_root_but_in_other_processes() {
     if !is_root("the real codex as root") {

@@ -13,7 +13,7 @@ use rcgen::{
 use crate::support::broker::Broker;
 use crate::support::ports::free_ports;
 
-/// The user's who may do everything, and whose name a certificate has.
+/// Of the user with all rights, who is also named by a certificate.
 pub const PASSWORD: &str = "s3cret";
 
 /// A setting, named without its prefix.
@@ -23,9 +23,9 @@ pub struct Node {
     pub broker: Broker,
     /// Wants a client certificate.
     pub strict: u16,
-    /// Wants none.
+    /// Wants no certificate.
     pub lenient: u16,
-    /// Wants none, and has a certificate that has expired.
+    /// Wants no certificate, and has a certificate that has expired.
     pub expired: u16,
     dir: PathBuf,
 }
@@ -103,7 +103,7 @@ impl Node {
     }
 }
 
-/// What operators are told to write.
+/// What operators are asked to write.
 fn documented_conf() -> String {
     let text = include_str!("../../../docs/OPERATIONS.md");
     let (_, block) = text.split_once("```ini\n").unwrap();

@@ -123,7 +123,7 @@ fn g8_what_a_turn_puts_in_the_session_files_place_is_none_with_a_notice() {
     }
 }
 
-/// A lease lets its holder delay whoever opens the file. Guards what
+/// A lease lets its holder delay a process that opens the file. Guards what
 /// `session::read` makes of the refusal.
 #[test]
 fn g8_a_session_file_that_a_neighbour_holds_is_none_with_a_notice() {
@@ -147,7 +147,7 @@ fn g8_a_session_file_that_a_neighbour_holds_is_none_with_a_notice() {
 }
 
 /// Guards `write_atomic_over`: that it removes what stands in the temporary
-/// file's place and opens nothing that is there already.
+/// file's place and opens no file that is there already.
 #[test]
 fn g8_what_a_turn_puts_in_the_temporary_files_place_is_not_written_to() {
     let outside = Outside::new();
@@ -219,7 +219,7 @@ fn g8_a_turn_that_moves_its_workspace_away_does_not_move_the_next_one() {
 }
 
 /// Guards `id::segments` and that our own folder lies beside the workspaces:
-/// nothing that a turn makes in its own is taken for a record of ours.
+/// no file that a turn makes in its own is taken for a record of ours.
 #[test]
 fn g8_names_of_ours_mean_nothing_inside_a_workspace() {
     let outside = Outside::new();
@@ -247,7 +247,7 @@ fn g8_names_of_ours_mean_nothing_inside_a_workspace() {
     }
 }
 
-/// Guards `Threads::adopt` and that a thread is the workspace's before anybody
+/// Guards `Threads::adopt` and that a thread is the workspace's before any process
 /// can have read of it.
 #[test]
 fn g8_a_thread_that_a_turn_steals_from_a_running_neighbour_is_not_resumed() {

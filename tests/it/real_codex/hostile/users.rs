@@ -1,4 +1,4 @@
-//! As whom the agents run.
+//! The user that agents run as.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

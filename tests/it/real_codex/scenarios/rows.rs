@@ -30,17 +30,17 @@ pub enum With {
     LostThread,
     Schema,
     Image,
-    /// Its first turn names a model, and the last one none.
+    /// Its first turn names a model, and the last one does not.
     ModelBefore,
-    /// It names a model, and the one before none.
+    /// It names a model, and the one before does not.
     Model,
-    /// It asks for a reasoning effort, and the one before for none.
+    /// It asks for a reasoning effort, and the one before does not.
     Effort,
-    /// Its first turn asks for a reasoning effort, and the last one for none.
+    /// Its first turn asks for a reasoning effort, and the last one does not.
     EffortBefore,
 }
 
-/// What codex takes for a turn that names none.
+/// What codex takes for a turn without a model.
 pub fn default_model() -> &'static str {
     let version = std::process::Command::new(super::super::program())
         .arg("--version")
@@ -226,7 +226,7 @@ pub const DEFAULT: &[Row] = &[
         said: &["Next."],
         ..ROW
     },
-    // Nothing of them was paid for, in a conversation that has spent before.
+    // They were not paid for, in a conversation that has spent before.
     Row {
         name: "quota",
         turns: &["say: First.", "fail: quota"],
