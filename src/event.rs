@@ -63,7 +63,7 @@ names! {
         /// It failed, or was not accepted: the `error` event before it says why.
         Error = "error" => as_told("see the error's code"),
         /// It was cancelled; by another turn, if `superseded_by` names one.
-        Cancelled = "cancelled" => no("nothing; send it again if you still want it"),
+        Cancelled = "cancelled" => no("send it again if you still want it"),
         /// It ran longer than its limit, or codex was silent for longer than the idle limit: the `error` event
         /// before it says which.
         Timeout = "timeout" => as_told("see the error's code"),
@@ -74,7 +74,7 @@ names! {
     /// What went wrong.
     ErrorCode {
         /// The request breaks a rule; the message names field, value and rule.
-        RequestInvalid = "request.invalid" => no("mend the producer; `turn-worker validate` tells the same before it is sent"),
+        RequestInvalid = "request.invalid" => no("fix the producer; `turn-worker validate` reports the same before it is sent"),
         /// The workspace is outside the root, inside another workspace, or not a directory.
         WorkspaceRejected = "workspace.rejected" => no("use another name"),
         /// The workspace has `MAX_WAITING` turns in line.
@@ -112,7 +112,7 @@ names! {
         /// Too many requests.
         RateLimited = "rate_limited" => yes("wait"),
         /// The account's allowance is used up.
-        UsageLimit = "usage_limit" => as_told("wait until it is renewed; no where somebody has to pay first"),
+        UsageLimit = "usage_limit" => as_told("wait until it is renewed; no if the account needs a payment"),
         /// The model's servers can't cope.
         Overloaded = "overloaded" => yes("wait"),
         /// The conversation is too long for the model.
@@ -141,20 +141,20 @@ names! {
         /// codex lost its connection to the model and tries again.
         Reconnecting = "codex.reconnecting" => no("wait"),
         /// Another error that codex reported and recovered from.
-        Error = "codex.error" => no("nothing, unless the turn fails"),
+        Error = "codex.error" => no("only if the turn fails"),
         /// A warning of codex.
         Warning = "codex.warning" => no("operator: read it"),
         /// codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
         LineTooLong = "codex.line_too_long" => no("operator: raise the limit if what was left out is missed"),
         /// The conversation can't be resumed; the turn starts a new one.
-        ThreadLost = "codex.thread_lost" => no("tell the agent again what it has to know"),
+        ThreadLost = "codex.thread_lost" => no("repeat what the agent has to know"),
         /// The conversation was compacted: codex has replaced it with a summary, and the agent has forgotten details. With
         /// `app-server` only.
         Compacted = "codex.compacted" => no("repeat what the agent must know exactly; start a new conversation where it matters"),
         /// codex asks another model than the one that was chosen; the message names both. With `app-server` only.
         ModelRerouted = "codex.model_rerouted" => no("operator: see whether the account may use the model"),
         /// What the conversation had used before is unknown, so this turn's tokens are not counted.
-        UsageUnknown = "codex.usage_unknown" => no("nothing; the next turn's are counted"),
+        UsageUnknown = "codex.usage_unknown" => no("not necessary; the next turn's are counted"),
         /// The request has an `output_schema`, but the agent's last message is no JSON; the message says why.
         NotStructured = "codex.not_structured" => no("read `text`; ask in the prompt, too, or take a model that keeps to schemas"),
         /// `.plexum-codex-session` can't be used (no UUID, another workspace's thread, no plain file); the turn starts

@@ -87,14 +87,14 @@ impl Topology {
     async fn try_log(&self, link: &Link, log: &EventLog) -> Result<LogState, DeclareError> {
         self.declare_log(link, arguments(log)).await?;
         if link.is_blocked() {
-            return Ok(LogState::Unknown("the broker takes nothing now".to_owned()));
+            return Ok(LogState::Unknown("the broker accepts no messages now".to_owned()));
         }
         if confirms(link, &self.log).await? {
             self.bind_log(link).await?;
             return Ok(LogState::Kept);
         }
         if !confirms(link, NOWHERE).await? {
-            return Ok(LogState::Unknown("the broker confirms nothing".to_owned()));
+            return Ok(LogState::Unknown("the broker does not confirm".to_owned()));
         }
         self.unbind_log(link).await?;
         let limit = CONFIRM_LIMIT.as_secs();
@@ -220,7 +220,7 @@ impl LogNews {
                 return;
             }
             LogState::Unknown(why) => {
-                tracing::debug!(why, "how the event log is can't be told now");
+                tracing::debug!(why, "the event log's state is unknown now");
                 return;
             }
             LogState::Refused(error) => with_sources(error),

@@ -190,7 +190,7 @@ impl Link {
                 .as_deref()
             {
                 Ok(LinkState::Closed(reason)) => reason.clone(),
-                _ => "nobody watches the connection any more".to_owned(),
+                _ => "the connection is no longer watched".to_owned(),
             }
         }
     }

@@ -13,8 +13,8 @@ Examples:
   turn-worker cancel 019a2c3e-7d1b-7000-8000-000000000000
   turn-worker cancel nightly-42 -w acme/website
 
-Waiting or running, the turn ends as cancelled, and whoever follows it is told. A turn that has ended, or that nobody \
-knows, is left alone; so this succeeds when the cancel was sent, whatever becomes of the turn.
+Waiting or running, the turn ends as cancelled, and its readers get the end. A turn that has ended, or is not \
+known, is left alone; so this succeeds when the cancel was sent, with any outcome of the turn.
 
 Exit status: 0 sent, 1 not sent, 2 wrong arguments or settings.";
 

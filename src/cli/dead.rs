@@ -30,13 +30,13 @@ Examples:
   turn-worker dead show 12
   turn-worker dead show nightly-42
 
-`turn-worker dead list --help` and `turn-worker dead show --help` tell more.
+`turn-worker dead list --help` and `turn-worker dead show --help` describe more.
 
-Looking changes nothing: what is looked at stays in the queue, in its order, also when this is interrupted. Of the \
+Looking has no effect: what is looked at stays in the queue, in its order, also when this is interrupted. Of the \
 settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter. The broker's user needs to read the dead queue: \
 ops/rabbitmq/users set operator NAME.
 
-Exit status: 0 told, 1 it could not be, or there is no such dead letter, 2 wrong arguments or settings, 141 whoever \
+Exit status: 0 printed, 1 it could not be, or there is no such dead letter, 2 wrong arguments or settings, 141 the program that \
 read the output is gone.";
 
 const LIST_HELP: &str = "\
@@ -45,8 +45,8 @@ Examples:
   turn-worker dead list --oldest --limit 1000 | jq -r .code | sort | uniq -c
 
 Without a terminal, JSON lines: place (1 is the oldest in the queue), of (how many there are), turn_id, workspace, \
-code, message, time, bytes. What is not known is null. To get to the newest, all have to be fetched, whatever their \
-size; --oldest ends after --limit.";
+code, message, time, bytes. What is not known is null. To get to the newest, all have to be fetched whole; \
+--oldest ends after --limit.";
 
 #[derive(Debug, Args)]
 pub struct DeadArgs {
@@ -146,7 +146,7 @@ async fn find(operator: &Operator, which: &Which, limit: Duration) -> anyhow::Re
                 "there is no rejected request {place}: the queue holds {total} (1 is the oldest)"
             ),
             Which::Turn(id) => {
-                bail!("none of the {total} rejected requests is of turn {id:?}")
+                bail!("the {total} rejected requests have none of turn {id:?}")
             }
         }
     };

@@ -10,7 +10,7 @@ Exit status:
   2    wrong arguments or settings
   124  the turn ran out of time
   130  the turn was cancelled, or a second Ctrl-C left it
-  141  whoever read the output is gone";
+  141  the reader of the output is gone";
 
 pub const FAILURE: u8 = 1;
 pub const USAGE: u8 = 2;

@@ -102,7 +102,7 @@ Examples:
   turn-worker serve
   turn-worker submit -w acme/website 'Fix the failing test'
 
-`turn-worker help COMMAND` tells more, with examples.";
+`turn-worker help COMMAND` describes one, with examples.";
 
 fn with_statuses(examples: &str) -> String {
     format!("{examples}\n\n{}", exit::HELP)

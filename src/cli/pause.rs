@@ -118,7 +118,7 @@ pub fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode
     let file = open(settings)?;
     if args.all {
         file.resume_all().context("can't resume")?;
-        say("nothing is paused any more");
+        say("all pauses have ended");
         return Ok(ExitCode::SUCCESS);
     }
     let scope = args.scope.scope();

@@ -16,9 +16,9 @@ Examples:
   turn-worker schema asyncapi > asyncapi.json
 
 Schemas are JSON Schema 2020-12; the AsyncAPI document is of version 3.0, and names exchanges and queues as \
-TURN_WORKER_PREFIX has it. Nothing else is read, and no broker is asked.
+TURN_WORKER_PREFIX has it. No other variable is read, and no broker is asked.
 
-Exit status: 0 printed, 2 wrong arguments or settings, 141 whoever read it is gone.";
+Exit status: 0 printed, 2 wrong arguments or settings, 141 the reader of the output is gone.";
 
 #[derive(Debug, Args)]
 pub struct SchemaArgs {

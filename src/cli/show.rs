@@ -36,7 +36,7 @@ The event log is not needed.
 Without a terminal, one JSON object a turn: turn_id, workspace, state (waiting, running, started, ended, unknown), \
 attempts, cancel_requested; of a turn that waits place (null behind the first 5 of its line), of, why; of one that runs \
 worker, attempt, since, spent (tokens so far, if codex reports them); of one that has ended outcome, at, by, code, reason, error, model, usage, duration_ms, \
-thread_id, superseded_by; null is unknown. `started` is a turn that no worker reports and whose end is not recorded.
+thread_id, superseded_by; null is unknown. `started` is a turn that no worker reports, without a recorded end.
 
 Exit status: 0 shown, 1 unknown, 2 wrong arguments or settings, 141 the reader of the output is gone.";
 

@@ -27,15 +27,15 @@ Examples:
   turn-worker status | jq '.backlog.oldest'
   turn-worker status | jq -r '.workers[] | select(.draining or .lacks) | .name'
 
-Workers and sequencers tell of themselves every two seconds; this listens until all have. Nothing is asked of them, \
+Workers and sequencers report every two seconds; this listens until all have. It sends no questions, \
 and no management plugin is needed. Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter. The \
 broker's user needs to listen to the status exchange: ops/rabbitmq/users set operator NAME.
 
 Without a terminal, one JSON object: workers with the turns they run, sequencers, backlog (of the active sequencer, or \
 null; each of its `top` lines has why its turns wait), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters (null where the broker does not show them to this user, as RabbitMQ 4.3 does not show them to operators).
 
-Exit status: 0 somebody told of itself, 1 nobody did or the broker can't be reached, 2 wrong arguments or settings, \
-141 whoever read the output is gone.";
+Exit status: 0 at least one report, 1 no report, or the broker can't be reached, 2 wrong arguments or settings, \
+141 the reader of the output is gone.";
 
 /// What empties a terminal, and puts the cursor at its top.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";

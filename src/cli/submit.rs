@@ -23,8 +23,8 @@ Examples:
   id=$(turn-worker submit -w acme/website --no-wait 'Update the dependencies')
 
 Without a terminal, events are printed as JSON lines. Ctrl-C cancels the turn and waits for its end; a second one \
-leaves at once. A turn goes on when whoever followed it is gone; to follow it again, send the same turn under the \
-same --turn-id: it runs once, and its end is told again.
+leaves at once. A turn goes on without readers; to follow it again, send the same turn under the \
+same --turn-id: it runs once, and its end is published again.
 
 Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
 

@@ -21,7 +21,7 @@ Examples:
   turn-worker tail --wait nightly-43
 
 Reads the event log, which workers keep where TURN_WORKER_EVENT_LOG=on: what there is of the turn, and then what \
-comes, to its end. Without a terminal, events are printed as JSON lines. A turn of which the log has nothing is an \
+comes, to its end. Without a terminal, events are printed as JSON lines. A turn that is not in the log is an \
 error, also one that waits for its place: --wait waits for it. Ctrl-C leaves; the turn goes on.
 
 Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
@@ -101,7 +101,7 @@ async fn to_the_end(tail: &mut Tail, args: &TailArgs) -> anyhow::Result<u8> {
             ),
             TailUpdate::CaughtUp if found => continue,
             TailUpdate::CaughtUp if args.wait => {
-                format!("the event log has nothing of turn {id} yet, waiting for it")
+                format!("turn {id} is not in the event log yet, waiting for it")
             }
             TailUpdate::CaughtUp => bail!(
                 "the event log has nothing of turn {id}{}: it has not started, is older than the log, or never was; --wait waits for it",

@@ -25,9 +25,9 @@ Examples:
   jq -n '{turn_id: \"t-01\", workspace: \"acme/website\", messages: []}' | turn-worker validate - --json
   turn-worker validate --control cancel.json
 
-Everything that is wrong is told at once, in the words with which the workers would reject it. A worker's own limits \
+Everything that is wrong is listed at once, in the words with which the workers would reject it. A worker's own limits \
 hold where they are set here too: TURN_WORKER_MAX_REQUEST_BYTES, TURN_WORKER_CODEX_MODELS, TURN_WORKER_CODEX_EFFORTS, TURN_WORKER_CODEX_SERVICE_TIERS, TURN_WORKER_WORKSPACE_ROOT. \
-No broker is asked and nothing is looked up on disk; so whether a workspace lies inside another, or has too many turns \
+No broker is asked and the disk is not read; so whether a workspace lies inside another, or has too many turns \
 in line, is only known when the turn is there. Nor are the message's properties seen: message_id, expiration, \
 content_encoding, and reply_to, without which a question has no answer.
 

@@ -51,7 +51,7 @@ pub enum ClientError {
     #[error("can't listen to the turn's events")]
     Consume(#[from] crate::amqp::consume::ConsumeError),
     #[error(
-        "no worker listens on {target}, so nobody heard the cancel; is `turn-worker serve` running?"
+        "no worker listens on {target}, so the cancel was not received; is `turn-worker serve` running?"
     )]
     Unheard { target: Arc<Target> },
     #[error("the {what} was not taken by {target}")]

@@ -93,7 +93,7 @@ pub(super) fn unlisted(model: &str, models: &BTreeSet<String>) -> Option<String>
     }
     let listed: Vec<&str> = models.iter().map(String::as_str).collect();
     Some(format!(
-        "found {model:?} as the model of a turn that names none, expected one of CODEX_MODELS ({}); \
+        "found {model:?} as the model of a turn without one, expected one of CODEX_MODELS ({}); \
          the operator can set CODEX_MODEL",
         listed.join(", ")
     ))

@@ -87,7 +87,7 @@ const ONE_TIER: &str =
 
 /// Where codex does not answer, as with arguments that only `codex exec` takes.
 const NO_DEFAULT: &str = "only some models may be asked (CODEX_MODELS), and codex has not reported which one a turn \
-     gets that names none; the operator can set CODEX_MODEL";
+     without one gets; the operator can set CODEX_MODEL";
 
 impl Engine for Exec {
     type Run = ExecRun;

@@ -136,11 +136,11 @@ settings! {
     codex_model CODEX_MODEL {
         Preset::Told("codex's own"),
         Allowed::Told("1 to 128 of A-Z a-z 0-9 . _ : / @ - and not beginning with -, one of CODEX_MODELS if that is set"),
-        "the model of turns that name none" }
+        "the model of turns without one" }
     codex_models CODEX_MODELS {
         Preset::Told("any"),
         Allowed::Told("names of models, with commas between them"),
-        "the models that a turn may name; one that names none is run only if its model is listed, too" }
+        "the models that a turn may name; one without is run only if its model is listed, too" }
     codex_efforts CODEX_EFFORTS {
         Preset::Told("any"),
         Allowed::Told("some of none, minimal, low, medium, high, xhigh, max and ultra, with commas between them"),
@@ -148,7 +148,7 @@ settings! {
     codex_service_tiers CODEX_SERVICE_TIERS {
         Preset::Told("any"),
         Allowed::Told("some of default, flex and priority, with commas between them"),
-        "the service tiers that a turn may ask for, with app-server; with exec it may ask for none" }
+        "the service tiers that a turn may ask for, with app-server; with exec it may not" }
     codex_sandbox CODEX_SANDBOX {
         Preset::Value("bypass"), OneOf(Sandbox::WORDS),
         "what codex lets the agent's commands do" }
@@ -191,7 +191,7 @@ settings! {
         "how long a turn may take; a request can ask for less" }
     turn_idle_timeout TURN_IDLE_TIMEOUT {
         Preset::Value("15m"), Duration("100ms", "7d"),
-        "how long codex may say nothing" }
+        "how long codex may be silent" }
     max_attempts MAX_ATTEMPTS {
         Preset::Value("3"), Count(1, 100),
         "how often a turn is started when workers die running it; a request can ask for less" }
@@ -234,7 +234,7 @@ settings! {
         "how many rejected requests are kept; the oldest go first" }
     failed_requests FAILED_REQUESTS {
         Preset::Value("100"), Count(0, 10_000),
-        "how many requests of turns that failed are kept for each workspace, prompts among them, for turn-worker retry; 0 keeps none" }
+        "how many requests of turns that failed are kept for each workspace, prompts among them, for turn-worker retry; 0 disables it" }
     shutdown_grace SHUTDOWN_GRACE {
         Preset::Value("10m"), Duration("0s", "7d"),
         "how long running turns may go on after SIGTERM" }
@@ -261,7 +261,7 @@ settings! {
         "how much is logged" }
     log_errors LOG_ERRORS {
         Preset::Value("known"), OneOf(LogErrors::WORDS),
-        "of which failed turns the words of codex and of the model's API are logged: known is those whose reason says that they are about the account, the connection or the settings, so not invalid_prompt, policy and unknown, whose words may quote prompts and files" }
+        "of which failed turns the words of codex and of the model's API are logged: known is those with a reason that concerns the account, the connection or the settings, so not invalid_prompt, policy and unknown, where the words may quote prompts and files" }
     prefix PREFIX {
         Preset::Value("codex"),
         Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),
@@ -326,7 +326,7 @@ pub fn settings_help() -> String {
             setting.variable()
         );
     }
-    text.push_str("\nAn empty value is as good as none. Relative paths mean the directory in which the process starts.\n");
+    text.push_str("\nAn empty value counts as absent. Relative paths mean the directory in which the process starts.\n");
     text
 }
 

@@ -43,7 +43,7 @@ pub(super) fn document(topology: &Topology) -> Value {
     let mut question = control("Asks where a turn is", "Describe");
     question["headers"] = json!({ "type": "object", "properties": {
         "reply_to": {
-            "description": "The AMQP property: the queue for the answer, one that the broker has named or whose name ends \
+            "description": "The AMQP property: the queue for the answer, one named by the broker or with a name that ends \
                             in a UUID.",
             "type": "string",
         },
@@ -72,7 +72,7 @@ pub(super) fn document(topology: &Topology) -> Value {
             "version": VERSION.to_string(),
             "description": "Turns of a coding agent, from a queue. This describes the worker: \
                             what it receives, a producer sends, and the other way round. \
-                            docs/EVENTS.md tells what it all means.",
+                            docs/EVENTS.md describes its meaning.",
             "license": { "name": "MIT" },
         },
         "defaultContentType": "application/json",
@@ -160,7 +160,7 @@ fn operations() -> Value {
         },
         "tellEvent": {
             "action": "send",
-            "title": "The worker tells what happens to a turn",
+            "title": "The worker publishes what happens to a turn",
             "channel": channel("events"),
             "bindings": {
                 "amqp": { "deliveryMode": PERSISTENT, "mandatory": false, "bindingVersion": BINDING_VERSION },
@@ -168,7 +168,7 @@ fn operations() -> Value {
         },
         "takeCancel": {
             "action": "receive",
-            "title": "Anybody cancels a turn",
+            "title": "A client cancels a turn",
             "channel": channel("control"),
             "messages": [{ "$ref": "#/channels/control/messages/cancel" }],
             "bindings": {

@@ -23,7 +23,7 @@ impl Again {
         match self {
             Self::No => "no",
             Self::Yes => "yes",
-            Self::AsTold => "as told",
+            Self::AsTold => "see `retryable`",
         }
     }
 }

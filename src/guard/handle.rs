@@ -92,7 +92,7 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
-    #[error("can't tell the guard what to start")]
+    #[error("can't send the guard what to start")]
     Start(#[source] io::Error),
     #[error("processes of an earlier turn can't be killed: {0}")]
     Held(Box<Unkillable>),

@@ -13,7 +13,7 @@ use crate::guard::confine::User;
 pub enum AccountError {
     #[error("there is no user `{0}` on this host")]
     Unknown(String),
-    #[error("`{0}` is root, from whom nothing can be kept")]
+    #[error("`{0}` is root, which can read and change everything")]
     Root(String),
     #[error("can't look up user `{name}`")]
     Lookup {

@@ -100,7 +100,7 @@ fn of_one_user(settings: &Settings) -> Vec<Finding> {
     if me.is_root() {
         findings.push(Doubtful(
             "AGENTS RUN AS ROOT, as this worker does: each can read the worker's secrets, change its records \
-             and do whatever it likes on this host; name a user for them in TURN_WORKER_CODEX_RUN_AS, \
+             and act as root on this host; name a user for them in TURN_WORKER_CODEX_RUN_AS, \
              or run the worker as one"
                 .to_owned(),
         ));
@@ -128,14 +128,14 @@ pub const NEEDED: [(CapabilitySet, &str); 5] = [
 fn may_switch(user: &User) -> Vec<Finding> {
     if user.uid == geteuid().as_raw() {
         return vec![Broken(format!(
-            "TURN_WORKER_CODEX_RUN_AS is the worker's own user ({user}), which keeps nothing apart"
+            "TURN_WORKER_CODEX_RUN_AS is the worker's own user ({user}), which separates no files"
         ))];
     }
     let has = match capabilities(None) {
         Ok(sets) => sets.effective,
         Err(error) => {
             return vec![Broken(format!(
-                "can't tell the worker's privileges: {error}"
+                "can't read the worker's privileges: {error}"
             ))];
         }
     };
@@ -155,7 +155,7 @@ fn may_switch(user: &User) -> Vec<Finding> {
         return Vec::new();
     }
     vec![Doubtful(
-        "without CAP_SYS_PTRACE, what is left of a turn whose worker and guard were killed at the same moment \
+        "without CAP_SYS_PTRACE, what is left of a turn after its worker and guard were killed at the same moment \
          is not found"
             .to_owned(),
     )]

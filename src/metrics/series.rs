@@ -190,7 +190,7 @@ impl Series {
             queue_wait: new.register(HistogramVec::new(
                 HistogramOpts::from(opts(
                     "queue_wait_seconds",
-                    "From when a turn was enqueued, as its producer tells, to its first start.",
+                    "From when a turn was enqueued, by its producer's clock, to its first start.",
                 ))
                 .buckets(TURN_SECONDS.to_vec()),
                 &by_tenant(&[]),
@@ -254,7 +254,7 @@ impl Series {
             ),
             unpublished: new.gauge(
                 "turns_unpublished",
-                "Turns whose events wait, as the broker does not confirm or take them.",
+                "Turns with events that wait, as the broker does not confirm or take them.",
             ),
             attempts_outdated: new.counter(
                 "attempts_outdated_total",
@@ -262,7 +262,7 @@ impl Series {
             ),
             old_reads: new.counters(
                 "old_reads_total",
-                "Offers whose workspace's journal was read as it was before a turn that has ended, by outcome.",
+                "Offers for which the workspace's journal was read without a turn that has ended, by outcome.",
                 &["outcome"],
             ),
             redeliveries: new.counter(
@@ -342,12 +342,12 @@ impl Series {
             ),
             offer_answers: new.counters(
                 "offer_answers_total",
-                "Workers' answers to offers, and private offers that got none.",
+                "Workers' answers to offers, and private offers without an answer.",
                 &["answer"],
             ),
             offers_repeated: new.counter(
                 "offers_repeated_total",
-                "Turns that were offered again because nobody seemed to run them.",
+                "Turns that were offered again because no worker seemed to run them.",
             ),
             leftovers: new.counter(
                 "leftover_processes_killed_total",
@@ -363,7 +363,7 @@ impl Series {
             ),
             workspaces_stuck: new.known(
                 "workspaces_stuck",
-                "Workspaces whose first turn was offered and has not started for five minutes, though slots are free; only of an active sequencer.",
+                "Workspaces where the first turn was offered and has not started for five minutes, though slots are free; only of an active sequencer.",
             ),
             unkillable: new.register(GaugeVec::new(
                 opts(

@@ -38,11 +38,11 @@ pub enum OperatorError {
     )]
     Forbidden { target: Arc<Target>, detail: String },
     #[error(
-        "somebody else consumes from queue {queue:?} on {target}, and two at once would change its order; try again when that one is done"
+        "another client consumes from queue {queue:?} on {target}, and two at once would change its order; try again when that one is done"
     )]
     InUse { queue: String, target: Arc<Target> },
     #[error(
-        "nobody told of itself on exchange {exchange:?} of {target} within {limit:?}: no process of the pool runs, none reaches the broker, or they have another prefix or virtual host than TURN_WORKER_PREFIX and the URL name"
+        "no reports on exchange {exchange:?} of {target} within {limit:?}: no process of the pool runs or reaches the broker, or they have another prefix or virtual host than TURN_WORKER_PREFIX and the URL name"
     )]
     Silent {
         exchange: String,

@@ -127,7 +127,7 @@ fn properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
         (
             "tenant",
             json!({
-                "description": "On whose behalf the turn runs: for metrics and pauses, if the operator takes the tenant from the request.",
+                "description": "The tenant that the turn runs for: for metrics and pauses, if the operator takes the tenant from the request.",
                 "type": ["string", "null"],
                 "pattern": TENANT,
             }),

@@ -80,7 +80,7 @@ impl<E: Engine> Attempt<'_, E> {
             match block_in_place(|| journal.finished(&finished)) {
                 Ok(()) => break,
                 Err(error @ StateError::NotNewest { .. }) => {
-                    tracing::error!(%error, "another attempt runs; this one's end is not told");
+                    tracing::error!(%error, "another attempt runs; this one's end is not published");
                     return Outcome::Busy;
                 }
                 Err(error) if waiting.is_none() => {

@@ -48,7 +48,7 @@ impl<E: Engine> Worker<E> {
                 false,
             );
             if let Err(error) = told.await {
-                tracing::debug!(error = with_sources(&error), "a heartbeat was not told");
+                tracing::debug!(error = with_sources(&error), "failed to publish a heartbeat");
             }
         }
     }

@@ -378,7 +378,7 @@ impl<E: Engine> Worker<E> {
                 false,
             )
         };
-        let told = until_confirmed(tell, "can't tell that the turn is done yet", shutdown).await;
+        let told = until_confirmed(tell, "can't report the turn as done yet", shutdown).await;
         fault::at("turn.done");
         told
     }

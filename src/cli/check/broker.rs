@@ -69,7 +69,7 @@ fn channels(settings: &Settings, link: &Link, report: &mut Report) {
 async fn policies(settings: &Settings, link: &Link, report: &mut Report) {
     let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
     match topology.probe_policies(link).await {
-        Ok(None) => report.ok("policies", "none was found that drops turns or their queue"),
+        Ok(None) => report.ok("policies", "no policy was found that drops turns or their queue"),
         Ok(Some(loss)) => report.fail(
             "policies",
             &format!(

@@ -203,7 +203,7 @@ async fn login(home: &Path, has_key: bool, codex: &Codex, report: &mut Report) {
         report.ok("login", &detail);
     } else {
         let detail = format!(
-            "codex has nothing to log in with: set {API_KEY} and pass it on (TURN_WORKER_CODEX_ENV), or make {} (codex login)",
+            "codex has no credentials: set {API_KEY} and pass it on (TURN_WORKER_CODEX_ENV), or make {} (codex login)",
             auth.display()
         );
         report.warn("login", &detail);

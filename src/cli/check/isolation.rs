@@ -61,7 +61,7 @@ fn workspaces(user: &User, root: &Root, report: &mut Report) {
     let dirs: Vec<PathBuf> = dirs.filter(|dir| dir.exists()).collect();
     let closed = closed_to(user, dirs);
     let Some((first, error)) = closed.first() else {
-        let detail = format!("{count}, none of them closed to the agents");
+        let detail = format!("{count}, all of them open to the agents");
         return report.ok("workspaces", &detail);
     };
     let detail = format!(

@@ -27,7 +27,7 @@ Examples:
 One line for each thing that a worker rests on: ok, warn or FAIL. The broker's exchanges and queues are declared if \
 they are missing, and the workspace root is made; no turn is run.
 
-Exit status: 0 nothing failed, 1 something did, 2 wrong arguments.";
+Exit status: 0 no failures, 1 at least one, 2 wrong arguments.";
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {

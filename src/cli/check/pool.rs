@@ -76,7 +76,7 @@ fn show_peers(peers: &[PeerCheck], report: &mut Report) {
     } else if peers.iter().all(|peer| peer.same_host) {
         report.warn(
             CHECK,
-            "all processes that were heard run on this host: this shows nothing of others",
+            "all processes that were heard run on this host: other hosts were not checked",
         );
     }
     for peer in peers {
@@ -88,7 +88,7 @@ fn show_peers(peers: &[PeerCheck], report: &mut Report) {
         match peer.lock_holds {
             Some(true) => report.ok(CHECK, &format!("{process}: lock: held here, too")),
             Some(false) => report.fail(CHECK, &format!("{process}: lock: it can be taken here")),
-            None => report.warn(CHECK, &format!("{process}: lock: unknown, it holds none")),
+            None => report.warn(CHECK, &format!("{process}: lock: unknown, it does not hold it")),
         }
         let others = Property::ALL
             .into_iter()
@@ -102,7 +102,7 @@ fn show_peers(peers: &[PeerCheck], report: &mut Report) {
                 ),
                 (None, _) => report.warn(
                     CHECK,
-                    &format!("{process}: {name}: unknown, it reports nothing to read (an older version?)"),
+                    &format!("{process}: {name}: unknown, it has no file to read (an older version?)"),
                 ),
                 (Some(_), Some(_)) => {
                     report.warn(CHECK, &format!("{process}: {name}: unknown, as the check ended before"));

@@ -23,7 +23,7 @@ Examples:
   turn-worker dead show 12 --body > request.json
 
 Places may change: when the queue is full, the oldest go. Of several requests under one turn id, the newest is \
-shown, and the places of the others are told. Without a terminal, one JSON object: place, of, turn_id, workspace, \
+shown, and the places of the others are listed. Without a terminal, one JSON object: place, of, turn_id, workspace, \
 code, message, time, bytes, properties, headers, others, and the request as `body` where it is JSON, else as `text` \
 (with what is no UTF-8 replaced); --body prints it byte for byte.";
 

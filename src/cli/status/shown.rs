@@ -93,7 +93,7 @@ fn summary(status: &PoolStatus, now: Timestamp) -> Vec<(&'static str, String)> {
 
 fn in_workers(workers: &[WorkerStatus]) -> String {
     if workers.is_empty() {
-        return "none tells of itself: turns wait".to_owned();
+        return "no reports: turns wait".to_owned();
     }
     let slots: u64 = workers.iter().map(|worker| u64::from(worker.slots)).sum();
     let busy: usize = workers.iter().map(|worker| worker.busy).sum();
@@ -119,7 +119,7 @@ fn in_sequencers(status: &PoolStatus) -> String {
         .iter()
         .partition(|sequencer| sequencer.active);
     match (&active[..], standby.len()) {
-        ([], 0) => "none tells of itself: nothing is offered, unless all are of an older version"
+        ([], 0) => "no reports: no turn is offered, unless all are of an older version"
             .to_owned(),
         ([], standby) => {
             format!("{standby} on standby; which is active shows at the next turn")
@@ -568,9 +568,9 @@ b                12  7 s           is offered, and about to start
     fn what_is_missing_is_told_with_what_that_means() {
         let nobody = PoolStatus::default();
         let told = shown(&nobody, 2, at(0), Style::default(), 80);
-        assert!(told.contains("workers     none tells of itself"), "{told}");
+        assert!(told.contains("workers     no reports"), "{told}");
         assert!(
-            told.contains("sequencer   none tells of itself: nothing is offered"),
+            told.contains("sequencer   no reports: no turn is offered"),
             "{told}"
         );
         let mut pool = pool();

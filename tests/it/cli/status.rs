@@ -171,7 +171,7 @@ async fn where_nobody_tells_of_itself_that_is_said_with_what_it_means() {
     link.close().await;
     let done = status(&url, &["--timeout", "3s"]).run().await.ended(1);
     done.says(&[
-        "nobody told of itself on exchange \"codex.status\" of 127.0.0.1:",
+        "no reports on exchange \"codex.status\" of 127.0.0.1:",
         "within 3s",
         "TURN_WORKER_PREFIX",
     ]);

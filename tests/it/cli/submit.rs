@@ -219,7 +219,7 @@ async fn a_turn_that_reaches_no_queue_is_not_taken_for_sent() {
     }
     // Who would hear it is gone, too.
     let done = producer(&url, &["cancel", "t1"]).run().await.ended(1);
-    done.says(&["nobody heard the cancel", "turn-worker serve"]);
+    done.says(&["the cancel was not received", "turn-worker serve"]);
 }
 
 #[tokio::test]
