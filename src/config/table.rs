@@ -154,15 +154,15 @@ settings! {
         "what codex lets the agent's commands do" }
     codex_args CODEX_ARGS {
         Preset::Value("--disable unbounded_connection_retries --disable plugins -c analytics.enabled=false"),
-        Allowed::Told("arguments, quoted as in a shell; a single blank for none"),
+        Allowed::Told("arguments, quoted as in a shell; a single blank for no arguments"),
         "arguments that every codex gets" }
     codex_env CODEX_ENV {
         Preset::Value("PATH,HOME,LANG,LC_ALL,TZ,TMPDIR,CODEX_API_KEY,SSL_CERT_FILE"),
-        Allowed::Told("names of variables, with commas between them, none beginning with TURN_WORKER_"),
+        Allowed::Told("names of variables, with commas between them, not beginning with TURN_WORKER_"),
         "the variables that codex gets; all others are withheld" }
     codex_hidden_env CODEX_HIDDEN_ENV {
         Preset::Value("CODEX_API_KEY"),
-        Allowed::Told("names of variables, with commas between them, or a single blank for none"),
+        Allowed::Told("names of variables, with commas between them, or a single blank for an empty list"),
         "which of these only codex itself gets: the agent's commands see them empty" }
     codex_trust_workspaces CODEX_TRUST_WORKSPACES {
         Preset::Value("false"), OneOf(&["true", "false"]),
@@ -197,7 +197,7 @@ settings! {
         "how often a turn is started when workers die running it; a request can ask for less" }
     account_faults ACCOUNT_FAULTS {
         Preset::Value("auth,usage_limit"),
-        Allowed::Told("some of auth, usage_limit and config, with commas between them, or a single blank for none"),
+        Allowed::Told("some of auth, usage_limit and config, with commas between them, or a single blank for an empty list"),
         "the reasons of failed turns that mean the account: after three in a row the process takes one turn at a time, with pauses of up to 5 minutes, until one works" }
     account_fault_turns ACCOUNT_FAULT_TURNS {
         Preset::Value("end"), OneOf(FaultTurns::WORDS),

@@ -149,7 +149,7 @@ async fn by_processes(bench: &mut Bench, processes: usize) -> Result<Row> {
     let a_second = count as f64 / (last - first).as_secs_f64();
     let warm = warm / count as f64;
     let mut row = Row::new(format!(
-        "{ALL_SLOTS} slots on {processes} processes, codex costs nothing: turns/s, on a warm server; \
+        "{ALL_SLOTS} slots on {processes} processes, codex without a model: turns/s, on a warm server; \
          CPU a turn, ms: sequencer + workers + their children (broker)"
     ))
     .figure("per_s", a_second)

@@ -74,7 +74,7 @@ pub async fn rows(bench: &mut Bench) -> Result<Vec<Row>> {
 fn rate(ours: &Rounds, others: &Rounds, bare: &Rounds) -> Result<Row> {
     let of = |rounds: &Rounds| rounds.median(|round| round.a_second);
     let (our, other, bare) = (of(ours)?, of(others)?, of(bare)?);
-    let mut row = Row::new(format!("turns/s, {SLOTS} slots, codex costs nothing"))
+    let mut row = Row::new(format!("turns/s, {SLOTS} slots, codex without a model"))
         .figure("turn_worker_per_s", our)
         .figure("one_hop_per_s", other)
         .figure("bare_spawns_per_s", bare);
