@@ -79,8 +79,7 @@ names! {
         WorkspaceRejected = "workspace.rejected" => no("use another name"),
         /// The workspace has `MAX_WAITING` turns in line.
         BacklogFull = "workspace.backlog_full" => yes("send fewer, or later"),
-        /// The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; nothing
-        /// of it was run.
+        /// The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; it was not run.
         Busy = "workspace.busy" => yes("send it again later, or let it wait"),
         /// codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for
         /// one where it does).

@@ -115,7 +115,7 @@ fn replay(name: &str, stdout: &[u8]) -> String {
             match heard {
                 Heard::Loaded { thread_id } => {
                     translator.translate(CliEvent::ThreadStarted { thread_id });
-                    conversation.go("as the index tells".into());
+                    conversation.go("by the index".into());
                 }
                 Heard::Event(event) => {
                     if name == "interrupted" && matches!(event, CliEvent::ItemStarted(_)) {

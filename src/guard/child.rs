@@ -249,7 +249,7 @@ fn leave_session() {
 fn group_of(worker: Pid) -> Option<Pid> {
     #[expect(
         unsafe_code,
-        reason = "rustix makes a pid of what is told, and 0 is none"
+        reason = "rustix makes a pid of the result, and 0 is not one"
     )]
     // SAFETY: a number goes in, and a number comes out.
     let group = unsafe { nix::libc::getpgid(worker.as_raw_pid()) };
@@ -405,7 +405,7 @@ fn spawn(
     let (failed, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| (None, error.into()))?;
     #[expect(
         unsafe_code,
-        reason = "std has no death signal, groups, limits or fchdir; the closure makes system calls and allocates nothing"
+        reason = "std has no death signal, groups, limits or fchdir; the closure makes system calls without allocating"
     )]
     // SAFETY: all of it is async-signal-safe, and this process has one thread: that which
     // confirms the lock starts later, and has ended before the next turn.

@@ -50,7 +50,7 @@ mod tests {
         assert_eq!(scrapes.pause(limit), None, "never scraped");
         scrapes.scraped(at(1));
         scrapes.counted(at(2));
-        assert_eq!(scrapes.pause(limit), None, "somebody has looked once");
+        assert_eq!(scrapes.pause(limit), None, "it was scraped once");
         scrapes.scraped(at(6));
         assert_eq!(scrapes.pause(limit), None, "scraped");
         scrapes.counted(at(7));

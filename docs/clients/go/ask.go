@@ -43,7 +43,7 @@ type Description struct {
 	Error *ErrorDetail `json:"error,omitempty"`
 }
 
-// Describe asks the workers where a turn is. The workspace is required. The error is ErrNoAnswer if none has answered when the
+// Describe asks the workers where a turn is. The workspace is required. The error is ErrNoAnswer if there was no answer when the
 // context ends, or after 15 seconds if it has no deadline: no worker is connected, or they are older than the question.
 func (c *Client) Describe(ctx context.Context, turnID, workspace string) (*Description, error) {
 	if _, has := ctx.Deadline(); !has {
@@ -68,7 +68,7 @@ func (c *Client) Describe(ctx context.Context, turnID, workspace string) (*Descr
 }
 
 // RunByReply is Run without a queue and bindings: only the end of the turn comes, as a reply. Workers older than replies send
-// none; then it waits until the context ends.
+// no reply; then it waits until the context ends.
 func (c *Client) RunByReply(ctx context.Context, prompt, workspace string, options *Request) (*Answer, error) {
 	request, err := encode(prompt, workspace, options)
 	if err != nil {
@@ -177,7 +177,7 @@ func (c *Client) dispatchReplies(link *link) {
 			c.lock.Unlock()
 			select {
 			case question <- reply:
-			default: // a duplicate, or nobody waits for it
+			default: // a duplicate, or not awaited
 			}
 		case <-link.lost:
 			return

@@ -153,7 +153,7 @@ func (c *Client) Close() {
 	within(leaveAfter, link.close)
 }
 
-// Submit sends a turn and reads nothing. It returns the turn's id once the broker has accepted it.
+// Submit sends a turn without reading its events. It returns the turn's id once the broker has accepted it.
 func (c *Client) Submit(ctx context.Context, prompt, workspace string, options *Request) (string, error) {
 	request, err := encode(prompt, workspace, options)
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *Client) Run(ctx context.Context, prompt, workspace string, options *Req
 	return turn.Answer()
 }
 
-// Stream sends a turn whose events are to be read. It returns once the broker has accepted it. If the context ends before the
+// Stream sends a turn with events that are to be read. It returns once the broker has accepted it. If the context ends before the
 // turn does, the turn is cancelled.
 func (c *Client) Stream(ctx context.Context, prompt, workspace string, options *Request) (*Turn, error) {
 	return c.start(ctx, prompt, workspace, options, c.options.BufferLimit)

@@ -12,7 +12,7 @@ var (
 	ErrNoWorker = errors.New("no worker")
 	// ErrNoEventLog: no worker has ever run with TURN_WORKER_EVENT_LOG=on.
 	ErrNoEventLog = errors.New("there is no event log")
-	// ErrNotInLog: the event log has nothing of the turn.
+	// ErrNotInLog: the turn is not in the event log.
 	ErrNotInLog = errors.New("the turn is not in the event log")
 	// ErrNoAnswer: no worker has answered a question.
 	ErrNoAnswer = errors.New("no worker has answered")
@@ -21,7 +21,7 @@ var (
 	// ErrInvalid: the request can't be encoded, or is larger than any worker accepts.
 	ErrInvalid = errors.New("the request is invalid")
 
-	// ErrRejected: a *TurnFailed whose request was not accepted, or not started in time; nothing of it was run.
+	// ErrRejected: a *TurnFailed for a request that was not accepted, or not started in time; it was not run.
 	ErrRejected = errors.New("the turn was rejected")
 	// ErrTimedOut: a *TurnFailed that ran, or was silent, for too long.
 	ErrTimedOut = errors.New("the turn timed out")

@@ -117,7 +117,7 @@ type ErrorDetail struct {
 type MessageEnd struct {
 	Envelope
 	StopReason string `json:"stop_reason"`
-	// Text is the agent's last message whole; nil if there was none.
+	// Text is the agent's last message whole; nil if absent.
 	Text *string `json:"text,omitempty"`
 	// Structured is the answer as JSON if the request had an output schema and the answer is JSON; else nil.
 	Structured   json.RawMessage `json:"structured,omitempty"`
@@ -149,7 +149,7 @@ type Tokens struct {
 // Usage is what all agents of a turn spent, in all attempts.
 type Usage struct {
 	Tokens
-	// Agents is the share of its sub-agents; nil if none is known to have spent any.
+	// Agents is the share of its sub-agents; nil if they are not known to have spent any.
 	Agents *Tokens `json:"agents,omitempty"`
 }
 
@@ -180,7 +180,7 @@ var eventTypes = map[string]struct {
 	"message_end":    {func() Event { return new(MessageEnd) }, []string{"stop_reason", "duration_ms"}},
 }
 
-// ParseEvent decodes an event. It returns nil if the body is none, such as the probes in the event log.
+// ParseEvent decodes an event. It returns nil if the body is no event, such as the probes in the event log.
 func ParseEvent(body []byte) Event {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil {
@@ -199,7 +199,7 @@ func ParseEvent(body []byte) Event {
 	_ = json.Unmarshal(fields["time"], &common.Time)
 	common.Raw = body
 	known, ok := eventTypes[kind]
-	// The end of a turn is its end, whatever else a newer worker makes of it.
+	// The end of a turn is its end, regardless of a newer worker's reasons.
 	if ok && (kind == "message_end" || hasAll(fields, known.required)) {
 		event := known.make()
 		err := json.Unmarshal(body, event)

@@ -172,7 +172,7 @@ func (l *link) setUp(what string, operation func(*amqp.Channel) error) error {
 }
 
 // consume reads a queue with acks. The deliveries end with the link, or when stop is called; if the broker ends the consumer,
-// the link is lost. Nothing is ever rejected: streams don't take that.
+// the link is lost. Messages are never rejected: streams don't take that.
 func (l *link) consume(queue string, prefetch int, arguments amqp.Table) (deliveries <-chan amqp.Delivery, stop func(), err error) {
 	stopped := make(chan struct{})
 	handed := make(chan amqp.Delivery)

@@ -16,7 +16,7 @@ const (
 	logReconnectPause = time.Second
 	// After the newest message: what is in one chunk with it comes at once.
 	quiet = time.Second
-	// Nothing comes at all: the log is empty, or older than what is asked for.
+	// No message comes: the log is empty, or older than what is asked for.
 	silent = 10 * time.Second
 )
 
@@ -26,7 +26,7 @@ type TailOptions struct {
 	Workspace string
 	// Since reads only what is younger, which is faster; 0 means the whole log.
 	Since time.Duration
-	// Wait for a turn of which the log has nothing yet, in place of ErrNotInLog.
+	// Wait for a turn that is not in the log yet, in place of ErrNotInLog.
 	Wait bool
 }
 
@@ -192,8 +192,8 @@ func (t *Tail) take(body []byte) error {
 	return nil
 }
 
-// newest returns the offset of the log's newest message, or -1 if there is none, and a filter that lets it through, too: a
-// filtered stream is silent where it has nothing, but once its newest message has come, everything has.
+// newest returns the offset of the log's newest message, or -1 if the log is empty, and a filter that lets it through, too: a
+// filtered stream is silent without a match, but once its newest message has come, everything has.
 func (t *Tail) newest(link *link) (int64, []any, error) {
 	filter := []any{t.reader.TurnID}
 	deliveries, stop, err := link.consume(t.queue, logPrefetch, amqp.Table{"x-stream-offset": "last"})
@@ -225,11 +225,11 @@ func (t *Tail) consume(link *link, filter []any) (<-chan amqp.Delivery, error) {
 	} else if t.options.Since > 0 {
 		from = time.Now().Add(-t.options.Since)
 	}
-	// Those without a value are of workers that set none yet.
+	// Those without a value are of workers that set no value yet.
 	arguments := amqp.Table{"x-stream-offset": from, "x-stream-filter": filter, "x-stream-match-unfiltered": true}
 	deliveries, _, err := link.consume(t.queue, logPrefetch, arguments)
 	if errors.Is(err, ErrBrokerRefused) && !errors.Is(err, errNotFound) {
-		// A broker that could filter, and whose operator has not enabled it.
+		// A broker that could filter, with filters not enabled.
 		deliveries, _, err = link.consume(t.queue, logPrefetch, amqp.Table{"x-stream-offset": from})
 	}
 	return deliveries, t.refusal(err)

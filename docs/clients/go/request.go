@@ -26,7 +26,7 @@ type Request struct {
 	StartWithinS    int    `json:"start_within_s,omitempty"`
 	OnBusy          string `json:"on_busy,omitempty"` // enqueue, reject, interrupt
 	Thread          string `json:"thread,omitempty"`  // continue, new, continue_or_new
-	// Tenant is on whose behalf the turn runs, for the operator's metrics and pauses.
+	// Tenant is the one that the turn runs for, for the operator's metrics and pauses.
 	Tenant string `json:"tenant,omitempty"`
 	// Metadata comes back on MessageStart and MessageEnd.
 	Metadata map[string]any `json:"metadata,omitempty"`

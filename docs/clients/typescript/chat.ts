@@ -86,7 +86,7 @@ export function chatServer(client: TurnClient, options: ChatOptions): Server {
   const chats = new Map<string, Chat>();
 
   async function start(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    // A page of another site can't send this type without being asked for permission first, which nothing here gives.
+    // A page of another site can't send this type without being asked for permission first, which is never given here.
     if (request.headers["content-type"] !== "application/json") return answer(response, 415, { error: "expected JSON" });
     const body = await bodyOf(request);
     const prompt = body === undefined ? undefined : promptOf(body);

@@ -83,7 +83,7 @@ impl IgnoredControl {
     /// A question without a queue for its answer, or with one that another user may have.
     pub fn without_address(reply_to: Option<&str>) -> Self {
         let found = reply_to.map(Value::from);
-        let expected = "a queue that the broker has named or whose name ends in a UUID, as the \
+        let expected = "a queue named by the broker or with a name that ends in a UUID, as the \
                         message's property";
         unusable("reply_to", found.as_ref(), expected.to_owned())
     }

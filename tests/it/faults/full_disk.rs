@@ -52,7 +52,7 @@ async fn told(process: &Process) {
     process.metric_is("turn_worker_consumer_active", 0.0).await;
 }
 
-const TAKES_NONE: &str = "this host can't run turns; it takes none";
+const TAKES_NONE: &str = "this host can't run turns, so it takes no offers";
 
 fn logged(process: &Process, message: &str) -> Vec<Value> {
     let mut lines = process.log_lines();

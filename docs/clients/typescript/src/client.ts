@@ -117,7 +117,7 @@ export class TurnClient {
       turn.fail(new ClientClosed(`the client was closed before turn ${turn.turnId} ended`));
     this.turns.clear();
     this.rejectClosed(new ClientClosed("the client is closed"));
-    const link = await atMost(0, this.link); // none while it is lost
+    const link = await atMost(0, this.link); // undefined while it is lost
     if (link === undefined) return;
     if (this.endConsumer !== undefined && this.options.queue === undefined) {
       await atMost(
@@ -132,7 +132,7 @@ export class TurnClient {
     return this.close();
   }
 
-  /** Sends a turn and reads nothing. Returns its id once the broker has accepted it. */
+  /** Sends a turn without reading its events. Returns its id once the broker has accepted it. */
   async submit(prompt: Prompt, workspace: string, options: RequestFields = {}): Promise<string> {
     const request = encodeRequest(prompt, workspace, options);
     await this.untilDone((link) => link.publish(this.names.requests, REQUEST_KEY, request.body, request.turnId));
@@ -162,8 +162,8 @@ export class TurnClient {
   /**
    * Asks where a turn is that anyone sent; `state` of the answer is `waiting`, `running`, `ended` or `unknown`.
    *
-   * The request is not needed, and nothing is run. A turn of another workspace is as unknown as one that never was. Throws
-   * `NoWorker` if no worker is connected, and `NoAnswer` if none answers in time.
+   * The request is not needed, and no turn is run. A turn of another workspace is as unknown as one that never was. Throws
+   * `NoWorker` if no worker is connected, and `NoAnswer` if there is no answer in time.
    */
   async describe(turnId: string, workspace: string, options: DescribeOptions = {}): Promise<TurnPosition> {
     const { timeoutMs = DESCRIBE_TIMEOUT_MS } = options;
@@ -173,7 +173,7 @@ export class TurnClient {
     const until = Date.now() + timeoutMs;
     const ask = async (): Promise<TurnPosition | undefined> => {
       for (;;) {
-        // Workers drop what is too much, and answer nothing while they start.
+        // Workers drop what is too much, and don't answer while they start.
         await this.untilDone((link) => link.publish(this.names.control, "", body, undefined, call));
         const link = await this.connected();
         const pause = Math.min(DESCRIBE_AGAIN_MS, Math.max(until - Date.now(), 0));

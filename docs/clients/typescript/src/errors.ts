@@ -19,10 +19,10 @@ export class NoWorker extends BrokerRefused {}
 /** There is no event log: no worker has ever run with `TURN_WORKER_EVENT_LOG=on`. */
 export class NoEventLog extends BrokerRefused {}
 
-/** The event log has nothing of the turn: it has not started, is older than the log, or never was. */
+/** The turn is not in the event log: it has not started, is older than the log, or never was. */
 export class TurnNotInLog extends TurnClientError {}
 
-/** No worker has answered where the turn is. It says nothing of the turn. */
+/** No worker has answered where the turn is. It implies nothing about the turn. */
 export class NoAnswer extends TurnClientError {}
 
 /** The client was closed before the turn ended. The turn goes on. */
@@ -48,7 +48,7 @@ export class TurnFailed extends TurnClientError {
   }
 }
 
-/** The request was not accepted, or the turn was not started in time; nothing of it was run. */
+/** The request was not accepted, or the turn was not started in time; it was not run. */
 export class TurnRejected extends TurnFailed {}
 
 /** The turn ran longer than its limit, or codex was silent for too long. */

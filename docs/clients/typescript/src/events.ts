@@ -18,14 +18,14 @@ export type ErrorCode =
   | "request.invalid" // The request breaks a rule; the message names field, value and rule.
   | "workspace.rejected" // The workspace is outside the root, inside another workspace, or not a directory.
   | "workspace.backlog_full" // The workspace has `MAX_WAITING` turns in line.
-  | "workspace.busy" // The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; nothing of it was run.
+  | "workspace.busy" // The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; it was not run.
   | "codex.start_failed" // codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for one where it does).
   | "codex.exited" // codex ended without saying how the turn ended; the message holds its last words.
   | "turn.failed" // codex says that the turn failed.
   | "turn.image_unusable" // An image that the request names by its path is not there, or can't be used; codex was not started.
   | "turn.timeout" // The turn ran longer than `timeout_s` or `TURN_TIMEOUT`.
-  | "turn.idle_timeout" // codex said nothing for `TURN_IDLE_TIMEOUT`.
-  | "turn.expired" // The turn could not start within its `start_within_s`; nothing of it was run.
+  | "turn.idle_timeout" // codex was silent for `TURN_IDLE_TIMEOUT`.
+  | "turn.expired" // The turn could not start within its `start_within_s`; it was not run.
   | "turn.attempts_exhausted" // Workers died running this turn as often as it may be tried.
   | "worker.internal" // The worker itself failed, for example could not send the turn's guard what to start.
   | (string & {}); // of a newer worker
@@ -97,7 +97,7 @@ export interface TurnError {
 
 /** What all agents of a turn spent, all attempts together. */
 export interface Usage {
-  /** The share of its sub-agents, which the counts beside it include. Absent if none of them is known to have spent any. */
+  /** The share of its sub-agents, which the counts beside it include. Absent if they are not known to have spent any. */
   agents?: Tokens;
   cache_read_tokens: number;
   cache_write_tokens: number;
@@ -118,10 +118,10 @@ export interface MessageEndEvent extends EventEnvelope {
   duration_ms: number;
   /** The request's own. */
   metadata?: Record<string, unknown>;
-  /** The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or has not reported it where none was named. */
+  /** The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or has not reported it and the request sets no model. */
   model?: string;
   stop_reason: StopReason;
-  /** The same as the value that it is, where the request has a schema for it. Absent when it is none. */
+  /** The text as a JSON value, if the request has a schema for it. Absent if it is no JSON. */
   structured?: unknown;
   /** The turn that interrupted this one, if that is why it was cancelled. */
   superseded_by?: string;

@@ -210,7 +210,7 @@ export class Link {
     return opened;
   }
 
-  /** Waits for the operation or the loss of the link, whichever is first. */
+  /** Waits for the operation or the loss of the link, the first of the two. */
   private async call<T>(what: string, operation: () => Promise<T>): Promise<T> {
     if (this.reason !== undefined) throw new LinkLost(this.reason);
     const lost = this.lost.then((reason) => Promise.reject(new LinkLost(reason)));

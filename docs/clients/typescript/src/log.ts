@@ -10,7 +10,7 @@ const PREFETCH = 200;
 const MAX_CHUNK = 65_535;
 /** After the newest message: what stands in one chunk with it comes at once. */
 const QUIET_MS = 1_000;
-/** Nothing at all comes: the log is empty, or older than what is asked for. */
+/** No message comes: the log is empty, or older than what is asked for. */
 const SILENT_MS = 10_000;
 const RECONNECT_PAUSE_MS = 1_000;
 
@@ -19,7 +19,7 @@ export interface TailOptions {
   workspace?: string;
   /** Read only what is younger, which is faster. */
   sinceMs?: number;
-  /** Wait for a turn of which the log has nothing yet, in place of throwing `TurnNotInLog`. */
+  /** Wait for a turn that is not in the log yet, in place of throwing `TurnNotInLog`. */
   wait?: boolean;
   signal?: AbortSignal;
 }
@@ -39,7 +39,7 @@ class Deliveries {
     this.wake();
   };
 
-  /** Returns `undefined` when nothing has come for that long. */
+  /** Returns `undefined` if no message has come for that long. */
   async next(link: Link, patienceMs: number | undefined, signal?: AbortSignal): Promise<Delivered | undefined> {
     if (this.waiting.length === 0) {
       const come = new Promise<void>((resolve, reject) => {
@@ -111,12 +111,12 @@ export class TurnTail implements AsyncIterable<ReadEvent> {
     const offset = this.next ?? this.from();
     const filter = newest?.filterValue === undefined ? [this.turnId] : [this.turnId, newest.filterValue];
     try {
-      // Those without a value are of workers that set none yet.
+      // Those without a value are of workers that set no value yet.
       const filtered = { "x-stream-offset": offset, "x-stream-filter": filter, "x-stream-match-unfiltered": true };
       await this.consume(link, deliveries, filtered);
     } catch (error) {
       if (!(error instanceof BrokerRefused) || error instanceof NoEventLog) throw error;
-      // A broker that could filter, and whose operator has not enabled it.
+      // A broker that could filter, with filters not enabled.
       await this.consume(link, deliveries, { "x-stream-offset": offset });
     }
     let patience = newest === undefined ? QUIET_MS : SILENT_MS;
@@ -156,7 +156,7 @@ export class TurnTail implements AsyncIterable<ReadEvent> {
     return { "!": "timestamp", value: Math.floor((Date.now() - this.options.sinceMs) / 1000) };
   }
 
-  /** A filtered stream is silent where it has nothing. Once its newest message has come by, everything has. */
+  /** A filtered stream is silent without a match. Once its newest message has come by, everything has. */
   private async newest(link: Link): Promise<{ offset: number; filterValue: string | undefined } | undefined> {
     const deliveries = new Deliveries();
     const end = await this.consume(link, deliveries, { "x-stream-offset": "last" });

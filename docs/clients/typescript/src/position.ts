@@ -11,7 +11,7 @@ interface Position {
 /** No turn of that id in that workspace is known: it never came, or was forgotten. */
 export interface TurnUnknown extends Position {
   state: "unknown";
-  /** Turns that the broker has and no worker has read yet; this one may be among them. Absent if there are none. */
+  /** Turns that the broker has and no worker has read yet; this one may be among them. Absent if there are 0. */
   unread?: number;
 }
 
@@ -50,7 +50,7 @@ export interface UnknownState extends Position {
 
 export type TurnPosition = TurnUnknown | TurnWaiting | TurnRunning | TurnEnded | UnknownState;
 
-/** Decodes an answer. Returns `undefined` if it is none. */
+/** Decodes an answer. Returns `undefined` if it is no answer. */
 export function parsePosition(body: Buffer | string): TurnPosition | undefined {
   let position: Record<string, unknown>;
   try {

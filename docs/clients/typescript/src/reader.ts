@@ -36,7 +36,7 @@ export interface Taken {
   missed: number;
 }
 
-/** Decodes an event. Returns `undefined` if it is none, such as the probes in the event log. */
+/** Decodes an event. Returns `undefined` if it is no event, such as the probes in the event log. */
 export function parseEvent(body: Buffer | string): TurnEvent | UnknownEvent | undefined {
   let event: Record<string, unknown>;
   try {

@@ -20,7 +20,7 @@ export interface RequestFields {
   model?: string;
   reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultra";
   service_tier?: "default" | "flex" | "priority";
-  /** On whose behalf the turn runs, for the operator's metrics and pauses. */
+  /** The tenant that the turn runs for, for the operator's metrics and pauses. */
   tenant?: string;
   /** Whole seconds, at least 1. */
   timeout_s?: number;

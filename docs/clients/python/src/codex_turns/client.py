@@ -141,7 +141,7 @@ class TurnClient:
         await link.close()
 
     async def submit(self, prompt: Prompt, workspace: str, **options: Unpack[RequestOptions]) -> str:
-        """Sends a turn and reads nothing. Returns its id once the broker has accepted it."""
+        """Sends a turn without reading its events. Returns its id once the broker has accepted it."""
         request = encode_request(prompt, workspace, options)
         while True:
             link = await self._connected()
@@ -181,8 +181,8 @@ class TurnClient:
     async def describe(self, turn_id: str, workspace: str, *, timeout_s: float = DESCRIBE_TIMEOUT_S) -> TurnPosition:
         """Asks where a turn is that anyone sent: `TurnWaiting`, `TurnRunning`, `TurnEnded` or `TurnUnknown`.
 
-        The request is not needed, and nothing is run. A turn of another workspace is as unknown as one that never was.
-        Raises `NoWorker` if no worker is connected, and `NoAnswer` if none answers in time.
+        The request is not needed, and no turn is run. A turn of another workspace is as unknown as one that never was.
+        Raises `NoWorker` if no worker is connected, and `NoAnswer` if there is no answer in time.
         """
         question = {"action": "describe", "turn_id": turn_id, "workspace": workspace}
         call = Call(str(uuid.uuid4()), self._on_reply)
@@ -194,7 +194,7 @@ class TurnClient:
                     link = await self._connected()
                     with suppress(LinkLost):
                         await link.publish(self._names.control, "", json.dumps(question).encode(), call=call)
-                        # Workers drop what is too much, and answer nothing while they start.
+                        # Workers drop what is too much, and don't answer while they start.
                         await asyncio.wait((answer, link.lost), timeout=DESCRIBE_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             if not answer.done():
@@ -212,7 +212,7 @@ class TurnClient:
         """Reads a turn from the event log, from its beginning, and follows it to its end.
 
         It has a connection of its own. Without a workspace, that of the first event counts. `since` reads only what is
-        younger, which is faster. `wait` waits for a turn of which the log has nothing yet; without it, `TurnNotInLog` is
+        younger, which is faster. `wait` waits for a turn that is not in the log yet; without it, `TurnNotInLog` is
         raised.
         """
         reader = TurnReader(turn_id, workspace)

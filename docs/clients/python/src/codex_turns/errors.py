@@ -29,11 +29,11 @@ class NoEventLog(BrokerRefused):
 
 
 class TurnNotInLog(TurnClientError):
-    """The event log has nothing of the turn: it has not started, is older than the log, or never was."""
+    """The turn is not in the event log: it has not started, is older than the log, or never was."""
 
 
 class NoAnswer(TurnClientError):
-    """No worker has answered where the turn is. It says nothing of the turn."""
+    """No worker has answered where the turn is. It implies nothing about the turn."""
 
 
 class ClientClosed(TurnClientError):
@@ -65,7 +65,7 @@ class TurnFailed(TurnClientError):
 
 
 class TurnRejected(TurnFailed):
-    """The request was not accepted, or the turn was not started in time; nothing of it was run."""
+    """The request was not accepted, or the turn was not started in time; it was not run."""
 
 
 class TurnTimedOut(TurnFailed):

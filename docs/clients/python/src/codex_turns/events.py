@@ -67,7 +67,7 @@ class Event:
 
     Attributes:
         turn_id: The turn's id.
-        workspace: The id of the turn's workspace; empty if a rejected request named none that can be, `None` from workers
+        workspace: The id of the turn's workspace; empty if a rejected request had no valid one, `None` from workers
             older than the field.
         attempt: How often the turn was started; 0 if it never was.
         seq: 0, 1, 2 … within an attempt.
@@ -281,7 +281,7 @@ TurnEvent: TypeAlias = (
 
 
 def parse_event(body: bytes | str | Mapping[str, Any]) -> TurnEvent | None:
-    """Decodes an event. Returns `None` if it is none, such as the probes in the event log."""
+    """Decodes an event. Returns `None` if it is no event, such as the probes in the event log."""
     if isinstance(body, bytes | str):
         try:
             raw = json.loads(body)

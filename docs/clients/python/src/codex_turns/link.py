@@ -201,7 +201,7 @@ class Link:
         return channel
 
     async def _call(self, operation: Coroutine[Any, Any, T], what: str) -> T:
-        """Waits for the operation or the loss of the link, whichever is first.
+        """Waits for the operation or the loss of the link, the first of the two.
 
         The operation has a task of its own, for two reasons: the libraries cancel what waits on a connection that closes,
         which must not look like a cancellation of the caller; and a caller that is cancelled must not interrupt it, since

@@ -22,7 +22,7 @@ MAX_CHUNK = 65_535
 QUIET_S = 1.0
 """After the newest message: what stands in one chunk with it comes at once."""
 SILENT_S = 10.0
-"""Nothing at all comes: the log is empty, or older than what is asked for."""
+"""No message comes: the log is empty, or older than what is asked for."""
 RECONNECT_PAUSE_S = 1.0
 
 
@@ -106,7 +106,7 @@ class TurnTail:
             messages = await self._consume(link, arguments)
         except NoEventLog:
             raise
-        except BrokerRefused:  # a broker that could filter, and whose operator has not enabled it
+        except BrokerRefused:  # a broker that could filter, with filters not enabled
             messages = await self._consume(link, {"x-stream-offset": arguments["x-stream-offset"]})
         patience = QUIET_S if newest is None else SILENT_S
         while self._reader.end is None:
@@ -148,7 +148,7 @@ class TurnTail:
             )
 
     async def _newest(self, link: Link) -> tuple[int | None, str | None]:
-        """A filtered stream is silent where it has nothing. Once its newest message has come by, everything has."""
+        """A filtered stream is silent without a match. Once its newest message has come by, everything has."""
         messages: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         channel = await self._consumer(link, {"x-stream-offset": "last"}, messages)
         message = await self._next_message(link, messages, SILENT_S)
@@ -175,7 +175,7 @@ class TurnTail:
     async def _next_message(
         self, link: Link, messages: asyncio.Queue[AbstractIncomingMessage], patience: float | None
     ) -> AbstractIncomingMessage | None:
-        """Returns `None` when nothing has come for that long."""
+        """Returns `None` if no message has come for that long."""
         if not messages.empty():
             return messages.get_nowait()
         get = asyncio.ensure_future(messages.get())

@@ -100,7 +100,7 @@ TurnPosition: TypeAlias = TurnUnknown | TurnWaiting | TurnRunning | TurnEnded | 
 
 
 def parse_position(body: bytes | str) -> TurnPosition | None:
-    """Decodes an answer. Returns `None` if it is none."""
+    """Decodes an answer. Returns `None` if it is no answer."""
     try:
         raw = json.loads(body)
         base: dict[str, Any] = {"turn_id": raw["turn_id"], "workspace": raw["workspace"], "raw": raw}

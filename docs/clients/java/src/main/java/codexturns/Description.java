@@ -25,7 +25,7 @@ public sealed interface Description {
     /** @param since when that attempt started; null if it can't be read */
     record Running(String turnId, String workspace, int attempt, Instant since) implements Description {}
 
-    /** @param error null if there was none */
+    /** @param error null if absent */
     record Ended(String turnId, String workspace, Event.MessageEnd end, Event.ErrorDetail error) implements Description {}
 
     /** A state of a newer worker. */

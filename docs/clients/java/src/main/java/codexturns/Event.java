@@ -102,7 +102,7 @@ public sealed interface Event {
     /**
      * What all agents of the turn spent, in all attempts.
      *
-     * @param agents the share of its sub-agents; null if none is known to have spent any
+     * @param agents the share of its sub-agents; null if they are not known to have spent any
      */
     record Usage(
             long inputTokens,
@@ -118,7 +118,7 @@ public sealed interface Event {
     /** An event of a newer worker, of a type or with fields that this version can't decode; see the envelope's raw. */
     record Unknown(Envelope envelope, String type) implements Event {}
 
-    /** Decodes an event. Returns null if the body is none, such as the probes in the event log. */
+    /** Decodes an event. Returns null if the body is no event, such as the probes in the event log. */
     static Event parse(byte[] body) {
         return EventDecoder.parse(new String(body, StandardCharsets.UTF_8));
     }

@@ -14,7 +14,7 @@ import java.util.List;
 final class EventDecoder {
     private EventDecoder() {}
 
-    /** Decodes an event. Returns null if the body is none. */
+    /** Decodes an event. Returns null if the body is no event. */
     static Event parse(String body) {
         JsonObject raw;
         String type;
@@ -33,7 +33,7 @@ final class EventDecoder {
             return decode(type, envelope, raw);
         } catch (JsonParseException | IllegalStateException | NumberFormatException error) {
             if (type.equals("message_end") && Json.isText(raw.get("stop_reason"))) {
-                // The end of a turn is its end, whatever else a newer worker makes of it.
+                // The end of a turn is its end, regardless of a newer worker's reasons.
                 String stopReason = raw.get("stop_reason").getAsString();
                 return new Event.MessageEnd(envelope, stopReason, null, raw.get("structured"), null, null, 0, null, null, null);
             }

@@ -137,7 +137,7 @@ final class Link {
 
     /**
      * Reads a queue; each delivery comes with what acks it. If the broker ends the consumer, the link is lost, unless what is
-     * returned has ended it before. Nothing is ever rejected: streams don't take that.
+     * returned has ended it before. Messages are never rejected: streams don't take that.
      */
     Runnable consume(String queue, int prefetch, Map<String, Object> arguments, BiConsumer<Delivery, Runnable> onDelivery) {
         AtomicBoolean isWanted = new AtomicBoolean(true);

@@ -51,7 +51,7 @@ public final class Request {
         return set("service_tier", tier);
     }
 
-    /** On whose behalf the turn runs, for the operator's metrics and pauses. */
+    /** The tenant that the turn runs for, for the operator's metrics and pauses. */
     public Request tenant(String tenant) {
         return set("tenant", tenant);
     }

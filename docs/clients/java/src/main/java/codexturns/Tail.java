@@ -29,7 +29,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
     private static final int MAX_CHUNK = 65_535;
     /** After the newest message: what is in one chunk with it comes at once. */
     private static final long QUIET_MS = 1_000;
-    /** Nothing comes at all: the log is empty, or older than what is asked for. */
+    /** No message comes: the log is empty, or older than what is asked for. */
     private static final long SILENT_MS = 10_000;
 
     private static final long RECONNECT_PAUSE_MS = 1_000;
@@ -67,7 +67,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
             return this;
         }
 
-        /** Wait for a turn of which the log has nothing yet, in place of throwing {@link TurnClientException.TurnNotInLog}. */
+        /** Wait for a turn that is not in the log yet, in place of throwing {@link TurnClientException.TurnNotInLog}. */
         public Options waitForIt() {
             this.isWaiting = true;
             return this;
@@ -230,7 +230,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
         }
     }
 
-    /** A filtered stream is silent where it has nothing. Once its newest message has come, everything has. */
+    /** A filtered stream is silent without a match. Once its newest message has come, everything has. */
     private Delivered newest(Link link) throws InterruptedException {
         BlockingQueue<Delivered> deliveries = new LinkedBlockingQueue<>();
         Runnable stop = consume(link, deliveries, Map.of("x-stream-offset", "last"));
@@ -246,7 +246,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
         BlockingQueue<Delivered> deliveries = new LinkedBlockingQueue<>();
         Map<String, Object> arguments = new HashMap<>(Map.of("x-stream-offset", from));
         try {
-            // Those without a value are of workers that set none yet.
+            // Those without a value are of workers that set no value yet.
             Map<String, Object> filtered = new HashMap<>(arguments);
             filtered.put("x-stream-filter", filter);
             filtered.put("x-stream-match-unfiltered", true);
@@ -254,7 +254,7 @@ public final class Tail implements Iterable<Event>, AutoCloseable {
         } catch (TurnClientException.NoEventLog error) {
             throw error;
         } catch (TurnClientException.BrokerRefused error) {
-            // A broker that could filter, and whose operator has not enabled it.
+            // A broker that could filter, with filters not enabled.
             consume(link, deliveries, arguments);
         }
         return deliveries;

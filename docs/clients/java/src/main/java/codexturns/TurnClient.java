@@ -132,7 +132,7 @@ public final class TurnClient implements AutoCloseable {
         }
     }
 
-    /** A message whose reply is waited for. */
+    /** A message with an awaited reply. */
     private final class Question {
         final String correlationId;
         final String exchange;
@@ -219,7 +219,7 @@ public final class TurnClient implements AutoCloseable {
         return start(new Turn(this, request, options.bufferLimit));
     }
 
-    /** Sends a turn and reads nothing. Returns its id once the broker has accepted it. */
+    /** Sends a turn without reading its events. Returns its id once the broker has accepted it. */
     public String submit(Request request) {
         byte[] body = request.encode();
         await(untilDone(link -> link.publish(names.requests(), REQUEST_KEY, request.turnId(), body)));
@@ -272,7 +272,7 @@ public final class TurnClient implements AutoCloseable {
 
     /**
      * As {@link #runAsync}, without a queue and bindings: only the end of the turn comes, as a reply. Workers older than replies
-     * send none, so give it a timeout ({@code orTimeout}).
+     * send no reply, so give it a timeout ({@code orTimeout}).
      */
     public CompletableFuture<Answer> runByReply(Request request) {
         String id = request.turnId();

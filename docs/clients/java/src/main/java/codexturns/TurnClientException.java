@@ -53,7 +53,7 @@ public class TurnClientException extends RuntimeException {
         }
     }
 
-    /** The event log has nothing of the turn: it has not started, is older than the log, or never was. */
+    /** The turn is not in the event log: it has not started, is older than the log, or never was. */
     public static final class TurnNotInLog extends TurnClientException {
         private static final long serialVersionUID = 1;
 

@@ -52,7 +52,7 @@ public class TurnFailed extends TurnClientException {
         return end;
     }
 
-    /** The request was not accepted, or the turn was not started in time; nothing of it was run. */
+    /** The request was not accepted, or the turn was not started in time; it was not run. */
     public static final class Rejected extends TurnFailed {
         private static final long serialVersionUID = 1;
 

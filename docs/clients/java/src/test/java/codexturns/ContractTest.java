@@ -29,7 +29,7 @@ import java.util.stream.Stream;
 
 /**
  * The library against the contract's files, in the folder that the variable CONTRACT names. Needs no broker, and no test framework:
- * its main method runs every method whose name starts with "test".
+ * its main method runs every method with a name that starts with "test".
  */
 public final class ContractTest {
     private static final Path CONTRACT =
