@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn g5_g6_what_is_too_large_is_told_short_under_its_number() {
+    fn g5_g6_a_too_large_event_is_published_short_under_its_number() {
         let long = "x".repeat(100_000);
         let error = TurnError {
             code: ErrorCode::TurnFailed,

@@ -300,7 +300,11 @@ impl Host {
             match &finding {
                 Some(Finding { lack, why }) if before.is_none() => {
                     let lack = lack.as_str();
-                    tracing::error!(lack, why, "this host can't run turns, so it takes no offers");
+                    tracing::error!(
+                        lack,
+                        why,
+                        "this host can't run turns, so it takes no offers"
+                    );
                 }
                 Some(Finding { lack, why }) => {
                     tracing::warn!(lack = lack.as_str(), why, "this host still can't run turns");

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_that_was_asked_for_is_none() {
+    async fn an_end_that_was_asked_for_is_no_error() {
         let (shutdown, parts) = parts();
         shutdown.end.cancel();
         parts

@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn g8_whatever_is_sent_makes_a_header_of_bounded_printable_text(
+        fn g8_any_body_makes_a_header_of_bounded_printable_text(
             parent in "(00|01|..)-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.{0,3}|.{0,80}",
             state in "([a-z@=,\\n é]{0,9}=[ -~]{0,300},?){0,40}",
         ) {

@@ -87,7 +87,9 @@ impl Topology {
     async fn try_log(&self, link: &Link, log: &EventLog) -> Result<LogState, DeclareError> {
         self.declare_log(link, arguments(log)).await?;
         if link.is_blocked() {
-            return Ok(LogState::Unknown("the broker accepts no messages now".to_owned()));
+            return Ok(LogState::Unknown(
+                "the broker accepts no messages now".to_owned(),
+            ));
         }
         if confirms(link, &self.log).await? {
             self.bind_log(link).await?;

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_queue_whose_name_can_not_be_guessed_is_replied_to() {
+    fn only_a_queue_with_an_unguessable_name_is_replied_to() {
         for name in [
             "amq.gen-JzTY20BRgKO-HjmUJj0wLg",
             "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA0OTk0MTAzMQAAC5YAAAAA",

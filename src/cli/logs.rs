@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn g8_an_event_is_one_line_whatever_it_holds() {
+    fn g8_an_event_is_one_line_with_any_content() {
         for (event, colored, line) in [
             ("plain é\n", false, "plain é\n"),
             ("a\nINFO forged\r\n", false, "a\\nINFO forged\\r\n"),

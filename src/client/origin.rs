@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_event_that_names_a_workspace_decides_where_none_is_given() {
+    fn the_first_event_with_a_workspace_decides_if_it_is_not_given() {
         let mut origin = Origin::new(None);
         assert!(origin.admits(None) && origin.admits(Some("")));
         assert!(origin.admits(Some("a")));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_worker_would_take_is_told_at_once() {
+    fn what_no_worker_would_take_is_reported_at_once() {
         for (workspace, prompt, field) in [
             ("..", "hi", "workspace"),
             ("", "hi", "workspace"),

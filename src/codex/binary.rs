@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_nobody_is_waited_for_in_a_scripts_place() {
+    fn g8_a_pipe_in_a_scripts_place_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("codex");
         let (told, hear) = std::sync::mpsc::channel();

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_readable_file_is_an_error_that_quotes_nothing() {
+    fn an_unreadable_file_is_an_error_without_a_quote() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.toml");
         assert_eq!(ConfigFile::read(dir.path()).unwrap(), None);

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_a_home_is_nobody_elses_from_the_start() {
+    fn g8_a_home_is_private_from_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let template = template(dir.path());
         let owner = rustix::process::geteuid().is_root().then_some(Owner {

@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn g7_usage_that_is_not_told_is_absent() {
+    fn g7_usage_that_is_not_reported_is_absent() {
         let told = |usage: &str| match parse(&format!(r#"{{"type":"turn.completed"{usage}}}"#)) {
             CliEvent::TurnCompleted { usage } => usage,
             other => panic!("{other:?}"),

@@ -70,7 +70,7 @@ fn run(case: &Case) -> (Vec<EventBody>, bool, Finished) {
 }
 
 #[test]
-fn every_transcript_is_told_as_its_snapshot_shows() {
+fn every_transcript_matches_its_snapshot() {
     let cases = cases();
     let captured = fs::read_dir(folder()).unwrap().filter(|entry| {
         let path = entry.as_ref().unwrap().path();
@@ -136,7 +136,7 @@ fn replay(name: &str, stdout: &[u8]) -> String {
 }
 
 #[test]
-fn every_transcript_of_the_server_is_told_as_its_snapshot_shows() {
+fn every_transcript_of_the_server_matches_its_snapshot() {
     let folder = folder().join("app-server");
     let index = fs::read_to_string(folder.join("INDEX.tsv")).unwrap();
     let captured = fs::read_dir(&folder).unwrap().filter(|entry| {

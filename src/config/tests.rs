@@ -23,7 +23,7 @@ fn wrong(vars: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn nothing_set_gives_the_documented_defaults() {
+fn an_empty_environment_gives_the_documented_defaults() {
     let (settings, warnings) = read(&[]).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(
@@ -288,7 +288,7 @@ fn a_wrong_value_is_named_with_its_variable_and_what_is_allowed() {
 }
 
 #[test]
-fn all_wrong_values_are_told_at_once() {
+fn all_wrong_values_are_reported_at_once() {
     insta::assert_snapshot!(
         wrong(&[("SLOTS", "0"), ("TURN_TIMEOUT", "90\n"), ("EVENTS", "all")]), @r#"
     3 wrong settings:
@@ -305,7 +305,7 @@ fn the_default_model_must_be_one_that_turns_may_name() {
 }
 
 #[test]
-fn an_empty_value_is_as_good_as_none() {
+fn an_empty_value_counts_as_absent() {
     let vars: Vec<(&str, &str)> = SETTINGS.iter().map(|setting| (setting.name, "")).collect();
     let (settings, warnings) = read(&vars).unwrap();
     assert_eq!(warnings, []);
@@ -353,7 +353,7 @@ fn variables_of_others_and_of_tests_are_left_alone() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_told_with_the_rest() {
+fn a_value_that_is_no_text_is_reported_with_the_rest() {
     use std::os::unix::ffi::OsStringExt;
     let vars = [
         ("TURN_WORKER_WORKSPACE_ROOT", b"/srv/\xff".to_vec()),
@@ -388,7 +388,7 @@ fn g8_no_password_is_ever_shown() {
 }
 
 #[test]
-fn g8_none_of_the_workers_own_variables_can_be_passed_on() {
+fn g8_the_workers_own_variables_can_not_be_passed_on() {
     let text = wrong(&[("CODEX_ENV", "PATH,TURN_WORKER_AMQP_URL")]);
     assert!(
         text.starts_with("wrong setting: TURN_WORKER_CODEX_ENV is"),

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_binary_units_or_none() {
+    fn sizes_have_binary_units_or_no_unit() {
         let cases = [
             ("1", Some(1)),
             ("256KiB", Some(256 * 1024)),

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn g3_a_server_rests_with_its_own_helpers_and_with_nothing_of_its_turn() {
+    fn g3_a_server_rests_with_its_own_helpers_and_without_its_turns_processes() {
         let mcp = (11, CODEX, GUARD);
         let host = (30, CODEX, GUARD);
         let settled = Ok(Rest::Settled);

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_stat_line_whose_name_holds_parentheses_and_spaces() {
+    fn reads_a_stat_line_with_parentheses_and_spaces_in_its_name() {
         let stat = Stat {
             parent: 12,
             group: 13,

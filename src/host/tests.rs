@@ -112,7 +112,7 @@ async fn an_idle_host_notices_what_is_lacking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_finding_is_the_one_that_is_told() {
+async fn the_newest_finding_is_reported() {
     let (disk, _, metrics, host) = host();
     let watching = tokio::spawn(host.clone().watch(CancellationToken::new()));
     disk.set(Some(Lack::Disk));
@@ -172,7 +172,7 @@ async fn an_account_at_fault_gets_one_turn_at_a_time_until_one_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_tried_where_more_than_the_account_is_at_fault() {
+async fn no_turn_is_tried_if_more_than_the_account_is_at_fault() {
     let (disk, _, host) = logged_out(true);
     let trial = host.admission().await.unwrap();
     disk.set(Some(Lack::Disk));

@@ -156,7 +156,7 @@ fn only_what_the_roles_need_counts() {
 }
 
 #[tokio::test]
-async fn what_the_host_lacks_is_a_reason_whatever_the_role() {
+async fn what_the_host_lacks_is_a_reason_in_any_role() {
     let finding = Finding {
         lack: Lack::Disk,
         why: "cannot write /root/x: No space left on device (os error 28)".to_owned(),
@@ -191,7 +191,7 @@ fn blocking_conditions_are_reasons_and_others_are_warnings() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_else() {
+async fn unknown_paths_are_404() {
     let server = server(BOTH).await;
     assert_eq!(get(server.addr, "/").await.0, "HTTP/1.1 404 Not Found");
     assert_eq!(
@@ -259,7 +259,7 @@ async fn g10_no_body_is_read_and_no_second_request_answered() {
 }
 
 #[tokio::test]
-async fn g8_nothing_but_three_pages_can_be_looked_at() {
+async fn g8_only_three_pages_exist() {
     let server = server(BOTH).await;
     for path in [
         "/",
@@ -434,7 +434,7 @@ async fn a_silent_connection_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_requests_that_have_begun() {
+async fn the_end_waits_for_requests_that_have_started() {
     let server = server_within(FEW, BOTH).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_unknown_or_root_is_told_so() {
+    fn rejects_unknown_and_root_user() {
         let find = |name: &str| Account::find(&RunAs::Name(name.into())).unwrap_err();
         assert!(matches!(find("no-such-user"), AccountError::Unknown(_)));
         assert!(matches!(find("root"), AccountError::Root(_)));

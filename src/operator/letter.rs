@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_is_known_of_it() {
+    fn it_reports_what_is_known_of_it() {
         let body = r#"{"turn_id":"t-01","workspace":"../a","messages":[],"timeout_s":-1}"#;
         let read = letter(body);
         assert_eq!(read.code.as_deref(), Some("request.invalid"));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_body_is_it_is_read() {
+    fn any_body_is_read() {
         for body in [
             "",
             "no JSON",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn g10_a_header_of_tables_within_tables_is_told_in_part() {
+    fn g10_a_header_of_tables_within_tables_is_shown_in_part() {
         let mut inner = AMQPValue::LongString("\u{1b}[31mdeep".into());
         for _ in 0..20 {
             let mut table = FieldTable::default();

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn g10_whoever_tells_whatever_little_is_kept() {
+    fn g10_little_is_kept_of_any_report() {
         let mut heard = Heard::default();
         for number in 0..2 * MAX_PROCESSES {
             heard.take(heartbeat(&format!("{number}-{}", "w".repeat(10_000)), 100));

@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_never_ran_is_told_by_its_claim() {
+    fn a_turn_that_never_ran_is_described_by_its_claim() {
         let record = record(
             claim(Verdict::Unrun { ending: ending() }),
             TurnHistory::default(),

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_known_by_what_it_begins_with() {
+    fn an_image_is_known_by_its_first_bytes() {
         for (bytes, kind) in [
             (&b"\x89PNG\r\n\x1a\nIHDR"[..], Some(MediaType::Png)),
             (b"\xff\xd8\xff\xe0", Some(MediaType::Jpeg)),

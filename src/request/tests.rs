@@ -307,7 +307,7 @@ fn a_wrong_part_of_a_message_is_named_by_its_path() {
 }
 
 #[test]
-fn all_violations_are_told_at_once() {
+fn all_violations_are_reported_at_once() {
     let request = json!({"turn_id": "a b", "messages": [], "timeout_s": 0, "metadata": {"k": 1}});
     let rejection = parse(&request).unwrap_err();
     assert_eq!(rejection.code, ErrorCode::RequestInvalid);
@@ -736,7 +736,7 @@ fn the_nearest_of_two_nested_roots_counts() {
 }
 
 #[test]
-fn the_code_tells_the_workspace_from_the_rest() {
+fn the_code_distinguishes_the_workspace_from_the_rest() {
     let mut request = with("workspace", json!("../x"));
     assert_eq!(
         parse(&request).unwrap_err().code,
@@ -760,7 +760,7 @@ fn ids_are_checked_when_they_are_read_back() {
 }
 
 #[test]
-fn the_fingerprint_tells_what_is_asked_for_not_how_it_is_spelled() {
+fn the_fingerprint_depends_on_meaning_not_on_spelling() {
     let print = |value: &Value| parse(value).unwrap().fingerprint();
     let block = json!([{"role": "system", "content": "s"},
                        {"role": "user", "content": [{"type": "text", "text": "Fix it"}]}]);

@@ -203,7 +203,7 @@ mod tests {
     use crate::workspace::{DiskError, Rejection};
 
     #[test]
-    fn g4_a_host_is_suspected_for_what_may_be_its_own_fault_and_nothing_else() {
+    fn g4_a_host_is_suspected_only_for_what_may_be_its_own_fault() {
         let path = || PathBuf::from("/root/x");
         let disk = || DiskError {
             doing: "write",

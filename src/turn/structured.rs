@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_message_is_a_value_or_it_is_told_why_not() {
+    fn the_last_message_is_a_value_or_a_notice_says_why_not() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         for (text, value) in [
             (

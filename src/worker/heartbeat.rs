@@ -48,7 +48,10 @@ impl<E: Engine> Worker<E> {
                 false,
             );
             if let Err(error) = told.await {
-                tracing::debug!(error = with_sources(&error), "failed to publish a heartbeat");
+                tracing::debug!(
+                    error = with_sources(&error),
+                    "failed to publish a heartbeat"
+                );
             }
         }
     }

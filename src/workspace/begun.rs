@@ -44,7 +44,7 @@ mod tests {
     use crate::workspace::testing::workspace;
 
     #[test]
-    fn a_turn_finds_what_it_has_begun_and_nobody_elses() {
+    fn a_turn_finds_only_the_conversation_that_it_started() {
         let (_tmp, workspace) = workspace();
         let find = |turn_id| workspace.begun_thread(turn_id).unwrap();
         assert_eq!(find("t"), None);

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_words() {
+    fn a_failure_is_reported_in_words() {
         let (_tmp, root) = root();
         std::fs::remove_dir_all(root.ours().path()).unwrap();
         for line in check_root(&root) {

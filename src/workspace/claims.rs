@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn g5_a_claim_is_durable_before_anybody_acts_on_it() {
+    fn g5_a_claim_is_durable_before_it_is_acted_on() {
         let (_tmp, claims) = store();
         claims.claim("t", &run_claim()).unwrap();
         syncs::take();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn g5_the_first_cancel_mark_counts_and_tells_by_whom() {
+    fn g5_the_first_cancel_mark_counts_and_names_its_origin() {
         let (tmp, claims) = store();
         let by = |turn_id| claims.cancel_mark(turn_id).unwrap().unwrap().superseded_by;
         claims.mark_cancelled("t", Some("u")).unwrap();

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_nothing_is_reached_over_a_symlink() {
+    fn g8_no_file_is_reached_over_a_symlink() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = Dir::open(tmp.path()).unwrap();
         symlink("/", tmp.path().join("to-dir")).unwrap();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_nobody_is_waited_for_in_a_files_place() {
+    fn g8_a_pipe_in_a_files_place_is_not_waited_for() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = Dir::open(tmp.path()).unwrap();
         rustix::fs::mkfifoat(&dir, "pipe", PRIVATE_FILE).unwrap();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_a_whole_file_and_leaves_nothing_else() {
+    fn replaces_a_whole_file_and_leaves_no_other() {
         let (tmp, dir) = dir();
         for text in ["long, the first one", "short"] {
             dir.write_atomic("f", text.as_bytes(), PRIVATE_FILE)
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_nothing_behind() {
+    fn a_failed_write_leaves_no_file() {
         let (tmp, dir) = dir();
         std::fs::create_dir(tmp.path().join("d")).unwrap();
         assert!(dir.write_atomic("d", b"x", PRIVATE_FILE).is_err());

@@ -120,7 +120,7 @@ broken
     }
 
     #[test]
-    fn who_holds_a_lock_is_told_with_the_attempt_that_is_open() {
+    fn the_holder_of_a_lock_is_reported_with_the_open_attempt() {
         let (_tmp, workspace) = workspace();
         assert_eq!(workspace.lock_holder(), None);
         let mut journal = lock(&workspace).open_journal(None).unwrap();

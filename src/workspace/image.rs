@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_an_image_is_a_file_inside_the_workspace_and_nothing_else() {
+    fn g8_an_image_is_only_a_file_inside_the_workspace() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("secret"), "secret").unwrap();
         let tmp = tempfile::tempdir().unwrap();

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_a_newer_version_from_damage() {
+    fn distinguishes_a_newer_version_from_damage() {
         assert_eq!(
             decode::<Note>(&sealed(r#"{"v":2,"other":[]}"#)),
             Err(Unreadable::Newer(2))

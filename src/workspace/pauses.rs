@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_outlive_whoever_sets_them_and_are_bounded() {
+    fn pauses_outlive_their_process_and_are_bounded() {
         let (tmp, root) = root();
         let path = tmp.path().join("root");
         let file = PauseFile::open(&path).unwrap();

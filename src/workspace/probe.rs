@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_begins_again_and_nothing_stays_of_a_process_that_has_ended() {
+    fn a_log_starts_again_and_a_process_that_has_ended_leaves_none() {
         let (_tmp, root) = root();
         let processes = root.processes();
         let mut prober = processes.prober(ID).unwrap().unwrap();

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_has_left_is_removed_and_nothing_else() {
+    fn only_what_a_killed_process_has_left_is_removed() {
         let (_tmp, root) = root();
         let processes = root.processes();
         drop(processes.dir.make_file("host-1-a.lock").unwrap());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_was_removed_is_not_in_place() {
+    fn a_lock_without_its_file_is_not_in_place() {
         let (_tmp, root) = root();
         let held = root.processes().hold("host-1-a").unwrap().unwrap();
         root.processes().dir.remove("host-1-a.lock").unwrap();

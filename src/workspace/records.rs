@@ -231,7 +231,7 @@ mod tests {
     use crate::workspace::testing::{events, finished, lock, root, run_claim, started};
 
     #[test]
-    fn a_turn_is_found_with_and_without_its_workspace_and_nothing_is_created() {
+    fn a_turn_is_found_with_and_without_its_workspace_without_writes() {
         let (tmp, root) = root();
         let path = tmp.path().join("root");
         let a = root.workspace("acme/a").unwrap();

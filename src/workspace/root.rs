@@ -603,7 +603,7 @@ mod tests {
 
     /// One file for each conversation that there ever was.
     #[test]
-    fn g10_opening_a_root_keeps_nothing_of_its_threads_in_memory() {
+    fn g10_opening_a_root_keeps_no_threads_in_memory() {
         let (tmp, root) = root();
         for _ in 0..2_000 {
             let thread = Uuid::new_v4().to_string();
@@ -866,7 +866,7 @@ mod tests {
     }
 
     #[test]
-    fn g4_a_root_whose_folders_were_replaced_fails_until_they_are_back() {
+    fn g4_a_root_with_replaced_folders_fails_until_they_are_back() {
         let (tmp, root) = root();
         let (ours, aside) = (root.ours.path().to_owned(), tmp.path().join("aside"));
         std::fs::rename(&ours, &aside).unwrap();

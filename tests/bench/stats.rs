@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_value_everything_is_that_and_of_none_there_is_nothing() {
+    fn statistics_of_one_value_and_of_no_values() {
         let one = Sample::of([7.0]).unwrap();
         assert_eq!(
             (one.median(), one.percentile(99.0), one.max()),

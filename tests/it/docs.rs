@@ -117,7 +117,7 @@ fn the_examples_are_the_files_that_the_tests_run() {
 
 /// A raised version comes with what has changed, and with a test run of it.
 #[test]
-fn the_versions_are_told_as_they_are() {
+fn the_versions_are_documented_as_they_are() {
     let own = env!("CARGO_PKG_VERSION");
     assert_holds(CHANGELOG, &format!("\n## {own}\n"));
     let (codex, (a, b), (c, d)) = (
@@ -193,7 +193,7 @@ const NO_SETTINGS: &[&str] = &[
 ];
 
 #[test]
-fn closed_sets_are_listed_whole_and_nothing_else_is() {
+fn exactly_the_closed_sets_are_listed_whole() {
     let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let of = |all: Vec<&'static str>| names(&all);
     assert_eq!(

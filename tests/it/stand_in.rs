@@ -105,7 +105,7 @@ fn it_serves_turn_after_turn_on_a_thread_that_has_one_writer() {
 }
 
 #[test]
-fn it_misbehaves_when_it_is_told_to() {
+fn it_misbehaves_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for (word, is) in [

@@ -146,7 +146,7 @@ fn sequencer(lines: usize) -> Status {
 
 /// What an older version reports, and one that is on standby.
 #[test]
-fn what_is_not_told_is_not_needed() {
+fn optional_fields_have_defaults() {
     let old = br#"{"v":1,"type":"heartbeat","worker":"w","running":[]}"#;
     let Decoded::Known(Status::Heartbeat { about, .. }) = Status::decode(old).unwrap() else {
         panic!("a heartbeat of this version is known");
@@ -178,7 +178,7 @@ fn what_is_not_told_is_not_needed() {
 }
 
 #[test]
-fn g10_what_a_sequencer_tells_is_small() {
+fn g10_what_a_sequencer_reports_is_small() {
     let bytes = sequencer(MAX_LINES).encode().len();
     assert!(bytes < 128 << 10, "{bytes}");
 }
@@ -477,7 +477,7 @@ fn told<T>(decoded: Result<Decoded<T>, DecodeError>) -> String {
 
 proptest! {
     #[test]
-    fn g8_no_message_makes_it_panic_or_tells_more_than_a_line(body in messages()) {
+    fn g8_no_message_makes_it_panic_or_reports_more_than_a_line(body in messages()) {
         for told in [
             told(Offer::decode(&body)),
             told(Status::decode(&body)),

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_push_that_is_dropped_while_it_waits_has_queued_nothing() {
+    async fn a_push_that_is_dropped_while_it_waits_queues_no_event() {
         let queue = Queue::default();
         let full = fill(&queue, 10).await;
         let late = event(full, 10);

@@ -88,7 +88,10 @@ fn show_peers(peers: &[PeerCheck], report: &mut Report) {
         match peer.lock_holds {
             Some(true) => report.ok(CHECK, &format!("{process}: lock: held here, too")),
             Some(false) => report.fail(CHECK, &format!("{process}: lock: it can be taken here")),
-            None => report.warn(CHECK, &format!("{process}: lock: unknown, it does not hold it")),
+            None => report.warn(
+                CHECK,
+                &format!("{process}: lock: unknown, it does not hold it"),
+            ),
         }
         let others = Property::ALL
             .into_iter()

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn g8_nothing_that_a_terminal_obeys_gets_through() {
+    fn g8_no_terminal_escape_gets_through() {
         for (text, cleaned) in [
             ("plain\n\ttext é ≥", "plain\n\ttext é ≥"),
             ("\u{1b}[31mred\u{1b}[0m", "red"),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_fits_its_width_and_tells_what_was_cut() {
+    fn a_line_fits_its_width_and_marks_a_cut() {
         for (text, width, line) in [
             ("cargo test", 20, "cargo test"),
             ("cargo test", 10, "cargo test"),

@@ -208,7 +208,7 @@ Fixed."
 }
 
 #[test]
-fn a_new_attempt_voids_what_was_told() {
+fn a_new_attempt_voids_what_was_shown() {
     let mut again = start();
     again["attempt"] = json!(2);
     again["restarted"] = json!(true);
@@ -231,7 +231,7 @@ whole"
 }
 
 #[test]
-fn an_answer_of_which_a_part_was_missed_is_told_whole_at_the_end() {
+fn an_answer_with_a_missed_part_is_printed_whole_at_the_end() {
     let missed = |missed: u64, mut event: Value| {
         event["missed"] = missed.into();
         event

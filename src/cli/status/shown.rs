@@ -119,8 +119,7 @@ fn in_sequencers(status: &PoolStatus) -> String {
         .iter()
         .partition(|sequencer| sequencer.active);
     match (&active[..], standby.len()) {
-        ([], 0) => "no reports: no turn is offered, unless all are of an older version"
-            .to_owned(),
+        ([], 0) => "no reports: no turn is offered, unless all are of an older version".to_owned(),
         ([], standby) => {
             format!("{standby} on standby; which is active shows at the next turn")
         }
@@ -565,7 +564,7 @@ b                12  7 s           is offered, and about to start
     }
 
     #[test]
-    fn what_is_missing_is_told_with_what_that_means() {
+    fn what_is_missing_is_reported_with_what_that_means() {
         let nobody = PoolStatus::default();
         let told = shown(&nobody, 2, at(0), Style::default(), 80);
         assert!(told.contains("workers     no reports"), "{told}");

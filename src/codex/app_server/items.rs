@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exec_does_not_tell_is_not_told() {
+    fn what_exec_does_not_report_is_not_published() {
         for kind in SILENT {
             assert!(
                 matches!(told(json!({"type": kind, "id": "x"})), Told::Nothing),

@@ -302,7 +302,7 @@ fn a_thread_is_loaded_only_as_it_was_asked_for() {
 }
 
 #[test]
-fn a_thread_that_is_gone_is_told_from_one_that_is_busy() {
+fn a_lost_thread_is_distinguished_from_a_busy_one() {
     let gone = format!("no rollout found for thread id {THREAD}");
     let busy = format!("thread {THREAD} already has an active writer");
     let unreadable = "failed to read thread: thread-store internal error: failed to read session metadata /h/r.jsonl: rollout at /h/r.jsonl is empty";
@@ -516,7 +516,7 @@ fn a_refused_interrupt_may_be_asked_again() {
 }
 
 #[test]
-fn words_of_other_threads_and_turns_are_none_of_the_turns() {
+fn words_of_other_threads_and_turns_are_not_the_turns() {
     let mut conversation = running();
     for (thread, turn) in [("sub-agent", "t1"), ("sub-agent", "t2"), (THREAD, "t0")] {
         for (method, params) in [
@@ -591,7 +591,7 @@ fn warnings_count_also_before_the_turn() {
 }
 
 #[test]
-fn a_failure_has_its_code_and_a_retry_is_none() {
+fn a_failure_has_its_code_and_a_retry_is_no_failure() {
     let mut conversation = running();
     let error = |retry: bool| {
         json!({"error": {"message": "Reconnecting... 1/5", "additionalDetails": "cut",
@@ -711,7 +711,7 @@ fn g7_a_turns_tokens_are_what_its_thread_has_grown_by() {
 }
 
 #[test]
-fn g7_a_full_context_window_is_nothing_spent() {
+fn g7_a_full_context_window_spends_no_tokens() {
     let mut conversation = running();
     // Also when it is full again, and what was answered before it counts.
     for answered in [None, Some(10), Some(20)] {
@@ -792,7 +792,7 @@ fn requests_of_the_server_are_declined_under_their_own_ids() {
 }
 
 #[test]
-fn what_is_no_message_and_what_is_not_known_is_told() {
+fn non_messages_and_unknown_messages_are_reported() {
     let mut conversation = running();
     for line in [
         &b"\xff\xfe"[..],
@@ -839,7 +839,7 @@ fn a_thread_that_the_server_has_closed_is_loaded_again() {
 }
 
 #[test]
-fn items_that_have_begun_and_ended_are_told_under_execs_names() {
+fn items_are_published_under_execs_names() {
     let mut conversation = running();
     let item = json!({"item": {"type": "commandExecution", "id": "c", "command": "ls",
         "status": "inProgress", "aggregatedOutput": null, "exitCode": null}});

@@ -149,7 +149,7 @@ mod tests {
         }
     }
     #[test]
-    fn g10_looks_no_further_back_than_told() {
+    fn g10_looks_no_further_back_than_the_limit() {
         let text = [&b"first\n"[..], &[b'x'; 50]].concat();
         let look = |max_read| {
             let file = Cursor::new(&text);

@@ -363,7 +363,7 @@ fn g7_what_a_sub_agent_spent_for_an_earlier_turn_is_that_ones() {
 }
 
 #[test]
-fn g7_sub_agents_whose_records_are_gone_or_torn_do_not_hide_the_rest() {
+fn g7_sub_agents_with_missing_or_torn_records_do_not_hide_the_rest() {
     let home = home_with_agents(|name, text| match name.contains("c2aebc") {
         true => text[..text.len() - 100].to_owned(),
         false => text,

@@ -26,7 +26,7 @@ fn failed(finished: &Finished) -> &TurnError {
 const ERROR: &str = r#"{"type":"error","message":"rate limit exceeded: x"}"#;
 
 #[test]
-fn error_line_that_repeats_the_failure_is_not_told_twice() {
+fn error_line_that_repeats_the_failure_is_not_published_twice() {
     let mut translator = Translator::new();
     let pair = [
         ERROR,
@@ -157,7 +157,7 @@ fn start(translator: &mut Translator, prefix: &str, count: usize) -> Vec<EventBo
 }
 
 #[test]
-fn g8_what_is_no_name_of_a_kind_is_not_told() {
+fn g8_what_is_no_name_of_a_kind_is_not_reported() {
     let mut translator = Translator::new();
     let long = "x".repeat(65);
     for kind in ["new.kind_2", "a secret", "\n", "é", &long] {
@@ -250,7 +250,7 @@ fn output(id: &str, text: &str) -> CliEvent {
 }
 
 #[test]
-fn a_message_in_pieces_is_told_once_and_remembered_whole() {
+fn a_message_in_pieces_is_published_once_and_remembered_whole() {
     let mut translator = Translator::new();
     let text = |text: &str| {
         delta(
@@ -277,7 +277,7 @@ fn a_message_in_pieces_is_told_once_and_remembered_whole() {
 }
 
 #[test]
-fn g10_output_is_told_while_its_call_runs_in_small_pieces_and_up_to_a_limit() {
+fn g10_output_is_published_in_small_pieces_up_to_a_limit() {
     let start =
         r#"{"type":"item.started","item":{"id":"c","type":"command_execution","command":"a"}}"#;
     let end =
@@ -346,7 +346,7 @@ fn what_is_tried_again_is_a_notice_and_never_a_failure() {
 }
 
 #[test]
-fn g7_a_turn_that_failed_before_the_model_was_asked_has_spent_nothing() {
+fn g7_a_turn_that_failed_before_the_model_was_asked_has_spent_no_tokens() {
     const BEGUN: &str = r#"{"type":"turn.started"}"#;
     const SAID: &str =
         r#"{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"x"}}"#;

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_whole_text_only_what_is_missing_is_told() {
+    fn of_a_whole_text_only_what_is_missing_is_published() {
         let mut texts = Texts::default();
         let kind = Kind::Text;
         assert_eq!(
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_on_as_it_began_is_told_whole_under_a_new_id() {
+    fn a_text_that_changed_is_published_whole_under_a_new_id() {
         for whole in ["Hi!", "Help", "", "Hé"] {
             let mut texts = Texts::default();
             texts.delta(Kind::Text, "a".into(), "Hel".into());

@@ -328,7 +328,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn request_and_schema_agree_on_whatever_comes(request in nearly(of_requests())) {
+    fn request_and_schema_agree_on_any_input(request in nearly(of_requests())) {
         thread_local! { static SCHEMA: Validator = validator(Document::Request); }
         prop_assume!(!is_beyond(&request));
         let verdict = TurnRequest::parse(request.to_string().as_bytes(), &limits(), &Properties::default());
@@ -337,7 +337,7 @@ proptest! {
     }
 
     #[test]
-    fn control_and_schema_agree_on_whatever_comes(control in nearly(of_controls())) {
+    fn control_and_schema_agree_on_any_input(control in nearly(of_controls())) {
         thread_local! { static SCHEMA: Validator = validator(Document::Control); }
         let decoded = Control::decode(control.to_string().as_bytes());
         let taken = matches!(decoded, Ok(Decoded::Known(_)));

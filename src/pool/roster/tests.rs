@@ -260,7 +260,7 @@ fn g3_a_lock_that_can_be_taken_while_its_process_lives_is_found() {
 }
 
 #[test]
-fn a_lock_that_is_free_because_its_process_has_ended_says_nothing() {
+fn a_lock_that_is_free_because_its_process_has_ended_is_no_finding() {
     let mut world = World::new();
     let ids = [world.start("a-1-x", root(1)), world.start("b-1-x", root(1))];
     world.round(&ids);

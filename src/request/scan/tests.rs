@@ -21,7 +21,7 @@ fn both() -> (Option<String>, Option<String>) {
 }
 
 #[test]
-fn names_are_found_whatever_is_wrong_elsewhere() {
+fn names_are_found_with_errors_elsewhere() {
     let with = |more: &str| REQUEST.replacen('{', &format!("{{{more},"), 1);
     let deep = |n: usize| format!(r#""x":{}{}"#, "[".repeat(n), "]".repeat(n));
     let broken = [

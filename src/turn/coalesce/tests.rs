@@ -75,7 +75,7 @@ fn anything_else_first_lets_out_what_waits() {
 }
 
 #[test]
-fn an_empty_text_is_told_as_one() {
+fn an_empty_text_is_published_as_one() {
     let mut all = Coalescer::new(ms(30));
     let start = Instant::now();
     assert_eq!(all.push(text("a", ""), start), [text("a", "")]);
@@ -133,7 +133,7 @@ fn event() -> impl Strategy<Value = EventBody> {
 
 proptest! {
     #[test]
-    fn g6_whatever_comes_is_told_in_order_and_unchanged(
+    fn g6_all_events_are_published_in_order_and_unchanged(
         events in prop::collection::vec((event(), 0..50u64), 0..40),
     ) {
         let mut all = Coalescer::new(ms(30));

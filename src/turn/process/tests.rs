@@ -177,7 +177,7 @@ async fn codex_that_goes_on_saying_something_is_not_idle() {
 
 /// Of lines that come two seconds apart.
 #[tokio::test(start_paused = true)]
-async fn g7_what_a_turn_has_spent_is_told_now_and_then_while_it_grows() {
+async fn g7_what_a_turn_has_spent_is_published_at_intervals() {
     let codex = Scripted {
         lines: [
             BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, COMPLETED,
@@ -244,7 +244,7 @@ async fn g10_a_slow_reader_is_no_silence_of_codexs() {
 /// One line can yield two events; the second is not lost when the turn has to
 /// stop at the first, or its reader would wait for the tool's result for ever.
 #[tokio::test(start_paused = true)]
-async fn g6_all_that_a_line_told_goes_out_though_the_turn_stops() {
+async fn g6_all_events_of_a_line_go_out_though_the_turn_stops() {
     let codex = Scripted {
         lines: [BEGIN, COMMAND].into(),
         ..Scripted::default()

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn g4_a_journal_that_an_operator_has_begun_anew_is_opened() {
+    fn g4_a_journal_that_an_operator_has_recreated_is_opened() {
         let (_tmp, workspace) = workspace();
         let known = with_turns(&workspace, &["a"]);
         for name in [JOURNAL, "checkpoint", JOURNAL_ID] {

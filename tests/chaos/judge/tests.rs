@@ -272,7 +272,7 @@ fn g4_a_turn_that_runs_after_its_end_is_found_in_each_record() {
 }
 
 #[test]
-fn g1_a_turn_that_begins_before_an_earlier_one_is_out_of_order() {
+fn g1_a_turn_that_starts_before_an_earlier_one_is_out_of_order() {
     let mut world = World::new();
     world.records.load.accepted.swap(1, 2);
     // By the stand-in and by the journal.
@@ -318,7 +318,7 @@ fn an_attempt_that_another_one_ended_is_cut_off() {
 }
 
 #[test]
-fn g5_an_end_is_told_once_as_it_was_recorded() {
+fn g5_an_end_is_published_once_as_it_was_recorded() {
     let ends = [(Check::Ends, "t2")];
 
     let mut world = World::new();
@@ -377,7 +377,7 @@ fn g6_a_missing_number_is_a_gap_also_where_it_comes_later() {
 }
 
 #[test]
-fn an_end_that_nobody_planned_and_nobody_caused_is_found() {
+fn an_end_without_a_plan_or_a_cause_is_found() {
     let failed = |killed: bool| {
         let mut world = World::new();
         world.accept("t5", "b");
@@ -418,7 +418,7 @@ fn an_end_that_nobody_planned_and_nobody_caused_is_found() {
 }
 
 #[test]
-fn what_is_left_behind_is_told() {
+fn what_is_left_behind_is_reported() {
     let mut world = World::new();
     let some = || vec!["something".to_owned()];
     world.records.after = After {

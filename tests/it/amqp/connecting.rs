@@ -16,7 +16,7 @@ async fn closed_port() -> u16 {
 }
 
 #[tokio::test]
-async fn a_refused_password_is_told_from_a_missing_vhost_and_from_a_dead_port() {
+async fn a_refused_password_a_missing_vhost_and_a_dead_port_are_distinguished() {
     let url = Vhost::new().await.url;
     let (base, _) = url.rsplit_once('/').unwrap();
     let place = base.split_once('@').unwrap().1;
@@ -139,7 +139,7 @@ async fn a_shutdown_ends_the_attempts() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_broker_closes_is_noticed_and_told() {
+async fn a_connection_that_the_broker_closes_is_noticed_and_reported() {
     let vhost = Vhost::new().await;
     let states = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&states);

@@ -164,7 +164,7 @@ async fn a_stopped_consumer_gives_back_the_rest_and_can_still_ack() {
 }
 
 #[tokio::test]
-async fn after_the_connection_is_gone_nothing_is_delivered_and_no_ack_hangs() {
+async fn after_the_connection_is_gone_no_delivery_comes_and_no_ack_hangs() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     publish(&link, "codex.turns.work", 10).await;

@@ -247,7 +247,7 @@ async fn g10_without_confirms_push_waits_at_the_window() {
 }
 
 #[tokio::test]
-async fn g10_a_blocked_connection_holds_events_back_and_duplicates_none() {
+async fn g10_a_blocked_connection_holds_events_back_without_duplicates() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     let queue = reader_queue(&link, FieldTable::default()).await;
@@ -388,7 +388,7 @@ async fn g10_events_that_are_refused_for_good_are_reported_until_they_are_taken(
 }
 
 #[tokio::test]
-async fn g6_an_event_larger_than_the_broker_takes_is_told_short() {
+async fn g6_an_event_larger_than_the_broker_takes_is_published_short() {
     // RabbitMQ 4 takes 16 MiB; this brings an older one, which takes 128, near.
     ctl(&[
         "eval",
@@ -417,7 +417,7 @@ async fn g6_an_event_larger_than_the_broker_takes_is_told_short() {
 }
 
 #[tokio::test]
-async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
+async fn a_confirmed_publish_distinguishes_returned_nacked_and_taken() {
     let vhost = Vhost::new().await;
     let link = vhost.declared().await;
     reader_queue(&link, rejecting(1)).await;
@@ -460,7 +460,7 @@ async fn a_confirmed_publish_tells_returned_from_nacked_from_taken() {
 }
 
 #[tokio::test]
-async fn a_returned_message_is_told_to_the_one_that_published_it() {
+async fn a_returned_message_is_reported_to_its_publisher() {
     let vhost = Vhost::new().await;
     vhost.declared().await;
     let Publishing { publisher, .. } = publishing(&vhost.url);

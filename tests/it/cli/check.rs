@@ -249,7 +249,7 @@ async fn trusted_workspaces_and_visible_keys_are_warned_of() {
 }
 
 #[tokio::test]
-async fn everything_that_is_wrong_is_told_in_one_go() {
+async fn everything_that_is_wrong_is_reported_at_once() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("workspaces"), "").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -296,7 +296,7 @@ async fn wrong_settings_are_all_named() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_declared_otherwise_is_told_with_what_to_do() {
+async fn a_queue_that_is_declared_otherwise_is_reported_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let url = Broker::vhost();
     let declared = url.clone();

@@ -23,7 +23,7 @@ fn told(done: &Done) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_told_all_at_once_as_a_worker_would() {
+async fn all_errors_of_a_request_are_printed_as_a_worker_would() {
     let file = example("rejected/by-schema/everything-at-once.json");
     let error = read(example("rejected/by-schema/everything-at-once.error.json"));
     let done = Call::new(&["validate", &file]).run().await.ended(1);
@@ -67,7 +67,7 @@ async fn a_broken_body_is_judged_with_the_id_and_the_cause_that_are_found_in_it(
 }
 
 #[tokio::test]
-async fn a_good_request_is_told_as_it_is_understood_and_so_is_what_nobody_reads() {
+async fn a_good_request_is_printed_as_understood_with_its_unused_fields() {
     let file = File::open(example("v1/requests/blocks-are-joined.json")).unwrap();
     let done = Call::new(&["validate", "-"])
         .stdin(file)

@@ -148,7 +148,7 @@ async fn rejected_requests_are_listed_and_shown_with_their_reasons() {
 
 /// Guards that what is held goes back in its order, however the process ends.
 #[tokio::test]
-async fn looking_keeps_the_order_and_loses_nothing_also_when_interrupted() {
+async fn looking_keeps_the_order_and_all_messages_also_when_interrupted() {
     let url = Broker::vhost();
     buried(&url, 300).await;
     let all = listed(&url, &["--limit", "300"]).await;
@@ -183,7 +183,7 @@ async fn looking_keeps_the_order_and_loses_nothing_also_when_interrupted() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_of_anybodys_making_is_told() {
+async fn a_foreign_dead_letter_is_listed() {
     let url = Broker::vhost();
     buried(&url, 1).await;
     let mut inner = FieldTable::default();

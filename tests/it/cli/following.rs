@@ -52,7 +52,7 @@ async fn g5_a_forged_answer_is_not_followed() {
 
 /// Guards that a follower listens again (`Follow::restore`).
 #[tokio::test]
-async fn a_lost_connection_is_told_and_made_anew() {
+async fn a_lost_connection_is_reported_and_restored() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
     let arguments = ["submit", "-w", "a", "--turn-id", "t1", SCRIPT];
@@ -76,7 +76,7 @@ async fn a_lost_connection_is_told_and_made_anew() {
 /// Guards that the request is sent again after a lost connection: the turn's
 /// end came without a listener.
 #[tokio::test]
-async fn an_end_that_was_missed_is_told_all_the_same() {
+async fn an_end_that_was_missed_is_printed_all_the_same() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
     let arguments = ["submit", "-w", "a", "--turn-id", "t1", SCRIPT];
@@ -100,7 +100,7 @@ async fn an_end_that_was_missed_is_told_all_the_same() {
 /// Guards `Follow::ask_again`: the end reached no reader, and the request that was sent again came before
 /// the sequencer had heard of that end, so that it was dropped as one sent twice.
 #[tokio::test]
-async fn an_end_that_was_missed_is_asked_for_until_it_is_told() {
+async fn an_end_that_was_missed_is_asked_for_until_it_is_published() {
     let url = Broker::vhost();
     let mut worker = Scripted::on(&url).await;
     let proxy = Proxy::before(&url).await;

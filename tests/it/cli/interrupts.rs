@@ -48,7 +48,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
 
 /// Guards that a cancel that no process receives is reported, and sent again.
 #[tokio::test]
-async fn a_cancel_that_nobody_hears_is_repeated_until_somebody_does() {
+async fn a_cancel_that_no_process_receives_is_repeated_until_one_does() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     pool.process(0).terminate();
@@ -98,7 +98,7 @@ async fn ctrl_c_cancels_a_run_and_a_second_one_cuts_it() {
 }
 
 #[tokio::test]
-async fn a_run_whose_reader_is_gone_goes_on() {
+async fn a_run_goes_on_without_its_reader() {
     let host = Host::new();
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     drop(reader);

@@ -39,7 +39,7 @@ async fn link(url: &str) -> Link {
 
 /// Guards what workers and sequencers report for the operator.
 #[tokio::test]
-async fn a_pool_with_a_standby_and_a_full_line_is_told() {
+async fn a_pool_with_a_standby_and_a_full_line_is_reported() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 2, &[("SLOTS", "1"), ("MAX_WAITING", "3")]).await;
     // Before the first turn the broker does not show which one it chose.
@@ -162,7 +162,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_told() {
 }
 
 #[tokio::test]
-async fn where_nobody_tells_of_itself_that_is_said_with_what_it_means() {
+async fn no_reports_are_an_error_that_says_what_that_means() {
     let url = Broker::vhost();
     let done = status(&url, &[]).run().await.ended(1);
     done.says(&["no worker has ever run on 127.0.0.1:", "codex.status"]);
@@ -189,7 +189,7 @@ async fn where_nobody_tells_of_itself_that_is_said_with_what_it_means() {
 /// Input by a worker's user is bounded, and has no escape sequences when it is
 /// printed.
 #[tokio::test]
-async fn g8_g10_what_is_forged_on_the_status_exchange_harms_nobody() {
+async fn g8_g10_what_is_forged_on_the_status_exchange_does_no_harm() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     let forged = Status::Heartbeat {

@@ -72,7 +72,7 @@ async fn a_turn_is_in_the_trace_that_its_caller_is_in() {
 }
 
 #[tokio::test]
-async fn the_exit_status_tells_how_the_turn_ended() {
+async fn the_exit_status_shows_how_the_turn_ended() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
     let failed = submit(&url, "t1", "a", &["fail rate limit exceeded: slow"]);
@@ -123,7 +123,7 @@ async fn the_prompt_is_read_from_stdin_where_a_dash_stands_for_it() {
 }
 
 #[tokio::test]
-async fn without_waiting_the_id_is_told_and_the_turn_goes_on() {
+async fn without_waiting_the_id_is_printed_and_the_turn_goes_on() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     pool.enqueue(&[turn("t1", "a", &["wait go"])]).await;
@@ -166,7 +166,7 @@ async fn a_cancel_can_name_the_workspace() {
 
 /// Guards what is published again for a turn that has ended.
 #[tokio::test]
-async fn g4_a_turn_that_is_sent_again_runs_once_and_tells_its_end_again() {
+async fn g4_a_turn_that_is_sent_again_runs_once_and_publishes_its_end_again() {
     let url = Broker::vhost();
     let pool = Pool::on(&url, 1, &[]).await;
     let first = submit(&url, "t1", "a", &["say hi"]).run().await.ended(0);
@@ -312,7 +312,7 @@ async fn each_command_has_help_with_examples() {
 
 /// Guards that a reader that is gone is an end, and no panic.
 #[tokio::test]
-async fn whoever_stops_reading_stops_the_following_and_not_the_turn() {
+async fn a_reader_that_stops_ends_the_following_and_not_the_turn() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();

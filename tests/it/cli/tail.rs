@@ -63,7 +63,7 @@ async fn a_turn_is_read_from_the_log_and_goes_on_live_without_gap_or_duplicate()
 }
 
 #[tokio::test]
-async fn a_turn_of_which_the_log_has_nothing_is_an_error_unless_it_is_waited_for() {
+async fn a_turn_that_is_not_in_the_log_is_an_error_unless_it_is_waited_for() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[ON]).await;
     pool.enqueue(&[turn("t1", "a", &["say one"])]).await;

@@ -48,7 +48,7 @@ async fn a_turn_reads_well_on_a_terminal() {
 }
 
 #[tokio::test]
-async fn a_new_attempt_is_told_on_a_terminal() {
+async fn a_new_attempt_is_shown_on_a_terminal() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[]).await;
     let script = "t1\nsay half\nwait go\nsay whole";

@@ -43,7 +43,7 @@ macro_rules! tests_in {
         }
 
         #[tokio::test]
-        async fn a_connection_lost_in_mid_turn_loses_nothing_and_repeats_nothing() {
+        async fn a_connection_lost_in_mid_turn_neither_loses_nor_repeats_events() {
             $language.build();
             behaviour::a_connection_lost_in_mid_turn($language).await;
         }

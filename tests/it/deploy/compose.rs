@@ -176,7 +176,7 @@ fn what_is_ours_is_sealed_and_everything_is_limited() {
 /// The records belong to root. And looking at an outage must not start the broker that an operator has
 /// stopped.
 #[test]
-fn an_operator_has_the_records_and_starts_nothing() {
+fn an_operator_has_the_records_and_starts_no_service() {
     let compose = compose();
     let (operator, worker) = (
         &compose["services"]["operator"],

@@ -51,7 +51,7 @@ pub fn agent() -> u32 {
 }
 
 #[test]
-fn the_image_runs_a_worker_whose_agents_are_another_user() {
+fn the_image_runs_a_worker_with_agents_of_another_user() {
     let environment = environment();
     let settings = settings(DOCKERFILE, &environment);
     assert!(settings.require_isolation);

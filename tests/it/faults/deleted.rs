@@ -113,7 +113,7 @@ async fn g4_the_work_queue_may_be_deleted() {
 /// Guards that offers are made again (`Queue::attend`), and that what the
 /// sequencer holds is held, also beyond `BACKLOG` (`intake::PREFETCH`).
 #[tokio::test]
-async fn g4_a_purge_takes_nothing_that_a_sequencer_holds() {
+async fn g4_a_purge_takes_no_turn_that_a_sequencer_holds() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[("SLOTS", "1"), ("BACKLOG", "3")]).await;
     let operator = Operator::of(&url).await;

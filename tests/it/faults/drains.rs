@@ -92,7 +92,7 @@ async fn g9_agents_that_hear_no_signal_are_cut_off_at_the_end_of_the_grace_time(
 /// Guards that what could not be published is in the record of the turn's end
 /// (`Attempt::record`), for the next worker to publish.
 #[tokio::test]
-async fn g4_g9_a_worker_that_drains_without_a_broker_ends_and_loses_nothing() {
+async fn g4_g9_a_worker_that_drains_without_a_broker_ends_and_loses_no_turn() {
     let url = Broker::vhost();
     let way = Way::to(&url).await;
     let settings = [("SHUTDOWN_GRACE", "1s"), ("MAX_ATTEMPTS", "1")];

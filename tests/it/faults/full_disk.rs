@@ -63,7 +63,7 @@ fn logged(process: &Process, message: &str) -> Vec<Value> {
 /// Guards that an unfit host's offers go back (`Settlement::of`), that its slots
 /// stop consuming (`Worker::serve_slot`), and that it is watched (`serve::serve`).
 #[tokio::test]
-async fn g4_a_full_disk_starts_no_turn_charges_none_and_recovers_by_itself() {
+async fn g4_a_full_disk_neither_starts_nor_charges_turns_and_recovers_by_itself() {
     let disk = Disk::new();
     let faults = disk.faults();
     let settings = [
@@ -143,7 +143,7 @@ async fn g4_another_host_takes_the_work_of_one_with_a_full_disk() {
 
 /// Guards the loop in `Attempt::record`, and what it reports.
 #[tokio::test]
-async fn g4_an_end_that_finds_no_room_is_recorded_and_told_once_there_is() {
+async fn g4_an_end_that_finds_no_room_is_recorded_and_published_once_there_is() {
     let disk = Disk::new();
     let mut pool = Pool::start(1, &[("FAILPOINTS", &*disk.faults())]).await;
     let script = ["wait go", "say done"];
@@ -177,7 +177,7 @@ async fn g4_an_end_that_finds_no_room_is_recorded_and_told_once_there_is() {
 /// Guards `Fate::ToAsk` after a claim that failed (`Queue::claim_answered`),
 /// and that a rejection is tried until it is recorded (`Actor::reject`).
 #[tokio::test]
-async fn g1_g4_a_sequencer_with_a_full_disk_loses_and_misorders_nothing() {
+async fn g1_g4_a_sequencer_with_a_full_disk_loses_and_misorders_no_turn() {
     let disk = Disk::new();
     let mut pool = Pool::start(0, &[]).await;
     let faults = disk.faults();

@@ -18,7 +18,7 @@ fn brisk(url: &str) -> String {
 /// Guards that a turn's end is recorded with what is unconfirmed before the
 /// lock is released (`Attempt::record`): another worker publishes it.
 #[tokio::test]
-async fn g4_g6_what_a_cut_off_worker_has_run_is_told_by_another() {
+async fn g4_g6_what_a_disconnected_worker_has_run_is_published_by_another() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 0, &[("SLOTS", "1")]).await;
     let brisk_url = brisk(&url);
@@ -112,7 +112,7 @@ async fn g1_g4_a_cut_off_sequencer_is_followed_by_another() {
 /// sequencer that was deposed without knowing hears of a turn's end when its
 /// successor has long gone on, and offers what is running already.
 #[tokio::test]
-async fn g1_g4_two_that_believe_to_be_the_sequencer_break_nothing() {
+async fn g1_g4_two_that_believe_to_be_the_sequencer_do_no_harm() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 0, &[("AMQP_URL", &brisk(&url)), ("SLOTS", "2")]).await;
     // Only what it hears is cut off: it can publish all the time.

@@ -7,7 +7,7 @@ use crate::support::pool::{Pool, is_alive, turn};
 /// Guards `LockConfirmer`, and that a lost attempt is not charged: with one attempt the turn
 /// would end with `turn.attempts_exhausted`.
 #[tokio::test]
-async fn g3_g4_a_turn_whose_lock_is_lost_is_killed_and_starts_again_uncharged() {
+async fn g3_g4_a_turn_that_loses_its_lock_is_killed_and_starts_again_uncharged() {
     for how in ["hang", "lost"] {
         let mut pool = Pool::start(0, &[]).await;
         let disconnected = pool.stand_in_file("disconnected");
@@ -44,7 +44,7 @@ async fn g3_g4_a_turn_whose_lock_is_lost_is_killed_and_starts_again_uncharged() 
 
 /// Locks that are confirmed, and those on a local file system, end no turn.
 #[tokio::test]
-async fn g4_a_turn_whose_lock_is_held_runs_on() {
+async fn g4_a_turn_that_keeps_its_lock_runs_on() {
     let mut pool = Pool::start(0, &[("ROLES", "worker")]).await;
     pool.spawn(&[("ROLES", "sequencer")]);
     let fault = "guard.confirm=return(hang-while:/)";

@@ -102,7 +102,7 @@ async fn g4_a_queue_outlives_a_codex_that_is_gone_during_an_upgrade() {
 /// Guards that what an upgrade has replaced is run again (`Engine::generation`
 /// in `Attempt::run`).
 #[tokio::test]
-async fn g4_an_upgrade_of_codex_between_turns_ends_none() {
+async fn g4_an_upgrade_of_codex_between_turns_ends_no_turn() {
     let codex = Installed::new();
     let settings = [
         ("CODEX_BIN", codex.link.to_str().unwrap()),
@@ -124,7 +124,7 @@ async fn g4_an_upgrade_of_codex_between_turns_ends_none() {
 /// Guards `may_be_the_hosts_fault`, in all the ways in which a codex can fail
 /// to run; the turn goes from host to host until there is one.
 #[tokio::test]
-async fn g4_a_turn_waits_for_a_host_whose_codex_runs() {
+async fn g4_a_turn_waits_for_a_host_with_a_working_codex() {
     let dir = tempfile::tempdir().unwrap();
     let mut pool = Pool::start(0, &[("SLOTS", "1"), ("MAX_ATTEMPTS", "1")]).await;
     let programs: Vec<PathBuf> = (0..3)

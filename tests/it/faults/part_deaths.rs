@@ -109,7 +109,7 @@ async fn g4_a_task_of_the_sequencer_that_dies_leaves_no_line_standing() {
 /// Guards `CutAtEnd` and the look at `Outbox::has_failed`: the turn would wait
 /// for ever for its events' confirms, and keep its slot.
 #[tokio::test]
-async fn g2_g4_a_turn_whose_events_are_no_longer_published_keeps_no_slot() {
+async fn g2_g4_a_turn_without_published_events_keeps_no_slot() {
     for script in [&["say 1", "wait go", "say 2"][..], &["wait go"]] {
         let faults = "outbox.publishes=1*off->1*return(panic)";
         let settings = [("SLOTS", "1"), ("FAILPOINTS", faults)];

@@ -79,7 +79,7 @@ const DEATHS: &[Death] = &[
 /// Guards that the request is kept before its claim (`Runner::refuse`): it is
 /// never missing in the dead queue, and twice only if the worker died between.
 #[tokio::test]
-async fn g5_a_worker_killed_at_any_step_of_a_refusal_loses_nothing_of_it() {
+async fn g5_a_worker_killed_at_any_step_of_a_refusal_loses_no_event_of_it() {
     concurrently(DEATHS, Death::happens).await;
 }
 

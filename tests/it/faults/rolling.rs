@@ -40,7 +40,7 @@ impl Load {
 /// Guards that a worker that drains waits for what it runs (`Worker::consume`,
 /// `Worker::run`), and that only heads are offered (`Queue::attend`).
 #[tokio::test]
-async fn g1_g4_g9_replacing_all_processes_under_load_loses_repeats_and_reorders_nothing() {
+async fn g1_g4_g9_replacing_all_processes_under_load_loses_repeats_and_reorders_no_turn() {
     let mut pool = Pool::start(3, &[("LOG", "info")]).await;
     let mut load = Load::default();
     for old in 0..3 {

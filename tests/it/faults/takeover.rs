@@ -10,7 +10,7 @@ use crate::support::pool::{Pool, turn};
 /// (`Queue::delivered`): one that runs is never offered again, so that its end
 /// is reported once; one that no worker reports is.
 #[tokio::test]
-async fn g4_a_successor_offers_what_nobody_runs_and_nothing_else() {
+async fn g4_a_successor_offers_only_what_no_worker_runs() {
     let mut pool = Pool::start(0, &[("SLOTS", "1")]).await;
     let first = pool.spawn(&[("ROLES", "sequencer")]);
     pool.ready().await;

@@ -51,7 +51,7 @@ const DEATHS: &[Death] = &[
 /// Guards that the worker ends what a dead guard leaves before it lets go of
 /// the lock (`guard::handle::close`).
 #[tokio::test]
-async fn g3_g5_a_guard_killed_at_any_step_leaves_nothing_and_one_end() {
+async fn g3_g5_a_guard_killed_at_any_step_leaves_no_process_and_one_end() {
     concurrently(DEATHS, Death::happens).await;
 }
 

@@ -27,7 +27,7 @@ const DEATHS: &[Death] = &[
 /// Guards that a server is no more than a short cut: with any end of it
 /// between two turns, these are run as without it.
 #[tokio::test]
-async fn g3_g4_a_server_lost_at_any_step_costs_no_turn_that_has_not_begun() {
+async fn g3_g4_a_server_lost_at_any_step_costs_no_turn_that_has_not_started() {
     concurrently(DEATHS, Death::happens).await;
 }
 

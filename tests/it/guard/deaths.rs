@@ -79,7 +79,7 @@ fn g3_when_the_worker_is_killed_the_guard_ends_all_and_only_then_frees_the_lock(
 }
 
 #[test]
-fn g3_a_worker_that_is_killed_while_it_is_stopped_changes_nothing() {
+fn g3_a_worker_that_is_killed_while_it_is_stopped_leaves_no_process() {
     for host in hosts() {
         let messy = Messy::start(host);
         messy.running.signal(Signal::STOP);
@@ -101,7 +101,7 @@ fn g3_a_guard_that_is_stopped_when_its_worker_dies_ends_all_the_same() {
 }
 
 #[test]
-fn g3_when_the_guard_is_killed_the_worker_ends_all_before_it_tells_the_end() {
+fn g3_when_the_guard_is_killed_the_worker_ends_all_before_it_publishes_the_end() {
     for host in hosts() {
         let messy = Messy::start(host);
         let host = messy.host;
@@ -181,7 +181,7 @@ fn g3_another_workspaces_processes_are_not_taken_for_left_ones() {
 /// What both have left is found with any change of its environment, and no other process is
 /// taken for it. Guards `Tag::is_of`.
 #[test]
-fn g3_what_both_left_is_told_by_what_it_inherited_and_not_by_a_name() {
+fn g3_what_both_left_is_found_by_what_it_inherited_and_not_by_a_name() {
     for host in hosts() {
         let bare = host.stand_in_file("bare");
         let leave = format!(

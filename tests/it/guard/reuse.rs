@@ -59,7 +59,7 @@ async fn g3_a_guard_that_waits_for_its_next_turn_holds_no_lock() {
 
 /// What only the first had: its tag, its folder, its open files.
 #[tokio::test(flavor = "multi_thread")]
-async fn g8_a_turn_finds_nothing_of_the_one_that_its_guard_had_before() {
+async fn g8_a_turn_finds_no_trace_of_its_guards_turn_before() {
     let guards = guards();
     let mut first = Script::start_under(&guards, "cd /; umask 0; echo $PPID");
     let guard = first.line().await;
@@ -191,7 +191,7 @@ async fn turns_at_the_same_time_have_guards_of_their_own() {
 
 /// A worker that is done leaves no guard behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn guards_that_wait_end_with_whoever_started_them() {
+async fn guards_that_wait_end_with_their_worker() {
     let guards = guards();
     let guard = guard_of_a_turn(&guards).await;
     assert!(lives(guard));

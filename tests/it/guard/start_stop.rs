@@ -88,7 +88,7 @@ async fn more_environment_than_a_socket_holds_reaches_codex() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_reaches_codex_and_nobody_else() {
+async fn an_interrupt_reaches_only_codex() {
     let mut script = Script::start(
         "trap 'echo interrupted; exit 7' INT
          setsid sh -c 'trap \"echo also\" INT; while :; do sleep 0.05; done' &
@@ -149,7 +149,7 @@ async fn codex_starts_with_no_signal_ignored_or_blocked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn codex_that_dies_by_a_signal_is_told_so() {
+async fn codex_that_dies_by_a_signal_is_reported_so() {
     let mut script = Script::start("kill -SEGV $$");
     assert_eq!(script.closed().await.exit, Exit::Signal(11));
 }

@@ -45,7 +45,7 @@ const MESSES: &[(&str, &str)] = &[
 const ENDINGS: [&str; 3] = ["exit", "kill", "drop"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_nothing_of_a_turn_is_left_when_its_lock_is_free() {
+async fn g3_no_process_of_a_turn_is_left_when_its_lock_is_free() {
     for (what, mess) in MESSES {
         for ending in ENDINGS {
             eprintln!("{what}, {ending}");
@@ -132,7 +132,7 @@ async fn end(script: &mut Script, ending: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g3_nothing_lives_when_closed_completes_though_the_lock_is_held_elsewhere() {
+async fn g3_no_process_lives_when_closed_completes_though_the_lock_is_held_elsewhere() {
     let mut script = Script::start("setsid sleep 100000 & echo ready; read go");
     script.line().await;
     script.go().await;
@@ -201,7 +201,7 @@ async fn g3_one_that_hops_from_process_to_process_is_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quiet_turn_leaves_nothing_to_kill() {
+async fn a_quiet_turn_leaves_no_process_to_kill() {
     let mut script = Script::start("sleep 0 & wait; exit 3");
     let closed = script.closed().await;
     assert_eq!((closed.exit, closed.leftovers), (Exit::Code(3), 0));

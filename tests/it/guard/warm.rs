@@ -55,7 +55,7 @@ async fn g1_a_server_that_waits_holds_the_lock_and_takes_the_next_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_g3_whoever_rings_finds_the_lock_free_and_nothing_alive() {
+async fn g1_g3_a_process_that_rings_finds_the_lock_free_and_no_process_alive() {
     let mut script = ready(SERVER).await;
     turn(&mut script).await;
     assert!(rests(&mut script).await);
@@ -69,7 +69,7 @@ async fn g1_g3_whoever_rings_finds_the_lock_free_and_nothing_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g1_nobody_is_made_way_for_while_a_turn_runs_or_is_recorded() {
+async fn g1_no_way_is_made_while_a_turn_runs_or_is_recorded() {
     let mut script = ready(SERVER).await;
     let bell = ring(&script);
     turn(&mut script).await;

@@ -93,7 +93,7 @@ fn metric(series: &str) -> String {
 }
 
 #[test]
-fn panels_tell_what_they_show_and_can_be_narrowed() {
+fn panels_describe_what_they_show_and_can_be_narrowed() {
     let mut uids = BTreeSet::new();
     for dashboard in all() {
         let Dashboard { title, json } = &dashboard;
@@ -273,7 +273,7 @@ fn panels_hold_in_bad_weather() {
 
 /// The first thing on it.
 #[test]
-fn the_pool_begins_with_the_alerts_that_fire() {
+fn the_pool_dashboard_starts_with_the_alerts_that_fire() {
     let pool = all()
         .into_iter()
         .find(|one| one.title.ends_with("Pool"))

@@ -58,7 +58,7 @@ fn no_alert_is_without_a_case_and_a_near_miss() {
 }
 
 #[test]
-fn each_alert_tells_what_it_is_and_links_to_the_runbook() {
+fn each_alert_describes_itself_and_links_to_the_runbook() {
     for alert in rules(ALERTS) {
         let name = text(&alert, "alert");
         assert!(name.starts_with("TurnWorker"), "{name}");
@@ -114,7 +114,7 @@ fn rules_ask_for_series_that_workers_or_rules_make() {
 }
 
 #[test]
-fn no_recorded_series_is_for_nothing() {
+fn every_recorded_series_is_used() {
     let asked: BTreeSet<String> = rules(ALERTS)
         .iter()
         .flat_map(|rule| selectors(text(rule, "expr")))

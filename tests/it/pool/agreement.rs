@@ -115,7 +115,7 @@ async fn g1_of_processes_that_start_at_once_with_a_root_each_one_serves() {
 
 /// Guards `Roster::lock_tried`: the root's id is the same, and yet it is another.
 #[tokio::test]
-async fn g3_a_process_whose_root_is_a_copy_stands_back() {
+async fn g3_a_process_with_a_copied_root_stands_back() {
     let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
     let copy = pool.root().with_file_name("copy");
     let mut copying = Command::new("cp");

@@ -69,7 +69,7 @@ async fn g5_a_turn_that_is_not_to_wait_runs_at_once_or_not_at_all() {
 /// stands there that has ended, as its last ack is lost. And that a turn that
 /// was let in is not rejected by a later sequencer.
 #[tokio::test]
-async fn g5_a_turn_that_was_let_in_runs_whatever_the_acks_ahead_of_it_came_to() {
+async fn g5_a_turn_that_was_let_in_runs_with_any_outcome_of_the_acks_ahead() {
     let mut pool = Pool::start(0, &[]).await;
     let first = pool.spawn(&[
         ("ROLES", "sequencer"),
@@ -101,7 +101,7 @@ async fn g5_a_turn_that_was_let_in_runs_whatever_the_acks_ahead_of_it_came_to() 
 
 /// Guards that turns that are not to wait don't, and each has one end.
 #[tokio::test]
-async fn g5_of_many_that_are_not_to_wait_each_runs_or_is_told_at_once() {
+async fn g5_of_many_that_are_not_to_wait_each_runs_or_is_rejected_at_once() {
     let mut pool = Pool::start(2, &[("MAX_WAITING", "1")]).await;
     let ids: Vec<_> = (0..40).map(|n| format!("r{n:02}")).collect();
     let requests: Vec<_> = ids.iter().map(|id| reject(id)).collect();
@@ -179,7 +179,7 @@ async fn g5_of_many_that_interrupt_the_last_one_runs() {
 /// Guards that the durable mark says why a turn was cancelled
 /// (`Claims::mark_cancelled`): its worker dies when codex has been stopped.
 #[tokio::test]
-async fn g5_the_next_attempt_of_a_superseded_turn_tells_so_too() {
+async fn g5_the_next_attempt_of_a_superseded_turn_is_superseded_too() {
     let mut pool = Pool::start(0, &[("ROLES", "worker")]).await;
     pool.spawn(&[("ROLES", "sequencer")]);
     let dying = pool.spawn(&[("FAILPOINTS", "turn.exited=return(kill)")]);

@@ -108,7 +108,7 @@ async fn cancelled_before_it_comes_a_turn_never_starts() {
 
 /// Guards that a cancel affects only its turn.
 #[tokio::test]
-async fn cancels_that_mean_no_turn_change_nothing() {
+async fn cancels_that_mean_no_turn_have_no_effect() {
     let mut pool = Pool::start(2, &[]).await;
     pool.enqueue(&[turn("t1", "a", &[])]).await;
     pool.events.ended("t1").await;

@@ -10,7 +10,7 @@ const HANGING: &str =
 
 /// Guards that the guard ends the tree before it lets go of the lock.
 #[tokio::test]
-async fn g3_nothing_of_a_killed_workers_turn_is_left_when_it_runs_again() {
+async fn g3_no_process_of_a_killed_workers_turn_is_left_when_it_runs_again() {
     let mut pool = Pool::start(2, &[]).await;
     let script = ["alive daemon command", "once run", "daemon daemon", HANGING];
     pool.enqueue(&[turn("t1", "a", &script), turn("t2", "a", &["say next"])])
@@ -35,7 +35,7 @@ async fn g3_nothing_of_a_killed_workers_turn_is_left_when_it_runs_again() {
 
 /// Guards that the guard ends what a turn leaves, also where codex is done.
 #[tokio::test]
-async fn g3_what_a_turn_leaves_is_gone_when_its_end_is_told() {
+async fn g3_what_a_turn_leaves_is_gone_when_its_end_is_published() {
     let mut pool = Pool::start(1, &[]).await;
     pool.enqueue(&[turn("t1", "a", &["daemon daemon", "say done"])])
         .await;

@@ -41,7 +41,7 @@ async fn g5_an_event_log_that_breaks_holds_no_turn_up() {
 
 /// Guards `Topology::keep_log` at the start: what is there is left as it is.
 #[tokio::test]
-async fn an_event_log_that_is_there_with_other_arguments_is_told_and_stops_nothing() {
+async fn an_event_log_with_other_arguments_is_reported_and_stops_no_turn() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 1, &[ON, ("EVENT_LOG_MAX_AGE", "1h")]).await;
     let other = pool.spawn(&[("EVENT_LOG_MAX_AGE", "2h")]);

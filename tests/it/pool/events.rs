@@ -58,7 +58,7 @@ async fn events_carry_metadata_text_thread_and_usage() {
 
 /// Guards G7's difference of totals, and that the conversation goes on.
 #[tokio::test]
-async fn g7_turns_of_one_workspace_share_a_thread_and_tell_their_own_tokens() {
+async fn g7_turns_of_one_workspace_share_a_thread_and_report_their_own_tokens() {
     let mut pool = Pool::start(2, &[]).await;
     pool.enqueue(&[
         turn("t1", "a", &["say one"]),

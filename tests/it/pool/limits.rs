@@ -90,7 +90,7 @@ async fn g10_a_flood_arrives_whole_and_in_order() {
 /// Guards that codex is not read while events find no way out (`Outbox::push`):
 /// it waits, and events don't pile up in the worker.
 #[tokio::test]
-async fn g10_a_broker_that_takes_nothing_holds_codex_up() {
+async fn g10_a_blocked_broker_holds_codex_up() {
     let broker = Broker::private();
     let mut pool = Pool::on(&broker.url(), 1, &[]).await;
     let script = ["wait go", &format!("flood {FLOOD}"), "touch flooded"];

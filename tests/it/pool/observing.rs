@@ -7,7 +7,7 @@ use crate::support::pool::{Pool, turn};
 
 /// Guards every call into `Metrics` on the way of a turn.
 #[tokio::test]
-async fn metrics_tell_exactly_what_happened() {
+async fn metrics_count_exactly_what_happened() {
     let settings = [
         ("CODEX_MODELS", "m1,m2,stand-in"),
         ("SLOTS", "3"),
@@ -122,7 +122,7 @@ async fn metrics_tell_exactly_what_happened() {
 
 /// Guards `Health`: ready is who can take turns, but not while draining.
 #[tokio::test]
-async fn health_tells_of_a_drain_and_of_a_lost_broker() {
+async fn health_shows_a_drain_and_a_lost_broker() {
     let mut broker = crate::support::broker::Broker::private();
     let mut pool = Pool::on(&broker.url(), 1, &[]).await;
     broker.stop();

@@ -106,7 +106,7 @@ async fn g4_a_workspace_waits_for_its_journal_until_an_operator_does_without() {
 
 /// Guards the look before events are published on another connection (`Looks`).
 #[tokio::test]
-async fn g5_an_attempt_that_was_overtaken_while_disconnected_publishes_nothing() {
+async fn g5_an_attempt_that_was_overtaken_while_disconnected_publishes_no_event() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 0, &[("SLOTS", "1")]).await;
     pool.spawn(&[("ROLES", "sequencer")]);

@@ -28,7 +28,7 @@ async fn g4_a_turn_published_again_while_it_waits_or_runs_runs_once() {
 
 /// Guards that the records are looked at before a turn runs (`look_up`).
 #[tokio::test]
-async fn g4_a_turn_published_again_after_its_end_is_told_its_end_again() {
+async fn g4_a_turn_published_again_after_its_end_gets_its_end_again() {
     let mut pool = Pool::start(2, &[]).await;
     let request = turn("t1", "a", &["say hi"]);
     pool.enqueue(std::slice::from_ref(&request)).await;
@@ -50,7 +50,7 @@ async fn g4_a_turn_published_again_after_its_end_is_told_its_end_again() {
 /// Guards that a turn's end is on disk before it is published, and is acked only
 /// after: all that a kill right after a turn's end takes along is recovered.
 #[tokio::test]
-async fn g4_a_worker_killed_between_turns_costs_no_turn_and_repeats_none() {
+async fn g4_a_worker_killed_between_turns_neither_costs_nor_repeats_a_turn() {
     let ids: Vec<String> = (0..4).map(|n| format!("t{n}")).collect();
     let requests: Vec<_> = ids.iter().map(|id| turn(id, "a", &["say hi"])).collect();
     let mut pool = Pool::start(1, &[]).await;

@@ -104,7 +104,7 @@ async fn g1_the_order_outlives_the_process_that_keeps_it() {
 /// Guards that a waiting turn takes no slot: only heads are offered, and an
 /// offer is taken by a free slot only (`Worker::consume`).
 #[tokio::test]
-async fn g2_a_hundred_waiting_turns_of_one_workspace_hold_up_nobody_else() {
+async fn g2_a_hundred_waiting_turns_of_one_workspace_hold_up_no_other() {
     let mut pool = Pool::start(2, &[("SLOTS", "1")]).await;
     let mut requests = vec![turn("b000", "busy", &["wait go"])];
     requests.extend((1..=100).map(|n| turn(&format!("b{n:03}"), "busy", &[])));

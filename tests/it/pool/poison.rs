@@ -57,7 +57,7 @@ fn repaired(what: &str) -> String {
 
 /// Guards `FrameFilter`, and that `Connector::connect` puts it before lapin.
 #[tokio::test]
-async fn g4_nothing_that_a_producer_publishes_ends_a_connection_or_a_process() {
+async fn g4_no_message_of_a_producer_ends_a_connection_or_a_process() {
     let url = Broker::vhost();
     let mut pool = Pool::on(&url, 2, &[]).await;
     pool.enqueue(&[turn("before", "a", &[])]).await;

@@ -374,7 +374,7 @@ async fn g5_a_turn_too_many_for_its_workspace_is_rejected() {
 /// Guards the claim of a rejection: the same one gets the same answer, another one
 /// is only counted, and a turn that ran keeps its own end.
 #[tokio::test]
-async fn g5_a_rejection_is_told_once_and_never_to_another_turns_readers() {
+async fn g5_a_rejection_is_published_once_and_never_to_another_turns_readers() {
     let mut pool = Pool::start(1, &[]).await;
     pool.enqueue(&[turn("t1", "a", &[])]).await;
     pool.events.ended("t1").await;

@@ -24,7 +24,7 @@ fn thread(pool: &Pool, id: &str) -> String {
 /// Guards `Attempt::session`, also where a server waits with the thread of
 /// the turn before.
 #[tokio::test]
-async fn g7_a_new_conversation_begins_where_one_is_asked_for_and_is_the_workspaces() {
+async fn g7_a_new_conversation_starts_where_one_is_asked_for_and_is_the_workspaces() {
     let mut pool = Pool::start(1, &[]).await;
     let requests = [
         turn("t1", "a", &["say 1", "say 2"]),
@@ -102,7 +102,7 @@ async fn a_later_attempt_goes_on_with_its_own_new_conversation_and_no_other() {
 /// Guards that a turn which never got to its conversation is counted without
 /// the one before (`Attempt::spent_before`), which stays the workspace's.
 #[tokio::test]
-async fn g7_what_never_began_a_conversation_has_spent_nothing_of_the_one_before() {
+async fn g7_what_never_started_a_conversation_has_spent_no_tokens_of_the_one_before() {
     let (mut pool, dying) = pool_with_a_past("turn.thread_adopted=return(kill)").await;
     let mut request = new_thread("t2", &["say 2"]);
     request["max_attempts"] = 1.into();

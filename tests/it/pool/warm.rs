@@ -191,7 +191,7 @@ async fn g3_a_server_that_does_more_than_its_turn_is_used_no_more() {
 /// Guards that a server is not used any more if settings, login or instructions have changed since it read them
 /// (`Place`).
 #[tokio::test]
-async fn what_is_set_anew_reaches_the_next_turn() {
+async fn changed_settings_reach_the_next_turn() {
     let mut pool = pool(1, &[]).await;
     let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;
     let (home, workspace) = (pool.codex_home(), pool.root().join("a"));
@@ -270,7 +270,7 @@ async fn servers_wait_so_long_and_so_many() {
 
 /// Guards that a server's end is seen while it waits, with either of the two dead.
 #[tokio::test]
-async fn g3_a_server_that_dies_while_it_waits_harms_nobody() {
+async fn g3_a_server_that_dies_while_it_waits_does_no_harm() {
     let mut pool = pool(1, &[]).await;
     fs::write(pool.stand_in_file("app-server"), "child").unwrap();
     let mut last = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await.pid;

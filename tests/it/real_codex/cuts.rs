@@ -66,7 +66,7 @@ fn g3_g7_after_the_worker_was_killed_the_next_turn_resumes_and_counts_its_own() 
 }
 
 #[test]
-fn a_conversation_whose_record_is_gone_is_lost_and_a_new_one_begins() {
+fn a_conversation_without_its_record_is_lost_and_a_new_one_starts() {
     let codex = Codex::new();
     let first = codex.run("a", "Hello.");
     for rollout in codex.rollouts() {

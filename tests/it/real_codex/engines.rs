@@ -161,7 +161,7 @@ fn directory(codex: &Codex, name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_turn_is_told_alike_by_both_engines() {
+fn a_turn_is_published_alike_by_both_engines() {
     const PROMPTS: &[&str] = &[
         "Hello.",
         "say: é漢 𝄞\nsay: \nsay: again",
@@ -232,7 +232,7 @@ fn a_turn_is_told_alike_by_both_engines() {
 
 /// Its id may be what a reader knows it by, so it can't be taken back.
 #[test]
-fn a_message_that_broke_off_is_told_and_then_the_next() {
+fn a_message_that_broke_off_is_published_and_then_the_next() {
     let codex = Codex::configured(IMPATIENT);
     let home = codex.path().join("codex-home");
     let dir = directory(&codex, "ws");

@@ -114,7 +114,7 @@ fn a_missing_key_is_auth() {
 }
 
 #[test]
-fn a_broken_setting_is_told_with_codexs_own_words() {
+fn a_broken_setting_is_reported_with_codexs_own_words() {
     let codex = Codex::configured("this is no toml");
     let turn = codex.run("a", "Try.");
     let (code, reason, retryable, message) = turn.error();

@@ -23,7 +23,7 @@ fn run(codex: &Codex, arguments: &[&str], prompt: &str) -> Turn {
 }
 
 #[test]
-fn the_model_is_told_the_schema_and_its_answer_is_a_value() {
+fn the_model_gets_the_schema_and_its_answer_is_a_value() {
     for engine in ENGINES {
         let codex = Codex::new().map(|host| host.set("CODEX_ENGINE", engine));
         let file = codex.path().join("schema.json");

@@ -93,7 +93,7 @@ fn a_conversation_stays_with_its_provider_or_ends() {
 }
 
 #[test]
-fn a_conversation_whose_provider_is_gone_says_so() {
+fn a_conversation_without_its_provider_is_reported() {
     for engine in ENGINES {
         let lab = Lab::new(engine);
         lab.change_provider(false);

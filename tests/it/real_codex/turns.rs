@@ -48,7 +48,7 @@ fn g7_three_turns_of_a_conversation_each_report_their_own_tokens() {
 }
 
 #[test]
-fn a_command_is_told_with_its_result() {
+fn a_command_is_published_with_its_result() {
     let codex = Codex::new();
     let turn = codex.run(
         "a",
@@ -118,7 +118,7 @@ fn a_message_of_megabytes_arrives_whole() {
 
 /// codex repeats its last message in the line that ends the turn.
 #[test]
-fn g10_a_message_longer_than_a_line_may_be_is_told_in_pieces_and_ends_its_turn() {
+fn g10_a_message_longer_than_a_line_may_be_is_published_in_pieces_and_ends_its_turn() {
     let codex = Codex::new().map(|host| {
         host.set("CODEX_ENGINE", "app-server")
             .set("MAX_LINE_BYTES", "128KiB")
@@ -156,7 +156,7 @@ fn g3_what_commands_leave_in_the_background_is_gone_after_the_turn() {
 
 /// All that codex requests from elsewhere goes to the proxy, which does not answer.
 #[test]
-fn codex_asks_nobody_but_the_model() {
+fn codex_asks_only_the_model() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
     let codex = Codex::new().map(|host| {

@@ -109,7 +109,7 @@ fn g3_an_interrupted_turns_command_does_not_outlive_it() {
 
 /// Guards that the answer decides, and not the idle timeout, which would have it run twice.
 #[test]
-fn g5_a_turn_whose_end_is_not_reported_as_it_should_be_ends_with_its_answer() {
+fn g5_a_turn_with_an_odd_end_report_ends_with_its_answer() {
     let long = "x".repeat(20_000);
     for (script, text, notices) in [
         ("say hi\nend-as missing", "hi", &[][..]),

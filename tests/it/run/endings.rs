@@ -21,7 +21,7 @@ fn codex_that_is_deaf_to_signals_is_killed_when_its_time_is_up() {
 }
 
 #[test]
-fn codex_that_says_nothing_is_interrupted() {
+fn codex_that_is_silent_is_interrupted() {
     let host = Host::new().set("TURN_IDLE_TIMEOUT", "300ms");
     let turn = host.run("a", "t\nsay ready\nhang");
     assert_eq!(turn.stop_reason(), "timeout");
@@ -66,7 +66,7 @@ fn an_exit_without_a_word_about_the_end_is_an_error_with_codexs_last_words() {
 }
 
 #[test]
-fn a_failure_that_codex_tells_is_classified() {
+fn a_failure_that_codex_reports_is_classified() {
     let turn = Host::new().run("a", "t\nsay half\nfail You’ve hit your usage limit.");
     assert_eq!(
         turn.error(),
@@ -95,7 +95,7 @@ fn codex_that_cannot_be_started_is_an_error_of_the_turn() {
 }
 
 #[test]
-fn codex_that_is_not_there_is_told_before_any_turn_begins() {
+fn a_missing_codex_is_reported_before_any_turn_starts() {
     let turn = Host::new()
         .set("CODEX_BIN", "/nonexistent/codex")
         .run("a", "t\nsay hi");
@@ -152,7 +152,7 @@ fn ctrl_c_cancels_the_turn_and_reaches_codex_by_its_guard_only() {
 }
 
 #[test]
-fn a_second_turn_in_a_busy_workspace_is_told_so() {
+fn a_second_turn_in_a_busy_workspace_is_reported() {
     let host = Host::new();
     let mut running = host.start("a", "t\nsay ready\nwait go");
     running.said("ready");
@@ -171,7 +171,7 @@ fn a_second_turn_in_a_busy_workspace_is_told_so() {
 }
 
 #[test]
-fn the_turn_goes_on_though_nobody_reads_its_events() {
+fn the_turn_goes_on_without_a_reader_of_its_events() {
     let host = Host::new();
     let mut running = host.start("a", "t\nflood 2000\ntouch over");
     running.said("message 0");

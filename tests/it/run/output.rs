@@ -107,7 +107,7 @@ fn a_service_tier_is_for_the_engine_app_server() {
 }
 
 #[test]
-fn g8_nothing_of_a_request_becomes_an_argument_but_how_the_model_is_asked() {
+fn g8_only_how_the_model_is_asked_becomes_an_argument() {
     let host = Host::new();
     let mut command = host.command("a");
     command.args(["--model", "gpt-5.5", "--effort", "high"]);

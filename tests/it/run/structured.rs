@@ -22,7 +22,7 @@ fn structured(turn: &Turn) -> Option<&Value> {
 }
 
 #[test]
-fn the_last_message_is_told_as_the_value_that_it_is() {
+fn the_last_message_is_published_as_the_value_that_it_is() {
     let host = Host::new();
     let turn = run(
         &host,
@@ -43,7 +43,7 @@ fn the_last_message_is_told_as_the_value_that_it_is() {
 }
 
 #[test]
-fn codex_gets_the_schema_and_nothing_of_it_is_left_on_disk() {
+fn codex_gets_the_schema_and_no_file_of_it_is_left() {
     let host = Host::new();
     let turn = run(&host, "a", "t\nschema");
     turn.assert_end_turn();
@@ -58,7 +58,7 @@ fn codex_gets_the_schema_and_nothing_of_it_is_left_on_disk() {
 }
 
 #[test]
-fn what_is_no_json_is_told_as_a_notice_and_only_of_a_good_end() {
+fn what_is_no_json_is_a_notice_and_only_of_a_good_end() {
     let host = Host::new();
     let turn = run(&host, "a", "t\nsay Here you are: {}");
     turn.assert_end_turn();

@@ -43,7 +43,7 @@ fn a_turn_goes_on_with_the_workspaces_thread_and_no_other() {
 }
 
 #[test]
-fn a_thread_that_is_lost_is_told_and_a_new_one_begins() {
+fn a_thread_that_is_lost_is_reported_and_a_new_one_starts() {
     let host = Host::new();
     let first = host.run("a", "t\nsay hi");
     fs::remove_file(host.stand_in_file("threads").join(first.thread())).unwrap();
@@ -161,7 +161,7 @@ fn g8_another_workspaces_thread_is_not_resumed() {
 }
 
 #[test]
-fn a_thread_that_nobody_has_is_adopted_once() {
+fn a_thread_without_an_owner_is_adopted_once() {
     let host = Host::new();
     foreign_thread(&host, "[0,0,0,0,0]");
     for workspace in ["first", "second"] {

@@ -26,7 +26,7 @@ fn g7_each_of_three_turns_of_a_thread_reports_its_own_tokens() {
 }
 
 #[test]
-fn g7_a_turn_on_a_thread_with_an_unknown_past_reports_none_and_the_next_does() {
+fn g7_a_turn_on_a_thread_with_an_unknown_past_reports_no_usage_and_the_next_does() {
     let host = Host::new();
     let thread = "01a201f5-61c9-7403-9850-cc317d92e3b1";
     let threads = host.stand_in_file("threads");

@@ -35,7 +35,7 @@ proptest! {
     /// Encoded as it should be, and as people forget to. Guards
     /// `config::broker::redacted` and `amqp::target::parse`.
     #[test]
-    fn g8_no_password_is_told_whatever_is_in_it(before in "[ -~]{0,6}", after in "[ -~ü]{0,6}") {
+    fn g8_no_password_is_shown_with_any_characters_in_it(before in "[ -~]{0,6}", after in "[ -~ü]{0,6}") {
         let password = format!("{before}{MARK}{after}");
         let encoded: String = password
             .bytes()

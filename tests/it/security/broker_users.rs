@@ -159,7 +159,7 @@ const NOT_FOR_CLIENTS: &[Act<'static>] = &[
 ];
 
 #[tokio::test]
-async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
+async fn g8_a_producer_can_only_send_and_listen() {
     let users = Users::get().await;
     let own = format!("producer-{}.answers", vhost(&users.admin));
     let allowed = [
@@ -195,7 +195,7 @@ async fn g8_a_producer_can_send_and_listen_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn g8_a_reader_can_bind_its_own_queues_to_the_events_and_nothing_else() {
+async fn g8_a_reader_can_only_bind_its_own_queues_to_the_events() {
     let users = Users::get().await;
     let own = format!("reader-{}.all", vhost(&users.admin));
     let refused = [
@@ -309,7 +309,7 @@ async fn g8_a_producer_can_be_kept_from_the_turns_of_others() {
 /// What an operator reads it could also take away: the broker knows no
 /// difference. All else that the others can do it can't.
 #[tokio::test]
-async fn g8_an_operator_can_look_and_nothing_else() {
+async fn g8_an_operator_can_only_look() {
     let users = Users::get().await;
     let allowed = [
         Act::Get {
@@ -445,7 +445,7 @@ async fn g8_the_event_log_is_kept_and_read_by_those_who_may_and_no_others() {
 
 /// Guards `Topology::missing_rights`.
 #[tokio::test]
-async fn check_tells_each_user_what_is_missing() {
+async fn check_reports_what_each_user_lacks() {
     let users = Users::get().await;
     let vhost = vhost(&users.admin);
     let half = format!("half-{vhost}");

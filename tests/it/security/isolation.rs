@@ -80,7 +80,7 @@ fn assert_broken(host: &Host, part: &str) {
 
 /// Guards `of_one_user` and `enforce` (src/isolation/mod.rs).
 #[test]
-fn g8_nothing_runs_without_isolation_where_that_is_required() {
+fn g8_no_turn_runs_without_isolation_where_that_is_required() {
     let part = "TURN_WORKER_CODEX_RUN_AS names no user";
     let required = || Host::new().set("REQUIRE_ISOLATION", "true");
     assert_broken(&required(), part);
@@ -144,7 +144,7 @@ fn g8_a_worker_that_runs_agents_as_root_warns_once_when_it_starts() {
 
 /// Guards `may_switch` and `Account::find`.
 #[test]
-fn g8_who_cannot_be_switched_to_is_told() {
+fn g8_a_user_that_cannot_be_switched_to_is_reported() {
     if !is_root("whom a worker can run agents as") {
         return;
     }
@@ -200,7 +200,7 @@ fn g8_agents_that_reach_what_they_must_not_are_not_run() {
 
 /// Guards the last line of `reach`.
 #[test]
-fn g8_a_file_with_the_brokers_password_that_agents_can_read_is_told() {
+fn g8_a_file_with_the_brokers_password_that_agents_can_read_is_reported() {
     if !is_root("files with secrets, and agents of another user") {
         return;
     }
@@ -252,7 +252,7 @@ fn g8_a_codex_home_that_agents_can_replace_is_warned_of() {
 
 /// Guards src/cli/check/{isolation,codex}.rs.
 #[test]
-fn check_tells_what_agents_of_another_user_lack() {
+fn check_reports_what_agents_of_another_user_lack() {
     if !is_root("what agents of another user lack") {
         return;
     }

@@ -116,7 +116,7 @@ const FILL: &str = "run cat /dev/zero > filler";
 /// Guards that a session file which can't be written is no reason to fail a
 /// turn. A workspace with room of its own does not fill that of others.
 #[tokio::test]
-async fn g4_a_turn_that_fills_its_own_disk_harms_nobody() {
+async fn g4_a_turn_that_fills_its_own_disk_harms_no_other() {
     let mut pool = Pool::start(1, &[("SLOTS", "1")]).await;
     let Some(own) = Small::at(&pool.root().join("full")) else {
         return pool.stop().await;

@@ -60,7 +60,7 @@ fn who(agent: u32) -> String {
 }
 
 #[test]
-fn g8_an_agent_of_another_user_is_nobody_else_and_stays_so() {
+fn g8_an_agent_of_another_user_is_only_that_user_and_stays_so() {
     if !is_root("who agents of another user are") {
         return;
     }
@@ -184,7 +184,7 @@ fn g8_only_an_empty_directory_is_given_to_the_agents_unasked() {
 /// `Dir::write_atomic_over` (src/workspace), by a worker that the system
 /// stops nowhere.
 #[test]
-fn g8_a_root_worker_writes_nothing_through_what_an_agent_has_put_there() {
+fn g8_a_root_worker_never_writes_through_what_an_agent_has_put_there() {
     if !is_root("the session file of agents of another user") {
         return;
     }

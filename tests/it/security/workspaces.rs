@@ -69,7 +69,7 @@ impl Outside {
 /// Guards `session::read`: its flags, the look at the type, the limit, and the
 /// form of a UUID.
 #[test]
-fn g8_what_a_turn_puts_in_the_session_files_place_is_none_with_a_notice() {
+fn g8_what_a_turn_puts_in_the_session_files_place_is_ignored_with_a_notice() {
     let outside = Outside::new();
     let file = ".plexum-codex-session";
     let traps = [
@@ -126,7 +126,7 @@ fn g8_what_a_turn_puts_in_the_session_files_place_is_none_with_a_notice() {
 /// A lease lets its holder delay a process that opens the file. Guards what
 /// `session::read` makes of the refusal.
 #[test]
-fn g8_a_session_file_that_a_neighbour_holds_is_none_with_a_notice() {
+fn g8_a_session_file_that_a_neighbour_holds_is_ignored_with_a_notice() {
     const HOLD: &str = "run printf '%s\\n' 'import fcntl, os, signal, sys' \
          'signal.signal(signal.SIGIO, signal.SIG_IGN)' 'held = os.open(sys.argv[1], os.O_RDWR)' \
          'fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)' 'open(\"held\", \"w\")' 'signal.pause()' > hold.py; \
@@ -221,7 +221,7 @@ fn g8_a_turn_that_moves_its_workspace_away_does_not_move_the_next_one() {
 /// Guards `id::segments` and that our own folder lies beside the workspaces:
 /// no file that a turn makes in its own is taken for a record of ours.
 #[test]
-fn g8_names_of_ours_mean_nothing_inside_a_workspace() {
+fn g8_names_of_ours_have_no_meaning_inside_a_workspace() {
     let outside = Outside::new();
     outside.lay(
         "a",

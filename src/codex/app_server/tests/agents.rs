@@ -126,7 +126,7 @@ fn g3_a_server_rests_only_when_its_sub_agents_do() {
 }
 
 #[test]
-fn g3_also_one_whose_beginning_was_not_understood_is_known() {
+fn g3_a_command_with_an_unreadable_start_is_known() {
     for (method, params) in [
         (
             "item/started",
@@ -196,7 +196,7 @@ fn g3_a_server_with_a_goal_does_not_rest() {
 }
 
 #[test]
-fn g3_a_server_that_has_begun_a_turn_by_itself_rests_no_more() {
+fn g3_a_server_that_has_started_a_turn_by_itself_rests_no_more() {
     let mut conversation = running();
     end(&mut conversation);
     unasked(&mut conversation, "g1");

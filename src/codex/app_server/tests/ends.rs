@@ -26,7 +26,7 @@ fn failed() -> CliEvent {
 const COMPLETED: CliEvent = CliEvent::TurnCompleted { usage: None };
 
 #[test]
-fn a_turn_whose_end_is_not_reported_ends_as_its_threads_status_has_it() {
+fn a_turn_without_a_reported_end_ends_by_its_threads_status() {
     for (to, end) in [
         ("idle", COMPLETED),
         ("notLoaded", COMPLETED),

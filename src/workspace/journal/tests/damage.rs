@@ -197,7 +197,7 @@ fn g4_a_record_of_a_newer_version_stops_the_turn() {
 }
 
 #[test]
-fn g4_an_attempt_that_is_not_the_newest_records_nothing() {
+fn g4_an_attempt_that_is_not_the_newest_writes_no_record() {
     let ways: [fn(&Workspace); 4] = [
         |workspace| {
             let file = std::fs::File::options()

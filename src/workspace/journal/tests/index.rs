@@ -88,7 +88,7 @@ fn a_turn_that_has_not_ended_is_not_in_the_index() {
 
 /// Of a damaged index, no end comes that the journal does not have.
 #[test]
-fn g5_a_damaged_index_costs_a_reading_and_tells_no_other_end() {
+fn g5_a_damaged_index_costs_a_reading_and_changes_no_end() {
     let (_tmp, workspace) = workspace();
     let mut journal = journal(&workspace);
     for id in ["a", "b"] {
@@ -132,7 +132,7 @@ fn g5_a_damaged_index_costs_a_reading_and_tells_no_other_end() {
 
 /// The record itself may be damaged: that is the journal's to report.
 #[test]
-fn g4_an_end_whose_record_is_damaged_is_not_read_from_the_index() {
+fn g4_an_end_with_a_damaged_record_is_not_read_from_the_index() {
     let (_tmp, workspace) = workspace();
     run(&mut journal(&workspace), &finished("a", 1, 15));
     run(&mut journal(&workspace), &finished("b", 1, 15));

@@ -31,7 +31,7 @@ fn g4_a_finished_turn_is_known_as_finished_ever_after() {
 /// Workers of two versions run side by side. A reason of the newer one stands only
 /// in the text of an event, which is published again as it is.
 #[test]
-fn g4_an_end_in_words_of_a_later_version_is_read_and_told_as_it_is() {
+fn g4_an_end_in_words_of_a_later_version_is_read_and_published_unchanged() {
     let (_tmp, workspace) = workspace();
     let mut first = journal(&workspace);
     first.started(&started("t", 1)).unwrap();
@@ -72,7 +72,7 @@ fn g6_attempts_count_up_over_deaths_and_shutdowns() {
 }
 
 #[test]
-fn turns_with_similar_ids_are_told_apart() {
+fn turns_with_similar_ids_are_distinguished() {
     let (_tmp, workspace) = workspace();
     let ids = ["t", "tt", "t.", ".", "..", "t-1", &"x".repeat(128)];
     let mut journal = journal(&workspace);
@@ -124,7 +124,7 @@ fn one_turn_waits_four_times_for_the_disk() {
 }
 
 #[test]
-fn g4_an_end_is_durable_before_anybody_who_reads_it_tells_it() {
+fn g4_an_end_is_durable_before_a_reader_publishes_it() {
     let (_tmp, workspace) = workspace();
     let mut journal = journal(&workspace);
     journal.started(&started("a", 1)).unwrap();
@@ -148,7 +148,7 @@ fn baseline(total: Option<u64>, turn_id: &str) -> Baseline {
 }
 
 #[test]
-fn a_thread_that_was_not_kept_counts_until_somebody_writes_the_session_file() {
+fn a_thread_that_was_not_kept_counts_until_the_session_file_is_written() {
     let (_tmp, workspace) = workspace();
     let mut first = journal(&workspace);
     let mut unkept = finished("a", 1, 15);
@@ -199,7 +199,7 @@ fn g7_the_baseline_is_what_the_newest_finished_turn_left() {
 }
 
 #[test]
-fn g7_the_baseline_survives_whatever_became_of_the_checkpoint() {
+fn g7_the_baseline_survives_any_damage_of_the_checkpoint() {
     let (_tmp, workspace) = workspace();
     let mut first = journal(&workspace);
     first.finished(&finished("a", 1, 15)).unwrap();

@@ -84,7 +84,7 @@ fn a_huge_git_file_ends_the_turn_before_codex_reads_it() {
 }
 
 #[test]
-fn nothing_else_keeps_a_turn_from_running() {
+fn no_other_finding_keeps_a_turn_from_running() {
     for engine in ENGINES {
         for (kind, place) in KINDS {
             let lab = Lab::new(engine, |host| host);

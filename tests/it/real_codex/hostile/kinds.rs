@@ -36,7 +36,7 @@ fn where_workspaces_are_trusted_their_traps_close() {
 }
 
 #[test]
-fn g8_a_folder_above_configures_nothing_and_is_not_trusted() {
+fn g8_a_folder_above_has_no_effect_and_is_not_trusted() {
     for engine in ENGINES {
         let mut lab = Lab::new(engine, |host| host);
         let (outer, workspace) = (lab.host.workspace("acme"), lab.host.workspace("acme/site"));

@@ -65,14 +65,14 @@ fn assert_harmless(engine: &str, user: Option<u32>, change: impl Fn(Host) -> Hos
 }
 
 #[test]
-fn g8_a_workspace_configures_nothing_for_the_tests_own_user() {
+fn g8_a_workspace_can_not_configure_codex_for_the_tests_own_user() {
     for engine in ENGINES {
         assert_harmless(engine, None, |host| host);
     }
 }
 
 #[test]
-fn g8_a_workspace_configures_nothing_for_one_user() {
+fn g8_a_workspace_can_not_configure_codex_for_one_user() {
     if is_root("hostile workspaces of one ordinary user") {
         for engine in ENGINES {
             assert_harmless(engine, Some(ONLY_USER), |host| host.by_user(ONLY_USER));
@@ -81,7 +81,7 @@ fn g8_a_workspace_configures_nothing_for_one_user() {
 }
 
 #[test]
-fn g8_a_workspace_configures_nothing_for_agents_of_another_user() {
+fn g8_a_workspace_can_not_configure_codex_for_agents_of_another_user() {
     if is_root("hostile workspaces of agents of another user") {
         for engine in ENGINES {
             assert_harmless(engine, Some(AGENT), |host| host.run_as(AGENT));
