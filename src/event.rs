@@ -137,7 +137,7 @@ names! {
 names! {
     /// What a reader may want to know though the turn goes on.
     NoticeCode {
-        /// codex lost its connection to the model and tries again.
+        /// codex lost its connection to the model and retries.
         Reconnecting = "codex.reconnecting" => no("wait"),
         /// Another error that codex reported and recovered from.
         Error = "codex.error" => no("only if the turn fails"),

@@ -101,7 +101,7 @@ pub struct TurnRequest {
 }
 
 impl TurnRequest {
-    /// The turn's time limit under a worker's own.
+    /// The turn's timeout under a worker's own.
     pub fn effective_timeout(&self, limit: Duration) -> Duration {
         self.timeout.map_or(limit, |asked| asked.min(limit))
     }

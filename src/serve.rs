@@ -376,7 +376,7 @@ async fn run(
 }
 
 /// Once before anything runs: what does not fit is the operator's to mend, and
-/// trying again would not help; a connection that is lost meanwhile is made
+/// retrying would not help; a connection that is lost meanwhile is made
 /// again. False if drained before.
 async fn declare(
     connector: &Connector,

@@ -244,7 +244,7 @@ impl Connector {
         };
         let stream = frames::runtime::filtered(stream, self.frame_max, self.on_repair.clone());
 
-        // lapin connects on a thread of its own, without a time limit, and
+        // lapin connects on a thread of its own, without a timeout, and
         // does not expose the socket; so it gets one that is connected. What
         // ends in here drops `socket`, and with it that thread.
         let ready = Mutex::new(Some(stream));

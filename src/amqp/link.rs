@@ -235,7 +235,7 @@ impl Link {
     }
 
     /// Waits for an answer of the broker, but not for ever: lapin's requests
-    /// have no time limit, and some never end on a connection that is closing.
+    /// have no timeout, and some never end on a connection that is closing.
     pub(super) async fn bounded<T>(
         &self,
         what: &'static str,

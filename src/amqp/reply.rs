@@ -110,7 +110,7 @@ fn is_callers_own(queue: &str) -> bool {
 }
 
 impl PublisherLink {
-    /// `end`: the last events of the turn, `message_end` among them. Not tried again.
+    /// `end`: the last events of the turn, `message_end` among them. Not retried.
     pub async fn reply(
         &self,
         address: &ReplyAddress,
@@ -131,7 +131,7 @@ impl PublisherLink {
         outcome(published, &message_end.turn_id)
     }
 
-    /// `end`: of a turn that has ended, its last events. Not tried again.
+    /// `end`: of a turn that has ended, its last events. Not retried.
     pub async fn answer(
         &self,
         address: &ReplyAddress,

@@ -1,4 +1,4 @@
-//! The CLI's words for a failure → why it failed and whether to try again.
+//! The CLI's words for a failure → why it failed and whether to retry.
 //!
 //! codex prints prose where a code would do, so the words are matched; each
 //! was seen coming from version 0.169.0 or 0.171.0 or stands in its binary;

@@ -150,7 +150,7 @@ impl Program {
     pub async fn version(&self, launch: &Launch) -> Result<String, ProgramError> {
         self.now().runs = false;
         let path = binary::resolve(&self.name, &self.search_path)?;
-        // Before it is run: one that is replaced meanwhile is tried again.
+        // Before it is run: one that is replaced meanwhile is retried.
         let identity = FileIdentity::of(&path);
         let version = tell_version(&path, launch).await?;
         if let Some(why) = tested::codex_too_old(&version, launch.engine) {

@@ -45,7 +45,7 @@ pub enum CliEvent {
         message: String,
         cause: Option<Cause>,
     },
-    /// Something failed that codex tries again by itself.
+    /// An error that codex retries by itself.
     Retrying {
         message: String,
     },

@@ -16,7 +16,7 @@ struct Server {
     task: JoinHandle<()>,
 }
 
-/// Fewer connections, so that a test needs few, and no limit of time that a
+/// Fewer connections, so that a test needs few, and no timeout that a
 /// slow machine could meet.
 const FEW: ConnectionBounds = ConnectionBounds {
     asking: 4,

@@ -17,7 +17,7 @@ use crate::tenants::Tenants;
 
 use super::{DescriptionOutcome, OfferAnswer, OldRead, ServerStart};
 
-/// Of turns: from the quickest answer to beyond the default time limit.
+/// Of turns: from the quickest answer to beyond the default timeout.
 pub(crate) const TURN_SECONDS: &[f64] = &[
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
     3600.0, 7200.0,
@@ -347,7 +347,7 @@ impl Series {
             ),
             offers_repeated: new.counter(
                 "offers_repeated_total",
-                "Turns that were offered again because no worker seemed to run them.",
+                "Turns that were re-offered because no worker seemed to run them.",
             ),
             leftovers: new.counter(
                 "leftover_processes_killed_total",

@@ -21,7 +21,7 @@ use crate::fault;
 pub const MAX_HELD: u64 = u16::MAX as u64;
 /// After a silence of that length the queue is asked whether it still has any.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Before the queue is tried again, while another holds it.
+/// Before the queue is retried, while another holds it.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The dead queue's messages, from the oldest on.

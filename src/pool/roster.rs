@@ -36,7 +36,7 @@ const GONE: Duration = HEARTBEAT.saturating_mul(3);
 const SAME_AGE: Duration = Duration::from_secs(5);
 /// What the two sides may differ by in measuring that.
 const AGE_ERROR: Duration = Duration::from_secs(1);
-/// How often a lock that is held as it should be is tried again.
+/// How often a lock that is held as it should be is retried.
 const LOCK_PERIOD: Duration = Duration::from_secs(300);
 /// A process must be heard this long after its lock could be taken: what
 /// was under way when it died does not count.

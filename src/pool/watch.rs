@@ -396,7 +396,7 @@ async fn try_locks(roster: &Mutex<Roster>, processes: &Processes) {
         let tried = names.iter().map(|process| processes.try_lock(process));
         tried.collect::<Vec<_>>()
     });
-    // One that was not answered is tried again at the next time, as one that is held.
+    // One that was not answered is retried at the next time, as one that is held.
     let tried = timeout(LOCK_LIMIT, trying).await;
     let mut tried = tried.ok().and_then(Result::ok).into_iter().flatten();
     for process in due {

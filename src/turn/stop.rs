@@ -99,7 +99,7 @@ impl Default for StopHandle {
     }
 }
 
-/// A turn's limits in time.
+/// A turn's timeouts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The whole turn, waiting for a slow broker included.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::amqp::messages::{BlockedReport, Hindrance, MAX_BLOCKED};
 use crate::request::TurnRequest;
 
-/// A turn that is held up is offered again within five minutes.
+/// A turn that is held up is re-offered within five minutes.
 const KNOWN_FOR: Duration = Duration::from_secs(6 * 60);
 /// Of a text with a path in it.
 const MAX_DETAIL_CHARS: usize = 400;

@@ -187,7 +187,7 @@ impl<E: Engine> Worker<E> {
         if let Some(reply) = reply {
             reply.taken();
         }
-        // Offered again while it is here: the run goes on, its `done` will come.
+        // Re-offered while it is here: the run goes on, its `done` will come.
         let Some(entry) = self.running.enter(request) else {
             return Settlement::Drop;
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use super::line::{Unreadable, VERSION};
 
 /// The file system did not do as requested: no decision rests on
-/// it, so the turn has not started and can be tried again later.
+/// it, so the turn has not started and can be retried later.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}", path.display())]
 pub struct DiskError {

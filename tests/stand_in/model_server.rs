@@ -44,7 +44,7 @@ use tools::Offered;
 pub struct Request {
     /// 1 for the first.
     pub number: usize,
-    /// How often the same was asked: more than 1 when codex tries again.
+    /// How often the same was asked: more than 1 when codex retries.
     pub attempt: usize,
     pub thread: String,
     /// The thread of the turn that it is for: of a sub-agent's request not its own.

@@ -460,7 +460,7 @@ impl Turn {
         assert_eq!(self.stop_reason(), "end_turn", "{self:#?}");
     }
 
-    /// Code, reason, whether it may be tried again, message.
+    /// Code, reason, whether it may be retried, message.
     #[track_caller]
     pub fn error(&self) -> (&str, &str, bool, &str) {
         let found = self.of_kind("error").next();

@@ -1,4 +1,4 @@
-//! Limits in time. They end a hang; no correct run reaches them, on any machine.
+//! Timeouts. They end a hang; no correct run reaches them, on any machine.
 
 use std::time::Duration;
 

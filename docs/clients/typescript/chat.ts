@@ -75,7 +75,7 @@ class Chat {
 }
 
 function send(response: ServerResponse, event: ReadEvent): void {
-  // A browser that is too slow to take them connects again later, and goes on where it was.
+  // A browser that is too slow to take them reconnects later, and goes on where it was.
   if (response.writableLength > MAX_BEHIND_BYTES) response.destroy();
   // A restart has the place of the event that follows it, so the id belongs to that one.
   const id = event.type === "restarted" ? "" : `id: ${event.attempt}/${event.seq}\n`;

@@ -52,7 +52,7 @@ pub(super) enum Pace {
 }
 
 /// A connection that is silent for so long may be a host that is cut off: after
-/// as long without a heartbeat the turn is offered again.
+/// as long without a heartbeat the turn is re-offered.
 const LATE: Duration = Duration::from_secs(10);
 
 /// The type of the event that ends a turn.

@@ -8,7 +8,7 @@ use turn_worker::event::{StopReason, TurnError, Usage};
 use super::clean::clean;
 use super::style::Style;
 
-/// What went wrong, why, and whether trying again is worth it.
+/// What went wrong, why, and whether retrying is worth it.
 pub fn error(style: Style, error: &TurnError) -> String {
     let TurnError {
         code,

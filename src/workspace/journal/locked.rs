@@ -124,7 +124,7 @@ impl LockedJournal {
 
     /// Records the end. [`StateError::NotNewest`] if another process has
     /// written since this value's last record: then this attempt's end is
-    /// worthless. After any other error it may be tried again, if need be
+    /// worthless. After any other error it may be retried, if need be
     /// on a journal that is reopened.
     pub fn finished(&mut self, finished: &Finished) -> Result<(), StateError> {
         id::turn_id(&finished.turn_id)?;

@@ -339,7 +339,7 @@ async fn g10_a_full_queue_of_one_reader_holds_up_one_event_of_a_turn() {
         dropped,
         vec![("text_delta".to_owned(), DropReason::Refused); sent.len() - 1]
     );
-    // The second is tried again, the others are not: they don't wait.
+    // The second is retried, the others are not: they don't wait.
     let nacked = counts.nacked.load(Ordering::SeqCst) as usize;
     assert_eq!(nacked, REFUSAL_LIMIT as usize + sent.len() - 2);
 }

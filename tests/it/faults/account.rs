@@ -67,6 +67,6 @@ async fn turns_that_meet_an_expired_login_wait_where_they_are_to() {
     let ended = pool.events.ended("answered").await;
     assert_eq!(ended.error_code(), Some("turn.failed"));
     assert!(pool.events.turn("t2").end().is_none());
-    // It would be offered again 10 s after it was.
+    // It would be re-offered 10 s after it was.
     drop(pool);
 }

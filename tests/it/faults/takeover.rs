@@ -7,7 +7,7 @@ use crate::support::operator::Operator;
 use crate::support::pool::{Pool, turn};
 
 /// Guards the listening before a redelivered turn is offered
-/// (`Queue::delivered`): one that runs is never offered again, so that its end
+/// (`Queue::delivered`): one that runs is never re-offered, so that its end
 /// is reported once; one that no worker reports is.
 #[tokio::test]
 async fn g4_a_successor_offers_only_what_no_worker_runs() {

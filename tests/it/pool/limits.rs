@@ -1,4 +1,4 @@
-//! Limits in time and size.
+//! Timeouts and limits in size.
 
 use std::fs;
 

@@ -56,7 +56,7 @@ async fn g5_a_turn_is_not_answered_for_by_another_workspaces_turn_of_its_id() {
 }
 
 /// Guards that all that would end the other turn comes after that: a cancel
-/// that names its workspace only, a workspace that can't be, a time limit.
+/// that names its workspace only, a workspace that can't be, a timeout.
 #[tokio::test]
 async fn g5_a_waiting_turn_is_not_ended_by_another_workspaces_turn_of_its_id() {
     let mut pool = Pool::start(1, &[("SLOTS", "1"), ("MAX_WAITING", "1")]).await;

@@ -219,7 +219,7 @@ async fn g7_also_what_it_has_spent_on_a_new_thread() {
     pool.stop().await;
 }
 
-/// Of a turn that dies with its worker and is not tried again, on both engines.
+/// Of a turn that dies with its worker and is not retried, on both engines.
 #[tokio::test(flavor = "multi_thread")]
 async fn g7_what_sub_agents_have_spent_outlives_their_worker() {
     for engine in ["exec", "app-server"] {

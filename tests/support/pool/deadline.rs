@@ -1,4 +1,4 @@
-//! The one time limit of a test: no wait exceeds it.
+//! The one timeout of a test: no wait exceeds it.
 
 use std::time::Duration;
 

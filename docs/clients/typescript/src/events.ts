@@ -32,7 +32,7 @@ export type ErrorCode =
 
 /** What a reader may want to know though the turn goes on. */
 export type NoticeCode =
-  | "codex.reconnecting" // codex lost its connection to the model and tries again.
+  | "codex.reconnecting" // codex lost its connection to the model and retries.
   | "codex.error" // Another error that codex reported and recovered from.
   | "codex.warning" // A warning of codex.
   | "codex.line_too_long" // codex wrote a line longer than `MAX_LINE_BYTES`; it was left out.
