@@ -146,7 +146,7 @@ async fn find(operator: &Operator, which: &Which, limit: Duration) -> anyhow::Re
                 "there is no rejected request {place}: the queue holds {total} (1 is the oldest)"
             ),
             Which::Turn(id) => {
-                bail!("the {total} rejected requests have none of turn {id:?}")
+                bail!("no rejected request among the {total} is of turn {id:?}")
             }
         }
     };

@@ -171,7 +171,7 @@ async fn looking_keeps_the_order_and_all_messages_also_when_interrupted() {
             .start();
         free(&url, 0).await;
         let second = dead(&url, &["list", "--timeout", "1s"]).run().await;
-        second.ended(1).says(&["somebody else consumes", DEAD]);
+        second.ended(1).says(&["another client consumes", DEAD]);
         called.signal(signal);
         called.signal(Signal::CONT);
         let Done { code, out, .. } = called.done().await;
@@ -276,7 +276,7 @@ async fn what_can_not_be_shown_is_said() {
     says(
         1,
         &["show", "t\u{1b}1"],
-        &["none of the 0", "\"t\\u{1b}1\""],
+        &["among the 0", "\"t\\u{1b}1\""],
     )
     .await;
     says(
