@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use advice::{Advice, Again};
-use advice::{as_told, no, yes};
+use advice::{no, see_retryable, yes};
 
 use crate::request::{Metadata, TurnId, json};
 use crate::trace::TraceContext;
@@ -61,12 +61,12 @@ names! {
         /// It came to its end.
         EndTurn = "end_turn" => no("nothing"),
         /// It failed, or was not accepted: the `error` event before it says why.
-        Error = "error" => as_told("see the error's code"),
+        Error = "error" => see_retryable("see the error's code"),
         /// It was cancelled; by another turn, if `superseded_by` names one.
         Cancelled = "cancelled" => no("send it again if you still want it"),
         /// It ran longer than its limit, or codex was silent for longer than the idle limit: the `error` event
         /// before it says which.
-        Timeout = "timeout" => as_told("see the error's code"),
+        Timeout = "timeout" => see_retryable("see the error's code"),
     }
 }
 
@@ -83,11 +83,11 @@ names! {
         Busy = "workspace.busy" => yes("send it again later, or let it wait"),
         /// codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for
         /// one where it does).
-        StartFailed = "codex.start_failed" => as_told("operator: the message says what was in the way; try `turn-worker check`"),
+        StartFailed = "codex.start_failed" => see_retryable("operator: the message says what was in the way; try `turn-worker check`"),
         /// codex ended without saying how the turn ended; the message holds its last words.
-        Exited = "codex.exited" => as_told("see `reason`"),
+        Exited = "codex.exited" => see_retryable("see `reason`"),
         /// codex says that the turn failed.
-        TurnFailed = "turn.failed" => as_told("see `reason`"),
+        TurnFailed = "turn.failed" => see_retryable("see `reason`"),
         /// An image that the request names by its path is not there, or can't be used; codex was not started.
         ImageUnusable = "turn.image_unusable" => no("see [Images](#images); the message says what was found"),
         /// The turn ran longer than `timeout_s` or `TURN_TIMEOUT`.
@@ -111,7 +111,7 @@ names! {
         /// Too many requests.
         RateLimited = "rate_limited" => yes("wait"),
         /// The account's allowance is used up.
-        UsageLimit = "usage_limit" => as_told("wait until it is renewed; no if the account needs a payment"),
+        UsageLimit = "usage_limit" => see_retryable("wait until it is renewed; no if the account needs a payment"),
         /// The model's servers can't cope.
         Overloaded = "overloaded" => yes("wait"),
         /// The conversation is too long for the model.
@@ -130,7 +130,7 @@ names! {
         /// message says which.
         Thread = "thread" => no("start a new conversation, see [Requests](#requests); operator: see `TurnWorkerThreadsRefused` in the runbook"),
         /// The words do not show it.
-        Unknown = "unknown" => as_told("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
+        Unknown = "unknown" => see_retryable("yes where something else ended codex (a signal, a full disk), no where codex failed by itself"),
     }
 }
 

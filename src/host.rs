@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use account::{Account, AccountPolicy, TurnEnd};
 pub use finding::{Finding, Lack, Part};
 use pauses::Pauses;
-pub use probes::{codex, disk, told_of_codex};
+pub use probes::{codex, disk, report_codex_version};
 
 /// Tries a part of the host.
 pub type Probe = Box<dyn Fn(Look) -> BoxFuture<'static, Result<(), Finding>> + Send + Sync>;

@@ -180,7 +180,7 @@ pub struct About {
     pub lacks: Vec<String>,
     /// Workspaces that processes hold which can't be killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub held: Vec<HeldTold>,
+    pub held: Vec<HeldReport>,
     /// Turns that were offered to it in the last minutes and did not start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<BlockedReport>,
@@ -204,7 +204,7 @@ pub struct About {
 
 /// A workspace that stays locked after its turn's end, and one of the processes that hold it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeldTold {
+pub struct HeldReport {
     pub workspace: String,
     pub host: String,
     pub pid: i32,

@@ -152,7 +152,7 @@ impl Program {
         let path = binary::resolve(&self.name, &self.search_path)?;
         // Before it is run: one that is replaced meanwhile is retried.
         let identity = FileIdentity::of(&path);
-        let version = tell_version(&path, launch).await?;
+        let version = report_version(&path, launch).await?;
         if let Some(why) = tested::codex_too_old(&version, launch.engine) {
             return Err(ProgramError::TooOld { program: path, why });
         }
@@ -203,7 +203,7 @@ enum RunError {
     TimedOut,
 }
 
-async fn tell_version(program: &Path, launch: &Launch) -> Result<String, ProgramError> {
+async fn report_version(program: &Path, launch: &Launch) -> Result<String, ProgramError> {
     let program = program.to_owned();
     let said = run(&program, &["--version"], launch, launch.env.clone()).await;
     let said = match said {

@@ -359,7 +359,7 @@ impl Setting {
     fn preset(&self) -> Option<String> {
         match self.default {
             Preset::Value(text) => Some(text.to_owned()),
-            Preset::Told(_) => None,
+            Preset::Described(_) => None,
         }
     }
 }

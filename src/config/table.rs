@@ -26,12 +26,12 @@ pub enum Preset {
     /// As if this text had been set.
     Value(&'static str),
     /// What happens without a value, in words.
-    Told(&'static str),
+    Described(&'static str),
 }
 
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Value(text) | Self::Told(text)) = self;
+        let (Self::Value(text) | Self::Described(text)) = self;
         f.write_str(text)
     }
 }
@@ -44,7 +44,7 @@ pub enum Allowed {
     Size(&'static str, &'static str),
     OneOf(&'static [&'static str]),
     /// In words; the code that reads it knows.
-    Told(&'static str),
+    Described(&'static str),
 }
 
 impl fmt::Display for Allowed {
@@ -58,7 +58,7 @@ impl fmt::Display for Allowed {
                 write!(f, "bytes or a size such as 256KiB or 16MiB, {min} to {max}")
             }
             Self::OneOf(words) => f.write_str(&words.join(", ")),
-            Self::Told(text) => f.write_str(text),
+            Self::Described(text) => f.write_str(text),
         }
     }
 }
@@ -88,32 +88,32 @@ use Allowed::{Count, Duration, OneOf, Size};
 settings! {
     amqp_url AMQP_URL {
         Preset::Value("amqp://guest:guest@127.0.0.1:5672/%2f"),
-        Allowed::Told("amqp:// or amqps:// with user:password@host:port/vhost, each part percent-encoded, the host a name or an IPv4 address; ?heartbeat=SECONDS, 1 to 60, for another interval than 10 s"),
+        Allowed::Described("amqp:// or amqps:// with user:password@host:port/vhost, each part percent-encoded, the host a name or an IPv4 address; ?heartbeat=SECONDS, 1 to 60, for another interval than 10 s"),
         "the broker" }
     amqp_url_file AMQP_URL_FILE {
-        Preset::Told("none"),
-        Allowed::Told("a path, and not together with AMQP_URL"),
+        Preset::Described("none"),
+        Allowed::Described("a path, and not together with AMQP_URL"),
         "a file with the broker's URL, read at every connect, so that it can be rotated" }
     amqp_ca_file AMQP_CA_FILE {
-        Preset::Told("the system's"),
-        Allowed::Told("a path to certificates in PEM, and only with amqps://"),
+        Preset::Described("the system's"),
+        Allowed::Described("a path to certificates in PEM, and only with amqps://"),
         "the only authorities that the broker's certificate may be signed by, read at every connect" }
     amqp_client_cert_file AMQP_CLIENT_CERT_FILE {
-        Preset::Told("none"),
-        Allowed::Told("a path to a certificate in PEM, together with AMQP_CLIENT_KEY_FILE, and only with amqps://"),
+        Preset::Described("none"),
+        Allowed::Described("a path to a certificate in PEM, together with AMQP_CLIENT_KEY_FILE, and only with amqps://"),
         "what the broker is shown when it asks who we are, read at every connect" }
     amqp_client_key_file AMQP_CLIENT_KEY_FILE {
-        Preset::Told("none"),
-        Allowed::Told("a path to an unencrypted private key in PEM, together with AMQP_CLIENT_CERT_FILE"),
+        Preset::Described("none"),
+        Allowed::Described("a path to an unencrypted private key in PEM, together with AMQP_CLIENT_CERT_FILE"),
         "the private key of that certificate, read at every connect" }
     workspace_root WORKSPACE_ROOT {
-        Preset::Value("./workspaces"), Allowed::Told("a path"),
+        Preset::Value("./workspaces"), Allowed::Described("a path"),
         "the directory that holds all workspaces" }
     slots SLOTS {
-        Preset::Told("number of cores × 4"), Count(1, 1000),
+        Preset::Described("number of cores × 4"), Count(1, 1000),
         "how many turns run at the same time" }
     codex_bin CODEX_BIN {
-        Preset::Value("codex"), Allowed::Told("a name in PATH or a path"),
+        Preset::Value("codex"), Allowed::Described("a name in PATH or a path"),
         "the codex CLI; of the npm package, its native binary is run" }
     codex_engine CODEX_ENGINE {
         Preset::Value("app-server"), OneOf(EngineKind::WORDS),
@@ -125,44 +125,44 @@ settings! {
         Preset::Value("10m"), Duration("0s", "24h"),
         "how long a workspace's app-server waits for the next turn there; 0s: each serves one turn" }
     codex_warm CODEX_WARM {
-        Preset::Told("SLOTS × 2"), Count(0, 1000),
+        Preset::Described("SLOTS × 2"), Count(0, 1000),
         "how many app-servers wait at most; the one that has waited longest goes first" }
     codex_warm_memory CODEX_WARM_MEMORY {
-        Preset::Told("a quarter of the machine's or the cgroup's"), Size("1KiB", "65536GiB"),
+        Preset::Described("a quarter of the machine's or the cgroup's"), Size("1KiB", "65536GiB"),
         "how much memory the app-servers that wait take together at most; while less than a sixteenth of all memory is available, one ends each second" }
     codex_home CODEX_HOME {
-        Preset::Value("default"), Allowed::Told("default, per-workspace or a path"),
+        Preset::Value("default"), Allowed::Described("default, per-workspace or a path"),
         "codex's own state: where codex keeps it by default, in one folder for all, or in one for each workspace" }
     codex_model CODEX_MODEL {
-        Preset::Told("codex's own"),
-        Allowed::Told("1 to 128 of A-Z a-z 0-9 . _ : / @ - and not beginning with -, one of CODEX_MODELS if that is set"),
+        Preset::Described("codex's own"),
+        Allowed::Described("1 to 128 of A-Z a-z 0-9 . _ : / @ - and not beginning with -, one of CODEX_MODELS if that is set"),
         "the model of turns without one" }
     codex_models CODEX_MODELS {
-        Preset::Told("any"),
-        Allowed::Told("names of models, with commas between them"),
+        Preset::Described("any"),
+        Allowed::Described("names of models, with commas between them"),
         "the models that a turn may name; one without is run only if its model is listed, too" }
     codex_efforts CODEX_EFFORTS {
-        Preset::Told("any"),
-        Allowed::Told("some of none, minimal, low, medium, high, xhigh, max and ultra, with commas between them"),
+        Preset::Described("any"),
+        Allowed::Described("some of none, minimal, low, medium, high, xhigh, max and ultra, with commas between them"),
         "the reasoning efforts that a turn may ask for" }
     codex_service_tiers CODEX_SERVICE_TIERS {
-        Preset::Told("any"),
-        Allowed::Told("some of default, flex and priority, with commas between them"),
+        Preset::Described("any"),
+        Allowed::Described("some of default, flex and priority, with commas between them"),
         "the service tiers that a turn may ask for, with app-server; with exec it may not" }
     codex_sandbox CODEX_SANDBOX {
         Preset::Value("bypass"), OneOf(Sandbox::WORDS),
         "what codex lets the agent's commands do" }
     codex_args CODEX_ARGS {
         Preset::Value("--disable unbounded_connection_retries --disable plugins -c analytics.enabled=false"),
-        Allowed::Told("arguments, quoted as in a shell; a single blank for no arguments"),
+        Allowed::Described("arguments, quoted as in a shell; a single blank for no arguments"),
         "arguments that every codex gets" }
     codex_env CODEX_ENV {
         Preset::Value("PATH,HOME,LANG,LC_ALL,TZ,TMPDIR,CODEX_API_KEY,SSL_CERT_FILE"),
-        Allowed::Told("names of variables, with commas between them, not beginning with TURN_WORKER_"),
+        Allowed::Described("names of variables, with commas between them, not beginning with TURN_WORKER_"),
         "the variables that codex gets; all others are withheld" }
     codex_hidden_env CODEX_HIDDEN_ENV {
         Preset::Value("CODEX_API_KEY"),
-        Allowed::Told("names of variables, with commas between them, or a single blank for an empty list"),
+        Allowed::Described("names of variables, with commas between them, or a single blank for an empty list"),
         "which of these only codex itself gets: the agent's commands see them empty" }
     codex_trust_workspaces CODEX_TRUST_WORKSPACES {
         Preset::Value("false"), OneOf(&["true", "false"]),
@@ -171,17 +171,17 @@ settings! {
         Preset::Value("30s"), Duration("1s", "10m"),
         "how long a turn's processes may take to end once they are killed; then the turn ends without them, and its workspace stays locked until they do" }
     lock_lost_after LOCK_LOST_AFTER {
-        Preset::Told("`25s` if WORKSPACE_ROOT is on a shared file system (NFS, FUSE, Ceph, SMB, …), else `0s`"), Duration("0s", "10m"),
+        Preset::Described("`25s` if WORKSPACE_ROOT is on a shared file system (NFS, FUSE, Ceph, SMB, …), else `0s`"), Duration("0s", "10m"),
         "after how long without a confirmation of the workspace's lock by the file system a turn's processes are killed, and the turn is started again elsewhere; must be shorter than the file system's own lock timeout; 0s: locks are not confirmed" }
     codex_run_as CODEX_RUN_AS {
-        Preset::Told("the worker's own user"),
-        Allowed::Told("the name of a user, or uid:gid, and not root"),
+        Preset::Described("the worker's own user"),
+        Allowed::Described("the name of a user, or uid:gid, and not root"),
         "the user that codex and its commands run as; takes a worker that runs as root" }
     codex_max_processes CODEX_MAX_PROCESSES {
-        Preset::Told("as the worker"), Count(16, 4_194_304),
+        Preset::Described("as the worker"), Count(16, 4_194_304),
         "how many processes and threads the agents' user may have, in all turns together; not held against root" }
     codex_max_open_files CODEX_MAX_OPEN_FILES {
-        Preset::Told("as the worker"), Count(64, 1_048_576),
+        Preset::Described("as the worker"), Count(64, 1_048_576),
         "how many files each process of a turn may have open" }
     require_isolation REQUIRE_ISOLATION {
         Preset::Value("false"), OneOf(&["true", "false"]),
@@ -197,7 +197,7 @@ settings! {
         "how often a turn is started when workers die running it; a request can ask for less" }
     account_faults ACCOUNT_FAULTS {
         Preset::Value("auth,usage_limit"),
-        Allowed::Told("some of auth, usage_limit and config, with commas between them, or a single blank for an empty list"),
+        Allowed::Described("some of auth, usage_limit and config, with commas between them, or a single blank for an empty list"),
         "the reasons of failed turns that mean the account: after three in a row the process takes one turn at a time, with pauses of up to 5 minutes, until one works" }
     account_fault_turns ACCOUNT_FAULT_TURNS {
         Preset::Value("end"), OneOf(FaultTurns::WORDS),
@@ -240,35 +240,35 @@ settings! {
         "how long running turns may go on after SIGTERM" }
     http_addr HTTP_ADDR {
         Preset::Value("127.0.0.1:9464"),
-        Allowed::Told("an IP address and a port, such as 127.0.0.1:9464, 0.0.0.0:9464 or [::1]:9464"),
+        Allowed::Described("an IP address and a port, such as 127.0.0.1:9464, 0.0.0.0:9464 or [::1]:9464"),
         "where /metrics, /healthz and /readyz are served" }
     metrics_linger METRICS_LINGER {
         Preset::Value("30s"), Duration("0s", "10m"),
         "how long a drained process waits at most for /metrics to be scraped after its last turn, if something scrapes it" }
     tenants TENANTS {
-        Preset::Told("none: metrics have no label for tenants"),
-        Allowed::Told("up to 50 names, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, with commas between them; not other and not none"),
+        Preset::Described("none: metrics have no label for tenants"),
+        Allowed::Described("up to 50 names, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, with commas between them; not other and not none"),
         "the tenants by which turns, failures, tokens and queue waits are counted, with the label tenant; all others are counted as other. Set it alike for all processes of a pool" }
     tenant_from TENANT_FROM {
         Preset::Value("request"), OneOf(TenantFrom::WORDS),
         "what names the tenant of a turn, for metrics, the log and turn-worker pause: the request's field tenant, or the first segment of the workspace. Set it alike for all processes of a pool" }
     log_format LOG_FORMAT {
-        Preset::Told("text on a terminal, else json"), OneOf(LogFormat::WORDS),
+        Preset::Described("text on a terminal, else json"), OneOf(LogFormat::WORDS),
         "the form of the log on stderr" }
     log LOG {
         Preset::Value("info"),
-        Allowed::Told("off, error, warn, info, debug, trace or filters such as info,turn_worker=debug"),
+        Allowed::Described("off, error, warn, info, debug, trace or filters such as info,turn_worker=debug"),
         "how much is logged" }
     log_errors LOG_ERRORS {
         Preset::Value("known"), OneOf(LogErrors::WORDS),
         "of which failed turns the words of codex and of the model's API are logged: known is those with a reason that concerns the account, the connection or the settings, so not invalid_prompt, policy and unknown, where the words may quote prompts and files" }
     prefix PREFIX {
         Preset::Value("codex"),
-        Allowed::Told("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),
+        Allowed::Described("1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit, not with amq."),
         "what the names of all exchanges and queues start with" }
     roles ROLES {
         Preset::Value("sequencer,worker"),
-        Allowed::Told("sequencer, worker or both, with a comma between them"),
+        Allowed::Described("sequencer, worker or both, with a comma between them"),
         "what this process does" }
 }
 
@@ -336,7 +336,7 @@ pub fn settings_markdown() -> String {
     for setting in SETTINGS {
         let default = match setting.default {
             Preset::Value(value) => format!("`{value}`"),
-            Preset::Told(words) => words.to_owned(),
+            Preset::Described(words) => words.to_owned(),
         };
         let _ = writeln!(
             text,

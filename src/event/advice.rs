@@ -15,7 +15,7 @@ pub enum Again {
     No,
     Yes,
     /// It depends, see `error.retryable`.
-    AsTold,
+    SeeRetryable,
 }
 
 impl Again {
@@ -23,7 +23,7 @@ impl Again {
         match self {
             Self::No => "no",
             Self::Yes => "yes",
-            Self::AsTold => "see `retryable`",
+            Self::SeeRetryable => "see `retryable`",
         }
     }
 }
@@ -42,9 +42,9 @@ pub(super) const fn yes(then: &'static str) -> Advice {
     }
 }
 
-pub(super) const fn as_told(then: &'static str) -> Advice {
+pub(super) const fn see_retryable(then: &'static str) -> Advice {
     Advice {
-        again: Again::AsTold,
+        again: Again::SeeRetryable,
         then,
     }
 }

@@ -76,7 +76,7 @@ fn run() -> io::Result<()> {
         } = serve(&mut worker, &children, &start, fds)?;
         // What it has left below must fall to the worker.
         let again = !was_overdue && is_reaped && !is_lock_lost;
-        tell(&mut worker, &Report::Gone { leftovers, again });
+        send_report(&mut worker, &Report::Gone { leftovers, again });
         if !again {
             break;
         }
@@ -111,18 +111,18 @@ fn serve(
             Ok(of_lock) => {
                 let of_lock = confirmer.insert(of_lock).as_ref();
                 let pid = codex.as_raw_pid();
-                tell(worker, &Report::Started { pid });
+                send_report(worker, &Report::Started { pid });
                 fault::at("guard.started");
                 let watched = watch(worker, children, codex, &mut server, of_lock);
                 (Some(codex), watched)
             }
             Err(error) => {
-                tell(worker, &not_started(start, None, &error));
+                send_report(worker, &not_started(start, None, &error));
                 (Some(codex), Ok(()))
             }
         },
         Err((step, error)) => {
-            tell(worker, &not_started(start, step, &error));
+            send_report(worker, &not_started(start, step, &error));
             (None, Ok(()))
         }
     };
@@ -130,7 +130,7 @@ fn serve(
     let lost = confirmer.as_ref().and_then(LockConfirmer::lost);
     if let Some(why) = &lost {
         let why = why.clone();
-        tell(worker, &Report::LockLost { why });
+        send_report(worker, &Report::LockLost { why });
     }
     fault::at("guard.exited");
     // Also when watching failed.
@@ -155,7 +155,7 @@ fn serve(
     let lost_now = confirmer.and_then(LockConfirmer::stop);
     if let (None, Some(why)) = (&lost, &lost_now) {
         let why = why.clone();
-        tell(worker, &Report::LockLost { why });
+        send_report(worker, &Report::LockLost { why });
     }
     if lost.or(lost_now).is_some() {
         // Even closing them may hang, and the worker waits for the report. This process ends after it.
@@ -199,7 +199,7 @@ fn clear(
             leftovers,
             unkillable,
         };
-        tell(worker, &report);
+        send_report(worker, &report);
     };
     let nap = |pause: Duration| {
         if pause <= SHORT {
@@ -300,7 +300,7 @@ fn watch(
         let from_worker = !ready[0].revents().is_empty();
         while matches!((&*children).read(&mut bytes), Ok(n) if n > 0) {}
         if let Some(report) = reap(codex) {
-            tell(worker, &report);
+            send_report(worker, &report);
             return Ok(());
         }
         if confirmer.is_some_and(|confirmer| confirmer.lost().is_some()) {
@@ -318,7 +318,7 @@ fn watch(
                     INTERRUPT => drop(kill_process(codex, Signal::INT)),
                     KILL => return Ok(()),
                     order => match server.as_mut().map(|server| server.hear(order, codex)) {
-                        Some(Next::Tell(report)) => tell(worker, &report),
+                        Some(Next::Report(report)) => send_report(worker, &report),
                         Some(Next::Nothing) | None => {}
                     },
                 }
@@ -327,7 +327,7 @@ fn watch(
                 return Ok(());
             }
         } else if let Some(why) = server.as_mut().and_then(|server| server.leaves(codex)) {
-            tell(worker, &Report::Leaves { why });
+            send_report(worker, &Report::Leaves { why });
             return Ok(());
         }
     }
@@ -347,7 +347,7 @@ fn reap(codex: Pid) -> Option<Report> {
     end
 }
 
-fn tell(worker: &mut UnixStream, report: &Report) {
+fn send_report(worker: &mut UnixStream, report: &Report) {
     if let Ok(mut line) = serde_json::to_vec(report) {
         line.push(b'\n');
         // The worker may be gone; what remains to be done is the same.

@@ -37,7 +37,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) enum Next {
     Nothing,
-    Tell(Report),
+    Report(Report),
 }
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Server {
                 self.finishing = None;
                 self.set_idle(false);
                 fault::at("guard.marked");
-                Next::Tell(Report::Marked)
+                Next::Report(Report::Marked)
             }
             (ADOPT, Phase::Turn) => {
                 if let Ok(look) = Descendants::now(codex) {
@@ -102,13 +102,13 @@ impl Server {
                     self.finishing = finishes.then(|| Instant::now() + FINISH_LIMIT);
                     self.phase = Phase::Resting;
                     fault::at("guard.resting");
-                    Next::Tell(Report::Rested {
+                    Next::Report(Report::Rested {
                         memory: self.memory,
                     })
                 }
-                Err(why) => Next::Tell(Report::Restless { why }),
+                Err(why) => Next::Report(Report::Restless { why }),
             },
-            (REST, Phase::Resting) => Next::Tell(Report::Rested {
+            (REST, Phase::Resting) => Next::Report(Report::Rested {
                 memory: self.memory,
             }),
             (WAIT, Phase::Resting) => {
@@ -119,7 +119,7 @@ impl Server {
             (TAKE, Phase::Resting | Phase::Waiting) => {
                 self.phase = Phase::Turn;
                 fault::at("guard.taken");
-                Next::Tell(Report::Taken)
+                Next::Report(Report::Taken)
             }
             // It crossed with something.
             _ => Next::Nothing,

@@ -58,14 +58,14 @@ pub fn codex(program: Program, launch: Launch, metrics: Metrics) -> Probe {
             }
             let version = program.version(&launch).await;
             let version = version.map_err(|error| Finding::from(&error))?;
-            told_of_codex(&version, launch.engine, &metrics);
+            report_codex_version(&version, launch.engine, &metrics);
             Ok(())
         })
     })
 }
 
 /// Passes on which codex runs turns from now on.
-pub fn told_of_codex(version: &str, engine: EngineKind, metrics: &Metrics) {
+pub fn report_codex_version(version: &str, engine: EngineKind, metrics: &Metrics) {
     metrics.set_codex_version(version);
     if let Some(doubt) = doubt_of_codex(version, engine) {
         tracing::warn!("{doubt}");

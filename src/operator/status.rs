@@ -13,7 +13,8 @@ use crate::amqp::consume::Consumer;
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
-    About, BacklogReport, BlockedReport, Decoded, HeldTold, MAX_BLOCKED, MAX_HELD, Running, Status,
+    About, BacklogReport, BlockedReport, Decoded, HeldReport, MAX_BLOCKED, MAX_HELD, Running,
+    Status,
 };
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
@@ -246,7 +247,7 @@ fn bounded_about(about: About) -> About {
             .held
             .into_iter()
             .take(MAX_HELD)
-            .map(|held| HeldTold {
+            .map(|held| HeldReport {
                 workspace: bounded(&held.workspace),
                 host: bounded(&held.host),
                 user: bounded(&held.user),

@@ -112,7 +112,7 @@ pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<Idl
 /// what goes away later may come back.
 pub async fn tried(codex: &Codex, metrics: &Metrics) -> Result<(), EngineError> {
     let version = codex.program.version(&codex.launch).await?;
-    host::told_of_codex(&version, codex.launch.engine, metrics);
+    host::report_codex_version(&version, codex.launch.engine, metrics);
     Ok(())
 }
 

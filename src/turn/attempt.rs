@@ -18,7 +18,7 @@ use super::hold::{self, Hold};
 use super::images::{self, NoImages};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
-use super::usage::{Meter, Spent, Told};
+use super::usage::{Meter, Spent, UsageReport};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::default_model::DefaultModel;
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
@@ -50,7 +50,7 @@ pub(super) struct Attempt<'a, E> {
 }
 
 /// What a started attempt goes on from.
-struct Begun {
+struct StartedAttempt {
     home: Home,
     /// The thread to resume.
     resume: Option<String>,
@@ -100,7 +100,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let tag = hold::tag(self.workspace);
         let began = proc::now();
         let unkillable = self.workspace.unkillable().map_err(StateError::from)?;
-        let Begun {
+        let StartedAttempt {
             home,
             resume,
             ignored,
@@ -242,9 +242,9 @@ impl<'a, E: Engine> Attempt<'a, E> {
                     );
                 }
                 let told = match ran.reported {
-                    Some(reported) if ran.stop.is_none() && has_ended => Told::All(reported),
-                    Some(reported) => Told::SoFar(reported),
-                    None => Told::AtEnd(finished.reported_total),
+                    Some(reported) if ran.stop.is_none() && has_ended => UsageReport::All(reported),
+                    Some(reported) => UsageReport::SoFar(reported),
+                    None => UsageReport::AtEnd(finished.reported_total),
                 };
                 let spent = block_in_place(|| meter.finish(finished.thread_id.as_deref(), told));
                 if let (Some(default), Some(model)) = (&default, &spent.model) {
@@ -311,7 +311,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// Looks up what the turn goes on from, and records that it has started.
-    fn begin(&self, journal: &mut LockedJournal) -> Result<Begun, NotStarted> {
+    fn begin(&self, journal: &mut LockedJournal) -> Result<StartedAttempt, NotStarted> {
         let home = self.runner.homes.of(self.workspace.codex_home()?)?;
         let (resume, ignored) = match self.session(journal)? {
             Resume::Fresh => (None, None),
@@ -320,7 +320,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         let meter = self.meter(home.path(), resume.as_deref(), journal);
         journal.started(&self.started(&meter))?;
-        Ok(Begun {
+        Ok(StartedAttempt {
             home,
             resume,
             ignored,
@@ -382,8 +382,10 @@ impl<'a, E: Engine> Attempt<'a, E> {
         if self.history.started.is_empty() {
             return Ok(SessionFile::None);
         }
-        let begun = self.workspace.begun_thread(self.request.turn_id.as_str())?;
-        Ok(begun.map_or(SessionFile::None, SessionFile::Thread))
+        let started = self
+            .workspace
+            .started_thread(self.request.turn_id.as_str())?;
+        Ok(started.map_or(SessionFile::None, SessionFile::Thread))
     }
 
     fn earlier(&self) -> impl Iterator<Item = Option<&ThreadStart>> {
@@ -472,7 +474,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         fault::at("turn.thread_adopted");
         if self.request.thread == ThreadChoice::New {
             // Before the session file: what stands there is no proof.
-            workspace.write_begun_thread(self.request.turn_id.as_str(), thread)?;
+            workspace.write_started_thread(self.request.turn_id.as_str(), thread)?;
             fault::at("turn.thread_begun");
         }
         if workspace.session()? != SessionFile::Thread(thread) {

@@ -118,8 +118,8 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
     ) -> Result<(), Stop> {
         let heard = self.hear(out, clocks).await;
         let rest = self.pieces.as_mut().map(Coalescer::flush);
-        let told = tell(rest.unwrap_or_default(), out, clocks).await;
-        heard.and(told)
+        let emitted = emit(rest.unwrap_or_default(), out, clocks).await;
+        heard.and(emitted)
     }
 
     async fn hear<S: EventSink>(
@@ -135,7 +135,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 output = self.run.next() => output,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     let due = self.pieces.as_mut().map(|pieces| pieces.due(Instant::now()));
-                    tell(due.unwrap_or_default(), out, clocks).await?;
+                    emit(due.unwrap_or_default(), out, clocks).await?;
                     continue;
                 }
             };
@@ -155,7 +155,7 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
                 let joined = bodies.into_iter().flat_map(|body| pieces.push(body, now));
                 bodies = joined.collect();
             }
-            tell(bodies, out, clocks).await?;
+            emit(bodies, out, clocks).await?;
             clocks.heard();
         }
         Ok(())
@@ -256,16 +256,16 @@ impl<R: EngineRun, F: FnMut(&str) + Send> Process<R, F> {
 
 /// All of it goes out, though the turn has to stop at the first: the
 /// translator counts it as published.
-async fn tell<S: EventSink>(
+async fn emit<S: EventSink>(
     bodies: Vec<EventBody>,
     out: &mut Emitter<'_, S>,
     clocks: &mut Clocks,
 ) -> Result<(), Stop> {
-    let mut told = Ok(());
+    let mut emitted = Ok(());
     for body in bodies {
-        told = told.and(out.emit(body, clocks).await);
+        emitted = emitted.and(out.emit(body, clocks).await);
     }
-    told
+    emitted
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub struct Spent {
 
 /// What codex itself has reported.
 #[derive(Debug, Clone)]
-pub enum Told {
+pub enum UsageReport {
     /// All of the turn.
     All(Reported),
     /// What it had spent when codex was stopped, or was gone.
@@ -142,7 +142,7 @@ impl Meter {
     }
 
     /// What was spent, once codex has ended on `thread`.
-    pub fn finish(&self, thread: Option<&str>, told: Told) -> Spent {
+    pub fn finish(&self, thread: Option<&str>, report: UsageReport) -> Spent {
         let Some(thread) = thread else {
             return self.unrun();
         };
@@ -153,14 +153,14 @@ impl Meter {
             None => (Some(Tokens::default()), Some(0)),
         };
         let mut base_unknown = false;
-        let (usage, total, model) = match told {
+        let (usage, total, model) = match report {
             // With the answers of the model, as they came.
-            Told::All(reported) if reported.own.is_some() => (
+            UsageReport::All(reported) if reported.own.is_some() => (
                 Usage::of(reported.own, reported.agents),
                 reported.total,
                 reported.model,
             ),
-            Told::All(reported) | Told::SoFar(reported) => {
+            UsageReport::All(reported) | UsageReport::SoFar(reported) => {
                 let recorded = self.recorded(thread, offset);
                 (
                     Usage::of(
@@ -171,7 +171,7 @@ impl Meter {
                     reported.model.or(recorded.model),
                 )
             }
-            Told::AtEnd(total) => {
+            UsageReport::AtEnd(total) => {
                 let recorded = self.recorded(thread, offset);
                 let grown = total.zip(base).and_then(|(total, base)| total.since(base));
                 let grown = grown.filter(|grown| *grown != Tokens::default());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Shutdown, Worker};
-use crate::amqp::messages::{About, HeldTold, MAX_HELD, MAX_IDLE, Status};
+use crate::amqp::messages::{About, HeldReport, MAX_HELD, MAX_IDLE, Status};
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
@@ -40,14 +40,14 @@ impl<E: Engine> Worker<E> {
                 about: self.about(shutdown.drain.is_cancelled()),
             };
             let body = status.encode();
-            let told = self.publisher.publish_confirmed(
+            let published = self.publisher.publish_confirmed(
                 &self.topology.status,
                 "",
                 json_properties(),
                 &body,
                 false,
             );
-            if let Err(error) = told.await {
+            if let Err(error) = published.await {
                 tracing::debug!(
                     error = with_sources(&error),
                     "failed to publish a heartbeat"
@@ -56,11 +56,11 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn held(&self) -> Vec<HeldTold> {
+    fn held(&self) -> Vec<HeldReport> {
         let held = self.runner.held.snapshot().into_iter();
-        let told = held.filter_map(|(workspace, held)| {
+        let reports = held.filter_map(|(workspace, held)| {
             let process = held.processes.first()?;
-            Some(HeldTold {
+            Some(HeldReport {
                 workspace,
                 host: held.host.clone(),
                 pid: process.pid,
@@ -70,12 +70,12 @@ impl<E: Engine> Worker<E> {
                 more: (held.processes.len() - 1 + held.more) as u64,
             })
         });
-        told.take(MAX_HELD).collect()
+        reports.take(MAX_HELD).collect()
     }
 
     fn about(&self, draining: bool) -> About {
         let lacks = self.runner.host.findings();
-        let told = |finding: &Finding| -> String {
+        let describe = |finding: &Finding| -> String {
             let whole = format!("{}: {}", finding.lack, finding.why);
             whole.chars().take(MAX_LACK_CHARS).collect()
         };
@@ -86,7 +86,7 @@ impl<E: Engine> Worker<E> {
                 .into_owned(),
             codex: self.metrics.codex_version(),
             draining,
-            lacks: lacks.iter().map(told).collect(),
+            lacks: lacks.iter().map(describe).collect(),
             held: self.held(),
             blocked: self.blocked.snapshot(),
             conditions: self.conditions.reports(),

@@ -239,7 +239,7 @@ impl<E: Engine> Worker<E> {
         }
         match outcome {
             Outcome::Ended(summary) => {
-                self.tell_end(tenant, &summary, waited);
+                self.report_end(tenant, &summary, waited);
                 let error = summary.error.as_ref();
                 let words = error.and_then(|error| words(error, self.log_errors));
                 trace.ended(&summary, words.as_deref());
@@ -414,7 +414,7 @@ impl<E: Engine> Worker<E> {
         self.metrics.leftovers_killed(summary.leftovers);
     }
 
-    fn tell_end(&self, tenant: Option<&str>, summary: &Summary, waited: Option<Duration>) {
+    fn report_end(&self, tenant: Option<&str>, summary: &Summary, waited: Option<Duration>) {
         self.count_end(tenant, summary);
         let usage = summary.usage.unwrap_or_default().tokens;
         let agents = summary.usage.and_then(|usage| usage.agents);

@@ -36,7 +36,6 @@
 //!
 //! All of this blocks: async callers use `block_in_place` or `spawn_blocking`.
 
-mod begun;
 mod check;
 mod claims;
 mod dir;
@@ -57,6 +56,7 @@ mod prune;
 mod records;
 mod root;
 mod session;
+mod started_thread;
 #[cfg(test)]
 mod testing;
 mod threads;
@@ -321,13 +321,13 @@ impl Workspace {
 
     /// The thread that a turn has started which was asked for a new one, if an
     /// attempt of it has got so far.
-    pub fn begun_thread(&self, turn_id: &str) -> Result<Option<Uuid>, StateError> {
-        begun::find(&self.state, turn_id)
+    pub fn started_thread(&self, turn_id: &str) -> Result<Option<Uuid>, StateError> {
+        started_thread::find(&self.state, turn_id)
     }
 
     /// For the lock's holder only.
-    pub fn write_begun_thread(&self, turn_id: &str, thread: Uuid) -> Result<(), DiskError> {
-        begun::write(&self.state, turn_id, thread)
+    pub fn write_started_thread(&self, turn_id: &str, thread: Uuid) -> Result<(), DiskError> {
+        started_thread::write(&self.state, turn_id, thread)
     }
 
     /// For the lock's holder only.

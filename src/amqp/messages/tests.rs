@@ -59,7 +59,7 @@ fn heartbeat() -> Status {
             codex: Some("0.169.0".into()),
             draining: true,
             lacks: vec!["disk: full".into()],
-            held: vec![HeldTold {
+            held: vec![HeldReport {
                 workspace: "acme/api".into(),
                 host: "host".into(),
                 pid: 4711,

@@ -354,7 +354,7 @@ fn counted(number: u64, one: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use turn_worker::amqp::messages::{About, BacklogReport, HeldTold, LineReport, Running};
+    use turn_worker::amqp::messages::{About, BacklogReport, HeldReport, LineReport, Running};
     use turn_worker::operator::SequencerStatus;
     use turn_worker::pool::Agreement;
 
@@ -478,7 +478,7 @@ mod tests {
 
     #[test]
     fn g8_what_cannot_be_killed_is_named_once() {
-        let held = HeldTold {
+        let held = HeldReport {
             workspace: "acme/website".to_owned(),
             host: "alpha".to_owned(),
             pid: 4711,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::items::{self, Told};
+use super::items::{self, Translated};
 use super::notice;
 use super::wire::Fields;
 use super::{Awaited, Conversation, Defaults, Heard, Interrupt, Outcome, Thread, Turn};
@@ -147,8 +147,8 @@ impl Conversation {
             return None;
         }
         match items::item(&message) {
-            Told::Item(item) => Some(Heard::Event(CliEvent::ItemCompleted(item))),
-            Told::Notice(..) | Told::Nothing | Told::Unknown(_) => None,
+            Translated::Item(item) => Some(Heard::Event(CliEvent::ItemCompleted(item))),
+            Translated::Notice(..) | Translated::Nothing | Translated::Unknown(_) => None,
         }
     }
 

@@ -24,7 +24,7 @@ const SILENT: &[&str] = &[
 
 const COMPACTED: &str = "the conversation was too long, so codex has put a summary in its place";
 
-pub(super) enum Told {
+pub(super) enum Translated {
     Item(Item),
     /// When the item is completed.
     Notice(NoticeCode, String),
@@ -32,13 +32,15 @@ pub(super) enum Told {
     Unknown(String),
 }
 
-pub(super) fn item(fields: &Fields<'_>) -> Told {
+pub(super) fn item(fields: &Fields<'_>) -> Translated {
     let name = fields.text("type");
     let kind = match name.as_str() {
-        "contextCompaction" => return Told::Notice(NoticeCode::Compacted, COMPACTED.to_owned()),
+        "contextCompaction" => {
+            return Translated::Notice(NoticeCode::Compacted, COMPACTED.to_owned());
+        }
         "imageGeneration" => match failure(fields) {
-            Some(message) => return Told::Notice(NoticeCode::Warning, message),
-            None => return Told::Nothing,
+            Some(message) => return Translated::Notice(NoticeCode::Warning, message),
+            None => return Translated::Nothing,
         },
         "agentMessage" => ItemKind::AgentMessage {
             text: fields.text("text"),
@@ -47,7 +49,7 @@ pub(super) fn item(fields: &Fields<'_>) -> Told {
             // As the deltas of its parts are joined, see `Thinking`.
             let text = fields.texts("summary").join("\n");
             if text.is_empty() {
-                return Told::Nothing;
+                return Translated::Nothing;
             }
             ItemKind::Reasoning { text }
         }
@@ -56,10 +58,10 @@ pub(super) fn item(fields: &Fields<'_>) -> Told {
         "mcpToolCall" => tool(ToolKind::McpToolCall, mcp_call(fields)),
         "webSearch" => tool(ToolKind::WebSearch, search(fields)),
         "collabAgentToolCall" => tool(ToolKind::CollabToolCall, collab_call(fields)),
-        silent if SILENT.contains(&silent) => return Told::Nothing,
-        _ => return Told::Unknown(format!("item {name}")),
+        silent if SILENT.contains(&silent) => return Translated::Nothing,
+        _ => return Translated::Unknown(format!("item {name}")),
     };
-    Told::Item(Item {
+    Translated::Item(Item {
         id: fields.text("id"),
         kind,
     })
@@ -199,14 +201,14 @@ fn tokens(counts: &Fields<'_>) -> Option<Tokens> {
 mod tests {
     use super::*;
 
-    fn told(item: Value) -> Told {
+    fn translated(item: Value) -> Translated {
         let text = item.to_string();
         super::item(&Fields::of(text.as_bytes()).unwrap())
     }
 
     fn call(item: Value) -> ToolCall {
-        match told(item) {
-            Told::Item(Item {
+        match translated(item) {
+            Translated::Item(Item {
                 kind: ItemKind::Tool(call),
                 ..
             }) => call,
@@ -263,17 +265,22 @@ mod tests {
     fn what_exec_does_not_report_is_not_published() {
         for kind in SILENT {
             assert!(
-                matches!(told(json!({"type": kind, "id": "x"})), Told::Nothing),
+                matches!(
+                    translated(json!({"type": kind, "id": "x"})),
+                    Translated::Nothing
+                ),
                 "{kind}"
             );
         }
         assert!(matches!(
-            told(json!({"type": "reasoning", "id": "x", "summary": []})),
-            Told::Nothing
+            translated(json!({"type": "reasoning", "id": "x", "summary": []})),
+            Translated::Nothing
         ));
         assert!(
-            matches!(told(json!({"type": "teleport"})), Told::Unknown(what) if what == "item teleport")
+            matches!(translated(json!({"type": "teleport"})), Translated::Unknown(what) if what == "item teleport")
         );
-        assert!(matches!(told(json!({"id": 7})), Told::Unknown(what) if what == "item "));
+        assert!(
+            matches!(translated(json!({"id": 7})), Translated::Unknown(what) if what == "item ")
+        );
     }
 }

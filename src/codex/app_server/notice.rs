@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::protocol::{CliEvent, Item, ItemKind};
 use super::super::rate_limits::{RateLimit, RateLimitWindow};
 use super::error_info;
-use super::items::{self, Told};
+use super::items::{self, Translated};
 use super::wire::Fields;
 use crate::event::NoticeCode;
 
@@ -184,12 +184,12 @@ pub(super) fn sleep(method: &str, params: &Fields<'_>) -> Option<Duration> {
 
 fn item(method: &str, params: &Fields<'_>, event: fn(Item) -> CliEvent) -> Option<CliEvent> {
     match items::item(&params.object("item")) {
-        Told::Item(item) => Some(event(item)),
-        Told::Notice(code, message) if method == "item/completed" => {
+        Translated::Item(item) => Some(event(item)),
+        Translated::Notice(code, message) if method == "item/completed" => {
             Some(CliEvent::Notice { code, message })
         }
-        Told::Notice(..) | Told::Nothing => None,
-        Told::Unknown(what) => Some(CliEvent::Unknown { what }),
+        Translated::Notice(..) | Translated::Nothing => None,
+        Translated::Unknown(what) => Some(CliEvent::Unknown { what }),
     }
 }
 

@@ -190,14 +190,14 @@ impl AppServerRun {
 
     fn loaded(&mut self, thread_id: String) {
         self.step = Step::Loaded;
-        self.tell(Output::Event(CliEvent::ThreadStarted { thread_id }));
+        self.emit(Output::Event(CliEvent::ThreadStarted { thread_id }));
     }
 
     /// Ends the turn before it is asked, where the model is off the list.
     fn check_model(&mut self) {
         if let Some(message) = self.unlisted() {
             let cause = Some(Cause::CONFIG);
-            self.tell(Output::Event(CliEvent::TurnFailed { message, cause }));
+            self.emit(Output::Event(CliEvent::TurnFailed { message, cause }));
             self.over();
         }
     }
@@ -240,14 +240,14 @@ impl AppServerRun {
         let line = match line {
             Line::Whole(line) => line,
             Line::TooLong { bytes, head } => {
-                self.tell(Output::LineTooLong { bytes });
+                self.emit(Output::LineTooLong { bytes });
                 let heard = self.server.conversation.skipped(&head);
                 return self.heard(heard);
             }
         };
         let heard = self.server.conversation.hear(&line);
         if heard.is_empty() {
-            self.tell(Output::Nothing);
+            self.emit(Output::Nothing);
         }
         self.heard(heard);
         let seems_over = self.step == Step::Turn && self.server.conversation.seems_over();
@@ -294,7 +294,7 @@ impl AppServerRun {
             if is_last {
                 self.overdue = None;
             }
-            self.tell(output);
+            self.emit(output);
             if is_last && is_good && self.server.can_be_kept() {
                 self.step = Step::Over;
                 self.keep = Keep::Wanted;
@@ -304,7 +304,7 @@ impl AppServerRun {
         }
     }
 
-    fn tell(&mut self, output: Output) {
+    fn emit(&mut self, output: Output) {
         // What comes after the turn belongs to no turn.
         if self.step != Step::Over {
             self.told.push_back(output);

@@ -273,12 +273,7 @@ async fn what_can_not_be_shown_is_said() {
     buried(&url, 0).await;
     assert_eq!(listed(&url, &[]).await, [] as [Value; 0]);
     says(1, &["show", "3"], &["no rejected request 3", "holds 0"]).await;
-    says(
-        1,
-        &["show", "t\u{1b}1"],
-        &["among the 0", "\"t\\u{1b}1\""],
-    )
-    .await;
+    says(1, &["show", "t\u{1b}1"], &["among the 0", "\"t\\u{1b}1\""]).await;
     says(
         2,
         &["show", "0"],

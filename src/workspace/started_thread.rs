@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 1024;
 
 /// Of the newest such turn only: those before it have ended.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Begun {
+struct StartedThread {
     turn_id: String,
     thread: Uuid,
 }
@@ -25,7 +25,7 @@ pub(super) fn find(state: &Dir, turn_id: &str) -> Result<Option<Uuid>, StateErro
     let Some(bytes) = state.read(BEGUN, MAX_BYTES)? else {
         return Ok(None);
     };
-    match line::decode::<Begun>(&bytes) {
+    match line::decode::<StartedThread>(&bytes) {
         Ok(begun) => Ok((begun.turn_id == turn_id).then_some(begun.thread)),
         Err(why) => Err(StateError::unreadable(&state.path().join(BEGUN), 0, why)),
     }
@@ -34,7 +34,7 @@ pub(super) fn find(state: &Dir, turn_id: &str) -> Result<Option<Uuid>, StateErro
 /// For the lock's holder only.
 pub(super) fn write(state: &Dir, turn_id: &str, thread: Uuid) -> Result<(), DiskError> {
     let turn_id = turn_id.to_owned();
-    let record = line::encode(&Begun { turn_id, thread });
+    let record = line::encode(&StartedThread { turn_id, thread });
     state.write_atomic(BEGUN, &record, PRIVATE_FILE)
 }
 
@@ -46,25 +46,25 @@ mod tests {
     #[test]
     fn a_turn_finds_only_the_conversation_that_it_started() {
         let (_tmp, workspace) = workspace();
-        let find = |turn_id| workspace.begun_thread(turn_id).unwrap();
+        let find = |turn_id| workspace.started_thread(turn_id).unwrap();
         assert_eq!(find("t"), None);
         for thread in [Uuid::from_u128(1), Uuid::from_u128(2)] {
-            workspace.write_begun_thread("t", thread).unwrap();
+            workspace.write_started_thread("t", thread).unwrap();
             assert_eq!(find("t"), Some(thread));
         }
         assert_eq!(find("u"), None);
-        workspace.write_begun_thread("u", Uuid::nil()).unwrap();
+        workspace.write_started_thread("u", Uuid::nil()).unwrap();
         assert_eq!((find("t"), find("u")), (None, Some(Uuid::nil())));
     }
 
     #[test]
     fn a_damaged_record_is_an_error_not_another_conversation() {
         let (_tmp, workspace) = workspace();
-        workspace.write_begun_thread("t", Uuid::nil()).unwrap();
+        workspace.write_started_thread("t", Uuid::nil()).unwrap();
         let path = workspace.state_dir().join(BEGUN);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("\"t\"", "\"u\"")).unwrap();
-        let error = workspace.begun_thread("t").unwrap_err();
+        let error = workspace.started_thread("t").unwrap_err();
         assert!(matches!(error, StateError::Damaged { .. }), "{error}");
     }
 }
