@@ -23,6 +23,9 @@ const OLDER_HEARD: Duration = Duration::from_secs(10);
 /// A report may have been made before an offer was taken, and be heard so much later.
 const CROSSING: Duration = Duration::from_secs(1);
 
+/// The most turns that a process is expected to begin soon.
+const MOST_SOON: f64 = 1_000.0;
+
 /// A slot that has been free for so long has found the shared queue empty,
 /// whatever offers there have had no answer.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -226,14 +229,13 @@ impl Processes {
         }
     }
 
-    /// Whether a slot of that process is likely to be free within this time.
-    pub fn is_soon_free(&self, worker: &str, within: Duration) -> bool {
-        let slots = self
-            .by_worker
-            .get(worker)
-            .map_or(0, |process| process.slots);
-        let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(1);
-        self.pace.is_some_and(|pace| pace / slots <= within)
+    /// How many turns that process is likely to begin within this time; 0 if that is not known.
+    pub fn begins_within(&self, worker: &str, time: Duration) -> usize {
+        let (Some(process), Some(pace)) = (self.by_worker.get(worker), self.pace) else {
+            return 0;
+        };
+        let rounds = time.as_secs_f64() / pace.as_secs_f64();
+        (rounds * process.slots as f64).min(MOST_SOON) as usize
     }
 
     pub fn private_offer(&mut self, now: Instant, ticket: Ticket, worker: &str) {
@@ -290,8 +292,9 @@ impl Processes {
                 false => just_freed += process.room(),
             }
         }
-        // Those take what lies in the shared queue first.
-        match settled > 0 || just_freed > self.unanswered.len() {
+        // They take what lies in the shared queue first; a settled slot has left what lay there longer.
+        let new = self.newly_unanswered(now).count();
+        match settled > new || settled + just_freed > self.unanswered.len() {
             true => Room::Free,
             false => Room::Full,
         }
@@ -300,7 +303,18 @@ impl Processes {
     /// When slots that may be about to take shared offers count as free.
     pub fn settles_at(&self, now: Instant) -> Option<Instant> {
         let free = self.serving(now).filter(|process| process.has_room());
-        free.map(|process| process.settles_at(now)).min()
+        let settles = free.map(|process| process.settles_at(now)).min()?;
+        let taken = self.newly_unanswered(now).next().map(|at| at + SETTLED);
+        Some(match settles <= now {
+            true => taken.unwrap_or(settles),
+            false => settles,
+        })
+    }
+
+    /// Since when offers have had no answer that a settled slot may be about to take.
+    fn newly_unanswered(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        let all = self.unanswered.iter().map(|(since, _)| *since);
+        all.skip_while(move |since| *since + SETTLED <= now)
     }
 
     /// The processes with free slots.
