@@ -65,9 +65,12 @@ impl<E: Engine> Worker<E> {
             tenant = self.tenants.of(&request),
             trace_id = request.trace_id()
         );
-        let reply = self.reply_to(delivery, &request);
-        let again = delivery.redelivered;
-        let served = self.serve_turn(&offer, &request, reply, again, &mut trace, shutdown);
+        let arrived = Arrived {
+            way,
+            again: delivery.redelivered,
+            reply: self.reply_to(delivery, &request),
+        };
+        let served = self.serve_turn(&offer, &request, arrived, &mut trace, shutdown);
         let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
         let settlement = served.await.unwrap_or_else(|_| {
             tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
@@ -169,8 +172,7 @@ impl<E: Engine> Worker<E> {
         &self,
         offer: &Offer,
         request: &TurnRequest,
-        reply: Option<Reply>,
-        again: bool,
+        arrived: Arrived,
         trace: &mut TurnSpan,
         shutdown: &Shutdown,
     ) -> Settlement {
@@ -184,7 +186,7 @@ impl<E: Engine> Worker<E> {
             tracing::debug!(%pause, "dropped an offer");
             return Settlement::Drop;
         }
-        if let Some(reply) = reply {
+        if let Some(reply) = arrived.reply {
             reply.taken();
         }
         // Re-offered while it is here: the run goes on, its `done` will come.
@@ -196,7 +198,11 @@ impl<E: Engine> Worker<E> {
         let tracker = self.metrics.turn_started();
         let enqueued_at = offer.enqueued_at.or(request.enqueued_at);
         let waited = enqueued_at.and_then(|at| plausible_wait(at, Timestamp::now()));
-        tracing::debug!(repeat = offer.repeat, "taking the turn");
+        tracing::debug!(
+            repeat = offer.repeat,
+            private = arrived.way == Way::Private,
+            "taking the turn"
+        );
         let stop = entry.stop_handle();
         let check = Arc::new(NewestAttempt {
             root: self.runner.root.clone(),
@@ -227,7 +233,7 @@ impl<E: Engine> Worker<E> {
         };
         let outcome = self.runner.take(request, &hints, &sink, stop).await;
         fault::at("turn.released");
-        let settlement = Settlement::of(&outcome, again);
+        let settlement = Settlement::of(&outcome, arrived.again);
         self.note_hindrance(request, &outcome);
         let journal = match &outcome {
             Outcome::Ended(summary) => summary.journal,
@@ -464,6 +470,15 @@ pub(super) enum Way {
     Shared,
     /// Declined, it goes to the shared one.
     Private,
+}
+
+/// How an offer came.
+struct Arrived {
+    way: Way,
+    /// It was delivered before.
+    again: bool,
+    /// Of sequencers that expect an answer.
+    reply: Option<Reply>,
 }
 
 /// What became of an offer.

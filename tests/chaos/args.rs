@@ -51,6 +51,10 @@ pub struct Args {
     /// conversations change hands between the two
     #[arg(long, value_enum, default_value = "mixed")]
     pub engine: Engines,
+    /// Every other process runs this turn-worker instead, such as one of an older
+    /// version; built with the feature `faults`
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "sabotage")]
+    pub beside: Option<PathBuf>,
     /// Lets all workers leave one thing out, which the verdict has to find
     #[arg(long, value_name = "WHAT")]
     sabotage: Option<Which>,

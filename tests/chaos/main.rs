@@ -84,7 +84,7 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Whether every run was as it should be.
 async fn all(args: &Args, dir: &Path) -> anyhow::Result<bool> {
     let sabotages = args.sabotages();
-    let programs = Programs::copied(&dir.join("programs"))?;
+    let programs = Programs::copied(&dir.join("programs"), args.beside.as_deref())?;
     let nodes = if args.cluster { 3 } else { 1 };
     let broker = Broker::start(&dir.join("broker"), nodes, sabotages.len()).await;
     let broker = Rc::new(broker.context("RabbitMQ")?);

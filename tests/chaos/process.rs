@@ -25,6 +25,8 @@ const HTTP_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Programs {
     worker: PathBuf,
+    /// Another version of it.
+    beside: Option<PathBuf>,
     /// The stand-in for it.
     pub codex: PathBuf,
     /// What turns leave behind that is hard to see.
@@ -95,9 +97,15 @@ impl Setup {
 }
 
 impl Programs {
+    /// Of the process with this number: each version on both engines.
+    fn worker(&self, number: usize) -> &Path {
+        let beside = self.beside.as_ref().filter(|_| matches!(number % 4, 1 | 2));
+        beside.unwrap_or(&self.worker)
+    }
+
     /// What cargo has built beside this program. A copy, for a run shall not
     /// change when something is built meanwhile.
-    pub fn copied(to: &Path) -> anyhow::Result<Self> {
+    pub fn copied(to: &Path, beside: Option<&Path>) -> anyhow::Result<Self> {
         let this = std::env::current_exe()?;
         let folder = this.parent().and_then(Path::parent);
         let folder = folder.context("where is this program?")?;
@@ -108,6 +116,7 @@ impl Programs {
             anyhow::Ok(to)
         };
         Ok(Self {
+            beside: beside.map(fs::canonicalize).transpose()?,
             worker: copied("turn-worker")?,
             codex: copied("examples/stand-in-codex")?,
             awkward: copied("examples/awkward-process")?,
@@ -184,7 +193,7 @@ impl Process {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .args(enter)
-            .arg(&setup.programs.worker)
+            .arg(setup.programs.worker(number))
             .arg("serve")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

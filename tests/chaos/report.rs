@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock::{Nanos, shown};
 use crate::judge::{Check, Finding};
 use crate::record::journals::Record;
+use crate::record::logs::Taken;
 use crate::run::Ran;
 use crate::takeover::{Takeover, takeover};
 
@@ -33,6 +34,8 @@ pub struct Report {
     pub runs: usize,
     pub runs_ended: usize,
     pub events: usize,
+    /// Offers that workers took, from private queues and from the shared one.
+    pub taken: Taken,
     /// Processes of workers, from first to last.
     pub faults: BTreeMap<&'static str, usize>,
     /// Faults without a target.
@@ -90,6 +93,7 @@ impl Report {
             runs: records.runs.len(),
             runs_ended: records.runs.iter().filter(|run| run.end.is_some()).count(),
             events: records.told.len(),
+            taken: ran.taken,
             faults,
             missed: ran
                 .struck
@@ -119,13 +123,16 @@ impl Report {
     /// The verdict as a table.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{} turns accepted, {} published again, {} cancelled; codex started {} times, {} of them cut off; {} events\n",
+            "{} turns accepted, {} published again, {} cancelled; codex started {} times, {} of them cut off; {} events\n\
+             {} offers taken, {} of them from a private queue\n",
             self.turns,
             self.again,
             self.cancelled,
             self.runs,
             self.runs - self.runs_ended,
             self.events,
+            self.taken.private + self.taken.shared,
+            self.taken.private,
         );
         let faults: Vec<String> = self
             .faults

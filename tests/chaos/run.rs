@@ -21,6 +21,7 @@ use crate::plan::{Plan, Shape};
 use crate::pool::Pool;
 use crate::process::{Programs, Setup};
 use crate::record::events::{self, Events};
+use crate::record::logs::{self, Taken};
 use crate::record::{journals, runs};
 use crate::strike::{Striker, Struck};
 
@@ -53,6 +54,7 @@ pub enum Length {
 pub struct Ran {
     pub records: Records,
     pub struck: Vec<Struck>,
+    pub taken: Taken,
     pub start: Nanos,
     pub took: Duration,
 }
@@ -122,6 +124,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
     Ok(Ran {
         records,
         struck: run.striker.struck.take(),
+        taken: logs::read(&order.dir)?,
         start,
         took: began.elapsed(),
     })
