@@ -9,6 +9,7 @@
 pub mod config;
 pub mod error;
 pub mod fault;
+pub mod heartbeat;
 pub mod parts;
 pub mod tested;
 pub mod throttle;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conditions::{Condition, Conditions};
 use crate::error::with_sources;
-use crate::sequencer::queue::HEARTBEAT;
+use crate::heartbeat::HEARTBEAT;
 use crate::workspace::{Pause, PauseFile, Pauses};
 
 /// Clones know the same.

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, RepairedFrame};
 use super::link::{Link, Socket, WeakLink};
-use super::target::{self, Target, UrlError};
 use super::tls;
+use crate::config::target::{self, Target, UrlError};
 use crate::error::with_sources;
 use crate::throttle::Throttle;
 

@@ -7,7 +7,7 @@ use lapin::ErrorKind;
 use lapin::types::ShortString;
 
 use super::link::LinkError;
-use super::target::Target;
+use crate::config::target::Target;
 
 /// What was being declared.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::{State, StateHook};
-use super::target::Target;
+use crate::config::target::Target;
 use crate::fault;
 
 /// How long the broker may take to open a channel or to answer a declaration.

@@ -25,7 +25,6 @@ pub mod publish;
 pub mod reply;
 pub mod rights;
 pub mod server;
-pub mod target;
 mod tls;
 pub mod topology;
 mod upkeep;

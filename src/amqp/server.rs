@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::frames::repair_method;
-use super::target::Target;
+use crate::config::target::Target;
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// What a client says first.

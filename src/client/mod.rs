@@ -22,8 +22,8 @@ use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::{Link, LinkState, blocked};
 use crate::amqp::messages::Control;
 use crate::amqp::publish::{PublishError, json_properties, publish_on, trace_headers};
-use crate::amqp::target::Target;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
+use crate::config::target::Target;
 use crate::error::with_sources;
 
 pub use follow::{Follow, Update};

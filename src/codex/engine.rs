@@ -9,13 +9,13 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Exit;
 use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::process::Codex;
 use super::protocol::CliEvent;
 use super::rate_limits::RateLimit;
 use crate::event::Tokens;
+use crate::guard::Exit;
 use crate::guard::{SpawnError, Tag, Unkillable};
 use crate::request::{Effort, MediaType, OutputSchema, ServiceTier};
 

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::Exit;
 use super::app_server::{self, Server};
 use super::default_model::{DefaultModel, unlisted};
 use super::engine::{Ask, End, Engine, EngineRun, Output, TurnInput};
@@ -16,6 +15,7 @@ use super::lines::Line;
 use super::process::{Codex, EFFORT, Process, WITHOUT_GOALS};
 use super::protocol::{self, CliEvent};
 use crate::config::Sandbox;
+use crate::guard::Exit;
 use crate::guard::{FileArg, SpawnError};
 use crate::request::Effort;
 

@@ -8,8 +8,9 @@
 
 use serde_json::Value;
 
-use super::{Exit, stderr};
+use super::stderr;
 use crate::event::Reason::{self, *};
+use crate::guard::Exit;
 use crate::request::json;
 
 /// Why a turn failed, as far as the message shows.

@@ -35,21 +35,3 @@ pub mod workspace_config;
 
 #[cfg(test)]
 mod transcripts;
-
-/// How codex, or the attempt to start it, ended. An exit is data,
-/// not an error of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exit {
-    /// It ended by itself with this code.
-    Code(i32),
-    /// A signal ended it.
-    Signal(i32),
-    /// It could not be started.
-    NotStarted {
-        message: String,
-        /// The system's number for what was wrong.
-        errno: Option<i32>,
-    },
-    /// Its guard died before it could report how codex ended.
-    GuardLost,
-}

@@ -9,13 +9,13 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Exit;
 use super::default_model::DefaultModels;
 use super::engine::{End, TurnInput};
 use super::lines::{Line, Lines};
 use super::program::{Launch, Program};
 use super::workspace_config::{self, WorkspaceConfig, command_variable, without_git_status};
 use crate::config::Sandbox;
+use crate::guard::Exit;
 use crate::guard::{FileArg, Guard, GuardSpec, SpawnError};
 
 /// codex's setting for how much the model thinks.

@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use super::binary::{self, BinaryError};
 use super::identity::FileIdentity;
-use super::{Exit, stderr};
+use super::stderr;
 use crate::config::EngineKind;
 use crate::error::{is_out_of_resources, with_sources};
+use crate::guard::Exit;
 use crate::guard::confine::{Limits, User};
 use crate::guard::{GuardSpec, Guards, SpawnError};
 use crate::tested;

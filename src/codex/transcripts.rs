@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Exit,
     app_server::{Conversation, Heard, Load},
     failure::thread_lost,
     protocol::{CliEvent, parse_line},
     translate::{Finished, Translator, Verdict},
 };
 use crate::event::EventBody;
+use crate::guard::Exit;
 
 fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/codex/0.169.0"]

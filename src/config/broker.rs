@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::table::{AMQP_URL, AMQP_URL_FILE, Setting};
-use crate::amqp::target;
+use super::target;
 
 /// A URL is far shorter; what is longer is another file.
 const MAX_FILE_BYTES: u64 = 16 * 1024;

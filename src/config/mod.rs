@@ -8,6 +8,7 @@ mod error;
 mod exposed;
 mod read;
 mod table;
+pub mod target;
 mod tls;
 mod value;
 

@@ -12,11 +12,11 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use super::Exit;
 use super::confine::{Limits, User};
 use super::pool::{Guards, Seat};
 use super::protocol::{ADOPT, INTERRUPT, KILL, MARK, REST, TAKE, WAIT};
 use super::{Leave, Tag, Unkillable, Unrest};
-use crate::codex::Exit;
 use crate::error::is_out_of_resources;
 
 /// What a guard starts, and under which lock.

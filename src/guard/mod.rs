@@ -17,6 +17,7 @@
 mod child;
 pub mod confine;
 mod confirm;
+mod exit;
 mod handle;
 mod held;
 mod helpers;
@@ -34,6 +35,7 @@ mod unkillable;
 mod warm;
 
 pub use child::main as guard_main;
+pub use exit::Exit;
 pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
 pub use held::HeldWorkspaces;
 pub use helpers::Unrest;

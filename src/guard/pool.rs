@@ -24,13 +24,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
+use super::Exit;
 use super::handle::{Answer, Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
 use super::own::{self, Own};
 use super::protocol::Report;
 use super::send::{send_start, start_message};
 use super::tree::Killed;
 use super::{GUARD_ARG, HeldWorkspaces, Unkillable, standing, tree};
-use crate::codex::Exit;
 use crate::fault;
 
 /// So many wait at most: half a megabyte each. More turns than that never end

@@ -15,9 +15,9 @@ use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::consume::ConsumeError;
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::{Link, LinkError, blocked};
-use crate::amqp::target::Target;
 use crate::amqp::topology::Topology;
 use crate::client::is_missing;
+use crate::config::target::Target;
 
 pub use dead::{DeadLetters, MAX_HELD};
 pub use letter::DeadLetter;

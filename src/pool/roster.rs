@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::agreement::{Agreement, Standing, printable, settings_of};
 use super::clock::{Skew, TOLERATED};
 use crate::config::Settings;
-use crate::sequencer::queue::HEARTBEAT;
+use crate::heartbeat::HEARTBEAT;
 use crate::workspace::{ProbeRound, Property};
 
 /// Kept of what is heard, in processes.

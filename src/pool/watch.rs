@@ -19,7 +19,7 @@ use crate::amqp::pool::PublisherLink;
 use crate::amqp::publish::json_properties;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::error::with_sources;
-use crate::sequencer::queue::{HEARTBEAT, LISTEN};
+use crate::heartbeat::{HEARTBEAT, LISTEN};
 use crate::workspace::{DiskError, LockTry, Processes};
 
 /// Before a connection that ended is replaced.

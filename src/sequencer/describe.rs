@@ -13,11 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::actions::{Actor, Answer};
-use super::queue::{LISTEN, Place};
+use super::queue::Place;
 use super::reply::unless_cut;
 use crate::amqp::messages::{DescribeTurn, Description, TurnPosition};
 use crate::amqp::reply::ReplyAddress;
 use crate::error::with_sources;
+use crate::heartbeat::LISTEN;
 use crate::metrics::DescriptionOutcome;
 use crate::workspace::{RecordReader, TurnStage};
 

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::queue::{HEARTBEAT, LISTEN};
 use crate::amqp::topology::Depth;
+use crate::heartbeat::{HEARTBEAT, LISTEN};
 
 /// A sequencer reports with every heartbeat; a few may be late or lost.
 const KNOWN_FOR: Duration = HEARTBEAT.saturating_mul(5);

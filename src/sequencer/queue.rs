@@ -104,14 +104,8 @@ pub use processes::WorkerReport;
 pub use stuck::{STUCK_AFTER, StuckTurn};
 
 use crate::fault;
+use crate::heartbeat::LISTEN;
 use crate::workspace::Pauses;
-
-/// How often a worker tells what it runs.
-pub const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// For how long a redelivered turn is listened for: one heartbeat, and half a
-/// second for that to be late.
-pub const LISTEN: Duration = Duration::from_millis(2_500);
 
 /// Until an offered head is offered again, of which nothing is heard. The first
 /// wait is five heartbeats: a worker that lost a few is not doubted yet.

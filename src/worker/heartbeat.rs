@@ -9,8 +9,8 @@ use crate::amqp::messages::{About, HeldReport, MAX_HELD, MAX_IDLE, Status};
 use crate::amqp::publish::json_properties;
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
+use crate::heartbeat::HEARTBEAT;
 use crate::host::Finding;
-use crate::sequencer::queue::HEARTBEAT;
 
 /// Of what the system says of a host's lack, which has a path in it.
 const MAX_LACK_CHARS: usize = 500;

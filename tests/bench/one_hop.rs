@@ -25,10 +25,10 @@ use lapin::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use turn_worker::codex::Exit;
 use turn_worker::codex::protocol::parse_line;
 use turn_worker::codex::translate::Translator;
 use turn_worker::event::{EventBody, Sealer, StopReason, Usage};
+use turn_worker::guard::Exit;
 use turn_worker::request::{Limits, Properties, TurnRequest};
 
 /// As many unconfirmed events of a turn as the real worker allows.

@@ -7,10 +7,10 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use super::Exit;
 use super::failure::Cause;
 use super::protocol::{CliEvent, Item, ItemKind};
 use crate::event::{EventBody, NoticeCode, PlanItem, Reason, Tokens, TurnError};
+use crate::guard::Exit;
 use texts::{Kind, Texts};
 use tools::Tools;
 use words::{ended_silently, notice, turn_failed};

@@ -1,9 +1,9 @@
 //! What a failure reads like.
 
-use super::super::Exit;
 use super::super::failure::{Cause, classify, classify_exit};
 use super::super::stderr;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, TurnError};
+use crate::guard::Exit;
 
 /// The most of a passed-on error or warning that is published, in bytes: a
 /// proxy's whole HTML page can stand in one.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::codex::home::Home;
-use crate::codex::{Exit, protocol};
+use crate::codex::protocol;
 use crate::config::EventSet;
 use crate::event::{SealedEvent, Sealer, Tokens, TurnError};
-use crate::guard::Tag;
+use crate::guard::{Exit, Tag};
 use crate::turn::StopHandle;
 use crate::turn::stop::Limits;
 

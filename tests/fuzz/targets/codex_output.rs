@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 use turn_worker::codex::lines::{Line, Lines};
 use turn_worker::codex::translate::Translator;
 use turn_worker::event::EventBody;

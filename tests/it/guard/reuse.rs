@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::block_in_place;
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 use turn_worker::guard::{Closed, Guards};
 
 use super::{Script, guards};

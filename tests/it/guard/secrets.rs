@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
 
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 
 use super::Script;
 use crate::support::host::Host;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 use turn_worker::guard::{GuardSpec, Guards, SpawnError};
 
 use super::Script;

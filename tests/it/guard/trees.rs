@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::process::Command;
 
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 
 use super::Script;
 use crate::support::host::{awkward, write_program};

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use turn_worker::codex::Exit;
+use turn_worker::guard::Exit;
 
 use super::Script;
 use crate::support::host::{awkward, until};

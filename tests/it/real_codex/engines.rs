@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use turn_worker::codex::Exit;
 use turn_worker::codex::app_server::Heard;
 use turn_worker::codex::protocol::{CliEvent, parse_line};
 use turn_worker::codex::translate::{Finished, Translator, Verdict};
 use turn_worker::event::{EventBody, Tokens};
+use turn_worker::guard::Exit;
 
 use super::{Codex, program};
 use crate::support::conversation::Server;

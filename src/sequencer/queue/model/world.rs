@@ -8,6 +8,7 @@ use super::super::*;
 use super::{
     ClaimRun, Hearing, Kind, Name, Paused, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
 };
+use crate::heartbeat::HEARTBEAT;
 use crate::pool::JournalEnds;
 use crate::request::OnBusy;
 use crate::workspace::{JournalEnd, Pause, PauseScope};
