@@ -31,8 +31,10 @@ macro_rules! names {
         pub enum $name { $($(#[doc = $about])+ #[serde(rename = $text)] $variant),+ }
 
         impl $name {
+            /// All of them, in the order of the docs.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// As it stands on the wire.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -42,6 +44,7 @@ macro_rules! names {
                 match self { $(Self::$variant => concat!($($about),+).trim_ascii()),+ }
             }
 
+            /// What a producer does about it.
             pub const fn advice(self) -> Advice {
                 match self { $(Self::$variant => $advice),+ }
             }
@@ -174,10 +177,13 @@ names! {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Why a turn did not come to its end.
 pub struct TurnError {
+    /// What failed.
     pub code: ErrorCode,
     /// For people; its words may change.
     pub message: String,
+    /// Why it failed, as far as codex's words show that.
     pub reason: Reason,
     /// Whether the same turn, sent again under a new id, may succeed later.
     pub retryable: bool,
@@ -200,6 +206,7 @@ impl TurnError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     #[serde(flatten)]
+    /// Of the turn's agent and its sub-agents together.
     pub tokens: Tokens,
     /// The share of its sub-agents, which the counts beside it include. Absent if they are not known to
     /// have spent any.
@@ -215,6 +222,7 @@ impl Usage {
         Some(Self { tokens, agents })
     }
 
+    /// Both together; counts stop at their largest value.
     pub fn plus(self, other: Self) -> Self {
         let agents = [self.agents, other.agents].into_iter().flatten();
         Self {
@@ -227,10 +235,15 @@ impl Usage {
 /// Counts of tokens. Cached ones are a subset of input, thinking ones of output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tokens {
+    /// What the model read, cached or not.
     pub input_tokens: u64,
+    /// The part of the input that came from the provider's cache.
     pub cache_read_tokens: u64,
+    /// The part of the input that the provider put into its cache.
     pub cache_write_tokens: u64,
+    /// What the model wrote, its reasoning included.
     pub output_tokens: u64,
+    /// The part of the output that is reasoning.
     pub thinking_tokens: u64,
 }
 
@@ -249,6 +262,7 @@ impl Tokens {
         })
     }
 
+    /// Both together; counts stop at their largest value.
     pub fn plus(self, other: Tokens) -> Tokens {
         Tokens {
             input_tokens: self.input_tokens.saturating_add(other.input_tokens),
@@ -265,8 +279,11 @@ impl Tokens {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// One entry of the agent's to-do list.
 pub struct PlanItem {
+    /// What there is to do.
     pub text: String,
+    /// Whether the agent has ticked it off.
     pub completed: bool,
 }
 
@@ -291,47 +308,70 @@ pub enum EventBody {
     ThinkingDelta {
         /// The pieces of one id, joined, are the text.
         item_id: String,
+        /// What is added.
         text: String,
     },
     /// A tool call starts.
     ToolUse {
+        /// The call's own; the events of its output and result name it.
         id: String,
         /// See Tools.
         name: String,
         #[serde(deserialize_with = "json::plain")]
+        /// What the tool is called with.
         input: Value,
     },
     /// A part of what a call prints while it runs; the result has all of it.
     ToolOutput {
         /// The call's `id`.
         tool_use_id: String,
+        /// What is added.
         text: String,
     },
     /// A tool call's result. One that never finished gets `is_error: true` and `content.status` `unfinished`.
     ToolResult {
         /// The call's `id`.
         tool_use_id: String,
+        /// The tool's, as in the call.
         name: String,
+        /// Whether the call failed, or did not finish.
         is_error: bool,
         #[serde(deserialize_with = "json::plain")]
+        /// What the tool returned.
         content: Value,
     },
     /// The agent's to-do list, whole, each time it changes.
-    Plan { items: Vec<PlanItem> },
+    Plan {
+        /// In the agent's order.
+        items: Vec<PlanItem>,
+    },
     /// What the attempt's agents have spent so far: every few seconds, where it has grown. With `app-server` only.
-    Usage { usage: Usage },
+    Usage {
+        /// All attempts together.
+        usage: Usage,
+    },
     /// Something worth knowing though the turn goes on.
-    Notice { code: NoticeCode, message: String },
+    Notice {
+        /// Which kind it is.
+        code: NoticeCode,
+        /// For people; its words may change.
+        message: String,
+    },
     /// A message of the agent, or a part of one: join those of one `item_id`.
     TextDelta {
         /// The pieces of one id, joined, are the text.
         item_id: String,
+        /// What is added.
         text: String,
     },
     /// Why the turn did not come to its end: at most once, right before `message_end`.
-    Error { error: TurnError },
+    Error {
+        /// What failed, and why.
+        error: TurnError,
+    },
     /// Always last.
     MessageEnd {
+        /// How the turn ended.
         stop_reason: StopReason,
         /// The last agent message whole.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -395,8 +435,10 @@ impl EventBody {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// One event of a turn, as readers get it.
 pub struct TurnEvent {
     #[schemars(with = "TurnId")]
+    /// The id of the turn, which is also the routing key.
     pub turn_id: String,
     /// The id of the turn's workspace; readers drop events of any other. Empty if a rejected request's workspace is
     /// missing or invalid. Workers older than this field set it on `message_start` only.
@@ -411,6 +453,7 @@ pub struct TurnEvent {
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub time: Timestamp,
     #[serde(flatten)]
+    /// What happened.
     pub body: EventBody,
 }
 
@@ -419,10 +462,15 @@ pub struct TurnEvent {
 /// bytes, so that a duplicate is identical.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SealedEvent {
+    /// The turn's id, which is also the routing key.
     pub turn_id: Arc<str>,
+    /// As in [`TurnEvent`].
     pub attempt: u32,
+    /// As in [`TurnEvent`].
     pub seq: u64,
+    /// As [`EventBody::kind`] names it.
     pub kind: String,
+    /// The message's body.
     pub json: Arc<str>,
     /// Of the request, for the message's headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -444,6 +492,7 @@ impl SealedEvent {
         }
     }
 
+    /// The property of that name, by which readers know a duplicate: `turn/attempt/seq`.
     pub fn message_id(&self) -> String {
         format!("{}/{}/{}", self.turn_id, self.attempt, self.seq)
     }
@@ -524,10 +573,12 @@ impl Sealer {
         self
     }
 
+    /// The attempt whose events it seals.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
+    /// The next event of the attempt, encoded once for all.
     pub fn seal(&mut self, body: EventBody, time: Timestamp) -> SealedEvent {
         let event = TurnEvent {
             turn_id: self.turn_id.to_string(),

@@ -17,9 +17,13 @@ pub mod throttle;
 /// Of this program, with the commit if it is a release build.
 pub const VERSION: &str = env!("BUILD_VERSION");
 
+#[warn(missing_docs)]
 pub mod event;
+#[warn(missing_docs)]
 pub mod request;
+#[warn(missing_docs)]
 pub mod tenants;
+#[warn(missing_docs)]
 pub mod trace;
 
 pub mod amqp;
@@ -40,6 +44,7 @@ pub mod worker;
 pub mod serve;
 
 pub mod client;
+#[warn(missing_docs)]
 pub mod contract;
 pub mod operator;
 

@@ -70,14 +70,19 @@ pub const MAX_OUTPUT_SCHEMA_BYTES: usize = 64 << 10;
 /// what the request is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnRequest {
+    /// Chosen by the producer.
     pub turn_id: TurnId,
+    /// Where it runs.
     pub workspace: WorkspaceId,
     /// 1 to [`MAX_PROMPT_CHARS`] characters, not only white space.
     pub prompt: String,
     /// Of the same message; at most [`MAX_IMAGES`].
     pub images: Vec<Image>,
+    /// The model asked for; `None`: the worker's or codex's default.
     pub model: Option<String>,
+    /// How much the model is to think; `None`: its default.
     pub reasoning_effort: Option<Effort>,
+    /// How fast, and for which price, the model is served.
     pub service_tier: Option<ServiceTier>,
     /// The tenant, by its producer's word; see [`crate::tenants`].
     pub tenant: Option<String>,
@@ -87,8 +92,11 @@ pub struct TurnRequest {
     pub max_attempts: Option<u32>,
     /// Whole seconds, at least one: later than that it is not to be started.
     pub start_within: Option<Duration>,
+    /// What becomes of it where its workspace is busy.
     pub on_busy: OnBusy,
+    /// Which conversation it goes on with.
     pub thread: ThreadChoice,
+    /// The producer's own; it comes back on the turn's first and last event.
     pub metadata: Option<Metadata>,
     /// What the answer is to look like.
     pub output_schema: Option<OutputSchema>,
@@ -120,8 +128,11 @@ impl TurnRequest {
 /// What a request may ask for.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Of the whole body.
     pub max_request_bytes: usize,
+    /// Of the prompt, in Unicode scalar values.
     pub max_prompt_chars: usize,
+    /// Of the metadata, as compact JSON.
     pub max_metadata_bytes: usize,
     /// The models that may be asked for; `None`: any.
     pub models: Option<BTreeSet<String>>,
@@ -157,15 +168,21 @@ impl Limits {
 /// What the message's AMQP properties say.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Properties<'a> {
+    /// The turn's id where the body has none.
     pub message_id: Option<&'a str>,
+    /// The turn's id where neither the body nor `message_id` has one.
     pub correlation_id: Option<&'a str>,
+    /// Ignored but for a hint in a rejection.
     pub content_type: Option<&'a str>,
+    /// Ignored but for a hint in a rejection.
     pub content_encoding: Option<&'a str>,
+    /// The broker's time limit for the message, of which the producer is warned.
     pub expiration: Option<&'a str>,
     /// Seconds since the Unix epoch.
     pub timestamp: Option<u64>,
     /// The headers of these names, as they came.
     pub traceparent: Option<&'a str>,
+    /// See [`crate::trace`].
     pub tracestate: Option<&'a str>,
 }
 

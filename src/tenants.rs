@@ -44,10 +44,12 @@ impl Tenants {
         }
     }
 
+    /// Whether any tenant has series of its own.
     pub fn are_labelled(&self) -> bool {
         !self.listed.is_empty()
     }
 
+    /// The label of the tenant's series: its name, `other`, or `none`.
     pub fn label<'a>(&self, tenant: Option<&'a str>) -> &'a str {
         match tenant {
             Some(tenant) if self.listed.contains(tenant) => tenant,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Under these names the context travels: as headers of messages, and as
 /// fields of a request.
 pub const TRACEPARENT: &str = "traceparent";
+/// See [`TRACEPARENT`].
 pub const TRACESTATE: &str = "tracestate";
 
 /// Of a `traceparent` of version 00, in bytes.
@@ -27,8 +28,10 @@ const MAX_READ_BYTES: usize = MAX_MEMBERS * 2 * 520;
 /// Valid when it was read; no character in it can break a line or a header.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
+    /// Of version 00.
     pub traceparent: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// At most [`MAX_TRACESTATE_BYTES`].
     pub tracestate: Option<String>,
 }
 

@@ -17,17 +17,24 @@ use crate::amqp::topology::Topology;
 pub const VERSION: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A file in `docs/contract/`.
 pub enum Document {
+    /// The request, with every rule that the worker checks.
     Request,
     /// The request for generators of types.
     RequestTypes,
+    /// The events of a turn.
     Event,
+    /// Messages to the control exchange.
     Control,
+    /// The answer to "where is my turn?".
     Description,
+    /// All channels and messages.
     AsyncApi,
 }
 
 impl Document {
+    /// All of them.
     pub const ALL: &'static [Self] = &[
         Self::Request,
         Self::RequestTypes,
@@ -37,6 +44,7 @@ impl Document {
         Self::AsyncApi,
     ];
 
+    /// The name of the file.
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::Request => "request.schema.json",

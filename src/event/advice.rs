@@ -3,6 +3,7 @@
 /// For the docs and the schemas; workers don't act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
+    /// Whether sending it again may help.
     pub again: Again,
     /// In Markdown, on one line.
     pub then: &'static str,
@@ -12,13 +13,16 @@ pub struct Advice {
 /// a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
+    /// Not before somebody has changed something.
     No,
+    /// It may, later.
     Yes,
     /// It depends, see `error.retryable`.
     SeeRetryable,
 }
 
 impl Again {
+    /// As the docs print it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::No => "no",

@@ -18,8 +18,10 @@ macro_rules! choices {
         }
 
         impl $name {
+            /// All of them; the first is the default.
             pub const ALL: &'static [Self] = &[Self::$first, $(Self::$variant),+];
 
+            /// As it stands on the wire.
             pub const fn as_str(self) -> &'static str {
                 match self { Self::$first => $first_text, $(Self::$variant => $text),+ }
             }

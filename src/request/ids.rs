@@ -8,12 +8,15 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 /// Why a text is no id; reads as the rule that it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
+    /// It is no turn id.
     #[error("1 to 128 of A-Z a-z 0-9 . _ -")]
     TurnId,
+    /// It is no workspace id.
     #[error(
         "1 to 4 segments joined by /, each 1 to 64 of A-Z a-z 0-9 . _ - and beginning with a letter or digit"
     )]
     Workspace,
+    /// It is an absolute path that leads elsewhere.
     #[error("a path under the workspace root")]
     OutsideRoot,
 }
@@ -24,10 +27,12 @@ pub enum IdError {
 pub struct TurnId(Arc<str>);
 
 impl TurnId {
+    /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The id's text, without copying it.
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
@@ -75,10 +80,12 @@ impl WorkspaceId {
         segments.join("/").parse()
     }
 
+    /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The id's text, without copying it.
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }

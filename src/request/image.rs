@@ -17,18 +17,24 @@ const PATH_RULE: &str = "a path inside the workspace: 1 to 1024 bytes, not begin
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum MediaType {
     #[serde(rename = "image/png")]
+    /// Portable Network Graphics.
     Png,
     #[serde(rename = "image/jpeg")]
+    /// JPEG.
     Jpeg,
     #[serde(rename = "image/gif")]
+    /// GIF87a or GIF89a.
     Gif,
     #[serde(rename = "image/webp")]
+    /// WebP.
     Webp,
 }
 
 impl MediaType {
+    /// All that codex takes.
     pub const ALL: [Self; 4] = [Self::Png, Self::Jpeg, Self::Gif, Self::Webp];
 
+    /// As it stands on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -59,13 +65,18 @@ impl fmt::Display for MediaType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Image {
+    /// In the request itself.
     Base64 {
+        /// As the request says and the data's first bytes confirm.
         media_type: MediaType,
         /// As it came: it takes up less so than as a second copy.
         data: String,
     },
     /// In the workspace, as it is when the turn runs.
-    Path { path: ImagePath },
+    Path {
+        /// Relative to the workspace.
+        path: ImagePath,
+    },
 }
 
 impl Image {
@@ -143,6 +154,7 @@ impl ImagePath {
         (sound && path.split('/').all(is_name)).then(|| Self(path.to_owned()))
     }
 
+    /// The path, relative to the workspace.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -27,8 +27,10 @@ pub const MAX_VALUES: usize = 1 << 16;
 /// Why a text is no value for us.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
+    /// It can't be parsed.
     #[error("it is no JSON")]
     NotJson(#[from] serde_json::Error),
+    /// Reading it would take too much memory.
     #[error("it has more than {MAX_VALUES} values")]
     TooManyValues,
 }

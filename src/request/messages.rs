@@ -173,6 +173,7 @@ pub struct IgnoredPart {
 /// What is not used of a request's messages: the first so many.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoredParts {
+    /// In the order in which they were found.
     pub listed: Vec<IgnoredPart>,
     /// How many more there are.
     pub omitted: usize,

@@ -24,6 +24,7 @@ impl Metadata {
         RawValue::from_string(text).ok().map(Self)
     }
 
+    /// As compact JSON, an object.
     pub fn text(&self) -> &str {
         self.0.get()
     }

@@ -15,8 +15,11 @@ const MAX_NOTICES: usize = 8;
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a producer should know of its request though it was accepted.
 pub struct RequestNotice {
+    /// Which kind it is.
     pub code: NoticeCode,
+    /// For people; at most 8 KiB.
     pub message: String,
 }
 

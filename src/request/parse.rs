@@ -33,6 +33,11 @@ pub(super) const MAX_OUTPUT_SCHEMA_DEPTH: usize = 64;
 pub(super) const SERDE_JSON_PRIVATE: &str = "$serde_json::private::";
 
 impl TurnRequest {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    ///
+    /// All violations that were found, at most so many as a [`Rejection`] keeps.
     pub fn parse(
         body: &[u8],
         limits: &Limits,

@@ -42,12 +42,16 @@ pub struct Rejection {
     /// Under which the producer may be listening: the body's, else the
     /// message id, else the correlation id.
     pub turn_id: Option<TurnId>,
+    /// For the answer, where the body has a valid one.
     pub workspace: Option<WorkspaceId>,
+    /// For the answer, where the body has a valid one.
     pub metadata: Option<Metadata>,
+    /// For the answer's headers.
     pub trace: Option<Arc<TraceContext>>,
     /// [`ErrorCode::WorkspaceRejected`] when the workspace that was named is
     /// all that is wrong, else [`ErrorCode::RequestInvalid`].
     pub code: ErrorCode,
+    /// What was wrong, what was found and what is expected, one by one.
     pub violations: Vec<Violation>,
     /// How many more violations were found than are kept.
     pub omitted: usize,

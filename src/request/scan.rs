@@ -30,6 +30,7 @@ pub enum BodyForm {
     ByteOrderMark,
     /// With or without a byte order mark.
     Utf16,
+    /// With a byte order mark.
     Utf32,
     /// By the name of the format.
     Compressed(&'static str),
@@ -41,6 +42,7 @@ pub enum BodyForm {
 /// What the scan of a body found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
+    /// How the body is encoded.
     pub form: BodyForm,
     /// As it stands in the body: it need not be a usable id.
     pub turn_id: Option<String>,
@@ -54,6 +56,7 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Looks at a body that need be no request at all, within bounds.
     pub fn of(body: &[u8]) -> Self {
         let body = body.get(..MAX_SCANNED).unwrap_or(body);
         let (form, text) = decoded(body);
