@@ -2,6 +2,7 @@
 
 /** What all events have. */
 export interface EventEnvelope {
+  /** The id of the turn, which is also the routing key. */
   turn_id: string;
   /** The id of the turn's workspace; readers drop events of any other. Empty if a rejected request's workspace is missing or invalid. Workers older than this field set it on `message_start` only. */
   workspace?: string;
@@ -48,8 +49,11 @@ export type NoticeCode =
   | "event.too_large" // It stands for an event that is larger than the broker takes; also with `minimal`.
   | (string & {}); // of a newer worker
 
+/** One entry of the agent's to-do list. */
 export interface PlanItem {
+  /** Whether the agent has ticked it off. */
   completed: boolean;
+  /** What there is to do. */
   text: string;
 }
 
@@ -79,17 +83,25 @@ export type StopReason =
 
 /** Counts of tokens. Cached ones are a subset of input, thinking ones of output. */
 export interface Tokens {
+  /** The part of the input that came from the provider's cache. */
   cache_read_tokens: number;
+  /** The part of the input that the provider put into its cache. */
   cache_write_tokens: number;
+  /** What the model read, cached or not. */
   input_tokens: number;
+  /** What the model wrote, its reasoning included. */
   output_tokens: number;
+  /** The part of the output that is reasoning. */
   thinking_tokens: number;
 }
 
+/** Why a turn did not come to its end. */
 export interface TurnError {
+  /** What failed. */
   code: ErrorCode;
   /** For people; its words may change. */
   message: string;
+  /** Why it failed, as far as codex's words show that. */
   reason: Reason;
   /** Whether the same turn, sent again under a new id, may succeed later. */
   retryable: boolean;
@@ -99,15 +111,21 @@ export interface TurnError {
 export interface Usage {
   /** The share of its sub-agents, which the counts beside it include. Absent if they are not known to have spent any. */
   agents?: Tokens;
+  /** The part of the input that came from the provider's cache. */
   cache_read_tokens: number;
+  /** The part of the input that the provider put into its cache. */
   cache_write_tokens: number;
+  /** What the model read, cached or not. */
   input_tokens: number;
+  /** What the model wrote, its reasoning included. */
   output_tokens: number;
+  /** The part of the output that is reasoning. */
   thinking_tokens: number;
 }
 
 /** Why the turn did not come to its end: at most once, right before `message_end`. */
 export interface ErrorEvent extends EventEnvelope {
+  /** What failed, and why. */
   error: TurnError;
   type: "error";
 }
@@ -120,6 +138,7 @@ export interface MessageEndEvent extends EventEnvelope {
   metadata?: Record<string, unknown>;
   /** The model that the turn's agent asked; its sub-agents may ask others. Absent if codex was not started, or has not reported it and the request sets no model. */
   model?: string;
+  /** How the turn ended. */
   stop_reason: StopReason;
   /** The text as a JSON value, if the request has a schema for it. Absent if it is no JSON. */
   structured?: unknown;
@@ -145,13 +164,16 @@ export interface MessageStartEvent extends EventEnvelope {
 
 /** Something worth knowing though the turn goes on. */
 export interface NoticeEvent extends EventEnvelope {
+  /** Which kind it is. */
   code: NoticeCode;
+  /** For people; its words may change. */
   message: string;
   type: "notice";
 }
 
 /** The agent's to-do list, whole, each time it changes. */
 export interface PlanEvent extends EventEnvelope {
+  /** In the agent's order. */
   items: PlanItem[];
   type: "plan";
 }
@@ -160,6 +182,7 @@ export interface PlanEvent extends EventEnvelope {
 export interface TextDeltaEvent extends EventEnvelope {
   /** The pieces of one id, joined, are the text. */
   item_id: string;
+  /** What is added. */
   text: string;
   type: "text_delta";
 }
@@ -168,12 +191,14 @@ export interface TextDeltaEvent extends EventEnvelope {
 export interface ThinkingDeltaEvent extends EventEnvelope {
   /** The pieces of one id, joined, are the text. */
   item_id: string;
+  /** What is added. */
   text: string;
   type: "thinking_delta";
 }
 
 /** A part of what a call prints while it runs; the result has all of it. */
 export interface ToolOutputEvent extends EventEnvelope {
+  /** What is added. */
   text: string;
   /** The call's `id`. */
   tool_use_id: string;
@@ -182,8 +207,11 @@ export interface ToolOutputEvent extends EventEnvelope {
 
 /** A tool call's result. One that never finished gets `is_error: true` and `content.status` `unfinished`. */
 export interface ToolResultEvent extends EventEnvelope {
+  /** What the tool returned. */
   content: unknown;
+  /** Whether the call failed, or did not finish. */
   is_error: boolean;
+  /** The tool's, as in the call. */
   name: string;
   /** The call's `id`. */
   tool_use_id: string;
@@ -192,7 +220,9 @@ export interface ToolResultEvent extends EventEnvelope {
 
 /** A tool call starts. */
 export interface ToolUseEvent extends EventEnvelope {
+  /** The call's own; the events of its output and result name it. */
   id: string;
+  /** What the tool is called with. */
   input: unknown;
   /** See Tools. */
   name: string;
@@ -202,6 +232,7 @@ export interface ToolUseEvent extends EventEnvelope {
 /** What the attempt's agents have spent so far: every few seconds, where it has grown. With `app-server` only. */
 export interface UsageEvent extends EventEnvelope {
   type: "usage";
+  /** All attempts together. */
   usage: Usage;
 }
 
