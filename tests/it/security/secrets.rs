@@ -22,7 +22,7 @@ const WORKER: u32 = 61_008;
 /// host. It ends as soon as there is a file `go`. Left out of the whole disk:
 /// the system's own view of itself, of which it takes the processes by name;
 /// what compilers, npm and git write at the same time, which is much and not
-/// the worker's; and its own loot.
+/// the worker's; and what other such searches take, which would grow for ever.
 const BURGLAR: &str = r#"#!/bin/sh
 loot=$1 mark=$2
 exec 2>/dev/null
@@ -33,7 +33,7 @@ for process in /proc/[0-9]*; do
   echo "$process"; tr '\0' '\n' < "$process/environ"; ls -l "$process/fd"
 done > "$loot/processes"
 find "${HOME:-/nowhere}" "$CODEX_HOME" -type f -exec cat {} + > "$loot/home"
-find / \( -path /proc -o -path /sys -o -name target -o -name node_modules -o -name .git -o -path "$loot" \) -prune -o \
+find / \( -path /proc -o -path /sys -o -name target -o -name node_modules -o -name .git -o -name loot \) -prune -o \
   -newer "$mark" -type f -size -512k -exec cat {} + > "$loot/files"
 pid=$$
 while [ "$pid" -gt 1 ]; do
