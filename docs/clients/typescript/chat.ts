@@ -4,7 +4,8 @@
 //     GET    /turns/ID/events   its events as server-sent events, from Last-Event-ID on
 //     DELETE /turns/ID          cancels it
 //
-// A turn that no browser reads for half a minute is cancelled. An example: it has no login, so it listens on 127.0.0.1 only.
+// A turn that no browser reads for half a minute once it is accepted is cancelled. An example: it has no login, so it listens on
+// 127.0.0.1 only.
 import { readFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { fileURLToPath } from "node:url";
@@ -16,7 +17,7 @@ const MAX_BEHIND_BYTES = 4 * 1024 * 1024;
 
 export interface ChatOptions {
   workspace: string;
-  /** How long a turn goes on that no browser reads. */
+  /** How long a turn goes on that no browser reads, from when the broker has accepted it; 30 seconds by default. */
   abandonAfterMs?: number;
   /** How long an ended turn can be read again. */
   keepMs?: number;
@@ -31,10 +32,8 @@ class Chat {
 
   constructor(
     readonly turn: TurnStream,
-    private readonly abandonAfterMs: number,
-  ) {
-    this.expectReader();
-  }
+    private readonly options: ChatOptions,
+  ) {}
 
   async record(): Promise<void> {
     try {
@@ -65,12 +64,14 @@ class Chat {
     this.readers.add(response);
     response.on("close", () => {
       this.readers.delete(response);
-      if (this.readers.size === 0 && !this.isEnded) this.expectReader();
+      if (this.readers.size === 0) this.expectReader();
     });
   }
 
-  private expectReader(): void {
-    this.abandon = setTimeout(() => void this.turn.cancel(), this.abandonAfterMs);
+  /** Cancels the turn unless a browser reads it in time. */
+  expectReader(): void {
+    if (this.isEnded) return;
+    this.abandon = setTimeout(() => void this.turn.cancel(), this.options.abandonAfterMs ?? 30_000);
   }
 }
 
@@ -92,13 +93,15 @@ export function chatServer(client: TurnClient, options: ChatOptions): Server {
     const prompt = body === undefined ? undefined : promptOf(body);
     if (prompt === undefined) return answer(response, 400, { error: 'expected {"prompt": "…"} of at most 64 KiB' });
     const turn = client.stream(prompt, options.workspace);
-    const chat = new Chat(turn, options.abandonAfterMs ?? 30_000);
+    const chat = new Chat(turn, options);
     chats.set(turn.turnId, chat);
     chat
       .record()
       .catch((error) => console.error(`turn ${turn.turnId}: ${error.message}`))
       .finally(() => setTimeout(() => chats.delete(turn.turnId), options.keepMs ?? 600_000).unref());
     await turn.accepted;
+    // Before, no browser can read it, however long the broker takes.
+    chat.expectReader();
     answer(response, 201, { turn_id: turn.turnId });
   }
 

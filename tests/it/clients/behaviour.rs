@@ -398,6 +398,7 @@ pub async fn the_chat_page() {
         "resumed text_delta message_end end_turn",
         "again message_start text_delta text_delta message_end",
         "stopped cancelled",
+        "left message_start text_delta",
         "refused 415 204 404",
     ];
     assert_eq!(out.lines().collect::<Vec<_>>(), expected);

@@ -153,14 +153,12 @@ mod typescript {
     library_tests_in!(TypeScript);
 
     #[tokio::test]
-    #[ignore = "takes minutes beside other tests: cargo test --test it -- --ignored the_chat_page"]
     async fn the_chat_page_streams_resumes_and_cancels() {
         TypeScript.build();
         behaviour::the_chat_page().await;
     }
 
     #[tokio::test]
-    #[ignore = "takes minutes beside other tests: cargo test --test it -- --ignored the_chat_page"]
     async fn the_chat_page_works_in_a_browser() {
         TypeScript.build();
         behaviour::the_chat_page_in_a_browser().await;

@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TurnClient } from "codex-turn-client";
-import { chatServer } from "../chat.js";
+import { type ChatOptions, chatServer } from "../chat.js";
 
 interface Message {
   id: string;
@@ -43,6 +43,9 @@ async function send(url: string, prompt: string): Promise<string> {
 const isEnd = ({ event }: Message) => event.type === "message_end";
 const typesOf = (messages: Message[]) => messages.map(({ event }) => event.type).join(" ");
 
+// Long, since a turn must not be cancelled only because the machine is slow.
+const options: ChatOptions = { workspace: "chat/demo", abandonAfterMs: 600_000 };
+
 async function http(url: string): Promise<void> {
   const events = (id: string) => `${url}/turns/${id}/events`;
   const first = await send(url, "t1\nsay before\nwait go\nsay after");
@@ -56,7 +59,12 @@ async function http(url: string): Promise<void> {
   await fetch(`${url}/turns/${stopped}`, { method: "DELETE" });
   console.log("stopped", (await read(events(stopped), "", isEnd)).at(-1)?.event.stop_reason);
   const left = await send(url, "t3\nsay hi\nwait never");
-  await read(events(left), "", ({ event }) => event.type === "text_delta");
+  const leaves = ({ event }: Message) => {
+    if (event.type !== "text_delta") return false;
+    options.abandonAfterMs = 0; // from when it has hung up
+    return true;
+  };
+  console.log("left", typesOf(await read(events(left), "", leaves)));
   const form = await fetch(`${url}/turns`, { method: "POST", body: '{"prompt":"say forged"}' });
   console.log("refused", form.status, (await fetch(events("unknown"))).status, (await fetch(`${url}/turns/unknown`)).status);
 }
@@ -69,13 +77,23 @@ class Browser {
   ) {}
 
   static async open(): Promise<Browser> {
-    const driver = spawn("chromedriver", ["--port=0"], { stdio: ["ignore", "pipe", "inherit"] });
+    // Ends with this process, however that ends.
+    const command = ["--pdeathsig", "KILL", "chromedriver", "--port=0"];
+    const driver = spawn("setpriv", command, { stdio: ["ignore", "pipe", "inherit"] });
     let port = "";
     for await (const line of createInterface(driver.stdout)) {
       port = line.match(/on port (\d+)\.$/)?.[1] ?? "";
       if (port !== "") break;
     }
-    const args = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=800,700"];
+    const args = [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--remote-debugging-pipe", // so that it ends with the driver
+      "--window-size=800,700",
+    ];
     const url = `http://127.0.0.1:${port}/session`;
     const capabilities = { alwaysMatch: { "goog:chromeOptions": { args } } };
     const { sessionId } = (await call(url, "POST", { capabilities })) as { sessionId: string };
@@ -157,7 +175,7 @@ async function browser(url: string): Promise<void> {
 }
 
 const client = await TurnClient.connect(process.env.AMQP_URL ?? "");
-const server = chatServer(client, { workspace: "chat/demo", abandonAfterMs: 100 });
+const server = chatServer(client, options);
 server.listen(0, "127.0.0.1", async () => {
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   await (process.argv[2] === "browser" ? browser(url) : http(url));
