@@ -29,7 +29,7 @@ mod with_faults {
     }
 
     /// A place where a test lets the process die (`return(kill)`) or freeze
-    /// (`return(stop)`), or the task panic (`return(panic)`).
+    /// (`return(stop)`), the task panic (`return(panic)`), or be slow (`sleep(MS)`).
     pub fn at(place: &str) {
         let signal = match asked(place).as_deref() {
             None => return,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     BasicRejectOptions,
@@ -51,6 +51,14 @@ pub struct Delivery {
     /// The broker delivered it before, to this process or to another.
     pub redelivered: bool,
     receipt: Receipt,
+}
+
+/// Acks all of them at once. They are consecutive deliveries of one consumer, with none unsettled before them.
+pub async fn ack_all(mut deliveries: Vec<Delivery>) -> Result<(), SettleError> {
+    match deliveries.pop() {
+        Some(last) => last.ack_with_all_before().await,
+        None => Ok(()),
+    }
 }
 
 /// By which a message is settled that need not be kept itself. Dropped
@@ -237,6 +245,17 @@ impl Consumer {
             Some(Err(error)) => Err(self.ended(error.to_string())),
             None => Err(self.ended("it was cancelled".to_owned())),
         }
+    }
+
+    /// The next delivery, and those behind it that have arrived already, up to `most`. Cancel-safe.
+    pub async fn next_ready(&mut self, most: usize) -> Result<Vec<Delivery>, ConsumeError> {
+        let mut ready = vec![self.next().await?];
+        while ready.len() < most
+            && let Some(delivery) = self.next().now_or_never()
+        {
+            ready.push(delivery?);
+        }
+        Ok(ready)
     }
 
     /// Takes no more. What was delivered can still be settled; what this

@@ -14,6 +14,8 @@ pub const REQUEST_KEY: &str = "turn";
 /// Above any count of deliveries: an attempt is counted by the journal, and
 /// from RabbitMQ 4.0 the broker would drop a turn after 20 deliveries.
 const DELIVERY_LIMIT: i64 = 1_000_000;
+/// Control messages that wait for a process: the oldest go, of which cancels are sent again.
+const MAX_CONTROLS: i64 = 50_000;
 /// 30 days: the default of 30 minutes would close the channel of a consumer that
 /// holds a turn for longer.
 const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
@@ -127,7 +129,13 @@ impl Topology {
         link: &Link,
         fanout: Fanout,
     ) -> Result<String, DeclareError> {
-        self.own_queue(link, self.exchange_of(fanout), "").await
+        let mut arguments = FieldTable::default();
+        if matches!(fanout, Fanout::Control) {
+            let most = AMQPValue::LongLongInt(MAX_CONTROLS);
+            arguments.insert("x-max-length".into(), most);
+        }
+        let exchange = self.exchange_of(fanout);
+        self.own_queue(link, exchange, "", arguments).await
     }
 
     /// Binds such a queue again, in case its exchange was deleted.
@@ -158,7 +166,8 @@ impl Topology {
     /// Declares a producer's own queue for one turn's events, as
     /// [`Self::declare_exclusive`] does; everything else must be there.
     pub async fn declare_reader(&self, link: &Link, turn_id: &str) -> Result<String, DeclareError> {
-        self.own_queue(link, &self.events, turn_id).await
+        let arguments = FieldTable::default();
+        self.own_queue(link, &self.events, turn_id, arguments).await
     }
 
     async fn own_queue(
@@ -166,6 +175,7 @@ impl Topology {
         link: &Link,
         exchange: &str,
         key: &str,
+        arguments: FieldTable,
     ) -> Result<String, DeclareError> {
         let queue = format!("{exchange}.{}", uuid::Uuid::now_v7().simple());
         let options = QueueDeclareOptions {
@@ -178,9 +188,7 @@ impl Topology {
             link,
             channel: &channel,
         };
-        declare
-            .queue(&queue, options, FieldTable::default())
-            .await?;
+        declare.queue(&queue, options, arguments).await?;
         declare.bind(&queue, exchange, key).await?;
         link.bounded("closing a channel", channel.close(200, "OK".into()))
             .await?;

@@ -5,6 +5,7 @@ mod questions;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,9 @@ use super::stuck_log::StuckLog;
 use super::undeliverable::{CrashCount, HeadState, is_crash};
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
-use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
+use crate::amqp::consume::{
+    ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError, ack_all,
+};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
@@ -52,6 +55,8 @@ use crate::tenants::Tenants;
 
 /// Status and control messages are tiny and handled at once.
 const STATUS_PREFETCH: u16 = 1_000;
+/// Control messages that are handled in one round of the loop. Producers send them, as many as they like.
+const CONTROL_BATCH: usize = 100;
 /// A message that cannot be delivered ends a session much sooner.
 const HEALTHY: Duration = Duration::from_secs(10);
 /// So that a loop with nothing to do shows that it lives.
@@ -284,7 +289,10 @@ impl Sequencer {
         let mut paused = self.pauses.subscribe();
         paused.mark_changed();
         session.observe();
+        let mut heard_control = false;
         loop {
+            // Every second round at most, so that a flood of them delays no turn.
+            let hears_control = !std::mem::take(&mut heard_control);
             let deadlines = [session.queue.next_deadline(), session.intake.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + PULSE);
@@ -303,7 +311,10 @@ impl Sequencer {
                     session.queue.set_paused(Instant::now(), pauses, &mut session.out);
                 }
                 delivery = status.next() => session.status(delivery?).await?,
-                delivery = control.next() => session.control(delivery?).await?,
+                deliveries = control.next_ready(CONTROL_BATCH), if hears_control => {
+                    session.controls(deliveries?).await?;
+                    heard_control = true;
+                }
                 Some(answer) = answered.recv() => session.answer(answer),
                 () = sleep_until(deadline.into()) => {
                     session.queue.tick(Instant::now(), &mut session.out);
@@ -322,6 +333,7 @@ impl Sequencer {
                     let depths = *depths.borrow_and_update();
                     depths.inspect(|depths| session.depths(depths));
                 }
+                () = ready(()), if !hears_control => {}
             }
             session.admit()?;
             session.act().await?;
@@ -611,7 +623,15 @@ impl Session<'_> {
         self.queue.heartbeat(now, running, &mut self.out);
     }
 
-    async fn control(&mut self, delivery: Delivery) -> Result<(), SettleError> {
+    async fn controls(&mut self, deliveries: Vec<Delivery>) -> Result<(), SettleError> {
+        for delivery in &deliveries {
+            self.control(delivery);
+        }
+        ack_all(deliveries).await
+    }
+
+    fn control(&mut self, delivery: &Delivery) {
+        fault::at("sequencer.control");
         match ControlRequest::read(&delivery.body, &self.sequencer.limits.roots) {
             // Another sequencer's word to the workers: who interrupts whom is in the records.
             Ok(ControlRequest::Cancel(Cancel {
@@ -625,10 +645,9 @@ impl Session<'_> {
                 self.queue
                     .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
             }
-            Ok(ControlRequest::Describe(turn)) => self.asked(turn, &delivery),
+            Ok(ControlRequest::Describe(turn)) => self.asked(turn, delivery),
             Err(ignored) => self.ignored(&ignored),
         }
-        delivery.ack().await
     }
 
     fn ignored(&mut self, ignored: &IgnoredControl) {

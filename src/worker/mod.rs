@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::amqp::connect::{Connector, backoff};
-use crate::amqp::consume::{ConsumeError, Consumer, Delivery};
+use crate::amqp::consume::{ConsumeError, Consumer, Delivery, ack_all};
 use crate::amqp::link::Link;
 use crate::amqp::messages::{Cancel, ControlRequest, DeclineReason};
 use crate::amqp::outbox::OutboxSettings;
@@ -356,15 +356,17 @@ impl<E: Engine> Worker<E> {
     }
 
     async fn listen_to_control(self: Arc<Self>, mut control: Consumer, marks: Arc<CancelMarks>) {
-        while let Ok(delivery) = control.next().await {
-            match ControlRequest::read(&delivery.body, &self.limits.roots) {
-                Ok(ControlRequest::Cancel(cancel)) => self.cancel(&cancel, &marks),
-                // For sequencers.
-                Ok(ControlRequest::Describe(_)) => {}
-                // This process's sequencer hears it, too, which logs and counts it.
-                Err(ignored) => tracing::debug!(%ignored, "ignored a control message"),
+        while let Ok(deliveries) = control.next_ready(CONTROL_PREFETCH.into()).await {
+            for delivery in &deliveries {
+                match ControlRequest::read(&delivery.body, &self.limits.roots) {
+                    Ok(ControlRequest::Cancel(cancel)) => self.cancel(&cancel, &marks),
+                    // For sequencers.
+                    Ok(ControlRequest::Describe(_)) => {}
+                    // This process's sequencer hears it, too, which logs and counts it.
+                    Err(ignored) => tracing::debug!(%ignored, "ignored a control message"),
+                }
             }
-            if delivery.ack().await.is_err() {
+            if ack_all(deliveries).await.is_err() {
                 return;
             }
         }

@@ -1,6 +1,8 @@
 //! Where is my turn? Asked over the control exchange, and answered to the queue
 //! that the question names.
 
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use super::replies::{Caller, Reply};
@@ -87,5 +89,55 @@ async fn a_producer_learns_where_its_turn_is() {
         let expected = if workspace == "a" { "ended" } else { "unknown" };
         assert_eq!(state(&mut pool, &mut caller, id, workspace).await, expected);
     }
+    pool.stop().await;
+}
+
+/// So many questions at once, where that turn is. Returns when the broker has them.
+async fn flood(url: &str, caller: &Caller, turn_id: &str, workspace: &str, questions: usize) {
+    let connection = Connection::connect(url, ConnectionProperties::default());
+    let connection = connection.await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let confirms = ConfirmSelectOptions::default();
+    channel.confirm_select(confirms).await.unwrap();
+    let question = json!({"action": "describe", "turn_id": turn_id, "workspace": workspace});
+    let body = question.to_string();
+    let mut confirms = Vec::new();
+    for _ in 0..questions {
+        let properties = BasicProperties::default().with_reply_to(caller.queue.as_str().into());
+        let (exchange, options) = ("codex.control".into(), BasicPublishOptions::default());
+        let publish =
+            channel.basic_publish(exchange, "".into(), options, body.as_bytes(), properties);
+        confirms.push(publish.await.unwrap());
+    }
+    for confirm in confirms {
+        confirm.await.unwrap();
+    }
+}
+
+/// Guards the order in which `Sequencer::session` listens.
+#[tokio::test]
+async fn g2_a_flood_of_questions_delays_no_turn() {
+    const QUESTIONS: usize = 5_000;
+    let url = Broker::vhost();
+    // Slower than the broker delivers them, so that there is always another.
+    let slow = ("FAILPOINTS", "sequencer.control=sleep(2)");
+    let mut pool = Pool::on(&url, 1, &[slow]).await;
+    let asker = Caller::start(&url).await;
+    pool.enqueue(&[turn("t1", "a", &[])]).await;
+    pool.events.ended("t1").await;
+    pool.process(0).freeze();
+    flood(&url, &asker, "t1", "a", QUESTIONS).await;
+    pool.enqueue(&[turn("t2", "a", &[])]).await;
+    pool.process(0).thaw();
+    pool.started("t2", 1).await;
+    let mut handled = 0.0;
+    for outcome in ["sent", "unroutable", "failed", "dropped"] {
+        let series = format!("turn_worker_descriptions_total{{outcome=\"{outcome}\"}}");
+        handled += pool.metric(&series).await;
+    }
+    assert!(handled < QUESTIONS as f64, "all were handled before");
+    pool.events.ended("t2").await;
+    let mut caller = Caller::start(&url).await;
+    assert_eq!(state(&mut pool, &mut caller, "t2", "a").await, "ended");
     pool.stop().await;
 }
