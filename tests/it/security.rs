@@ -13,5 +13,5 @@ mod isolation;
 mod leftovers;
 mod run_as;
 mod secrets;
-mod tls_node;
+pub mod tls_node;
 mod workspaces;

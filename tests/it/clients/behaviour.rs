@@ -9,6 +9,7 @@ use super::golden::Turn;
 use super::program::{Language, turn_id};
 use super::scripted::Scripted;
 use crate::docs;
+use crate::security::tls_node::Node;
 use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 use crate::support::proxy::Proxy;
@@ -299,6 +300,34 @@ pub async fn a_broker_that_was_away(language: Language) {
     assert_eq!(done.out, "before\nafter\n");
     assert_eq!(pool.runs().of_turn("t1").count(), 1);
     pool.stop().await;
+}
+
+/// With a virtual host on which no worker has ever run: who is connected hears so.
+pub async fn a_broker_with_tls(language: Language) {
+    let node = Node::get().await;
+    let vhost = format!("{language:?}");
+    node.broker.ctl(&["add_vhost", &vhost]);
+    let all = ["worker", ".*", ".*", ".*"];
+    let set = [&["set_permissions", "-p", &vhost], &all[..]].concat();
+    node.broker.ctl(&set);
+    let url = |port| node.url(port).replace("%2f", &vhost);
+    let err = async |url: &str, authority: &str| {
+        let certificate = node.file(authority);
+        let done = language.enqueue_trusting(&certificate, url).run().await;
+        assert_ne!(done.code, Some(0), "{done:#?}");
+        done.err
+    };
+    let connected = err(&url(node.lenient), "ca.pem").await;
+    assert!(connected.contains("codex.requests"), "{connected}");
+    let address = url(node.lenient).replace("localhost", "127.0.0.1");
+    for (url, authority) in [
+        (address, "ca.pem"),
+        (url(node.lenient), "other-ca.pem"),
+        (url(node.expired), "ca.pem"),
+    ] {
+        let err = err(&url, authority).await;
+        assert!(err.contains("the broker can't be reached"), "{url}: {err}");
+    }
 }
 
 /// Many turns at a time over one connection, and a reader that is slower than

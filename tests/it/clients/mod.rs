@@ -108,6 +108,12 @@ macro_rules! library_tests_in {
         }
 
         #[tokio::test]
+        async fn g8_only_a_broker_whose_certificate_is_its_hosts_is_spoken_to() {
+            $language.build();
+            behaviour::a_broker_with_tls($language).await;
+        }
+
+        #[tokio::test]
         async fn many_turns_at_a_time_and_a_slow_reader() {
             $language.build();
             behaviour::a_service($language).await;

@@ -1,5 +1,6 @@
 //! One of the programs in one of the languages, called.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -70,6 +71,22 @@ impl Language {
         self.call("enqueue", &[], url)
     }
 
+    /// The same, where this certificate is that of an authority.
+    pub fn enqueue_trusting(self, certificate: &str, url: &str) -> Call {
+        let call = self.enqueue(url);
+        match self {
+            Self::Python | Self::Go => call.env("SSL_CERT_FILE", certificate),
+            Self::TypeScript => call.env("NODE_EXTRA_CA_CERTS", certificate),
+            Self::Java => {
+                let store = trust_store(certificate);
+                let options = format!(
+                    "-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword=changeit"
+                );
+                call.env("JAVA_TOOL_OPTIONS", &options)
+            }
+        }
+    }
+
     /// What the documents start with.
     pub fn ask(self, url: &str) -> Call {
         self.call("ask", &[], url)
@@ -101,6 +118,34 @@ impl Language {
         let arguments = [&[workspace], prompts].concat();
         self.call("producer", &arguments, url)
     }
+}
+
+/// Java reads no PEM.
+fn trust_store(certificate: &str) -> String {
+    let store = format!("{certificate}.p12");
+    if !Path::new(&store).exists() {
+        let made = Command::new("keytool")
+            .args([
+                "-importcert",
+                "-noprompt",
+                "-alias",
+                "ca",
+                "-storetype",
+                "PKCS12",
+            ])
+            .args([
+                "-storepass",
+                "changeit",
+                "-file",
+                certificate,
+                "-keystore",
+                &store,
+            ])
+            .output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{made:#?}");
+    }
+    store
 }
 
 /// The id of the first turn that a producer sends, as it says.

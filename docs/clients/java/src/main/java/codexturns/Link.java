@@ -1,16 +1,19 @@
 package codexturns;
 
 import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.Address;
 import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
 import com.rabbitmq.client.Delivery;
+import com.rabbitmq.client.ListAddressResolver;
 import com.rabbitmq.client.Method;
 import com.rabbitmq.client.ShutdownSignalException;
 import java.io.IOException;
 import java.net.URISyntaxException;
 import java.security.GeneralSecurityException;
 import java.util.Date;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.UUID;
@@ -74,11 +77,20 @@ final class Link {
             factory.setRequestedHeartbeat(HEARTBEAT_S);
             factory.setChannelRpcTimeout(CONNECT_TIMEOUT_MS);
             configure.accept(factory);
-            return new Link(factory.newConnection(name), onReply);
+            return new Link(connect(factory, name), onReply);
         } catch (IOException | TimeoutException | URISyntaxException | GeneralSecurityException error) {
             String message = "the broker can't be reached: " + wordsOf(error);
             throw new TurnClientException.BrokerUnavailable(message, error);
         }
+    }
+
+    /** By default the AMQP library passes the resolved address to TLS; certificates name hosts. */
+    private static Connection connect(ConnectionFactory factory, String name) throws IOException, TimeoutException {
+        if (!factory.isSSL()) {
+            return factory.newConnection(name);
+        }
+        Address host = new Address(factory.getHost(), factory.getPort());
+        return factory.newConnection(null, new ListAddressResolver(List.of(host)), name);
     }
 
     /** By default the AMQP library trusts any certificate. */
