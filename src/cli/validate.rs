@@ -4,11 +4,13 @@
 mod control;
 mod ignored;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use turn_worker::amqp::messages::ControlRequest;
 use turn_worker::config::Settings;
@@ -62,15 +64,15 @@ pub fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<Exit
     let (valid, json, people) = if args.control {
         let verdict = ControlRequest::read(&body, &limits.roots);
         let (json, people) = control::shown(&verdict, &Ignored::in_control(&body), style);
-        (verdict.is_ok(), json, people)
+        (verdict.is_ok(), json.to_string(), people)
     } else {
         let verdict = TurnRequest::parse(&body, &limits, &Properties::default());
         let ignored = Ignored::in_request(&body);
-        let json = as_json(&verdict, &ignored);
+        let json = as_json(&verdict, &ignored)?;
         (verdict.is_ok(), json, for_people(&verdict, &ignored, style))
     };
     let text = if args.json || !is_terminal {
-        clean_json(&json.to_string()) + "\n"
+        clean_json(&json) + "\n"
     } else {
         people
     };
@@ -98,9 +100,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &Ignored) -> Value {
+fn as_json(
+    verdict: &Result<TurnRequest, Rejection>,
+    ignored: &Ignored,
+) -> serde_json::Result<String> {
     let mut told = match verdict {
-        Ok(request) => json!({ "valid": true, "understood": request }),
+        Ok(_) => json!({ "valid": true }),
         Err(rejection) => {
             let violations: Vec<Value> = (rejection.violations.iter())
                 .map(|v| json!({ "field": v.field, "found": v.found, "allowed": v.rule }))
@@ -116,7 +121,15 @@ fn as_json(verdict: &Result<TurnRequest, Rejection>, ignored: &Ignored) -> Value
         }
     };
     ignored.add_to(&mut told);
-    told
+    let mut fields: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+    for (name, value) in told.as_object().into_iter().flatten() {
+        fields.insert(name, to_raw_value(value)?);
+    }
+    // Never as a `Value`, which makes a float of a large integer.
+    if let Ok(request) = verdict {
+        fields.insert("understood", to_raw_value(request)?);
+    }
+    serde_json::to_string(&fields)
 }
 
 fn for_people(verdict: &Result<TurnRequest, Rejection>, ignored: &Ignored, style: Style) -> String {

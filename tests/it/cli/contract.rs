@@ -115,6 +115,19 @@ async fn a_good_request_is_printed_as_understood_with_its_unused_fields() {
 }
 
 #[tokio::test]
+async fn large_integers_are_shown_as_they_are_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("request.json");
+    let request = read(example("v1/requests/minimal.json")).to_string();
+    let metadata = r#""metadata":{"n":123456789012345678901234567890}"#;
+    let request = request.replacen('{', &format!("{{{metadata},"), 1);
+    fs::write(&file, request).unwrap();
+    let file = file.to_str().unwrap();
+    let done = Call::new(&["validate", file]).run().await.ended(0);
+    assert!(done.out.contains(metadata), "{done:?}");
+}
+
+#[tokio::test]
 async fn what_of_the_messages_is_not_used_is_listed() {
     let file = example("v1/requests/last-user-message-counts.json");
     let done = Call::new(&["validate", &file]).run().await.ended(0);
