@@ -258,7 +258,7 @@ fn check_reports_what_agents_of_another_user_lack() {
     }
     let host = Host::new().run_as(AGENT);
     host.run("mine", "t").assert_end_turn();
-    assert_check(&host, "workspaces", "ok", "1, none of them closed");
+    assert_check(&host, "workspaces", "ok", "1, all of them open");
     fs::create_dir(host.workspace("old")).unwrap();
     fs::write(host.workspace("old").join("file"), "").unwrap();
     host.run("old", "t").assert_end_turn();
