@@ -424,7 +424,7 @@ impl Metrics {
         self.series().sequencer_active.set(active.into());
     }
 
-    /// `None`: there is no sequencer that knows, as it has no connection.
+    /// `None`: this process's sequencer is not the active one, so it does not know.
     pub fn set_backlog(&self, backlog: Option<Backlog>) {
         *lock(&self.inner.backlog) = backlog;
     }

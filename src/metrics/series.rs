@@ -318,11 +318,11 @@ impl Series {
             ),
             backlog_turns: new.known(
                 "backlog_turns",
-                "Turns that the sequencer holds; absent while it has no connection.",
+                "Turns that the sequencer holds; only of an active sequencer.",
             ),
             backlog_workspaces: new.known(
                 "backlog_workspaces",
-                "Workspaces of which the sequencer holds turns; absent while it has no connection.",
+                "Workspaces of which the sequencer holds turns; only of an active sequencer.",
             ),
             backlog_limit: new.gauge(
                 "backlog_limit",
@@ -331,7 +331,7 @@ impl Series {
             oldest_waiting: Known(new.register(GaugeVec::new(
                 opts(
                     "oldest_waiting_seconds",
-                    "How long the sequencer has held its oldest turn; 0 without one, absent while it has no connection.",
+                    "How long the sequencer has held its oldest waiting turn; 0 without one, and only of an active sequencer.",
                 ),
                 NO_LABELS,
             ))),

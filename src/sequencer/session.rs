@@ -712,12 +712,14 @@ impl Session<'_> {
     }
 
     fn observe(&self) {
-        let oldest = self.queue.oldest_waiting(Instant::now());
-        self.sequencer.metrics.set_backlog(Some(Backlog {
+        let backlog = || Backlog {
             turns: self.queue.turns(),
             workspaces: self.queue.workspaces(),
-            oldest: oldest.map(|oldest| oldest.received),
-        }));
+            oldest: (self.queue.oldest_waiting(Instant::now())).map(|oldest| oldest.received),
+        };
+        // A standby holds no turn, and does not know what the active one holds.
+        let known = self.active.then(backlog);
+        self.sequencer.metrics.set_backlog(known);
     }
 }
 

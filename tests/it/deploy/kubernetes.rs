@@ -188,26 +188,28 @@ fn the_pool_is_scaled_by_what_could_run() {
         trigger["threshold"],
         environment(container)["TURN_WORKER_SLOTS"]
     );
-    let query = trigger["query"].as_str().unwrap();
-    let selector = query.split_once('(').unwrap().1.trim_end_matches(')');
-    let (metric, matchers) = selector.split_once('{').unwrap();
     // Of one pool: its job and, where targets have that label, its namespace.
     let namespace = &manifest("kustomization")["namespace"];
-    let expected = format!(
-        r#"job="turn-worker", namespace=~"{}|"}}"#,
+    let pool = format!(
+        r#"{{job="turn-worker", namespace=~"{}|"}}"#,
         namespace.as_str().unwrap()
     );
-    assert_eq!(matchers, expected);
-    // Where no sequencer knows, there is no value, and that must not count as 0.
+    let [backlog, connected] = [
+        "turn_worker_backlog_workspaces",
+        "turn_worker_amqp_connected",
+    ];
+    // A pool with a connection and no turn since its start is empty. Without a
+    // connection there is no value, and that must not count as 0.
+    let expected = format!("max({backlog}{pool}) or 0 * (max({connected}{pool}) == 1)");
+    assert_eq!(trigger["query"].as_str().unwrap(), expected);
     assert_eq!(trigger["ignoreNullValues"], "false");
     let metrics = Metrics::new(None);
-    assert!(!metrics.gather_text().unwrap().contains(metric));
+    assert!(!metrics.gather_text().unwrap().contains(backlog));
     metrics.set_backlog(Some(Backlog::default()));
     let text = metrics.gather_text().unwrap();
-    assert!(
-        text.contains(&format!("# TYPE {metric} gauge\n")),
-        "{query}"
-    );
+    for metric in [backlog, connected] {
+        assert!(text.contains(&format!("# TYPE {metric} gauge\n")));
+    }
 }
 
 /// What the Prometheus Operator and Grafana's sidecar take up.

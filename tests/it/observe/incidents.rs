@@ -81,9 +81,13 @@ const INCIDENTS: &[Incident] = &[
         name: "the sequencer hangs",
         happens: |metrics| {
             metrics.set_sequencer_active(false);
-            metrics.set_backlog(Some(Backlog::default()));
+            metrics.set_backlog(None);
         },
-        shown: &[("Sequencers active", "orange")],
+        shown: &[
+            ("Sequencers active", "orange"),
+            ("Turns held", "unknown"),
+            ("Longest wait", "unknown"),
+        ],
     },
 ];
 

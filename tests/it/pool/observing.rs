@@ -5,6 +5,37 @@ use serde_json::json;
 
 use crate::support::pool::{Pool, turn};
 
+/// What only an active sequencer knows: a standby's series are absent, not 0.
+#[tokio::test]
+async fn a_standby_exports_no_backlog() {
+    const KNOWN_TO_ONE: [&str; 4] = [
+        "backlog_turns",
+        "backlog_workspaces",
+        "oldest_waiting_seconds",
+        "workspaces_stuck",
+    ];
+    let mut pool = Pool::start(2, &[]).await;
+    // How many processes export each of them.
+    let exported = async |pool: &Pool| {
+        let mut counts = [0; KNOWN_TO_ONE.len()];
+        for process in pool.processes() {
+            let (_, text) = process.get("/metrics").await?;
+            for (count, name) in counts.iter_mut().zip(KNOWN_TO_ONE) {
+                *count += usize::from(text.contains(&format!("\nturn_worker_{name} ")));
+            }
+        }
+        Some(counts)
+    };
+    assert_eq!(exported(&pool).await, Some([0; KNOWN_TO_ONE.len()]));
+
+    pool.enqueue(&[turn("t1", "a", &[])]).await;
+    pool.events.ended("t1").await;
+    let of_one = async || (exported(&pool).await? == [1; KNOWN_TO_ONE.len()]).then_some(());
+    let what = "one of two processes knows the backlog";
+    pool.deadline.until(what, of_one).await;
+    pool.stop().await;
+}
+
 /// Guards every call into `Metrics` on the way of a turn.
 #[tokio::test]
 async fn metrics_count_exactly_what_happened() {
