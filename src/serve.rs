@@ -110,6 +110,7 @@ pub async fn serve(
     tracing::info!(
         id,
         version = crate::VERSION,
+        prefix = settings.prefix,
         root = %root.path().display(),
         codex = codex.map(|codex| codex.program.path().display().to_string()),
         engine = codex.map(|_| settings.codex_engine.as_str()),

@@ -21,6 +21,9 @@ use crate::error::with_sources;
 use crate::throttle::Throttle;
 
 /// How long connecting may take: name, TCP, TLS and the AMQP handshake together.
+/// For publishing, for offers, for the sequencer, and for comparing itself with
+/// the pool.
+pub const CONNECTIONS_OF_A_PROCESS: usize = 4;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// AMQP heartbeat interval, in seconds, unless the URL sets one. Either side
 /// gives the connection up when two of them pass without a frame, so it bounds a
@@ -95,7 +98,7 @@ pub enum ConnectError {
     #[error("broker {target}: virtual host {:?} is down; its node's log says why, and `rabbitmqctl restart_vhost` starts it: {detail}", .target.vhost)]
     VhostDown { target: Arc<Target>, detail: String },
     #[error(
-        "broker {target}: a limit of connections is reached; each process needs 3, and each command 1: raise it (rabbitmqctl set_user_limits, set_vhost_limits), or end other clients: {detail}"
+        "broker {target}: a limit of connections is reached; each process needs {CONNECTIONS_OF_A_PROCESS}, and each command 1: raise it (rabbitmqctl set_user_limits, set_vhost_limits), or end other clients: {detail}"
     )]
     LimitReached { target: Arc<Target>, detail: String },
     #[error("broker {target}: the connection was refused: {detail}")]

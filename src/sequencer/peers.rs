@@ -30,6 +30,8 @@ pub(super) struct Peers {
     delivered: bool,
     /// Looks in a row at which turns were ready and none came.
     stalled: u32,
+    /// At the last look the broker took no publishes, so others could not report.
+    muted: bool,
 }
 
 /// What another sequencer reported last.
@@ -51,6 +53,7 @@ impl Peers {
             came_second: before > 0,
             delivered: false,
             stalled: 0,
+            muted: false,
         }
     }
 
@@ -84,10 +87,24 @@ impl Peers {
         self.came_second = false;
     }
 
-    /// `room`: this process can hold more turns. Returns what was found if
-    /// something else gets the turns.
-    pub fn look(&mut self, now: Instant, queue: &str, depth: Depth, room: bool) -> Option<String> {
+    /// `room`: this process can hold more turns. `muted`: the broker takes no
+    /// publishes, so what is not heard of other processes means nothing. Returns
+    /// what was found if something else gets the turns.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        queue: &str,
+        depth: Depth,
+        room: bool,
+        muted: bool,
+    ) -> Option<String> {
         self.forget(now);
+        // Afterwards others get the time to report again.
+        if std::mem::replace(&mut self.muted, muted) || muted {
+            self.since = now;
+            self.stalled = 0;
+            return None;
+        }
         let others_active = self.heard.values().any(|peer| peer.active);
         let delivered = std::mem::take(&mut self.delivered);
         let stalls = depth.ready > 0 && depth.consumers > 0 && room;
@@ -142,17 +159,17 @@ mod tests {
         let mut peers = Peers::new(now, "me", 0);
         peers.heard(now, "me".to_owned(), true, true);
         peers.heard(now, "standby".to_owned(), false, true);
-        assert_eq!(peers.look(now, "q", depth(3), true), None);
-        assert!(peers.look(now, "q", depth(3), true).is_some());
+        assert_eq!(peers.look(now, "q", depth(3), true, false), None);
+        assert!(peers.look(now, "q", depth(3), true, false).is_some());
         peers.delivered();
-        assert_eq!(peers.look(now, "q", depth(3), true), None);
+        assert_eq!(peers.look(now, "q", depth(3), true, false), None);
         for _ in 0..LOOKS {
-            assert_eq!(peers.look(now, "q", depth(0), true), None);
-            assert_eq!(peers.look(now, "q", depth(3), false), None);
+            assert_eq!(peers.look(now, "q", depth(0), true, false), None);
+            assert_eq!(peers.look(now, "q", depth(3), false, false), None);
         }
         peers.heard(now, "active".to_owned(), true, true);
         for _ in 0..LOOKS {
-            assert_eq!(peers.look(now, "q", depth(3), true), None);
+            assert_eq!(peers.look(now, "q", depth(3), true, false), None);
         }
     }
 
@@ -162,15 +179,42 @@ mod tests {
         let later = start + KNOWN_FOR;
         let mut peers = Peers::new(start, "me", 1);
         // Others may not have reported yet.
-        assert_eq!(peers.look(start, "q", depth(0), true), None);
+        assert_eq!(peers.look(start, "q", depth(0), true, false), None);
         peers.heard(later, "me".to_owned(), false, true);
-        assert!(peers.look(later, "q", depth(0), true).is_some());
+        assert!(peers.look(later, "q", depth(0), true, false).is_some());
         // It may be that one.
         peers.heard(later, "other".to_owned(), false, true);
-        assert_eq!(peers.look(later, "q", depth(0), true), None);
+        assert_eq!(peers.look(later, "q", depth(0), true, false), None);
         let mut peers = Peers::new(start, "me", 1);
         peers.delivered();
-        assert_eq!(peers.look(later, "q", depth(0), true), None);
+        assert_eq!(peers.look(later, "q", depth(0), true, false), None);
+    }
+
+    #[test]
+    fn a_broker_that_takes_no_publishes_makes_no_consumer_foreign() {
+        let start = Instant::now();
+        let mut peers = Peers::new(start, "me", 1);
+        peers.heard(start, "active".to_owned(), true, true);
+        let mut second = Peers::new(start, "me", 1);
+        let mut now = start;
+        for _ in 0..=LOOKS {
+            now += KNOWN_FOR;
+            for peers in [&mut peers, &mut second] {
+                assert_eq!(peers.look(now, "q", depth(3), true, true), None);
+            }
+        }
+        // The first reports after it may take as long as at the start.
+        for peers in [&mut peers, &mut second] {
+            assert_eq!(
+                peers.look(now + KNOWN_FOR, "q", depth(0), true, false),
+                None
+            );
+        }
+        let later = now + KNOWN_FOR * 2;
+        let found = second.look(later, "q", depth(0), true, false);
+        assert!(found.is_some());
+        peers.heard(later, "active".to_owned(), true, true);
+        assert_eq!(peers.look(later, "q", depth(0), true, false), None);
     }
 
     #[test]

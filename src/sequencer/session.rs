@@ -705,7 +705,8 @@ impl Session<'_> {
         let sequencer = self.sequencer;
         let turns = &sequencer.topology.turns;
         let room = self.held.len() + self.intake.len() < usize::from(PREFETCH);
-        let found = self.peers.look(Instant::now(), turns, depths.turns, room);
+        let muted = sequencer.conditions.holds(Condition::BrokerBlocked);
+        let found = (self.peers).look(Instant::now(), turns, depths.turns, room, muted);
         sequencer
             .conditions
             .set(Condition::ForeignConsumer, "", found);

@@ -162,7 +162,7 @@ impl Table {
 
 /// In lines of at most `width` columns, broken between words; a word that is
 /// longer is cut.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let word = fit(word, width, false);

@@ -12,7 +12,7 @@ use turn_worker::request::plausible_wait;
 
 use crate::cli::render::human::{age, since};
 use crate::cli::render::style::Style;
-use crate::cli::render::table::{Column, Look, Table};
+use crate::cli::render::table::{Column, Look, Table, wrapped};
 
 /// What has room in a column, in bytes.
 const SHORT_WHY: usize = 40;
@@ -26,8 +26,11 @@ pub fn shown(
 ) -> String {
     let mut out = String::new();
     for (name, text) in summary(status, now) {
-        let line = one_line(&text, width.saturating_sub(12));
-        out.push_str(&format!("{} {line}\n", style.dim(&format!("{name:<11}"))));
+        let lines = wrapped(&one_line(&text, usize::MAX), width.saturating_sub(12));
+        for (number, line) in lines.iter().enumerate() {
+            let name = if number == 0 { name } else { "" };
+            out.push_str(&format!("{} {line}\n", style.dim(&format!("{name:<11}"))));
+        }
     }
     for part in [
         workers(status, style, width),
@@ -267,11 +270,7 @@ fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
     if found.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(&[
-        Column::Name("CONDITION"),
-        Column::Name("PROCESS"),
-        Column::Text("FOUND"),
-    ]);
+    let mut table = Table::new(&[Column::Text("CONDITION"), Column::Name("FOUND BY")]);
     for ((condition, text), (blocking, processes)) in found {
         let look = if blocking { Look::Bad } else { Look::Odd };
         let mut processes = processes.into_iter();
@@ -280,11 +279,9 @@ fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
             0 => first.to_owned(),
             more => format!("{first} (and {more} more)"),
         };
-        table.row([
-            (condition.clone(), look),
-            (process, Look::Plain),
-            (text.clone(), Look::Plain),
-        ]);
+        table.row([(condition.clone(), look), (process, Look::Plain)]);
+        // It says what helps, so no terminal is too narrow for all of it.
+        table.note(text);
     }
     table.render(style, width)
 }
@@ -302,11 +299,7 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
     ]);
     for line in backlog.top.iter().take(top) {
         let why = why(status, &line.workspace);
-        // A long one gets room of its own.
-        let (why, detail) = match why.split_once(": ") {
-            Some((why, detail)) if why.len() + detail.len() > SHORT_WHY => (why, Some(detail)),
-            _ => (&*why, None),
-        };
+        let (why, detail) = in_brief(&why);
         let mut stuck = backlog.stuck.iter();
         let look = match line.running {
             true => Look::Good,
@@ -329,6 +322,21 @@ fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width:
     }
     let total = usize::try_from(backlog.workspaces).unwrap_or(usize::MAX);
     table.render(style, width) + &more(total, top, style)
+}
+
+/// A long reason gets room of its own, so that workspaces keep theirs.
+fn in_brief(why: &str) -> (&str, Option<&str>) {
+    if why.len() <= SHORT_WHY {
+        return (why, None);
+    }
+    if let Some((brief, detail)) = why.split_once(": ") {
+        return (brief, Some(detail));
+    }
+    match why {
+        _ if why.contains(" runs on ") => ("runs", Some(why)),
+        _ if why.starts_with("held by ") => ("held", Some(why)),
+        _ => (why, None),
+    }
 }
 
 fn more(total: usize, shown: usize, style: Style) -> String {
@@ -355,6 +363,7 @@ fn counted(number: u64, one: &str) -> String {
 mod tests {
     use super::*;
     use turn_worker::amqp::messages::{About, BacklogReport, HeldReport, LineReport, Running};
+    use turn_worker::conditions::ConditionReport;
     use turn_worker::operator::SequencerStatus;
     use turn_worker::pool::Agreement;
 
@@ -462,6 +471,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_reason_takes_no_room_from_workspaces() {
+        let mut pool = pool();
+        let id = "01a22d4a-333f-746f-b932-01e90c0563a6";
+        pool.workers[0].running[0].turn_id = id.to_owned();
+        let text = shown(&pool, 2, at(10_000), Style::default(), 60);
+        let expected = format!(
+            "
+WORKSPACE     TURNS  OLDEST WAITS  WHY
+acme/website     30  16 min        runs
+  {id} runs on alpha-1
+"
+        );
+        assert!(text.contains(&expected), "{text}");
+    }
+
+    #[test]
     fn a_time_out_of_any_sense_is_no_wait() {
         let now: Timestamp = "2026-11-30T00:00:00Z".parse().unwrap();
         let waited = |enqueued_at: &str| {
@@ -474,6 +499,38 @@ mod tests {
         assert_eq!(waited("2026-11-29T23:59:00Z"), 60);
         assert_eq!(waited("1970-01-01T00:00:00Z"), 7);
         assert_eq!(waited("0001-01-01T00:00:00Z"), 7);
+    }
+
+    #[test]
+    fn what_helps_against_a_condition_is_shown_whole_on_a_narrow_terminal() {
+        let mut pool = pool();
+        pool.turns_consumers = Some(3);
+        for worker in &mut pool.workers {
+            worker.about.conditions.push(ConditionReport {
+                condition: "root_differs".to_owned(),
+                blocking: true,
+                found: "found root A here, expected root B, which process gamma-3 has: mount the \
+                        pool's root at TURN_WORKER_WORKSPACE_ROOT"
+                    .to_owned(),
+            });
+        }
+        let text = shown(&pool, 2, at(10_000), Style::default(), 60);
+        for expected in [
+            "
+CONDITION     FOUND BY
+root_differs  alpha-1 (and 1 more)
+  found root A here, expected root B, which process gamma-3
+  has: mount the pool's root at TURN_WORKER_WORKSPACE_ROOT
+",
+            "
+consumers   3 on the queue of turns, expected 2: another
+            program takes turns (rabbitmqctl
+            list_consumers), or a sequencer is too old to
+            report
+",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
+use turn_worker::amqp::connect::CONNECTIONS_OF_A_PROCESS;
+
+use crate::support::broker::Broker;
 use crate::support::pool::{Pool, turn};
 
 /// What only an active sequencer knows: a standby's series are absent, not 0.
@@ -33,6 +36,27 @@ async fn a_standby_exports_no_backlog() {
     let of_one = async || (exported(&pool).await? == [1; KNOWN_TO_ONE.len()]).then_some(());
     let what = "one of two processes knows the backlog";
     pool.deadline.until(what, of_one).await;
+    pool.stop().await;
+}
+
+/// What the error at a limit of connections says that a process needs.
+#[tokio::test]
+async fn a_process_has_as_many_connections_as_it_says() {
+    let mut pool = Pool::start(1, &[]).await;
+    let lines = pool.process(0).log_lines();
+    let starting = lines.iter().find(|line| line["message"] == "starting");
+    // By these an operator finds the pool that a process belongs to.
+    assert_eq!(starting.unwrap()["prefix"], "codex");
+    let id = starting.unwrap()["id"].as_str().unwrap().to_owned();
+    let as_said = async || {
+        let columns = ["list_connections", "client_properties"];
+        let all = tokio::task::spawn_blocking(move || Broker::shared().ctl(&columns));
+        let all = all.await.ok()?;
+        let own = all.lines().filter(|line| line.contains(&id));
+        (own.count() == CONNECTIONS_OF_A_PROCESS).then_some(())
+    };
+    let what = "it has that many connections";
+    pool.deadline.until(what, as_said).await;
     pool.stop().await;
 }
 
