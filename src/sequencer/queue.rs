@@ -296,12 +296,7 @@ impl Queue {
             held.without_effect = None;
             held.waits = 0;
             held.not_before = now + wait;
-            if held.cancelled || held.superseded_by.is_some() {
-                out.push(Action::RepeatCancel {
-                    turn: Arc::clone(&held.turn),
-                    superseded_by: held.superseded_by.clone(),
-                });
-            }
+            held.repeat_cancel(out);
             self.attend(ticket, now, out);
         }
     }

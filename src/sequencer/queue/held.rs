@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::Action;
 use crate::request::OnBusy;
 use crate::workspace::Pauses;
 
@@ -106,7 +107,7 @@ pub(super) struct Held {
     pub counted: bool,
     /// Before this it is not offered, head or not.
     pub not_before: Instant,
-    /// When a heartbeat last told of it running.
+    /// When a heartbeat last reported it as running, or a worker first took it.
     pub seen: Option<Instant>,
     /// Since when a confirmed offer of it, which does not lie in the work queue, has had no effect.
     pub without_effect: Option<Instant>,
@@ -164,6 +165,16 @@ impl Held {
             waits: 0,
             failures: 0,
             timer: None,
+        }
+    }
+
+    /// For a worker that may have taken the turn after its cancel was sent.
+    pub fn repeat_cancel(&self, out: &mut Vec<Action>) {
+        if self.cancelled || self.superseded_by.is_some() {
+            out.push(Action::RepeatCancel {
+                turn: Arc::clone(&self.turn),
+                superseded_by: self.superseded_by.clone(),
+            });
         }
     }
 }

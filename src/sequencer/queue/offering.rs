@@ -42,7 +42,23 @@ impl Queue {
         out: &mut Vec<Action>,
     ) {
         self.affinity.runs(now, workspace, turn_id, worker);
-        self.heartbeat(now, [(workspace, turn_id)], out);
+        let Some(ticket) = self.find(workspace, turn_id) else {
+            return;
+        };
+        // The worker has yet to lock the workspace, so only the first one is taken
+        // for a start: a turn whose lock is held is taken again and again.
+        let is_first = (self.turns.get(&ticket)).is_some_and(|held| held.taken_at.is_none());
+        self.was_taken(ticket, now);
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        if is_first {
+            held.seen = Some(now);
+        }
+        let wait = self.jitter.wait(REPEAT, held.waits.saturating_sub(1));
+        held.not_before = now + wait;
+        held.repeat_cancel(out);
+        self.attend(ticket, now, out);
     }
 
     /// A worker has not taken a private offer: the broker has moved it to the

@@ -918,6 +918,23 @@ fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
     b.heartbeat(&["locked/1"]);
     assert_eq!(stuck(&mut b), NOTHING);
 
+    // Workers that answer take each offer, before they try the lock.
+    let mut b = Bench::new(10);
+    b.fresh(1, "locked/1");
+    let mut offers = 0;
+    for _ in 0..30 {
+        if b.queue.turns[&b.queue.find("locked", "1").unwrap()].in_flight {
+            offers += 1;
+            b.confirm("locked/1");
+            b.taken("locked/1", "w");
+        }
+        assert_eq!(stuck(&mut b), NOTHING);
+        b.pass(10.0);
+    }
+    assert_eq!(stuck(&mut b), ["locked/1"]);
+    assert_eq!(b.queue.oldest_waiting(b.now).unwrap().received, b.start);
+    assert!(offers < 10, "{offers} offers: they should become rarer");
+
     // An offer that lies in the work queue waits for a slot.
     let mut b = Bench::new(10);
     b.fresh(1, "full/1");

@@ -43,7 +43,7 @@ impl Bench {
         self.queue.heartbeat(self.now, running, &mut self.out);
         self.take()
     }
-    fn taken(&mut self, name: &str, worker: &str) -> Vec<Out> {
+    pub(super) fn taken(&mut self, name: &str, worker: &str) -> Vec<Out> {
         let (workspace, id) = parts(name);
         self.queue
             .offer_taken(self.now, workspace, id, worker, &mut self.out);
