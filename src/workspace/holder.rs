@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use rustix::fs::{major, minor};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::Workspace;
 use super::journal::Started;
@@ -18,9 +20,11 @@ const MAX_LOCKS_BYTES: u64 = 4 << 20;
 /// What is known of the holder of a lock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockHolder {
-    /// On this host; `None` if no process is listed: it is on another host, or in
-    /// another PID namespace.
+    /// The process that took the lock on this host; `None` if none is listed: it is on
+    /// another host, or in another PID namespace.
     pub pid: Option<i32>,
+    /// That process is gone: one that has inherited its open file has the lock.
+    pub is_inherited: bool,
     /// The name of its program.
     pub program: Option<String>,
     /// The attempt that has started last, if its end is not recorded.
@@ -32,6 +36,10 @@ impl std::fmt::Display for LockHolder {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
         match (self.pid, &self.program) {
+            (Some(pid), _) if self.is_inherited => write!(
+                f,
+                "locked by process {pid} on {host}, which has ended; one that it started has the lock now (fuser -v on the file names it)"
+            )?,
             (Some(pid), Some(program)) => {
                 write!(f, "locked by process {pid} ({program}) on {host}")?
             }
@@ -65,10 +73,16 @@ impl Workspace {
         }
         Some(LockHolder {
             pid,
+            is_inherited: pid.is_some_and(has_ended),
             program: pid.and_then(proc::name),
             attempt,
         })
     }
+}
+
+fn has_ended(pid: i32) -> bool {
+    let pid = Pid::from_raw(pid);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// Of `/proc/locks`, with lines such as `1: FLOCK  ADVISORY  WRITE 912 fe:01:393 0 EOF`.
@@ -96,6 +110,9 @@ fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::workspace::testing::{lock, started, workspace};
 
@@ -117,6 +134,38 @@ broken
         assert_eq!(of((0xfe, 1), 394), None);
         assert_eq!(of((0xfe, 1), 395), None);
         assert_eq!(of((0, 7), 396), Some(916));
+    }
+
+    /// `flock` takes the lock on a descriptor of the shell's, and ends.
+    #[test]
+    fn a_lock_that_outlives_the_process_that_took_it_is_shown_as_such() {
+        let (tmp, workspace) = workspace();
+        drop(lock(&workspace));
+        let file = tmp
+            .path()
+            .join("root/.turn-worker/workspaces/acme/website/.state/lock");
+        let script = r#"exec 9<"$0" && flock 9 && echo locked && read -r line"#;
+        let mut shell = Command::new("sh")
+            .args(["-c", script])
+            .arg(&file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(shell.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "locked\n");
+        let holder = workspace.lock_holder().unwrap();
+        // Where the system lists locks.
+        assert_eq!(holder.is_inherited, holder.pid.is_some());
+        let text = holder.to_string();
+        assert!(
+            !holder.is_inherited || text.contains("which has ended"),
+            "{text}"
+        );
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 
     #[test]

@@ -93,6 +93,10 @@ async fn what_an_operator_asks_of_turns_and_workspaces_is_answered() {
     assert!(f1["error"].as_str().unwrap().contains("401"), "{f1}");
     assert_eq!(unknown["state"], "unknown");
 
+    // That its offers are taken is no sign that it runs.
+    let waits = |status: &Value| line(status, "locked")["running"] == false;
+    reported(&url, "a turn whose workspace is locked waits", waits).await;
+
     // What was paused is offered at once, and a retry is the turn once more.
     drop(lock);
     pool.cancel("l1").await;
