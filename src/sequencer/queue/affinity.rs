@@ -200,7 +200,7 @@ impl Affinity {
     }
 
     /// How many heads of the process wait for it while others have room: those
-    /// that it is likely to begin soon.
+    /// that it is likely to start soon.
     fn begins_soon(&self, worker: &str) -> usize {
         self.processes.begins_within(worker, WAIT_FOR_ROOM)
     }

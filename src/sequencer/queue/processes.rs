@@ -23,7 +23,7 @@ const OLDER_HEARD: Duration = Duration::from_secs(10);
 /// A report may have been made before an offer was taken, and be heard so much later.
 const CROSSING: Duration = Duration::from_secs(1);
 
-/// The most turns that a process is expected to begin soon.
+/// The most turns that a process is expected to start soon.
 const MOST_SOON: f64 = 1_000.0;
 
 /// A slot that has been free for so long has found the shared queue empty,
@@ -229,7 +229,7 @@ impl Processes {
         }
     }
 
-    /// How many turns that process is likely to begin within this time; 0 if that is not known.
+    /// How many turns that process is likely to start within this time; 0 if that is not known.
     pub fn begins_within(&self, worker: &str, time: Duration) -> usize {
         let (Some(process), Some(pace)) = (self.by_worker.get(worker), self.pace) else {
             return 0;

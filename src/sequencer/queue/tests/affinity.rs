@@ -174,7 +174,7 @@ fn a_head_waits_a_little_for_a_process_whose_turns_are_short() {
 fn a_head_does_not_wait_for_a_process_that_has_other_heads_to_begin_first() {
     let mut b = Bench::new(10);
     b.beat("q", &[], &[]);
-    // In half a second, its two slots begin two turns.
+    // In half a second, its two slots start two turns.
     for (tag, name) in [
         (1, "a/a1"),
         (2, "b/b1"),
