@@ -475,7 +475,7 @@ mod tests {
         let mut pool = pool();
         let id = "01a22d4a-333f-746f-b932-01e90c0563a6";
         pool.workers[0].running[0].turn_id = id.to_owned();
-        let text = shown(&pool, 2, at(10_000), Style::default(), 60);
+        let text = shown(&pool, 1, at(10_000), Style::default(), 60);
         let expected = format!(
             "
 WORKSPACE     TURNS  OLDEST WAITS  WHY

@@ -9,7 +9,7 @@
 //! more than the guard. An offer stays a hint: one that gets no answer goes to
 //! the shared queue.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -177,15 +177,8 @@ impl Affinity {
         };
         let group: Group = preferred.as_ref().ok().map(|it| Arc::clone(it.worker));
         let since = since.unwrap_or(now);
-        let head = WaitingHead { since, ticket };
         let patience = match &group {
-            Some(worker) if why == WhyShared::Full => {
-                let soon = self.begins_soon(worker);
-                match self.waiting.is_among_first(soon, &group, head) {
-                    true => WAIT_FOR_ROOM,
-                    false => Duration::ZERO,
-                }
-            }
+            Some(worker) if why == WhyShared::Full => self.patience(worker),
             _ => Duration::ZERO,
         };
         let mut until = since + patience;
@@ -195,14 +188,16 @@ impl Affinity {
         if until <= now {
             return Placement::Offer(Destination::Shared(why));
         }
-        self.waiting.insert(group, head);
+        self.waiting.insert(group, WaitingHead { since, ticket });
         Placement::Wait(until)
     }
 
-    /// How many heads of the process wait for it while others have room: those
-    /// that it is likely to start soon.
-    fn begins_soon(&self, worker: &str) -> usize {
-        self.processes.begins_within(worker, WAIT_FOR_ROOM)
+    /// How long a head of the process waits for it while others have room.
+    fn patience(&self, worker: &str) -> Duration {
+        match self.processes.is_soon_free(worker, WAIT_FOR_ROOM) {
+            true => WAIT_FOR_ROOM,
+            false => Duration::ZERO,
+        }
     }
 
     /// The head waits for no slot any more.
@@ -221,9 +216,9 @@ impl Affinity {
             Room::Full => return None,
             Room::Unknown => own,
             Room::Free => {
-                let others = self.waiting.groups();
-                let others = others.filter_map(|(group, heads)| self.may_leave(now, group, heads));
-                let oldest = others.min();
+                let others = self.waiting.firsts();
+                let others = others.filter(|(group, head)| self.may_leave(now, group, *head));
+                let oldest = others.map(|(_, head)| head).min();
                 let passes = |own: &WaitingHead| {
                     oldest.is_none_or(|oldest| own.since <= oldest.since + self.guard)
                 };
@@ -246,24 +241,16 @@ impl Affinity {
         waits.then(|| self.processes.settles_at(now)).flatten()
     }
 
-    /// The oldest of the process's heads that need not wait for it any longer.
-    fn may_leave(
-        &self,
-        now: Instant,
-        group: &Group,
-        heads: &BTreeSet<WaitingHead>,
-    ) -> Option<WaitingHead> {
-        let first = heads.first().copied()?;
-        let keeper = group.as_deref().filter(|worker| {
-            let process = self.processes.get(worker);
-            process.is_some_and(|process| process.private_queue(now).is_some())
-        });
-        let Some(worker) = keeper else {
-            return Some(first);
-        };
-        match first.since + WAIT_FOR_ROOM <= now {
-            true => Some(first),
-            false => heads.iter().nth(self.begins_soon(worker)).copied(),
+    /// Whether the head waits no longer for the process that keeps its server.
+    fn may_leave(&self, now: Instant, group: &Group, head: WaitingHead) -> bool {
+        let process = group
+            .as_deref()
+            .and_then(|worker| self.processes.get(worker));
+        match (group, process) {
+            (Some(worker), Some(process)) if process.private_queue(now).is_some() => {
+                head.since + self.patience(worker) <= now
+            }
+            _ => true,
         }
     }
 

@@ -23,9 +23,6 @@ const OLDER_HEARD: Duration = Duration::from_secs(10);
 /// A report may have been made before an offer was taken, and be heard so much later.
 const CROSSING: Duration = Duration::from_secs(1);
 
-/// The most turns that a process is expected to start soon.
-const MOST_SOON: f64 = 1_000.0;
-
 /// A slot that has been free for so long has found the shared queue empty,
 /// whatever offers there have had no answer.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -229,13 +226,14 @@ impl Processes {
         }
     }
 
-    /// How many turns that process is likely to start within this time; 0 if that is not known.
-    pub fn begins_within(&self, worker: &str, time: Duration) -> usize {
-        let (Some(process), Some(pace)) = (self.by_worker.get(worker), self.pace) else {
-            return 0;
-        };
-        let rounds = time.as_secs_f64() / pace.as_secs_f64();
-        (rounds * process.slots as f64).min(MOST_SOON) as usize
+    /// Whether a slot of that process is likely to be free within this time.
+    pub fn is_soon_free(&self, worker: &str, within: Duration) -> bool {
+        let slots = self
+            .by_worker
+            .get(worker)
+            .map_or(0, |process| process.slots);
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(1);
+        self.pace.is_some_and(|pace| pace / slots <= within)
     }
 
     pub fn private_offer(&mut self, now: Instant, ticket: Ticket, worker: &str) {

@@ -58,18 +58,10 @@ impl Waiting {
         self.groups.get(group)?.first().copied()
     }
 
-    pub fn groups(&self) -> impl Iterator<Item = (&Group, &BTreeSet<WaitingHead>)> {
-        self.groups.iter()
-    }
-
-    /// Whether the head is, or would be, among the first so many of a group.
-    pub fn is_among_first(&self, many: usize, group: &Group, head: WaitingHead) -> bool {
-        let heads = self.groups.get(group);
-        let last = heads.and_then(|heads| {
-            let others = heads.iter().filter(|other| other.ticket != head.ticket);
-            others.copied().nth(many.checked_sub(1)?)
-        });
-        many > 0 && last.is_none_or(|last| head < last)
+    /// The oldest of each group.
+    pub fn firsts(&self) -> impl Iterator<Item = (&Group, WaitingHead)> {
+        let groups = self.groups.iter();
+        groups.filter_map(|(group, heads)| Some((group, *heads.first()?)))
     }
 
     #[cfg(test)]

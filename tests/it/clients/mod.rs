@@ -108,7 +108,7 @@ macro_rules! library_tests_in {
         }
 
         #[tokio::test]
-        async fn g8_only_a_broker_whose_certificate_is_its_hosts_is_spoken_to() {
+        async fn g8_only_a_broker_with_the_certificate_of_its_host_is_trusted() {
             $language.build();
             behaviour::a_broker_with_tls($language).await;
         }

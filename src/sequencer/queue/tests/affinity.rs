@@ -170,38 +170,6 @@ fn a_head_waits_a_little_for_a_process_whose_turns_are_short() {
     assert_eq!(b.pass(0.1), [offer("a/a3")]);
 }
 
-#[test]
-fn a_head_does_not_wait_for_a_process_that_has_other_heads_to_begin_first() {
-    let mut b = Bench::new(10);
-    b.beat("q", &[], &[]);
-    // In half a second, its two slots start two turns.
-    for (tag, name) in [
-        (1, "a/a1"),
-        (2, "b/b1"),
-        (3, "c/c1"),
-        (4, "d/d1"),
-        (5, "e/e1"),
-    ] {
-        b.warmed(tag, name, "p", 0.4);
-    }
-    for (tag, name) in [(6, "a/a2"), (7, "b/b2")] {
-        assert_eq!(b.fresh(tag, name), [private(name, "p")]);
-        b.confirm(name);
-        b.taken(name, "p");
-    }
-    b.beat("q", &["x/x", "y/y"], &[]);
-    for (tag, name) in [(8, "c/c2"), (9, "d/d2"), (10, "e/e2")] {
-        assert_eq!(b.fresh(tag, name), NONE);
-    }
-    // A slot that gets free elsewhere is for the one that would wait for longest, and for no other.
-    assert_eq!(b.done_by("x/x", "q", false), [private("e/e2", "q")]);
-    b.confirm("e/e2");
-    b.taken("e/e2", "q");
-    assert_eq!(b.done_by("y/y", "q", false), NONE);
-    let next = b.done_by("a/a2", "p", true);
-    assert_eq!(next, [private("c/c2", "p"), ack(6)]);
-}
-
 /// A pool of one process with two slots, both taken by turns that are not
 /// held here, and with servers of `a0`, `a1`, and so on.
 fn full_pool(guard: f64, servers: usize) -> Bench {
