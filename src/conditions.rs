@@ -27,10 +27,14 @@ pub enum Condition {
     BrokerLimits,
     /// A host's clock differs from this one.
     ClockDiffers,
+    /// An operator has declared this host's disk lost.
+    DiskLost,
     /// Events are refused for good, such as by a missing permission.
     EventsRefused,
     /// A consumer that is not a sequencer is on `codex.turns`.
     ForeignConsumer,
+    /// Turns wait for the disk of a host of which no process is heard.
+    HomeAway,
     /// A lock that one process holds can be taken by another.
     LocksNotExclusive,
     /// Operators have paused the pool, or workspaces.
@@ -46,13 +50,15 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::BrokerBlocked,
         Self::BrokersDiffer,
         Self::BrokerLimits,
         Self::ClockDiffers,
+        Self::DiskLost,
         Self::EventsRefused,
         Self::ForeignConsumer,
+        Self::HomeAway,
         Self::LocksNotExclusive,
         Self::Paused,
         Self::ReadsStale,
@@ -68,8 +74,10 @@ impl Condition {
             Self::BrokersDiffer => "brokers_differ",
             Self::BrokerLimits => "broker_limits",
             Self::ClockDiffers => "clock_differs",
+            Self::DiskLost => "disk_lost",
             Self::EventsRefused => "events_refused",
             Self::ForeignConsumer => "foreign_consumer",
+            Self::HomeAway => "home_away",
             Self::LocksNotExclusive => "locks_not_exclusive",
             Self::Paused => "paused",
             Self::ReadsStale => "reads_stale",
@@ -86,6 +94,7 @@ impl Condition {
             Self::BrokerBlocked
             | Self::BrokersDiffer
             | Self::BrokerLimits
+            | Self::DiskLost
             | Self::LocksNotExclusive
             | Self::ReadsStale
             | Self::RootDiffers
@@ -93,6 +102,7 @@ impl Condition {
             Self::ClockDiffers
             | Self::EventsRefused
             | Self::ForeignConsumer
+            | Self::HomeAway
             | Self::Paused
             | Self::SettingsDiffer => false,
         }

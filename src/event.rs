@@ -84,6 +84,9 @@ names! {
         BacklogFull = "workspace.backlog_full" => yes("send fewer, or later"),
         /// The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; it was not run.
         Busy = "workspace.busy" => yes("send it again later, or let it wait"),
+        /// The disk that the workspace lived on is gone for good, by an operator's word, and the turn may have been started
+        /// there. Only in pools without shared storage.
+        WorkspaceLost = "workspace.lost" => no("it may have run in part: send it with a new `turn_id` if you want it to run, in a new and empty workspace"),
         /// codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for
         /// one where it does).
         StartFailed = "codex.start_failed" => see_retryable("operator: the message says what was in the way; try `turn-worker check`"),

@@ -27,6 +27,7 @@ pub mod tenants;
 pub mod trace;
 
 pub mod amqp;
+pub mod homes;
 pub mod pool;
 pub mod sequencer;
 

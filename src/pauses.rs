@@ -14,7 +14,8 @@ use crate::workspace::{Pause, PauseFile, Pauses};
 /// Clones know the same.
 #[derive(Debug, Clone)]
 pub struct PauseWatch {
-    file: PauseFile,
+    /// `None` where the active sequencer reports what is paused.
+    file: Option<PauseFile>,
     now: watch::Sender<Arc<Pauses>>,
     conditions: Conditions,
 }
@@ -23,12 +24,33 @@ impl PauseWatch {
     /// Reads what is paused; waits for the disk.
     pub fn begin(file: PauseFile, conditions: Conditions) -> Self {
         let this = Self {
-            file,
+            file: Some(file),
             now: watch::Sender::default(),
             conditions,
         };
         this.look();
         this
+    }
+
+    /// Where each host has a disk of its own: what is paused is to be [`PauseWatch::set`].
+    pub fn of_homes(conditions: Conditions) -> Self {
+        Self {
+            file: None,
+            now: watch::Sender::default(),
+            conditions,
+        }
+    }
+
+    pub fn set(&self, pauses: Pauses) {
+        let found = pauses.in_words();
+        self.now.send_if_modified(|now| {
+            let changed = **now != pauses;
+            if changed {
+                *now = Arc::new(pauses);
+            }
+            changed
+        });
+        self.conditions.set(Condition::Paused, "", found);
     }
 
     /// Looks again and again. While the file can't be read, what was known last holds.
@@ -47,24 +69,17 @@ impl PauseWatch {
     }
 
     fn look(&self) {
-        let found = match self.file.read() {
-            Ok(pauses) => {
-                let found = pauses.in_words();
-                self.now.send_if_modified(|now| {
-                    let changed = **now != pauses;
-                    if changed {
-                        *now = Arc::new(pauses);
-                    }
-                    changed
-                });
-                found
+        let Some(file) = &self.file else { return };
+        match file.read() {
+            Ok(pauses) => self.set(pauses),
+            Err(error) => {
+                let found = format!(
+                    "what is paused can't be read: {}; `turn-worker resume --all` ends all pauses",
+                    with_sources(&error)
+                );
+                self.conditions.set(Condition::Paused, "", Some(found));
             }
-            Err(error) => Some(format!(
-                "what is paused can't be read: {}; `turn-worker resume --all` ends all pauses",
-                with_sources(&error)
-            )),
-        };
-        self.conditions.set(Condition::Paused, "", found);
+        }
     }
 
     /// Why no turn of that workspace and tenant may start; `None` if it may.

@@ -21,6 +21,7 @@ mod journal_ends;
 mod roster;
 mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,11 @@ use crate::conditions::{Condition, Conditions};
 use crate::config::Settings;
 use crate::error::with_sources;
 use crate::fault;
+use crate::homes::Disk;
 use crate::host::Host;
 use crate::workspace::{JournalEnd, ProbeRound, Prober, ProcessLock, Processes, Root};
 
-pub use agreement::{Agreement, Standing};
+pub use agreement::{Agreement, LOCAL_POOL, Standing};
 pub use journal_ends::JournalEnds;
 pub use roster::{Findings, Own, PeerCheck, Roster};
 pub use watch::{Compared, PoolError, compare};
@@ -85,6 +87,8 @@ struct Inner {
     look: Notify,
     refused: Mutex<Refused>,
     journal_ends: Mutex<JournalEnds>,
+    /// Its disk is declared lost.
+    is_lost: AtomicBool,
 }
 
 /// Offers of other roots' sequencers.
@@ -120,6 +124,7 @@ impl Pool {
             look: Notify::new(),
             refused: Mutex::default(),
             journal_ends: Mutex::default(),
+            is_lost: AtomicBool::new(false),
         }))
     }
 
@@ -135,6 +140,7 @@ impl Pool {
         let uptime = own.started.elapsed().as_millis();
         Agreement {
             root: own.root,
+            disk: own.disk.clone(),
             uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
             clock: Timestamp::now(),
             in_service: !host.is_barred(),
@@ -189,9 +195,19 @@ impl Pool {
         *last.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The random id of this process's root.
+    /// What the processes of this pool report as their root.
     pub fn root(&self) -> Uuid {
         self.0.own.root
+    }
+
+    /// This host's disk, in a pool without shared storage.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.0.own.disk.as_ref()
+    }
+
+    /// Of whose records an offer must be, to be taken here.
+    pub fn records_root(&self) -> Uuid {
+        self.disk().map_or(self.root(), |disk| disk.id)
     }
 
     /// By how much the clock of the host on which that process runs, or ran,
@@ -219,7 +235,7 @@ impl Pool {
         refused.logged = Some(Instant::now());
         tracing::warn!(
             found = of.map(tracing::field::display),
-            expected = %self.root(),
+            expected = %self.records_root(),
             refused = refused.count,
             "dropped an offer of a sequencer that has another workspace root"
         );
@@ -245,6 +261,19 @@ impl Pool {
         roster.heard(Instant::now(), Timestamp::now(), process, reported);
     }
 
+    /// The active sequencer reports that this host's disk is lost: it takes no turn any more.
+    pub fn set_lost(&self, sequencer: &str) {
+        self.0.is_lost.store(true, Ordering::Relaxed);
+        self.0.host.set_barred(true);
+        let host = self.disk().map(|disk| disk.host.to_string());
+        let found = format!(
+            "an operator has declared the disk of host {} lost, as sequencer {sequencer} reports: its turns have ended, \
+             and its workspaces live elsewhere; empty TURN_WORKER_WORKSPACE_ROOT and restart, which makes it a new disk",
+            host.unwrap_or_default()
+        );
+        self.0.conditions.set(Condition::DiskLost, "", Some(found));
+    }
+
     fn stands_back(&self) -> bool {
         let yielded = self.0.yielded.lock();
         yielded.unwrap_or_else(PoisonError::into_inner).is_some()
@@ -268,7 +297,10 @@ impl Pool {
         ] {
             self.0.conditions.set(condition, "", found.clone());
         }
-        let yields = findings.yields_to.is_some();
+        if let Some(sequencer) = &findings.lost {
+            self.set_lost(sequencer);
+        }
+        let yields = findings.yields_to.is_some() || self.0.is_lost.load(Ordering::Relaxed);
         if yields || complete {
             self.0.host.set_barred(yields);
         }

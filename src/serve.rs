@@ -35,9 +35,10 @@ use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::telemetry::{self, Telemetry};
 use crate::turn::Runner;
 use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
-use crate::workspace::{Root, RootError};
+use crate::workspace::{DiskError, Root, RootError};
 pub use parts::{
-    EngineError, agents, connector, engine, homes, lock_lost_after, process_id, root, runner, tried,
+    EngineError, agents, connector, engine, homes, lock_lost_after, process_id, root, runner,
+    topology, tried,
 };
 use parts::{host, idle_servers, warn_of_trust};
 use watched::{EventWatch, Watched};
@@ -57,6 +58,8 @@ pub enum ServeError {
     Root(#[from] RootError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("TURN_WORKER_WORKSPACE_ROOT can't be marked as one host's disk")]
+    Disk(#[source] DiskError),
     #[error(transparent)]
     Isolation(#[from] IsolationError),
     #[error(transparent)]
@@ -104,7 +107,13 @@ pub async fn serve(
     let host = host(&settings, &root, codex, &metrics);
     let conditions = Conditions::new(metrics.clone());
     let pool = Pool::join(&id, &root, &settings, host.clone(), conditions.clone());
-    let pauses = PauseWatch::begin(root.pauses(), conditions.clone());
+    let pauses = match pool.disk() {
+        None => PauseWatch::begin(root.pauses(), conditions.clone()),
+        Some(_) => {
+            root.mark_local().map_err(ServeError::Disk)?;
+            PauseWatch::of_homes(conditions.clone())
+        }
+    };
     let health = Health::new(settings.roles, host.clone(), conditions.clone());
     let listener = http::bind(settings.http_addr).await?;
     tracing::info!(
@@ -231,7 +240,7 @@ async fn run(
         pauses,
         telemetry,
     } = local;
-    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    let topology = topology(&settings, root.id());
     let connector = connector(&settings, id).on_repair(repairs(metrics.clone()));
     let mut news = LogNews::default();
     let log = settings.event_log.map(|log| (log, &mut news));

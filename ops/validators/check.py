@@ -48,7 +48,7 @@ def validated(document):
 
 
 def manifests():
-    for folder in ("ops/kubernetes", "ops/prometheus"):
+    for folder in ("ops/kubernetes", "ops/kubernetes-local", "ops/prometheus"):
         for path in sorted(pathlib.Path(folder).glob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 if not document["apiVersion"].startswith("kustomize."):
@@ -56,25 +56,29 @@ def manifests():
 
 
 def built():
-    """What `kubectl apply -k` would send: as shipped, and with all components."""
-    for components in (False, True):
+    """What `kubectl apply -k` would send: as shipped, with all components, and without shared storage."""
+    for components in ([], [r"  - \.\./(?:prometheus|grafana)"], [r"  - \.\./kubernetes-local"]):
         with tempfile.TemporaryDirectory() as folder:
             ops = pathlib.Path(folder)
-            for part in ("kubernetes", "prometheus", "grafana"):
+            for part in ("kubernetes", "kubernetes-local", "prometheus", "grafana"):
                 shutil.copytree(f"ops/{part}", ops / part, ignore=shutil.ignore_patterns("secrets"))
             (ops / "kubernetes/secrets").mkdir()
             for secret in ("amqp-url", "codex-api-key"):
                 (ops / "kubernetes/secrets" / secret).write_text("x")
             if components:
                 file = ops / "kubernetes/kustomization.yaml"
-                enabled = re.sub(r"^# (components:|  - \.\./)", r"\1", file.read_text(), flags=re.MULTILINE)
+                enabled = re.sub(rf"^# ?(components:|{components[0]})", r"\1", file.read_text(), flags=re.MULTILINE)
                 file.write_text(enabled)
             made = subprocess.run(["kubectl", "kustomize", ops / "kubernetes"], text=True, check=True, capture_output=True)
             kinds = [validated(document).split()[0] for document in yaml.safe_load_all(made.stdout)]
             expected = {"PodMonitor", "PrometheusRule", "ConfigMap"}
+            if components and "local" in components[0]:
+                expected = {"StatefulSet"}
+                if {"Deployment", "PersistentVolumeClaim", "ScaledObject"} & set(kinds):
+                    raise ValueError(f"without shared storage: found {kinds}, expected a StatefulSet in their place")
             if components and not expected <= set(kinds):
-                raise ValueError(f"with the components: found {kinds}, expected also {expected}")
-            yield f"kubectl kustomize{', with all components' if components else ''}: {', '.join(kinds)}"
+                raise ValueError(f"with components: found {kinds}, expected also {expected}")
+            yield f"kubectl kustomize, with {components or 'no component'}: {', '.join(kinds)}"
 
 
 def main():

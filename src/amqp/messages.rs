@@ -8,6 +8,8 @@ use std::borrow::Cow;
 mod backlog;
 mod control;
 mod description;
+mod homes;
+mod records;
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -28,6 +30,8 @@ pub use backlog::{
 };
 pub use control::{Cancel, ControlFault, ControlRequest, DescribeTurn, IgnoredControl};
 pub use description::{Description, TurnPosition};
+pub use homes::{HomesReport, HostReport, MAX_HOSTS};
+pub use records::{RecordsAnswer, RecordsRequest, RecordsTask};
 
 /// The version of the messages among workers.
 pub const VERSION: u32 = 1;
@@ -37,6 +41,8 @@ const MAX_CONTROL_BYTES: usize = 16 << 10;
 /// The longest status message: a heartbeat of a thousand slots, each with the
 /// longest names, has half of it.
 const MAX_STATUS_BYTES: usize = 1 << 20;
+/// What a long status message begins with.
+const RECORDED_START: &[u8] = br#"{"v":1,"type":"recorded","#;
 /// The longest offer: a prompt of as many characters as codex takes, each
 /// escaped, and the rest of a request.
 const MAX_OFFER_BYTES: usize = 16 << 20;
@@ -137,7 +143,11 @@ pub enum Status {
         pool: Option<Box<Agreement>>,
         /// It answers producers that ask where a turn is.
         describes: bool,
+        /// Of the active one, in a pool without shared storage.
+        homes: Option<HomesReport>,
     },
+    /// The answer to a [`RecordsRequest`].
+    Recorded { nonce: Uuid, answer: RecordsAnswer },
     /// Of a process that has just started and does no work yet: for the other
     /// processes, so that two that start at once hear of each other.
     Pool { process: String, pool: Agreement },
@@ -378,6 +388,7 @@ impl Status {
                 conditions,
                 pool,
                 describes,
+                homes,
             } => encode(&SequencerWire {
                 v: VERSION,
                 kind: "sequencer".into(),
@@ -388,6 +399,13 @@ impl Status {
                 conditions: conditions.into(),
                 pool: pool.as_deref().map(Cow::Borrowed),
                 describes: *describes,
+                homes: homes.as_ref().map(Cow::Borrowed),
+            }),
+            Self::Recorded { nonce, answer } => encode(&RecordedWire {
+                v: VERSION,
+                kind: "recorded".into(),
+                nonce: *nonce,
+                answer: Cow::Borrowed(answer),
             }),
             Self::Pool { process, pool } => encode(&PoolWire {
                 v: VERSION,
@@ -400,8 +418,20 @@ impl Status {
 
     pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
         let what = "status";
-        bounded(what, body, MAX_STATUS_BYTES)?;
+        // An answer about records may hold a turn's end. It is only read if it begins as ours do.
+        let most = match body.starts_with(RECORDED_START) {
+            true => MAX_OFFER_BYTES,
+            false => MAX_STATUS_BYTES,
+        };
+        bounded(what, body, most)?;
         match head(what, body)?.as_deref() {
+            Ok("recorded") => {
+                let wire: RecordedWire<'_> = json(what, body)?;
+                Ok(Decoded::Known(Self::Recorded {
+                    nonce: wire.nonce,
+                    answer: wire.answer.into_owned(),
+                }))
+            }
             Ok("done") => {
                 let wire: DoneWire<'_> = json(what, body)?;
                 check_turn_id(what, &wire.turn_id)?;
@@ -473,6 +503,7 @@ impl Status {
                     conditions: wire.conditions.into_owned(),
                     pool: wire.pool.map(|pool| Box::new(pool.into_owned())),
                     describes: wire.describes,
+                    homes: wire.homes.map(Cow::into_owned),
                 }))
             }
             Ok("pool") => {
@@ -622,6 +653,17 @@ struct SequencerWire<'a> {
     pool: Option<Cow<'a, Agreement>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     describes: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    homes: Option<Cow<'a, HomesReport>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordedWire<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    nonce: Uuid,
+    answer: Cow<'a, RecordsAnswer>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -46,8 +46,9 @@ impl Topology {
         let write = |exchange: &str| Right::Write {
             exchange: exchange.to_owned(),
         };
+        let homes = self.is_local().then(|| read(&self.homes));
         let mut missing = Vec::new();
-        for right in [
+        let always = [
             read(&self.turns),
             read(&self.work),
             // Of offers and dead letters.
@@ -55,7 +56,8 @@ impl Topology {
             write(&self.events),
             write(&self.status),
             write(&self.control),
-        ] {
+        ];
+        for right in always.into_iter().chain(homes) {
             if !right.is_given(link).await? {
                 missing.push(right);
             }

@@ -6,8 +6,11 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind, Queue};
 
+use uuid::Uuid;
+
 use super::declare_error::{DeclareError, Operation};
 use super::link::Link;
+use crate::sequencer::queue::SHARED;
 
 /// The routing key under which producers publish their requests.
 pub const REQUEST_KEY: &str = "turn";
@@ -22,6 +25,9 @@ const CONSUMER_TIMEOUT_MS: i64 = 30 * 24 * 3_600 * 1_000;
 
 /// A minute: a private queue without its process.
 const PRIVATE_EXPIRES_MS: i64 = 60 * 1_000;
+
+/// A week: the queues of a disk of which no process has come.
+const DISK_EXPIRES_MS: i64 = 7 * 24 * 3_600 * 1_000;
 
 /// For how long an offer lies in a private queue, as AMQP writes it: after
 /// 250 ms without a consumer that takes it, the broker moves it to the shared queue.
@@ -40,8 +46,10 @@ pub struct Topology {
     pub requests: String,
     /// Queue of the turns, for the active sequencer.
     pub turns: String,
-    /// Queue of the offers, for the workers.
+    /// Queue of the offers, for the workers; of one disk's, where each host has its own.
     pub work: String,
+    /// Log of the workspaces' homes, where each host has a disk of its own.
+    pub homes: String,
     /// Queue of what could not be accepted.
     pub dead: String,
     /// Topic exchange of the replies.
@@ -53,6 +61,9 @@ pub struct Topology {
     /// Fanout exchange among workers.
     pub status: String,
     dead_letter_limit: u32,
+    prefix: String,
+    /// That of this process, where each host has its own.
+    disk: Option<Uuid>,
 }
 
 /// A fanout that each process listens to with a queue of its own.
@@ -83,8 +94,39 @@ impl Topology {
             log: format!("{prefix}.events.log"),
             control: format!("{prefix}.control"),
             status: format!("{prefix}.status"),
+            homes: format!("{prefix}.turns.homes"),
             dead_letter_limit,
+            prefix: prefix.to_owned(),
+            disk: None,
         }
+    }
+
+    /// As a process with that disk needs it, in a pool without shared storage.
+    #[must_use]
+    pub fn with_disk(self, disk: Uuid) -> Self {
+        Self {
+            work: self.work_of(disk),
+            disk: Some(disk),
+            ..self
+        }
+    }
+
+    /// Each host has a disk of its own.
+    pub fn is_local(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// The queue of offers for the processes of a disk.
+    pub fn work_of(&self, disk: Uuid) -> String {
+        match disk {
+            SHARED => format!("{}.turns.work", self.prefix),
+            disk => format!("{}.turns.work.{}", self.prefix, disk.simple()),
+        }
+    }
+
+    /// The queue of what sequencers want to know of a disk's records.
+    pub fn records_of(&self, disk: Uuid) -> String {
+        format!("{}.turns.records.{}", self.prefix, disk.simple())
     }
 
     /// Declares everything; what exists already as it should be stays as it
@@ -107,9 +149,19 @@ impl Topology {
         declare
             .quorum_queue(&self.turns, self.turns_arguments())
             .await?;
-        declare
-            .quorum_queue(&self.work, Self::work_arguments())
-            .await?;
+        match self.disk {
+            None => declare.quorum_queue(&self.work, Self::work_arguments()),
+            Some(_) => declare.quorum_queue(&self.work, Self::of_disk_arguments()),
+        }
+        .await?;
+        if let Some(disk) = self.disk {
+            declare
+                .quorum_queue(&self.homes, self.turns_arguments())
+                .await?;
+            declare
+                .quorum_queue(&self.records_of(disk), Self::of_disk_arguments())
+                .await?;
+        }
         declare
             .quorum_queue(&self.dead, self.dead_arguments())
             .await?;
@@ -227,12 +279,12 @@ impl Topology {
 
     /// A new name for a process's private queue of offers.
     pub fn new_private_work(&self) -> String {
-        format!("{}.{}", self.work, uuid::Uuid::now_v7().simple())
+        format!("{}.{}", self.work_of(SHARED), Uuid::now_v7().simple())
     }
 
     /// Whether a queue of that name is for private offers.
     pub fn is_private_work(&self, queue: &str) -> bool {
-        let own = queue.strip_prefix(&*self.work);
+        let own = queue.strip_prefix(&*self.work_of(SHARED));
         own.and_then(|own| own.strip_prefix('.'))
             .is_some_and(is_own)
     }
@@ -313,6 +365,20 @@ impl Topology {
         let delete = channel.queue_delete(ShortString::from(queue), options);
         if let Err(error) = link.bounded("deleting a private queue", delete).await {
             tracing::debug!(%error, "a private queue is left to expire");
+        }
+    }
+
+    /// Deletes a disk's queues, with what lies in them: it is gone for good.
+    pub async fn delete_of_disk(&self, link: &Link, disk: Uuid) {
+        for queue in [self.work_of(disk), self.records_of(disk)] {
+            let Ok(channel) = link.channel().await else {
+                return;
+            };
+            let delete =
+                channel.queue_delete(ShortString::from(&*queue), QueueDeleteOptions::default());
+            if let Err(error) = link.bounded("deleting a lost disk's queue", delete).await {
+                tracing::warn!(%error, queue, "a lost disk's queue is left to expire");
+            }
         }
     }
 
@@ -417,6 +483,13 @@ impl Topology {
             "x-consumer-timeout".into(),
             AMQPValue::LongLongInt(CONSUMER_TIMEOUT_MS),
         );
+        arguments
+    }
+
+    /// They go some time after their disk: what lies in them is made again.
+    fn of_disk_arguments() -> FieldTable {
+        let mut arguments = Self::work_arguments();
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(DISK_EXPIRES_MS));
         arguments
     }
 

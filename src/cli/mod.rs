@@ -4,6 +4,7 @@ mod cancel;
 mod check;
 mod dead;
 mod exit;
+mod home;
 mod interrupt;
 mod logs;
 mod output;
@@ -72,6 +73,9 @@ enum Command {
     /// End a pause
     #[command(after_long_help = pause::RESUME_EXAMPLES)]
     Resume(pause::ResumeArgs),
+    /// Say where workspaces live, in a pool without shared storage
+    #[command(after_long_help = home::EXAMPLES)]
+    Home(home::HomeArgs),
     /// List and show requests that were not accepted
     #[command(after_long_help = dead::EXAMPLES)]
     Dead(dead::DeadArgs),
@@ -143,15 +147,10 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Tail(_)
         | Command::Cancel(_)
         | Command::Status(_)
+        | Command::Home(_)
         | Command::Dead(_) => Settings::for_producer(),
-        Command::Show(_) | Command::Retry(_) => Settings::for_operator(),
-        Command::Pause(args) => {
-            let settings = prepared(Settings::for_operator()?, true)?;
-            return pause::pause(&settings, args.clone());
-        }
-        Command::Resume(args) => {
-            let settings = prepared(Settings::for_operator()?, true)?;
-            return pause::resume(&settings, args);
+        Command::Show(_) | Command::Retry(_) | Command::Pause(_) | Command::Resume(_) => {
+            Settings::for_operator()
         }
         Command::Validate(args) => {
             let settings = prepared(Settings::for_documents()?, true)?;
@@ -206,15 +205,23 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             let settings = prepared(settings?, true)?;
             runtime.block_on(retry::retry(settings, args))
         }
+        Command::Pause(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(pause::pause(&settings, args))
+        }
+        Command::Resume(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(pause::resume(&settings, &args))
+        }
+        Command::Home(args) => {
+            let settings = prepared(settings?, true)?;
+            runtime.block_on(home::home(settings, args))
+        }
         Command::Dead(args) => {
             let settings = prepared(settings?, true)?;
             runtime.block_on(dead::dead(settings, args))
         }
-        Command::TryLock { .. }
-        | Command::Validate(_)
-        | Command::Schema(_)
-        | Command::Pause(_)
-        | Command::Resume(_) => {
+        Command::TryLock { .. } | Command::Validate(_) | Command::Schema(_) => {
             unreachable!("done before there was a runtime")
         }
     };

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::Timestamp;
-use turn_worker::config::Settings;
+use turn_worker::config::{Settings, WorkspaceStorage};
+use turn_worker::homes::Order;
 use turn_worker::workspace::{MAX_PAUSES, Pause, PauseFile, PauseScope, can_be_paused};
 
+use super::dead::operator;
 use super::exit::Usage;
 use super::say::say;
 use super::turn::tenant;
@@ -22,7 +24,7 @@ Examples:
 Turns that run go on; no other one starts until `turn-worker resume`. Turns keep their places in line meanwhile, new \
 ones join them, cancels and start_within_s hold. All workers heed it within some 2 s, also those that start later. It \
 is kept under TURN_WORKER_WORKSPACE_ROOT, so run it where a worker runs, as a user that may write there; the broker is \
-not needed. `turn-worker status`, /readyz and the metric turn_worker_condition show it.
+not needed. In a pool with TURN_WORKER_WORKSPACE_STORAGE=local it is kept at the broker instead, for all hosts. `turn-worker status`, /readyz and the metric turn_worker_condition show it.
 
 Exit status: 0 paused, 1 not, 2 wrong arguments or settings.";
 
@@ -93,7 +95,7 @@ fn reason(text: &str) -> Result<String, String> {
         .ok_or_else(|| "expected a line of 1 to 200 characters".to_owned())
 }
 
-pub fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
+pub async fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
     let PauseArgs { scope, reason } = args;
     let scope = scope.scope();
     let what = scope.to_string();
@@ -103,7 +105,9 @@ pub fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
         by: turn_worker::serve::process_id(),
         reason,
     };
-    if !open(settings)?.pause(pause).context("can't pause")? {
+    if is_local(settings) {
+        order(settings, Order::Pause { pause }).await?;
+    } else if !open(settings)?.pause(pause).context("can't pause")? {
         bail!(
             "there are {MAX_PAUSES} pauses already; end some (`turn-worker resume`), or pause the pool"
         );
@@ -114,7 +118,20 @@ pub fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+pub async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    if is_local(settings) {
+        let (order_, what) = match args.all {
+            true => (Order::ResumeAll, "everything".to_owned()),
+            false => {
+                let scope = args.scope.scope();
+                let what = scope.to_string();
+                (Order::Resume { scope }, what)
+            }
+        };
+        order(settings, order_).await?;
+        say(&format!("{what} is resumed"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let file = open(settings)?;
     if args.all {
         file.resume_all().context("can't resume")?;
@@ -133,12 +150,25 @@ pub fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
+fn is_local(settings: &Settings) -> bool {
+    settings.workspace_storage == WorkspaceStorage::Local
+}
+
+/// To the pool's log of homes, where each host has a disk of its own.
+async fn order(settings: &Settings, order: Order) -> anyhow::Result<()> {
+    Ok(operator(settings).order(order).await?)
+}
+
 fn open(settings: &Settings) -> anyhow::Result<PauseFile> {
-    PauseFile::open(&settings.workspace_root).map_err(|error| {
+    let file = PauseFile::open(&settings.workspace_root).map_err(|error| {
         Usage(format!(
             "TURN_WORKER_WORKSPACE_ROOT: {}; expected the root of a pool that has run",
             turn_worker::error::with_sources(&error)
         ))
-        .into()
-    })
+    })?;
+    if file.is_unread()? {
+        let wrong = "TURN_WORKER_WORKSPACE_STORAGE: found \"shared\", expected \"local\", which the processes of this root have";
+        return Err(Usage(wrong.to_owned()).into());
+    }
+    Ok(file)
 }

@@ -2,6 +2,8 @@
 
 mod shown;
 
+pub use shown::homes;
+
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;

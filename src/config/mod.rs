@@ -21,14 +21,17 @@ use std::time::Duration;
 pub use broker::{Broker, BrokerUrlError};
 pub use error::{ConfigError, Problem, Warning};
 pub use exposed::Exposed;
+pub use read::is_host_name;
 pub use table::{
     Allowed, Preset, SETTINGS, Setting, VARIABLE_PREFIX, settings_help, settings_markdown,
 };
 pub use tls::{ClientFiles, TlsError, TlsFiles};
 
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::event::Reason;
+use crate::homes::Disk;
 use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, ServiceTier};
 use crate::tenants::Tenants;
 
@@ -43,6 +46,9 @@ pub struct Settings {
     pub broker: Broker,
     pub amqp_tls: TlsFiles,
     pub workspace_root: PathBuf,
+    pub workspace_storage: WorkspaceStorage,
+    /// What the disk of the workspace root is called; `None`: as the host.
+    pub workspace_host: Option<String>,
     pub slots: usize,
     /// A bare name is looked up in `PATH`.
     pub codex_bin: PathBuf,
@@ -108,6 +114,22 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// This host's own disk; `None` where all hosts share the workspace root.
+    pub fn disk(&self, root: Uuid) -> Option<Disk> {
+        let host = || match &self.workspace_host {
+            Some(host) => host.clone(),
+            None => {
+                let name = rustix::system::uname();
+                let name = name.nodename().to_string_lossy().into_owned();
+                name.chars().take(64).collect()
+            }
+        };
+        (self.workspace_storage == WorkspaceStorage::Local).then(|| Disk {
+            id: root,
+            host: host().into(),
+        })
+    }
+
     /// Reads the process's environment; relative paths mean its current
     /// directory. Every wrong value is in the error.
     pub fn from_env() -> Result<(Self, Vec<Warning>), ConfigError> {
@@ -349,6 +371,16 @@ words! {
         Full = "full",
         /// Only those that carry the answer, see [`crate::event::EventBody::is_minimal`].
         Minimal = "minimal",
+    }
+}
+
+words! {
+    /// Where workspaces are kept.
+    WorkspaceStorage {
+        /// All processes of the pool share one root.
+        Shared = "shared",
+        /// Each host has a root of its own, and a workspace lives on one of them.
+        Local = "local",
     }
 }
 

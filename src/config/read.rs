@@ -11,7 +11,8 @@ use super::error::{ConfigError, Problem, Warning};
 use super::table::{self, Allowed, Preset, Raw, SETTINGS, Setting, VARIABLE_PREFIX};
 use super::{
     ACCOUNT_FAULTS, Broker, ClientFiles, CodexHome, EngineKind, EventLog, EventSet, FaultTurns,
-    LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TenantFrom, TlsFiles, broker, value,
+    LogErrors, LogFormat, Roles, RunAs, Sandbox, Settings, TenantFrom, TlsFiles, WorkspaceStorage,
+    broker, value,
 };
 use crate::event::Reason;
 use crate::request::{is_model_name, is_tenant};
@@ -83,6 +84,12 @@ impl Reader {
         let amqp_client = self.client(raw.amqp_client_cert_file, raw.amqp_client_key_file);
         let amqp_tls = self.tls(broker.as_ref(), amqp_ca, amqp_client);
         let workspace_root = self.value(&table::WORKSPACE_ROOT, raw.workspace_root, path);
+        let workspace_storage = self.value(
+            &table::WORKSPACE_STORAGE,
+            raw.workspace_storage,
+            WorkspaceStorage::from_word,
+        );
+        let workspace_host = self.workspace_host(workspace_storage, raw.workspace_host);
         let slots = match raw.slots {
             Some(text) => self.count(&table::SLOTS, Some(text)),
             None => Some(default_slots()),
@@ -178,12 +185,14 @@ impl Reader {
         let log_errors = self.value(&table::LOG_ERRORS, raw.log_errors, LogErrors::from_word);
         let failed_requests = self.count(&table::FAILED_REQUESTS, raw.failed_requests);
         let prefix = self.value(&table::PREFIX, raw.prefix, object_prefix);
-        let roles = self.value(&table::ROLES, raw.roles, roles);
+        let roles = self.roles(workspace_storage, raw.roles);
 
         Some(Settings {
             broker: broker?,
             amqp_tls: amqp_tls?,
             workspace_root: workspace_root?,
+            workspace_storage: workspace_storage?,
+            workspace_host: workspace_host?,
             slots: slots?,
             codex_bin: codex_bin?,
             codex_home: codex_home?,
@@ -345,6 +354,37 @@ impl Reader {
         })
     }
 
+    fn workspace_host(
+        &mut self,
+        storage: Option<WorkspaceStorage>,
+        host: Option<String>,
+    ) -> Option<Option<String>> {
+        match host {
+            Some(host) if storage == Some(WorkspaceStorage::Shared) => {
+                self.wrong(&table::WORKSPACE_HOST, quoted(&host))
+            }
+            host => self.optional(&table::WORKSPACE_HOST, host, |text| {
+                is_host_name(text).then(|| text.to_owned())
+            }),
+        }
+    }
+
+    /// Where each host has a disk of its own, its processes answer for what is on it.
+    fn roles(&mut self, storage: Option<WorkspaceStorage>, text: Option<String>) -> Option<Roles> {
+        let shown = text.as_deref().map(quoted);
+        let roles = self.value(&table::ROLES, text, roles)?;
+        let both = roles.sequencer && roles.worker;
+        if both || storage != Some(WorkspaceStorage::Local) {
+            return Some(roles);
+        }
+        self.problems.push(Problem {
+            variable: table::ROLES.variable(),
+            found: shown.unwrap_or_default(),
+            allowed: "sequencer,worker where WORKSPACE_STORAGE is local".to_owned(),
+        });
+        None
+    }
+
     fn wrong<T>(&mut self, setting: &Setting, found: String) -> Option<T> {
         self.problems.push(Problem {
             variable: setting.variable(),
@@ -467,6 +507,12 @@ fn object_prefix(text: &str) -> Option<String> {
         // The broker keeps such names to itself.
         && !text.starts_with("amq.");
     sound.then(|| text.to_owned())
+}
+
+/// Whether a disk can be called so.
+pub fn is_host_name(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(is_part) && !text.starts_with('-')
 }
 
 fn roles(text: &str) -> Option<Roles> {

@@ -82,7 +82,9 @@ macro_rules! settings {
     };
 }
 
-use super::{EngineKind, EventSet, FaultTurns, LogErrors, LogFormat, Sandbox, TenantFrom};
+use super::{
+    EngineKind, EventSet, FaultTurns, LogErrors, LogFormat, Sandbox, TenantFrom, WorkspaceStorage,
+};
 use Allowed::{Count, Duration, OneOf, Size};
 
 settings! {
@@ -109,6 +111,12 @@ settings! {
     workspace_root WORKSPACE_ROOT {
         Preset::Value("./workspaces"), Allowed::Described("a path"),
         "the directory that holds all workspaces" }
+    workspace_storage WORKSPACE_STORAGE {
+        Preset::Value("shared"), OneOf(WorkspaceStorage::WORDS),
+        "whether all hosts share one workspace root, or each host has its own: with local each workspace lives on one host's disk, its home; the same in all processes" }
+    workspace_host WORKSPACE_HOST {
+        Preset::Described("the host's name"), Allowed::Described("1 to 64 characters [A-Za-z0-9._-], not beginning with -"),
+        "what the disk of this process's workspace root is called; only with WORKSPACE_STORAGE=local" }
     slots SLOTS {
         Preset::Described("number of cores × 4"), Count(1, 1000),
         "how many turns run at the same time" }
@@ -292,6 +300,8 @@ pub(super) const OF_OPERATORS: &[&str] = &[
     "AMQP_CLIENT_CERT_FILE",
     "AMQP_CLIENT_KEY_FILE",
     "WORKSPACE_ROOT",
+    "WORKSPACE_STORAGE",
+    "WORKSPACE_HOST",
     "PREFIX",
     "LOG",
     "LOG_FORMAT",

@@ -1,8 +1,9 @@
 //! The operator's side: what a pool says of itself, and what it would not take.
-//! It is read-only: it declares only a queue of its own, and sends
-//! no messages.
+//! It is read-only: it declares only a queue of its own, and sends only
+//! orders to a pool without shared storage.
 
 mod dead;
+mod homes;
 mod letter;
 mod status;
 mod turn;
@@ -15,6 +16,7 @@ use crate::amqp::connect::{ConnectError, Connector};
 use crate::amqp::consume::ConsumeError;
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::{Link, LinkError, blocked};
+use crate::amqp::publish::PublishError;
 use crate::amqp::topology::Topology;
 use crate::client::is_missing;
 use crate::config::target::Target;
@@ -51,6 +53,12 @@ pub enum OperatorError {
     },
     #[error("{target}: {}; so no process of the pool can report its state", blocked(.reason))]
     Blocked { target: Arc<Target>, reason: String },
+    #[error(
+        "there is no queue {queue:?} on {target}: no process of a pool with TURN_WORKER_WORKSPACE_STORAGE=local has run there under this prefix"
+    )]
+    NoHomes { queue: String, target: Arc<Target> },
+    #[error("the order was not kept")]
+    Order(#[source] PublishError),
     #[error("the broker does not do what it is asked for")]
     Declare(#[source] DeclareError),
     #[error("can't read from the broker")]

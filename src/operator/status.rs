@@ -1,25 +1,27 @@
 //! What a pool reports, received on the status exchange for as long as it
 //! takes for all to report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use super::{Operator, OperatorError};
 use crate::amqp::consume::Consumer;
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
-    About, BacklogReport, BlockedReport, Decoded, HeldReport, MAX_BLOCKED, MAX_HELD, Running,
-    Status,
+    About, BacklogReport, BlockedReport, Decoded, HeldReport, HomesReport, HostReport, MAX_BLOCKED,
+    MAX_HELD, MAX_HOSTS, Running, Status,
 };
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
 use crate::heartbeat::LISTEN;
 use crate::pool::Agreement;
+use crate::sequencer::queue::SHARED;
 
 /// Status messages on their way to us.
 const PREFETCH: u16 = 100;
@@ -38,6 +40,9 @@ pub struct PoolStatus {
     pub sequencers: Vec<SequencerStatus>,
     /// Of the active sequencer; `None` if no process has reported to be it.
     pub backlog: Option<BacklogReport>,
+    /// Where workspaces live, in a pool without shared storage; of the active sequencer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub homes: Option<HomesReport>,
     /// Turns that no sequencer's queue has taken: they are beyond its limit, or
     /// no sequencer is there. `None`, as the next three, if the broker does not
     /// let this user ask: RabbitMQ 4.3 wants the right to configure a queue.
@@ -81,6 +86,7 @@ struct Heard {
     sequencers: BTreeMap<String, (SequencerStatus, Option<BacklogReport>)>,
     running: usize,
     not_kept: u64,
+    homes: Option<HomesReport>,
 }
 
 impl Operator {
@@ -136,10 +142,37 @@ impl Operator {
         Ok(PoolStatus {
             turns_not_held: turns.map(|turns| turns.ready.saturating_add(beyond)),
             turns_consumers: turns.map(|turns| turns.consumers),
-            offers_untaken: depth(&topology.work).await?.map(|offers| offers.ready),
+            offers_untaken: self.offers(link, &status).await?,
             dead_letters: depth(&topology.dead).await?.map(|dead| dead.ready),
             ..status
         })
+    }
+}
+
+impl Operator {
+    /// Offers that lie in the work queues; `None` if that is not known.
+    async fn offers(&self, link: &Link, status: &PoolStatus) -> Result<Option<u64>, OperatorError> {
+        let agreements = (status.sequencers.iter()).filter_map(|sequencer| sequencer.pool.as_ref());
+        let disks = agreements.filter_map(|pool| Some(pool.disk.as_ref()?.id));
+        let mut disks: BTreeSet<Uuid> = disks.collect();
+        if let Some(homes) = &status.homes {
+            disks.extend(homes.hosts.iter().map(|host| host.disk));
+        }
+        if disks.is_empty() {
+            disks.insert(SHARED);
+        }
+        let mut offers = None;
+        for disk in disks {
+            let queue = self.topology.work_of(disk);
+            match self.topology.depth(link, &queue).await {
+                Ok(depth) => *offers.get_or_insert(0) += depth.ready,
+                Err(DeclareError::Forbidden { .. }) => {}
+                // That of a disk that has been away for long, or is lost.
+                Err(DeclareError::Refused { .. }) if disk != SHARED => {}
+                Err(error) => return Err(OperatorError::of_declare(link, error)),
+            }
+        }
+        Ok(offers)
     }
 }
 
@@ -154,6 +187,7 @@ impl Heard {
             Status::Done { .. }
             | Status::Taken { .. }
             | Status::Declined { .. }
+            | Status::Recorded { .. }
             | Status::Pool { .. } => {}
             Status::Heartbeat {
                 worker,
@@ -189,6 +223,7 @@ impl Heard {
                 conditions,
                 pool,
                 describes: _,
+                homes,
             } => {
                 let process = bounded(&process);
                 let known = self.sequencers.contains_key(&process);
@@ -205,6 +240,9 @@ impl Heard {
                 };
                 // Of several that take themselves for it one is right; which, is not known.
                 self.sequencers.insert(process, (told, backlog));
+                if active && homes.is_some() {
+                    self.homes = homes.map(bounded_homes);
+                }
             }
         }
     }
@@ -213,6 +251,7 @@ impl Heard {
         let mut status = PoolStatus {
             workers: self.workers.into_values().collect(),
             not_kept: self.not_kept,
+            homes: self.homes,
             ..PoolStatus::default()
         };
         for (sequencer, backlog) in self.sequencers.into_values() {
@@ -225,6 +264,25 @@ impl Heard {
             worker.running.sort_by_key(|running| running.started_at);
         }
         status
+    }
+}
+
+fn bounded_homes(homes: HomesReport) -> HomesReport {
+    let hosts = homes.hosts.into_iter().take(MAX_HOSTS);
+    HomesReport {
+        hosts: hosts
+            .map(|host| HostReport {
+                host: bounded(&host.host),
+                ..host
+            })
+            .collect(),
+        pauses: homes.pauses,
+        orders: homes
+            .orders
+            .iter()
+            .take(8)
+            .map(|order| bounded(order))
+            .collect(),
     }
 }
 
@@ -326,6 +384,7 @@ mod tests {
                 conditions: Vec::new(),
                 pool: None,
                 describes: false,
+                homes: None,
             });
         }
         // The same one again takes no more.

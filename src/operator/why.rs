@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::status::{PoolStatus, WorkerStatus};
-use crate::amqp::messages::Hindrance;
+use crate::amqp::messages::{Hindrance, LineReport};
 
 /// In words. What a workspace itself is held up by comes first, then what
 /// holds up all.
@@ -19,6 +19,13 @@ pub fn why(status: &PoolStatus, workspace: &str) -> String {
     let line = line.into_iter().find(|line| line.workspace == workspace);
     if line.is_some_and(|line| line.paused) {
         return "paused".to_owned();
+    }
+    if let Some(line) = line
+        && let (Some(home), Some(away_ms)) = (&line.home, line.home_away_ms)
+    {
+        let minutes = away_ms / 60_000;
+        let seconds = away_ms / 1_000 % 60;
+        return format!("home {home} is away for {minutes} min {seconds} s");
     }
     let held = workers.iter().flat_map(|worker| &worker.about.held);
     if let Some(held) = held.into_iter().find(|held| held.workspace == workspace) {
@@ -40,8 +47,10 @@ pub fn why(status: &PoolStatus, workspace: &str) -> String {
     if line.is_some_and(|line| line.running) {
         return "runs on a worker that was not heard just now".to_owned();
     }
-    if !workers.iter().any(takes_turns) {
-        return match workers.iter().find_map(idle_because) {
+    let of_home = |worker: &&WorkerStatus| lives_at(worker, line);
+    let workers: Vec<&WorkerStatus> = workers.iter().filter(of_home).collect();
+    if !workers.iter().any(|worker| takes_turns(worker)) {
+        return match workers.iter().find_map(|worker| idle_because(worker)) {
             Some(because) => format!("no process takes turns: {because}"),
             None => "no worker reports itself".to_owned(),
         };
@@ -64,6 +73,20 @@ pub fn why(status: &PoolStatus, workspace: &str) -> String {
         );
     }
     "is offered, and about to start".to_owned()
+}
+
+/// Whether the worker is on the host that the workspace lives on, if it lives on one.
+fn lives_at(worker: &WorkerStatus, line: Option<&LineReport>) -> bool {
+    let disk = worker
+        .about
+        .pool
+        .as_ref()
+        .and_then(|pool| pool.disk.as_ref());
+    let home = line.and_then(|line| line.home.as_deref());
+    match (disk, home) {
+        (Some(disk), Some(home)) => *disk.host == *home,
+        _ => true,
+    }
 }
 
 fn to_seconds(time: Timestamp) -> Timestamp {
@@ -90,9 +113,7 @@ fn idle_because(worker: &WorkerStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::messages::{
-        About, BacklogReport, BlockedReport, LineReport, Running, StuckReport,
-    };
+    use crate::amqp::messages::{About, BacklogReport, BlockedReport, Running, StuckReport};
     use crate::operator::SequencerStatus;
 
     fn time(second: i64) -> Timestamp {
@@ -175,6 +196,10 @@ mod tests {
             spent: None,
         });
         assert_eq!(why(&pool, "a"), "t runs on w-1");
+        pool.workers[0].running.clear();
+        let line = &mut pool.backlog.as_mut().unwrap().top[0];
+        (line.home, line.home_away_ms) = (Some("one".to_owned()), Some(190_000));
+        assert_eq!(why(&pool, "a"), "home one is away for 3 min 10 s");
         pool.workers.clear();
         assert_eq!(why(&pool, "b"), "no worker reports itself");
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::config::Settings;
+use crate::homes::Disk;
 use crate::workspace::ProbeRound;
 
 /// Of the settings that one process reports.
@@ -17,8 +18,11 @@ const MAX_VALUE_CHARS: usize = 200;
 /// What must agree among the processes of a pool, and what it is compared by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
-    /// The random id of the workspace root.
+    /// The random id of the workspace root; [`LOCAL_POOL`] where each host has its own.
     pub root: Uuid,
+    /// The host's own root, in a pool without shared storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
     /// For how long the process has run.
     pub uptime_ms: u64,
     /// Its wall clock when this was sent.
@@ -45,6 +49,10 @@ pub struct Agreement {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<String>,
 }
+
+/// What the processes of a pool without shared storage have in common in place of a
+/// root: "local-pool" in ASCII.
+pub const LOCAL_POOL: Uuid = Uuid::from_u128(0x6c6f_6361_6c2d_706f_6f6c_0000_0000_0000);
 
 /// The less comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +88,10 @@ impl Agreement {
                 .broker
                 .as_deref()
                 .map(|broker| printable(broker, MAX_VALUE_CHARS)),
+            disk: self.disk.as_ref().map(|disk| Disk {
+                id: disk.id,
+                host: printable(&disk.host, MAX_NAME_CHARS + MAX_NAME_CHARS).into(),
+            }),
             ..self.clone()
         }
     }
@@ -178,6 +190,7 @@ mod tests {
         let many = (0..1_000).map(|number| (format!("{number}\n"), "x".repeat(10_000)));
         let reported = Agreement {
             root: Uuid::nil(),
+            disk: None,
             uptime_ms: 0,
             clock: Timestamp::UNIX_EPOCH,
             in_service: false,

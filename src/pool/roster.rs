@@ -21,10 +21,12 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::agreement::{Agreement, Standing, printable, settings_of};
+use super::agreement::{Agreement, LOCAL_POOL, Standing, printable, settings_of};
 use super::clock::{Skew, TOLERATED};
+use crate::amqp::messages::HomesReport;
 use crate::config::Settings;
 use crate::heartbeat::HEARTBEAT;
+use crate::homes::Disk;
 use crate::workspace::{ProbeRound, Property};
 
 /// Kept of what is heard, in processes.
@@ -52,16 +54,20 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Own {
     pub id: String,
+    /// As the processes of the pool have it in common, see [`Agreement::root`].
     pub root: Uuid,
+    pub disk: Option<Disk>,
     pub settings: BTreeMap<String, String>,
     pub started: Instant,
 }
 
 impl Own {
     pub fn new(id: &str, root: Uuid, settings: &Settings) -> Self {
+        let disk = settings.disk(root);
         Self {
             id: id.to_owned(),
-            root,
+            root: disk.as_ref().map_or(root, |_| LOCAL_POOL),
+            disk,
             settings: settings_of(settings),
             started: Instant::now(),
         }
@@ -76,6 +82,8 @@ pub struct Roster {
     listened: Duration,
     /// How many rounds of each process are to be read at first.
     rounds: u32,
+    /// The sequencer that reports this host's disk lost.
+    lost: Option<String>,
 }
 
 #[derive(Debug)]
@@ -132,6 +140,8 @@ pub struct Findings {
     pub reads: Option<String>,
     pub settings: Option<String>,
     pub clock: Option<String>,
+    /// The sequencer that reports this host's disk lost.
+    pub lost: Option<String>,
     /// The process that is in the way of this one, which must take no turns.
     pub yields_to: Option<String>,
 }
@@ -156,6 +166,7 @@ impl Roster {
             peers: BTreeMap::new(),
             listened: Duration::ZERO,
             rounds: 0,
+            lost: None,
         }
     }
 
@@ -195,6 +206,19 @@ impl Roster {
         peer.agreement = reported.bounded();
     }
 
+    /// The active sequencer's report of where workspaces live.
+    pub fn homes_heard(&mut self, sequencer: &str, report: &HomesReport) {
+        let own = self.own.disk.as_ref();
+        if own.is_some_and(|disk| report.has_lost(disk.id)) {
+            self.lost = Some(printable(sequencer, MAX_ID_CHARS));
+        }
+    }
+
+    /// Whether it must hear the active sequencer before it takes turns.
+    pub fn must_hear_sequencer(&self) -> bool {
+        self.own.disk.is_some()
+    }
+
     /// This process has listened for so long since the last call.
     pub fn listened(&mut self, time: Duration) {
         self.listened += time;
@@ -223,8 +247,14 @@ impl Roster {
         })
     }
 
+    /// Whether both have the records of one root before them.
+    fn shares_disk(&self, peer: &Peer) -> bool {
+        let id = |disk: &Option<Disk>| disk.as_ref().map(|disk| disk.id);
+        peer.agreement.root == self.own.root && id(&peer.agreement.disk) == id(&self.own.disk)
+    }
+
     fn has_to_be_read(&self, peer: &Peer) -> bool {
-        peer.agreement.root == self.own.root
+        self.shares_disk(peer)
             && peer.agreement.probe.is_some()
             && peer.probe.good < self.rounds
             && peer.probe.suspected.is_none()
@@ -242,9 +272,7 @@ impl Roster {
             .probe
             .checked
             .is_none_or(|at| now.duration_since(at) >= pause);
-        let is_of_use = self.rounds > 0
-            && peer.agreement.root == self.own.root
-            && peer.probe.suspected.is_none();
+        let is_of_use = self.rounds > 0 && self.shares_disk(peer) && peer.probe.suspected.is_none();
         (is_due && is_of_use).then_some(round)
     }
 
@@ -278,15 +306,17 @@ impl Roster {
             rounds: peer.agreement.probe.map(|_| peer.probe.good),
             unseen: peer.probe.unseen,
         };
-        self.live().map(check).collect()
+        // Processes of another disk have no records in common with this one.
+        let compared = |(_, peer): &(&String, &Peer)| {
+            peer.agreement.root != self.own.root || self.shares_disk(peer)
+        };
+        self.live().filter(compared).map(check).collect()
     }
 
     /// Processes of which the locks are to be tried now.
     pub fn locks_to_try(&self, now: Instant, most: usize) -> Vec<String> {
         let due = self.live().filter(|(_, peer)| {
-            peer.agreement.root == self.own.root
-                && peer.agreement.holds_lock
-                && peer.lock.is_due(now)
+            self.shares_disk(peer) && peer.agreement.holds_lock && peer.lock.is_due(now)
         });
         due.map(|(id, _)| id.clone()).take(most).collect()
     }
@@ -325,13 +355,19 @@ impl Roster {
         let stale = live.find_map(|(id, peer)| Some((id, peer.probe.unseen?)));
         Findings {
             yields_to: root.or(of_lock).map(|(id, _)| id.clone()),
-            root: root.map(|(id, peer)| {
-                format!(
+            lost: self.lost.clone(),
+            root: root.map(|(id, peer)| match self.own.root == LOCAL_POOL || peer.agreement.root == LOCAL_POOL {
+                true => format!(
+                    "found TURN_WORKER_WORKSPACE_STORAGE={} here, expected {}, which process {id} has: \
+                     set the same in all processes, or use another TURN_WORKER_PREFIX; no turns are taken",
+                    storage(self.own.root), storage(peer.agreement.root)
+                ),
+                false => format!(
                     "found workspace root {} here, expected root {}, which process {id} has: \
                      mount the pool's root at TURN_WORKER_WORKSPACE_ROOT, or use another TURN_WORKER_PREFIX; \
                      no turns are taken",
                     self.own.root, peer.agreement.root
-                )
+                ),
             }),
             locks: broken.map(|(id, _)| {
                 format!(
@@ -519,6 +555,13 @@ impl Rank<'_> {
         let older = self.started.saturating_duration_since(other.started);
         let younger = other.started.saturating_duration_since(self.started);
         older > SAME_AGE - AGE_ERROR || (other.key < self.key && younger < SAME_AGE + AGE_ERROR)
+    }
+}
+
+fn storage(root: Uuid) -> &'static str {
+    match root {
+        LOCAL_POOL => "local",
+        _ => "shared",
     }
 }
 

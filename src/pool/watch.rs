@@ -14,7 +14,7 @@ use crate::amqp::connect::Connector;
 use crate::amqp::consume::{ConsumeError, Consumer};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{Decoded, Status};
+use crate::amqp::messages::{Decoded, HomesReport, Status};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::publish::json_properties;
 use crate::amqp::topology::{Fanout, Topology};
@@ -157,7 +157,8 @@ impl Pool {
         let needed = if alone { ALONE } else { LISTEN };
         let mut findings = Findings::default();
         let enough = |roster: &Roster, listened: Duration| {
-            let joins = starting && roster.own_root_is_in_service();
+            let joins =
+                starting && roster.own_root_is_in_service() && !roster.must_hear_sequencer();
             let doubts = roster.is_in_doubt() && listened < DOUBT;
             (joins || listened >= needed)
                 && !doubts
@@ -309,7 +310,11 @@ async fn hear(
         tokio::select! {
             delivery = consumer.next() => {
                 let delivery = delivery?;
-                if let Some((process, agreement)) = report(&delivery.body) {
+                if let Some(heard) = report(&delivery.body) {
+                    let Report { process, agreement, homes } = heard;
+                    if let Some(homes) = homes {
+                        locked().homes_heard(&process, &homes);
+                    }
                     locked().heard(Instant::now(), Timestamp::now(), &process, &agreement);
                     read_round(roster, processes, &process).await;
                 }
@@ -334,14 +339,31 @@ async fn hear(
     Ok(())
 }
 
-fn report(body: &[u8]) -> Option<(String, Box<Agreement>)> {
-    match Status::decode(body) {
-        Ok(Decoded::Known(Status::Heartbeat { worker, about, .. })) => Some((worker, about.pool?)),
-        Ok(Decoded::Known(Status::Sequencer { process, pool, .. })) => Some((process, pool?)),
-        Ok(Decoded::Known(Status::Pool { process, pool })) => Some((process, Box::new(pool))),
+/// What is compared of a process's report.
+struct Report {
+    process: String,
+    agreement: Box<Agreement>,
+    homes: Option<HomesReport>,
+}
+
+fn report(body: &[u8]) -> Option<Report> {
+    let (process, agreement, homes) = match Status::decode(body) {
+        Ok(Decoded::Known(Status::Heartbeat { worker, about, .. })) => (worker, about.pool?, None),
+        Ok(Decoded::Known(Status::Sequencer {
+            process,
+            pool,
+            homes,
+            ..
+        })) => (process, pool?, homes),
+        Ok(Decoded::Known(Status::Pool { process, pool })) => (process, Box::new(pool), None),
         // Other types and versions carry no report for this one.
-        Ok(Decoded::Known(_) | Decoded::Unknown(_)) | Err(_) => None,
-    }
+        Ok(Decoded::Known(_) | Decoded::Unknown(_)) | Err(_) => return None,
+    };
+    Some(Report {
+        process,
+        agreement,
+        homes,
+    })
 }
 
 /// Reads what the process has just reported, while it is new.

@@ -8,10 +8,13 @@ use lapin::types::ShortString;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::describe::Asked;
+use super::elsewhere::Asking;
+use super::homes_log::{LogAnswer, LostEnds};
 use super::lanes::Lanes;
-use super::queue::{Action, ClaimAnswer, Destination, QueuedTurn, Ticket};
+use super::queue::{Action, ClaimAnswer, Destination, QueuedTurn, SHARED, Ticket};
 use crate::amqp::messages::{Control, Offer};
 use crate::amqp::outbox::{Outbox, OutboxSettings};
 use crate::amqp::pool::PublisherLink;
@@ -50,6 +53,12 @@ pub(super) enum Answer {
     Rejected {
         tag: u64,
     },
+    /// A workspace's home was not written to the log.
+    HomeFailed {
+        workspace: Arc<str>,
+    },
+    /// Of the log of homes.
+    Log(LogAnswer),
     /// A turn that is asked for was found nowhere: to be looked for again.
     SecondLook(Asked),
 }
@@ -115,6 +124,8 @@ pub struct Actor {
     pub(super) reading: Lanes,
     /// For what operators are told: one at a time.
     pub(super) telling: Arc<Semaphore>,
+    pub(super) asking: Asking,
+    pub(super) lost_ends: LostEnds,
 }
 
 impl Actor {
@@ -142,6 +153,8 @@ impl Actor {
             lanes: Lanes::default(),
             reading: Lanes::default(),
             telling: Arc::new(Semaphore::new(1)),
+            asking: Asking::default(),
+            lost_ends: LostEnds::default(),
         }
     }
 
@@ -164,6 +177,7 @@ impl Actor {
                 turn,
                 repeat,
                 to,
+                disk,
                 next_waits,
             } => {
                 let reply_to = Arc::clone(reply_to);
@@ -171,7 +185,10 @@ impl Actor {
                 drop(tokio::spawn(async move {
                     let _place = actor.offers.acquire().await;
                     reply.send(
-                        match actor.offer(&turn, repeat, &to, next_waits, &reply_to).await {
+                        match actor
+                            .offer(&turn, repeat, &to, disk, next_waits, &reply_to)
+                            .await
+                        {
                             Ok(()) => Answer::OfferConfirmed(ticket),
                             // Its process is gone, or declares its queue again.
                             Err(error) if matches!(to, Destination::Private { .. }) => {
@@ -197,10 +214,12 @@ impl Actor {
                 ticket,
                 turn,
                 verdict,
+                disk,
+                other,
             } => {
                 let reply = or(Answer::Claim(ticket, ClaimAnswer::Failed));
                 drop(tokio::spawn(async move {
-                    let answer = actor.decide(&turn, verdict).await;
+                    let answer = actor.decide(&turn, verdict, disk, other).await;
                     reply.send(Answer::Claim(ticket, answer));
                 }));
             }
@@ -212,8 +231,9 @@ impl Actor {
                 actor.repeat_cancel(&turn, superseded_by.as_deref()).await;
             })),
             // Unanswered, it costs nothing but the time that a predecessor has counted.
-            Action::Receive { ticket, turn } => drop(tokio::spawn(async move {
-                if let Some(ago) = actor.received(turn).await {
+            Action::SetHome { record } => self.set_home(record, &answers),
+            Action::Receive { ticket, turn, disk } => drop(tokio::spawn(async move {
+                if let Some(ago) = actor.received(turn, disk).await {
                     let _ = answers.send(Answer::Received { ticket, ago });
                 }
             })),
@@ -232,6 +252,7 @@ impl Actor {
         turn: &QueuedTurn,
         repeat: bool,
         to: &Destination,
+        disk: Uuid,
         next_waits: bool,
         reply_to: &str,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -243,14 +264,18 @@ impl Actor {
         let offer = Offer {
             repeat,
             enqueued_at: turn.enqueued_at,
-            root: Some(self.records.root.id()),
+            root: Some(match disk {
+                SHARED => self.records.root.id(),
+                disk => disk,
+            }),
             next_waits,
             journal: self.records.pool.journal_end(&turn.workspace),
             request: RawValue::from_string(request)?,
         };
         let mut properties = json_properties().with_reply_to(ShortString::try_new(reply_to)?);
+        let work = self.topology.work_of(disk);
         let queue = match to {
-            Destination::Shared(_) => &*self.topology.work,
+            Destination::Shared(_) => &*work,
             Destination::Private { queue, .. } => {
                 properties = properties.with_expiration(PRIVATE_OFFER_MS.into());
                 queue

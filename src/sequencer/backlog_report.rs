@@ -3,16 +3,18 @@
 //! answer; only who may listen to the status exchange hears it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::actions::Actor;
-use super::queue::{LineSummary, Oldest, Queue, StuckTurn};
+use super::queue::{HostSummary, LineSummary, Oldest, Queue, StuckTurn};
 use crate::amqp::messages::{
-    BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, Status, StuckReport, WaitReport,
+    BacklogReport, HomesReport, HostReport, LineReport, MAX_HOSTS, MAX_LINES, MAX_NEXT, MAX_STUCK,
+    Status, StuckReport, WaitReport,
 };
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
 use crate::error::with_sources;
+use crate::homes::Homes;
 use crate::pool::Agreement;
 
 /// `backlog`: of an active sequencer.
@@ -22,6 +24,7 @@ pub(super) fn told(
     conditions: Vec<ConditionReport>,
     pool: Agreement,
     describes: bool,
+    homes: Option<HomesReport>,
 ) -> Status {
     Status::Sequencer {
         process: process.to_owned(),
@@ -31,7 +34,31 @@ pub(super) fn told(
         conditions,
         pool: Some(Box::new(pool)),
         describes,
+        homes,
     }
+}
+
+/// Of a pool without shared storage: where its workspaces live. `orders`: what is not
+/// carried out yet.
+pub(super) fn homes(hosts: Vec<HostSummary>, homes: &Homes, orders: Vec<String>) -> HomesReport {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let host = |host: HostSummary| HostReport {
+        disk: host.disk,
+        host: host.host.to_string(),
+        workspaces: count(host.workspaces),
+        busy: count(host.busy),
+        lost: host.is_lost,
+        away_ms: host.away_for.map(millis),
+    };
+    HomesReport {
+        hosts: hosts.into_iter().map(host).take(MAX_HOSTS).collect(),
+        pauses: homes.pauses().clone(),
+        orders,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `beyond`: turns that the queue has not taken.
@@ -55,6 +82,8 @@ pub(super) fn backlog(
         paused: line.paused,
         oldest: line.oldest.map(wait),
         next: line.next.iter().map(ToString::to_string).collect(),
+        home: line.home.map(|host| host.to_string()),
+        home_away_ms: line.home_away.map(millis),
     };
     BacklogReport {
         limit: count(limit),

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::actions::{Actor, Answer};
+use super::elsewhere::unexpected;
 use super::queue::Place;
 use super::reply::unless_cut;
-use crate::amqp::messages::{DescribeTurn, Description, TurnPosition};
+use crate::amqp::messages::{DescribeTurn, Description, RecordsAnswer, RecordsTask, TurnPosition};
 use crate::amqp::reply::ReplyAddress;
 use crate::error::with_sources;
 use crate::heartbeat::LISTEN;
@@ -44,6 +46,8 @@ pub(super) struct Asked {
 /// What the session knows of the turn.
 #[derive(Debug)]
 pub(super) struct Seen {
+    /// The disk of its records; `None` if its workspace has no home.
+    pub disk: Option<Uuid>,
     pub place: Option<Place>,
     /// Turns that were not read yet.
     pub unread: usize,
@@ -140,7 +144,7 @@ impl Actor {
     ) {
         let (actor, cut) = (self.clone(), self.cut.clone());
         unless_cut(cut, async move {
-            let stage = match timeout(WITHIN, actor.stage(&asked.turn)).await {
+            let stage = match timeout(WITHIN, actor.stage(&asked.turn, seen.disk)).await {
                 Ok(Ok(stage)) => stage,
                 Ok(Err(error)) => return actor.not_described(&asked, &error),
                 Err(_) => return actor.not_described(&asked, "the disk does not answer"),
@@ -180,7 +184,23 @@ impl Actor {
         self.metrics.description(DescriptionOutcome::Failed);
     }
 
-    async fn stage(&self, turn: &DescribeTurn) -> Result<Option<TurnStage>, String> {
+    async fn stage(
+        &self,
+        turn: &DescribeTurn,
+        disk: Option<Uuid>,
+    ) -> Result<Option<TurnStage>, String> {
+        // A workspace that has no home has no records.
+        let Some(disk) = disk else { return Ok(None) };
+        if !self.is_here(disk) {
+            let task = RecordsTask::Stage {
+                workspace: turn.workspace.to_string(),
+                turn_id: turn.turn_id.clone(),
+            };
+            return match self.ask(disk, task, WITHIN).await? {
+                RecordsAnswer::Stage(stage) => Ok(stage),
+                other => Err(unexpected(&other)),
+            };
+        }
         let lane = self.reading.enter(Some(turn.workspace.as_str())).await;
         let lane = lane.map_err(|error| with_sources(&error))?;
         let reading = Arc::clone(&self.reads).acquire_owned().await;
@@ -210,7 +230,11 @@ mod tests {
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
         let started = TurnStage::Started { attempt: 1, at };
         let state = |stage: Option<&TurnStage>, place, is_second_look| {
-            let seen = Seen { place, unread: 7 };
+            let seen = Seen {
+                disk: None,
+                place,
+                unread: 7,
+            };
             let position = position(stage, &seen, is_second_look)?;
             Some(match position {
                 TurnPosition::Unknown { unread } => format!("unknown, {unread} unread"),

@@ -13,6 +13,8 @@ mod actions;
 mod backlog_report;
 mod complaints;
 mod describe;
+mod elsewhere;
+mod homes_log;
 mod intake;
 mod lanes;
 mod message;

@@ -78,6 +78,8 @@ mod cancels;
 mod claiming;
 mod counts;
 mod held;
+mod homes;
+mod hosts;
 mod messages;
 #[cfg(test)]
 mod model;
@@ -92,19 +94,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use affinity::Affinity;
 pub use affinity::{Destination, WhyShared};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub use counts::{LineSummary, Oldest, Place, Summary};
-use held::{Held, LastOffer, Line};
+use held::{Held, Line};
 pub use held::{QueuedTurn, Ticket, Verdict};
+pub use homes::HostSummary;
+use hosts::Hosts;
+pub use hosts::{AWAY_AFTER, SHARED};
 pub use messages::{Action, Arrival, ClaimAnswer};
 pub use processes::WorkerReport;
 pub use stuck::{STUCK_AFTER, StuckTurn};
 
+use uuid::Uuid;
+
 use crate::fault;
 use crate::heartbeat::LISTEN;
+use crate::homes::Homes;
 use crate::workspace::Pauses;
 
 /// Until an offered head is offered again, of which nothing is heard. The first
@@ -151,15 +158,15 @@ pub struct Queue {
     by_id: HashMap<Arc<str>, BTreeSet<Ticket>>,
     timers: BTreeSet<(Instant, Ticket)>,
     cancels: Cancels,
-    affinity: Affinity,
+    /// The work queues, and what is known of their processes.
+    hosts: Hosts,
+    /// `None` where all hosts share the workspace root.
+    homes: Option<Homes>,
+    /// Since when processes have been listened to, where disks can be away.
+    since: Option<Instant>,
+    guard: Duration,
     jitter: Jitter,
     next_ticket: u64,
-    /// Offers made so far.
-    offers: u64,
-    /// The newest offer known to have been taken by a worker, by its number.
-    taken: u64,
-    /// Offers that lie in the work queue, as the broker said last.
-    untaken: u64,
     /// What is not offered.
     paused: Arc<Pauses>,
     /// When slots that are free now are looked at again.
@@ -177,12 +184,12 @@ impl Queue {
             by_id: HashMap::new(),
             timers: BTreeSet::new(),
             cancels: Cancels::default(),
-            affinity: Affinity::new(GUARD),
+            hosts: Hosts::shared(GUARD),
+            homes: None,
+            since: None,
+            guard: GUARD,
             jitter: Jitter::new(seed),
             next_ticket: 0,
-            offers: 0,
-            taken: 0,
-            untaken: 0,
             paused: Arc::default(),
             slots_settle: None,
         }
@@ -192,7 +199,8 @@ impl Queue {
     /// waiting one, as its server waits where the slot is free; zero: no
     /// process is preferred.
     pub fn with_guard(mut self, guard: Duration) -> Self {
-        self.affinity = Affinity::new(guard);
+        self.guard = guard;
+        self.hosts = Hosts::shared(guard);
         self
     }
 
@@ -203,9 +211,8 @@ impl Queue {
         self.lines.clear();
         self.by_id.clear();
         self.timers.clear();
-        self.affinity.reset();
+        self.hosts.reset();
         self.slots_settle = None;
-        self.untaken = 0;
     }
 
     /// A delivery of `codex.turns`.
@@ -235,6 +242,8 @@ impl Queue {
         let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
         held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
         held.shares_id = self.by_id.contains_key(&turn.turn_id);
+        held.redelivered = redelivered;
+        held.to_be_received = held.deadline.is_some();
         let shares_id = held.shares_id;
 
         let ticket = Ticket(self.next_ticket);
@@ -246,11 +255,8 @@ impl Queue {
             .entry(Arc::clone(&turn.turn_id))
             .or_default()
             .insert(ticket);
-        if held.deadline.is_some() {
-            let turn = Arc::clone(&held.turn);
-            out.push(Action::Receive { ticket, turn });
-        }
         self.turns.insert(ticket, held);
+        self.find_home(ticket);
         if !shares_id {
             self.take_place(ticket, now, out);
         }
@@ -347,8 +353,17 @@ impl Queue {
     /// queue is first in, first out: while something lies in it and no later offer
     /// has been taken, an offer is not lost but waiting, and is repeated only after
     /// an hour. A shell that never tells gets plain repeats.
-    pub fn work_queue_depth(&mut self, ready: u64) {
-        self.untaken = ready;
+    ///
+    /// `disk`: whose work queue; [`SHARED`] for that of a pool that shares its root.
+    pub fn work_queue_depth(&mut self, disk: Uuid, ready: u64) {
+        if let Some(host) = self.hosts.of(Some(disk)) {
+            host.untaken = ready;
+        }
+    }
+
+    /// The disks whose work queues are in use.
+    pub fn disks(&self) -> Vec<Uuid> {
+        self.hosts.iter().map(|(disk, _)| disk).collect()
     }
 
     /// What operators have paused. Its turns keep their places and are not offered;
@@ -414,8 +429,10 @@ impl Queue {
             return;
         };
         // One that was private only has no number: it overtook others.
-        if let Some(offer) = held.last_offer {
-            self.taken = self.taken.max(offer.first);
+        if let Some(offer) = held.last_offer
+            && let Some(host) = self.hosts.of(held.disk)
+        {
+            host.taken = host.taken.max(offer.first);
         }
         held.taken_at.get_or_insert(now);
         self.let_go(ticket, now);
@@ -458,8 +475,16 @@ impl Queue {
     /// The one place that decides what a turn needs now: to be claimed, to be
     /// offered, or to be looked at again at a certain time.
     fn attend(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action>) {
+        if let Some(lost) = self.ends_with_its_disk(ticket) {
+            self.ask(ticket, lost, now, out);
+            return;
+        }
+        if let Some(wake) = self.needs_home(ticket, now, out) {
+            self.set_timer(ticket, wake);
+            return;
+        }
         let wanted = self.wanted(ticket, now, out);
-        let mut offers = false;
+        let (mut offers, mut claims) = (false, None);
         let Some(held) = self.turns.get(&ticket) else {
             return;
         };
@@ -477,12 +502,7 @@ impl Queue {
             (Some(_), _) => None,
             (None, Some(_)) if held.claim_not_before > now => Some(held.claim_not_before),
             (None, Some(verdict)) => {
-                held.asked = Some(verdict.clone());
-                out.push(Action::Claim {
-                    ticket,
-                    turn: Arc::clone(&held.turn),
-                    verdict,
-                });
+                claims = Some(verdict);
                 None
             }
             (None, None) => {
@@ -490,7 +510,9 @@ impl Queue {
                     None
                 } else if held.not_before > now {
                     Some(held.not_before)
-                } else if lies_untaken(held.last_offer, self.untaken, self.taken, now) {
+                } else if (self.hosts.of(held.disk))
+                    .is_some_and(|host| host.lies_untaken(held.last_offer, now))
+                {
                     held.not_before = now + self.jitter.wait(REPEAT, held.waits);
                     held.waits = held.waits.saturating_add(1);
                     Some(held.not_before)
@@ -505,10 +527,53 @@ impl Queue {
         if offers {
             let until = self.offer(ticket, now, out);
             wake = [wake, until].into_iter().flatten().min();
-        } else {
-            self.affinity.waits_no_more(ticket);
+        } else if let Some(host) = self.hosts.of(held.disk) {
+            host.affinity.waits_no_more(ticket);
         }
+        if let Some(verdict) = claims {
+            self.ask(ticket, verdict, now, out);
+        } else {
+            self.set_timer(ticket, wake);
+        }
+    }
+
+    /// Asks for the turn's claim, unless one is asked for, or not yet due.
+    fn ask(&mut self, ticket: Ticket, verdict: Verdict, now: Instant, out: &mut Vec<Action>) {
+        let Some(held) = self.turns.get_mut(&ticket) else {
+            return;
+        };
+        let wake = match held.asked {
+            Some(_) => None,
+            None if held.claim_not_before > now => Some(held.claim_not_before),
+            None => {
+                held.asked = Some(verdict.clone());
+                let other = match &verdict {
+                    Verdict::IdTaken { workspace } => Some(Arc::clone(workspace)),
+                    _ => None,
+                };
+                let (turn, disk) = (Arc::clone(&held.turn), held.disk);
+                out.push(Action::Claim {
+                    ticket,
+                    turn,
+                    verdict,
+                    disk: disk.unwrap_or(SHARED),
+                    other: other.and_then(|workspace| self.disk_of(&workspace)),
+                });
+                None
+            }
+        };
         self.set_timer(ticket, wake);
+    }
+
+    /// Of a turn that may have been started on a disk that is gone for good, once
+    /// the log says so of it by name.
+    fn ends_with_its_disk(&self, ticket: Ticket) -> Option<Verdict> {
+        let held = self.turns.get(&ticket)?;
+        let host = Arc::clone(held.lost_with.as_ref()?);
+        let record = self.homes.as_ref()?.of(&held.turn.workspace)?;
+        let lost = record.lost.as_ref()?;
+        let is_recorded = lost.turn_ids.contains(&held.turn.turn_id);
+        is_recorded.then_some(Verdict::HostLost { host })
     }
 
     fn set_timer(&mut self, ticket: Ticket, wake: Option<Instant>) {
@@ -524,9 +589,4 @@ impl Queue {
             }
         }
     }
-}
-
-/// Whether the turn's newest offer is to be believed to wait in the work queue.
-fn lies_untaken(offer: Option<LastOffer>, untaken: u64, taken: u64, now: Instant) -> bool {
-    offer.is_some_and(|offer| untaken > 0 && offer.newest > taken && now < offer.at + LIES_AT_MOST)
 }

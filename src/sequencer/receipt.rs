@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::actions::{Actor, Records};
+use super::elsewhere::{ANSWER_LIMIT, unexpected};
 use super::queue::QueuedTurn;
+use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::error::with_sources;
 use crate::fault;
 use crate::turn::NotStarted;
@@ -16,7 +19,28 @@ use crate::workspace::Received;
 impl Actor {
     /// How long ago a sequencer first received the turn. Nothing where that
     /// can't be kept: the next sequencer would have to count anew.
-    pub(super) async fn received(&self, turn: Arc<QueuedTurn>) -> Option<Duration> {
+    pub(super) async fn received(&self, turn: Arc<QueuedTurn>, disk: Uuid) -> Option<Duration> {
+        if self.is_here(disk) {
+            return self.received_here(turn).await;
+        }
+        let request = String::from_utf8(turn.request.to_vec()).ok()?;
+        match self
+            .ask(disk, RecordsTask::Receive { request }, ANSWER_LIMIT)
+            .await
+        {
+            Ok(RecordsAnswer::Received(ago)) => Some(Duration::from_millis(ago)),
+            Ok(other) => {
+                tracing::warn!(answer = unexpected(&other), "can't keep when a turn came");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(error, "can't keep when a turn came");
+                None
+            }
+        }
+    }
+
+    pub(super) async fn received_here(&self, turn: Arc<QueuedTurn>) -> Option<Duration> {
         let records = self.records.clone();
         let lane = self.lanes.enter(Some(&turn.workspace)).await;
         let _place = self.receipts.acquire().await;

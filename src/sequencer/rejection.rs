@@ -30,6 +30,8 @@ pub(super) struct Refused {
     pub redelivered: bool,
     /// Its sender wants the answer there, too.
     pub reply_to: Option<ReplyAddress>,
+    /// The records of its workspace may be on another host's disk.
+    pub is_local: bool,
 }
 
 impl Actor {
@@ -199,6 +201,8 @@ impl Refused {
         };
         let claims = match &self.rejection.workspace {
             None => root.rejected().clone(),
+            // Apart from the turns of that workspace, which may live elsewhere.
+            Some(id) if self.is_local => root.rejected_in(id.as_str())?,
             Some(id) => match root.workspace(id.as_str()) {
                 Ok(workspace) => workspace.claims().clone(),
                 Err(WorkspaceError::Rejected { .. }) => root.rejected_in(id.as_str())?,
@@ -227,6 +231,7 @@ mod tests {
             names_held: false,
             redelivered,
             reply_to: None,
+            is_local: false,
         }
     }
 

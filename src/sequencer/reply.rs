@@ -7,8 +7,11 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::actions::Actor;
+use super::elsewhere::{ANSWER_LIMIT, unexpected};
+use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::error::with_sources;
 use crate::event::SealedEvent;
@@ -34,6 +37,10 @@ impl Callers {
         }
     }
 
+    pub fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
     pub fn add(&mut self, address: ReplyAddress) {
         if self.addresses.len() < MAX_CALLERS && !self.addresses.contains(&address) {
             self.addresses.push(address);
@@ -42,12 +49,12 @@ impl Callers {
 }
 
 impl Actor {
-    /// Off the loop: the turn has ended, and its records have its end.
-    pub(super) fn reply(&self, callers: Callers) {
+    /// Off the loop: the turn has ended, and the records of that disk have its end.
+    pub(super) fn reply(&self, callers: Callers, disk: Option<Uuid>) {
         let (actor, cut) = (self.clone(), self.cut.clone());
         unless_cut(cut, async move {
             let _place = actor.replies.acquire().await;
-            let end = actor.recorded_end(&callers).await.unwrap_or_else(|error| {
+            let end = actor.end_of(&callers, disk).await.unwrap_or_else(|error| {
                 tracing::warn!(
                     error,
                     turn_id = &*callers.turn_id,
@@ -59,6 +66,29 @@ impl Actor {
                 actor.send(address, &end).await;
             }
         });
+    }
+
+    async fn end_of(
+        &self,
+        callers: &Callers,
+        disk: Option<Uuid>,
+    ) -> Result<Vec<SealedEvent>, String> {
+        // One that ended with its disk has no other record.
+        if let Some(end) = self.lost_ends.take(&callers.workspace, &callers.turn_id) {
+            return Ok(end);
+        }
+        let disk = disk.ok_or_else(|| "the workspace has no home".to_owned())?;
+        if self.is_here(disk) {
+            return self.recorded_end(callers).await;
+        }
+        let task = RecordsTask::End {
+            workspace: callers.workspace.to_string(),
+            turn_id: callers.turn_id.to_string(),
+        };
+        match self.ask(disk, task, ANSWER_LIMIT).await? {
+            RecordsAnswer::End(end) => Ok(end),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn recorded_end(&self, callers: &Callers) -> Result<Vec<SealedEvent>, String> {
@@ -101,7 +131,7 @@ pub(super) fn unless_cut(cut: CancellationToken, work: impl Future<Output = ()> 
 
 /// How the turn ended: `error`, if there was one, and `message_end`. Returns
 /// `None` if the records have no end of it.
-fn recorded_end(
+pub(super) fn recorded_end(
     root: &Root,
     workspace: &str,
     turn_id: &str,

@@ -1,11 +1,12 @@
 //! One connection of the sequencer: what it hears, and in which order it acts
 //! on it. The queue decides everything; this only listens and obeys.
 
+mod homes;
 mod questions;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,15 +14,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::actions::{Actor, Answer};
 use super::backlog_report;
 use super::complaints::Complaints;
 use super::describe::Questions;
+use super::elsewhere::queued_turn;
+use super::homes_log::HomesLog;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
 use super::peers::Peers;
-use super::queue::{Action, Arrival, Queue, QueuedTurn, WorkerReport};
+use super::queue::{Action, Arrival, Queue, SHARED, WorkerReport};
 use super::rejection::Refused;
 use super::removal::{Removal, RemovalError};
 use super::reply::Callers;
@@ -36,8 +40,8 @@ use crate::amqp::consume::{
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
-    About, BacklogReport, Cancel, ControlRequest, Decoded, IgnoredControl, MAX_IDLE, Running,
-    Status,
+    About, BacklogReport, Cancel, ControlRequest, Decoded, HomesReport, IgnoredControl, MAX_IDLE,
+    Running, Status,
 };
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
@@ -99,6 +103,8 @@ enum Ended {
     TakeAgain,
     #[error("another process removes a message that the broker cannot deliver")]
     StandBack,
+    #[error("the log of homes can't be read: {0}")]
+    Homes(String),
     #[error("it is asked to end")]
     Drain,
 }
@@ -108,6 +114,9 @@ impl Sequencer {
     /// process's sequencer takes over with everything that is unacked.
     pub async fn run(self, id: &str, drain: CancellationToken) {
         let mut queue = Queue::new(self.max_waiting, rand_seed()).with_guard(self.overtaking);
+        if self.topology.is_local() {
+            queue = queue.with_local_storage(Instant::now());
+        }
         let connector = self.connector.named(format!("{id} sequencer"));
         let mut restarts = Restarts::default();
         let mut crashes = CrashCount::default();
@@ -135,6 +144,7 @@ impl Sequencer {
             self.metrics.set_sequencer_active(false);
             self.metrics.set_backlog(None);
             self.metrics.set_workspaces_stuck(None);
+            self.conditions.set(Condition::HomeAway, "", None);
             let Err(ended) = ended;
             let text = with_sources(&ended);
             match ended {
@@ -214,15 +224,22 @@ impl Sequencer {
                 biased;
                 () = drain.cancelled() => return false,
                 () = host.turns_barred(false) => return true,
-                _ = telling.tick() => self.report(id, None, false),
+                _ = telling.tick() => self.report(id, None, false, None),
             }
         }
     }
 
     /// `backlog`: of an active sequencer. `describes`: it hears questions where a turn is.
-    fn report(&self, id: &str, backlog: Option<BacklogReport>, describes: bool) {
+    /// `homes`: of an active one, in a pool without shared storage.
+    fn report(
+        &self,
+        id: &str,
+        backlog: Option<BacklogReport>,
+        describes: bool,
+        homes: Option<HomesReport>,
+    ) {
         let (conditions, pool) = (self.conditions.reports(), self.pool.agreement());
-        let report = backlog_report::told(id, backlog, conditions, pool, describes);
+        let report = backlog_report::told(id, backlog, conditions, pool, describes, homes);
         self.actor.tell(report);
     }
 
@@ -247,6 +264,8 @@ impl Sequencer {
             .await?;
         let mut status = Consumer::open(link, &status_queue, STATUS_PREFETCH).await?;
         let mut control = Consumer::open(link, &control_queue, STATUS_PREFETCH).await?;
+        let mut records = self.open_records(link).await?;
+        self.actor.asking.answers_to(status_queue.as_str().into());
         // Later, it may be a session of this process that has not ended yet.
         let before = match first {
             true => self.topology.depth(link, &self.topology.turns).await?,
@@ -273,7 +292,10 @@ impl Sequencer {
             stuck: StuckLog::default(),
             questions: Questions::new(began),
             ready: 0,
+            homes_are_read: !self.topology.is_local(),
+            link: link.clone(),
         };
+        let mut log = HomesLog::default();
         let own = [
             (Fanout::Status, status_queue.as_str()),
             (Fanout::Control, control_queue.as_str()),
@@ -282,7 +304,8 @@ impl Sequencer {
         let watchdog = Watchdog::start(link.clone(), &self.parts);
         let mut pulse = interval(PULSE);
         let depths = watch::Sender::new(None);
-        let mut looks = pin!(self.watch_depths(link, &depths));
+        let disks = watch::Sender::new(vec![SHARED]);
+        let mut looks = pin!(self.watch_depths(link, &depths, &disks));
         let mut depths = depths.subscribe();
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -291,9 +314,11 @@ impl Sequencer {
         session.observe();
         let mut heard_control = false;
         loop {
+            let intake = session.intake.deadline();
+            let intake = intake.filter(|_| session.homes_are_read);
             // Every second round at most, so that a flood of them delays no turn.
             let hears_control = !std::mem::take(&mut heard_control);
-            let deadlines = [session.queue.next_deadline(), session.intake.deadline()];
+            let deadlines = [session.queue.next_deadline(), intake];
             let deadline = deadlines.into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + PULSE);
             tokio::select! {
@@ -315,7 +340,14 @@ impl Sequencer {
                     session.controls(deliveries?).await?;
                     heard_control = true;
                 }
-                Some(answer) = answered.recv() => session.answer(answer),
+                delivery = log.next() => session.log_entry(&mut log, delivery?).await?,
+                delivery = next_of(&mut records) => {
+                    self.actor.serve_records(delivery?, &self.tenants);
+                }
+                Some(answer) = answered.recv() => match answer {
+                    Answer::Log(answer) => session.log_answer(&mut log, answer).await?,
+                    answer => session.answer(answer),
+                },
                 () = sleep_until(deadline.into()) => {
                     session.queue.tick(Instant::now(), &mut session.out);
                 }
@@ -326,14 +358,21 @@ impl Sequencer {
                     if began.elapsed() >= HEALTHY {
                         self.conditions.set(Condition::TurnUndeliverable, "", None);
                     }
-                    session.report(id);
+                    session.carry_out_orders(&mut log).await;
+                    disks.send_replace(session.queue.disks());
+                    session.report(id, &log);
                 }
                 never = &mut looks => match never {},
                 Ok(()) = depths.changed() => {
-                    let depths = *depths.borrow_and_update();
-                    depths.inspect(|depths| session.depths(depths));
+                    let depths = depths.borrow_and_update().clone();
+                    if let Some(depths) = depths {
+                        session.depths(&depths);
+                    }
                 }
                 () = ready(()), if !hears_control => {}
+            }
+            if self.topology.is_local() && session.active && !log.is_open() {
+                log.open(link, &self.actor, &session.answers).await?;
             }
             session.admit()?;
             session.act().await?;
@@ -344,10 +383,10 @@ impl Sequencer {
 }
 
 /// What the broker says of the queues.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Depths {
-    /// Offers that lie in the work queue.
-    offers: u64,
+    /// Offers that lie in each work queue.
+    offers: Vec<(Uuid, u64)>,
     turns: Depth,
 }
 
@@ -358,18 +397,24 @@ impl Sequencer {
         &self,
         link: &Link,
         depths: &watch::Sender<Option<Depths>>,
+        disks: &watch::Sender<Vec<Uuid>>,
     ) -> Infallible {
         let mut pulse = interval(DEPTH_PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             pulse.tick().await;
-            let work = self.topology.depth(link, &self.topology.work).await;
+            let mut offers = Vec::new();
+            let known = disks.borrow().clone();
+            for disk in known {
+                let work = self.topology.work_of(disk);
+                // That of a disk that never came is not there.
+                if let Ok(depth) = self.topology.depth(link, &work).await {
+                    offers.push((disk, depth.ready));
+                }
+            }
             let turns = self.topology.depth(link, &self.topology.turns).await;
-            if let (Ok(work), Ok(turns)) = (work, turns) {
-                depths.send_replace(Some(Depths {
-                    offers: work.ready,
-                    turns,
-                }));
+            if let Ok(turns) = turns {
+                depths.send_replace(Some(Depths { offers, turns }));
             }
         }
     }
@@ -399,6 +444,9 @@ struct Session<'a> {
     questions: Questions,
     /// Turns that the broker has given to no consumer, as it said last.
     ready: u64,
+    /// Before, no turn may be let in.
+    homes_are_read: bool,
+    link: Link,
 }
 
 impl Session<'_> {
@@ -424,6 +472,9 @@ impl Session<'_> {
     /// Lets the queue have as many turns as it may have.
     fn admit(&mut self) -> Result<(), Ended> {
         let backlog = self.sequencer.backlog.max(1);
+        if !self.homes_are_read {
+            return Ok(());
+        }
         while self.held.len() < backlog {
             match self.intake.next(Instant::now()) {
                 NextTurn::Turn(receipt, message) => self.turn(receipt, message),
@@ -454,16 +505,7 @@ impl Session<'_> {
         });
         match TurnRequest::parse(&message.body, &sequencer.limits, &properties) {
             Ok(request) => {
-                let turn = QueuedTurn {
-                    workspace: request.workspace.shared(),
-                    turn_id: request.turn_id.shared(),
-                    fingerprint: request.fingerprint().into(),
-                    start_within: request.start_within,
-                    on_busy: request.on_busy,
-                    tenant: sequencer.tenants.of(&request).map(Arc::from),
-                    enqueued_at: request.enqueued_at,
-                    request: Arc::from(request.to_canonical_json().into_bytes()),
-                };
+                let turn = queued_turn(&request, &sequencer.tenants);
                 let now = Instant::now();
                 match self
                     .queue
@@ -495,6 +537,7 @@ impl Session<'_> {
                     names_held,
                     redelivered,
                     reply_to,
+                    is_local: sequencer.topology.is_local(),
                 };
                 sequencer.actor.reject(refused, move || {
                     // A session that is over has no use for it: the delivery comes again.
@@ -575,8 +618,15 @@ impl Session<'_> {
                 process,
                 active,
                 describes,
+                homes,
                 ..
-            })) => self.peers.heard(now, process, active, describes),
+            })) => {
+                self.heed_active(&process, homes);
+                self.peers.heard(now, process, active, describes);
+            }
+            Ok(Decoded::Known(Status::Recorded { nonce, answer })) => {
+                self.sequencer.actor.asking.answered(nonce, answer);
+            }
             Ok(Decoded::Known(Status::Pool { .. })) => {}
             Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
@@ -615,9 +665,10 @@ impl Session<'_> {
             idle: &idle,
             idle_is_cut: about.idle.len() >= MAX_IDLE,
             answers: about.answers_offers,
+            disk: about.pool.as_ref().and_then(|pool| pool.disk.as_ref()),
         };
         // Workspaces of another root have the same names.
-        if root.is_none_or(|root| root == sequencer.actor.records.root.id()) {
+        if root.is_none_or(|root| root == sequencer.pool.root()) {
             self.queue.worker_heard(now, &report, &mut self.out);
         }
         self.queue.heartbeat(now, running, &mut self.out);
@@ -665,6 +716,9 @@ impl Session<'_> {
             Answer::Received { ticket, ago } => self.queue.was_received(now, ticket, ago, out),
             Answer::Rejected { tag } => out.push(Action::Ack { tag }),
             Answer::SecondLook(asked) => self.second_look(asked),
+            Answer::HomeFailed { workspace } => self.queue.home_failed(now, &workspace),
+            // Of the log, which the loop has.
+            Answer::Log(_) => {}
         }
     }
 
@@ -678,7 +732,8 @@ impl Session<'_> {
                         receipt.ack().await?;
                         fault::at("sequencer.acked");
                         if let Some(callers) = self.callers.remove(&tag) {
-                            self.sequencer.actor.reply(callers);
+                            let disk = self.queue.disk_of(callers.workspace());
+                            self.sequencer.actor.reply(callers, disk);
                         }
                     }
                 }
@@ -688,7 +743,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn report(&mut self, id: &str) {
+    fn report(&mut self, id: &str, log: &HomesLog) {
         let now = Instant::now();
         let stuck = self.queue.stuck(now);
         let known = self.active.then_some(stuck.len());
@@ -696,11 +751,15 @@ impl Session<'_> {
         self.stuck.log(now, &stuck);
         let (beyond, limit) = (self.intake.len(), self.sequencer.backlog);
         let backlog = || backlog_report::backlog(now, limit, beyond, self.queue, &stuck);
-        self.sequencer.report(id, self.active.then(backlog), true);
+        let backlog = self.active.then(backlog);
+        let homes = self.homes_report(now, log);
+        self.sequencer.report(id, backlog, true, homes);
     }
 
     fn depths(&mut self, depths: &Depths) {
-        self.queue.work_queue_depth(depths.offers);
+        for (disk, offers) in &depths.offers {
+            self.queue.work_queue_depth(*disk, *offers);
+        }
         self.ready = depths.turns.ready;
         let sequencer = self.sequencer;
         let turns = &sequencer.topology.turns;
@@ -721,6 +780,14 @@ impl Session<'_> {
         // A standby holds no turn, and does not know what the active one holds.
         let known = self.active.then(backlog);
         self.sequencer.metrics.set_backlog(known);
+    }
+}
+
+/// The next delivery; never if there is no consumer. Cancel-safe.
+async fn next_of(consumer: &mut Option<Consumer>) -> Result<Delivery, ConsumeError> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => pending().await,
     }
 }
 

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::actions::Actor;
+use super::elsewhere::{ANSWER_LIMIT, unexpected};
 use super::queue::{ClaimAnswer, QueuedTurn, Verdict as Wanted};
 use crate::amqp::dead_letter::Refusal;
+use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, Reason, SealedEvent, StopReason, TurnError};
 use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::trace::TraceContext;
-use crate::turn::{NotStarted, cancelled_ending, simple_ending};
+use crate::turn::{NotStarted, cancelled_ending, lost_ending, simple_ending};
 use crate::workspace::{
     CancelMark, Claim, ClaimOutcome, Root, StateError, Verdict, Workspace, WorkspaceError,
 };
@@ -46,7 +49,100 @@ struct Decision {
 }
 
 impl Actor {
-    pub(super) async fn decide(&self, turn: &Arc<QueuedTurn>, wanted: Wanted) -> ClaimAnswer {
+    /// By the records of `disk`. `other`: that of the workspace which the verdict names.
+    pub(super) async fn decide(
+        &self,
+        turn: &Arc<QueuedTurn>,
+        wanted: Wanted,
+        disk: Uuid,
+        other: Option<Uuid>,
+    ) -> ClaimAnswer {
+        if let Wanted::HostLost { host } = &wanted {
+            return self.end_lost(turn, host).await;
+        }
+        let decided = self.decide_there(turn, wanted, disk, other).await;
+        decided.unwrap_or_else(|error| {
+            let (turn_id, workspace) = (&*turn.turn_id, &*turn.workspace);
+            tracing::warn!(
+                error,
+                turn_id,
+                workspace,
+                "can't decide a turn's fate on its workspace's disk yet"
+            );
+            ClaimAnswer::Failed
+        })
+    }
+
+    async fn decide_there(
+        &self,
+        turn: &Arc<QueuedTurn>,
+        verdict: Wanted,
+        disk: Uuid,
+        other: Option<Uuid>,
+    ) -> Result<ClaimAnswer, String> {
+        let other_ended = match &verdict {
+            Wanted::IdTaken { workspace } if other != Some(disk) => Some(match other {
+                Some(other) if self.is_here(other) => {
+                    let (root, id) = (self.records.root.clone(), workspace.to_string());
+                    let turn_id = turn.turn_id.to_string();
+                    let look = move || has_ended(&root, &id, &turn_id);
+                    let looked = tokio::task::spawn_blocking(look).await;
+                    let looked = looked.map_err(|error| error.to_string())?;
+                    looked.map_err(|error| with_sources(&error))?
+                }
+                other => self.has_ended_on(other, workspace, &turn.turn_id).await?,
+            }),
+            _ => None,
+        };
+        if self.is_here(disk) {
+            return Ok(self.decide_here(turn, verdict, other_ended).await);
+        }
+        let request = String::from_utf8(turn.request.to_vec()).map_err(|it| it.to_string())?;
+        let task = RecordsTask::Decide {
+            request,
+            verdict,
+            other_ended,
+        };
+        match self.ask(disk, task, ANSWER_LIMIT).await? {
+            RecordsAnswer::Decided(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The turn may have been started on a disk that is gone for good: it ends, and
+    /// no records have its end.
+    async fn end_lost(&self, turn: &Arc<QueuedTurn>, host: &str) -> ClaimAnswer {
+        let limits = Limits::accepted();
+        let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
+            return ClaimAnswer::Failed;
+        };
+        let error = workspace_lost(&turn.workspace, host);
+        let end = lost_ending(&request, error.clone());
+        let _place = self.place_for_ending().await;
+        if !self.publish_events(end.clone()).await {
+            return ClaimAnswer::Failed;
+        }
+        self.lost_ends.keep(&turn.workspace, &turn.turn_id, end);
+        let tenant = turn.tenant.as_deref();
+        self.metrics
+            .turn_decided(tenant, StopReason::Error, Some(&error));
+        tracing::warn!(
+            turn_id = &*turn.turn_id,
+            workspace = &*turn.workspace,
+            host,
+            "ended a turn whose workspace was on a lost disk"
+        );
+        ClaimAnswer::Won
+    }
+
+    /// By the records of this process's root. `other_ended`: whether the turn that the
+    /// verdict names has ended, if that is of another disk.
+    pub(super) async fn decide_here(
+        &self,
+        turn: &Arc<QueuedTurn>,
+        wanted: Wanted,
+        other_ended: Option<bool>,
+    ) -> ClaimAnswer {
         let (root, by, turn_) = (
             self.records.root.clone(),
             self.records.by.clone(),
@@ -56,7 +152,10 @@ impl Actor {
         let lane = self.lanes.enter(Some(&turn.workspace)).await;
         let _place = self.place_for_ending().await;
         let decided = match lane {
-            Ok(lane) => lane.run(move || claim(&root, &turn_, wanted, by)).await,
+            Ok(lane) => {
+                lane.run(move || claim(&root, &turn_, wanted, by, other_ended))
+                    .await
+            }
             Err(error) => Err(error),
         };
         let decided = match decided {
@@ -154,6 +253,7 @@ fn claim(
     turn: &QueuedTurn,
     wanted: Wanted,
     by: String,
+    other_ended: Option<bool>,
 ) -> Result<Decided, NotStarted> {
     let claims = match root.workspace(&turn.workspace) {
         Ok(workspace) => workspace.claims().clone(),
@@ -194,13 +294,19 @@ fn claim(
             (StopReason::Error, Some(busy(&turn.workspace)))
         }
         Wanted::IdTaken { workspace } => {
-            if has_ended(root, workspace, &turn.turn_id)? {
+            let ended = match other_ended {
+                Some(ended) => ended,
+                None => has_ended(root, workspace, &turn.turn_id)?,
+            };
+            if ended {
                 return Ok(Decided::AllEnded);
             }
             (StopReason::Error, Some(id_taken(&turn.turn_id)))
         }
         Wanted::BacklogFull => (StopReason::Error, Some(backlog_full(&turn.workspace))),
         Wanted::Expired => (StopReason::Error, Some(expired(turn.start_within))),
+        // Not by records.
+        Wanted::HostLost { .. } => return Ok(Decided::Runs),
     };
     let id_taken = matches!(wanted, Wanted::IdTaken { .. });
     // What the request itself asked for is no operator's concern.
@@ -260,7 +366,7 @@ fn all_have_ended(workspace: &Workspace, turns: &[Arc<str>]) -> Result<bool, Sta
 }
 
 /// In a workspace that can't be, no turn's end is known.
-fn has_ended(root: &Root, workspace: &str, turn_id: &str) -> Result<bool, NotStarted> {
+pub(super) fn has_ended(root: &Root, workspace: &str, turn_id: &str) -> Result<bool, NotStarted> {
     match root.workspace(workspace) {
         Ok(workspace) => Ok(workspace.has_ended(turn_id)?),
         Err(WorkspaceError::Rejected { .. }) => Ok(false),
@@ -307,6 +413,18 @@ fn busy(workspace: &str) -> TurnError {
     }
 }
 
+fn workspace_lost(workspace: &str, host: &str) -> TurnError {
+    TurnError {
+        code: ErrorCode::WorkspaceLost,
+        message: format!(
+            "workspace `{workspace}` was on the disk of host {host}, which is gone for good by an operator's word; \
+             the turn may have been started there"
+        ),
+        reason: Reason::Unknown,
+        retryable: false,
+    }
+}
+
 fn expired(limit: Option<Duration>) -> TurnError {
     TurnError {
         code: ErrorCode::Expired,
@@ -346,9 +464,10 @@ mod tests {
         let root = Root::open(dir.path()).unwrap();
         root.workspace("a").unwrap();
         for wanted in [Wanted::Cancelled, Wanted::BacklogFull, Wanted::Expired] {
-            let decided = claim(&root, &turn("a/inside"), wanted.clone(), "me".into()).unwrap();
+            let decided =
+                claim(&root, &turn("a/inside"), wanted.clone(), "me".into(), None).unwrap();
             assert!(matches!(decided, Decided::Runs), "{wanted:?}");
-            let decided = claim(&root, &turn("b"), wanted.clone(), "me".into()).unwrap();
+            let decided = claim(&root, &turn("b"), wanted.clone(), "me".into(), None).unwrap();
             assert!(!matches!(decided, Decided::Runs), "{wanted:?}");
         }
     }
@@ -369,7 +488,7 @@ mod tests {
         let workspace = root.workspace("a").unwrap();
         let decide = |ahead: &[&str]| {
             let ahead = ahead.iter().map(|id| Arc::from(*id)).collect();
-            claim(&root, &turn("a"), Wanted::Busy { ahead }, "me".into()).unwrap()
+            claim(&root, &turn("a"), Wanted::Busy { ahead }, "me".into(), None).unwrap()
         };
         let unrun = Claim {
             verdict: Verdict::Unrun { ending: Vec::new() },
@@ -398,7 +517,7 @@ mod tests {
         let claims = root.workspace("b").unwrap().claims().clone();
         claims.claim("t", &run_claim()).unwrap();
         let ahead = vec!["waits".into()];
-        let decided = claim(&root, &turn("b"), Wanted::Busy { ahead }, "me".into());
+        let decided = claim(&root, &turn("b"), Wanted::Busy { ahead }, "me".into(), None);
         assert!(matches!(decided.unwrap(), Decided::Runs));
     }
 
@@ -409,7 +528,14 @@ mod tests {
         let claims = root.workspace("a").unwrap().claims().clone();
         let supersede = |by: &str| {
             let by = by.into();
-            claim(&root, &turn("a"), Wanted::Superseded { by }, "me".into()).unwrap()
+            claim(
+                &root,
+                &turn("a"),
+                Wanted::Superseded { by },
+                "me".into(),
+                None,
+            )
+            .unwrap()
         };
         let unrun = Claim {
             verdict: Verdict::Unrun { ending: Vec::new() },
@@ -434,7 +560,13 @@ mod tests {
         let claims = root.workspace("b").unwrap().claims().clone();
         claims.claim("t", &run_claim()).unwrap();
         let by = "u".into();
-        let decided = claim(&root, &turn("b"), Wanted::Superseded { by }, "me".into());
+        let decided = claim(
+            &root,
+            &turn("b"),
+            Wanted::Superseded { by },
+            "me".into(),
+            None,
+        );
         assert!(matches!(decided.unwrap(), Decided::Runs));
         let mark = claims.cancel_mark("t").unwrap().unwrap();
         assert_eq!(mark.superseded_by.as_deref(), Some("u"));
@@ -449,7 +581,7 @@ mod tests {
             let wanted = Wanted::IdTaken {
                 workspace: "other".into(),
             };
-            claim(&root, &turn(workspace), wanted, "me".into()).unwrap()
+            claim(&root, &turn(workspace), wanted, "me".into(), None).unwrap()
         };
         let is_refused = |decided: &Decided, first: bool| {
             let Decided::Ended {
@@ -506,7 +638,7 @@ mod tests {
         let wanted = Wanted::IdTaken {
             workspace: "other".into(),
         };
-        let decided = claim(&root, &turn("a"), wanted, "me".into()).unwrap();
+        let decided = claim(&root, &turn("a"), wanted, "me".into(), None).unwrap();
         assert!(matches!(decided, Decided::AllEnded));
         let claims = root.workspace("a").unwrap().claims().clone();
         assert!(claims.find("t").unwrap().is_none());
@@ -516,7 +648,7 @@ mod tests {
     fn g5_a_refusal_tried_again_is_the_same_counted_once_and_still_buried() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let decide = |wanted| match claim(&root, &turn("a"), wanted, "me".into()).unwrap() {
+        let decide = |wanted| match claim(&root, &turn("a"), wanted, "me".into(), None).unwrap() {
             Decided::Ended {
                 events,
                 refused,
@@ -540,7 +672,7 @@ mod tests {
     fn g5_a_turn_that_runs_never_expires_and_one_that_expired_is_not_buried() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let expire = || claim(&root, &turn("a"), Wanted::Expired, "me".into()).unwrap();
+        let expire = || claim(&root, &turn("a"), Wanted::Expired, "me".into(), None).unwrap();
         let Decided::Ended {
             events,
             refused: None,
@@ -565,7 +697,7 @@ mod tests {
         assert_eq!(again, events);
         let claims = root.workspace("b").unwrap().claims().clone();
         assert_eq!(claims.claim("t", &run_claim()).unwrap(), ClaimOutcome::Won);
-        let decided = claim(&root, &turn("b"), Wanted::Expired, "me".into()).unwrap();
+        let decided = claim(&root, &turn("b"), Wanted::Expired, "me".into(), None).unwrap();
         assert!(matches!(decided, Decided::Runs));
     }
 }

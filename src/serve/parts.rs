@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::amqp::connect::Connector;
+use crate::amqp::topology::Topology;
 use crate::codex::app_server::{AppServer, Bounds, IdleServers};
 use crate::codex::binary::BinaryError;
 use crate::codex::config_file::ConfigFile;
@@ -283,6 +286,15 @@ fn shared_home(settings: &Settings, env: &[(String, String)]) -> Option<PathBuf>
 fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let (_, value) = env.iter().find(|(set, _)| set == name)?;
     Some(value)
+}
+
+/// The broker's objects as a process with that root needs them.
+pub fn topology(settings: &Settings, root: Uuid) -> Topology {
+    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    match settings.disk(root) {
+        None => topology,
+        Some(disk) => topology.with_disk(disk.id),
+    }
 }
 
 /// `host-pid-random`: an operator finds the process by it, and no two are alike.

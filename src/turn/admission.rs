@@ -111,6 +111,11 @@ impl<E: Engine> Runner<E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Option<Outcome>, NotStarted> {
+        // Only a pool without shared storage moves workspaces; an offer may be older than that.
+        if block_in_place(|| workspace.has_left())? {
+            tracing::warn!("dropped an offer: the workspace has moved to another host's disk");
+            return Ok(Some(Outcome::Busy));
+        }
         // Again: it may have ended while we waited for the lock.
         let mut found = block_in_place(|| look_up(workspace, request))?;
         if let Some(predecessor) = hold.predecessor.take()

@@ -209,6 +209,18 @@ fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
     unrun(sealer, start, ending, metadata)
 }
 
+/// The attempt of the end of a turn whose records are lost: higher than any that it
+/// may have had, so that readers take it for the newest.
+const LOST_ATTEMPT: u32 = 1_000_000;
+
+/// All events of a turn that may have been started, and whose records are lost.
+pub fn lost_ending(request: &TurnRequest, error: TurnError) -> Vec<SealedEvent> {
+    let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
+    let start = message_start(request, None);
+    let metadata = request.metadata.clone();
+    unrun(sealer(request, LOST_ATTEMPT), start, ending, metadata)
+}
+
 /// All events of a request that can't be accepted. Its workspace may be
 /// unknown, and is empty then.
 pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEvent> {

@@ -31,7 +31,7 @@ mod usage;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub use ending::{cancelled_ending, rejected_ending, simple_ending};
+pub use ending::{cancelled_ending, lost_ending, rejected_ending, simple_ending};
 pub use hold::Hints;
 pub use sink::{EventSink, Immediate};
 pub use stop::{Stop, StopHandle};

@@ -142,7 +142,10 @@ impl<E: Engine> Worker<E> {
             }
         };
         // Its sequencer keeps other records. The one of this root makes offers of its own.
-        if offer.root.is_some_and(|root| root != self.pool.root()) {
+        if offer
+            .root
+            .is_some_and(|root| root != self.pool.records_root())
+        {
             self.metrics.offer_of_another_root();
             self.pool.refused_offer(offer.root);
             return None;

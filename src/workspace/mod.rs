@@ -38,6 +38,7 @@
 
 mod check;
 mod claims;
+mod departure;
 mod dir;
 mod durable;
 mod error;

@@ -13,6 +13,8 @@ use super::root::OURS;
 use super::{id, line};
 
 const PAUSED: &str = "paused";
+/// Its presence marks a root of a pool without shared storage.
+const LOCAL: &str = "local";
 const PAUSED_LOCK: &str = "paused.lock";
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -122,6 +124,16 @@ impl PauseFile {
 
     pub(super) fn of(ours: &Arc<Dir>) -> Self {
         Self(Arc::clone(ours))
+    }
+
+    /// Whether the root is one host's of a pool without shared storage, which does not
+    /// read the file: see [`crate::homes`].
+    pub fn is_unread(&self) -> Result<bool, DiskError> {
+        Ok(self.0.stat(LOCAL)?.is_some())
+    }
+
+    pub(super) fn set_unread(&self) -> Result<(), DiskError> {
+        self.0.create_exclusive(LOCAL, b"\n").map(drop)
     }
 
     pub fn read(&self) -> Result<Pauses, StateError> {

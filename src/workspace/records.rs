@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::claims::{CancelMark, Claim, Claims};
 use super::dir::{Dir, Found};
@@ -37,7 +38,7 @@ pub struct TurnRecord {
 }
 
 /// How far a turn has got, by what is durable.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TurnStage {
     /// An attempt has started, and neither ended nor been given back: a worker runs it, or died.
     Started { attempt: u32, at: Timestamp },

@@ -221,6 +221,11 @@ impl Root {
         PauseFile::of(&self.ours)
     }
 
+    /// Marks it, durably, as one host's root of a pool without shared storage.
+    pub fn mark_local(&self) -> Result<(), DiskError> {
+        self.pauses().set_unread()
+    }
+
     /// The locks of the processes that use it.
     pub fn processes(&self) -> &Processes {
         &self.processes

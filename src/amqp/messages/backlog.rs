@@ -61,6 +61,12 @@ pub struct LineReport {
     /// The ids of the first turns, in their order. Absent from older sequencers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
+    /// The host that the workspace lives on, in a pool without shared storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// For how long that has been away. Absent if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_away_ms: Option<u64>,
 }
 
 /// For how long a turn waits.

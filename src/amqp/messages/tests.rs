@@ -87,6 +87,7 @@ fn heartbeat() -> Status {
 fn agreement() -> Agreement {
     Agreement {
         root: Uuid::from_u128(7),
+        disk: None,
         uptime_ms: 90_000,
         clock: time(),
         in_service: true,
@@ -118,6 +119,8 @@ fn sequencer(lines: usize) -> Status {
         paused: true,
         oldest,
         next: vec!["t".repeat(128); MAX_NEXT],
+        home: None,
+        home_away_ms: None,
     };
     let stuck = StuckReport {
         workspace: "acme/api".into(),
@@ -141,6 +144,7 @@ fn sequencer(lines: usize) -> Status {
         }),
         pool: Some(Box::new(agreement())),
         describes: true,
+        homes: None,
     }
 }
 

@@ -13,6 +13,7 @@ use turn_worker::operator::{Operator, OperatorError};
 use turn_worker::sequencer;
 use turn_worker::serve::{channels_needed, too_few_channels};
 use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
+use turn_worker::workspace::Root;
 
 use super::report::Report;
 
@@ -153,7 +154,9 @@ fn version(server: &Server, target: &str, report: &mut Report) {
 /// Whether the rest can be tried.
 async fn topology(settings: &Settings, link: &Link, report: &mut Report) -> bool {
     let prefix = &settings.prefix;
-    let topology = Topology::new(prefix, settings.dead_letter_limit);
+    // Without a root there is a line about that already.
+    let root = Root::open(&settings.workspace_root).map(|root| root.id());
+    let topology = turn_worker::serve::topology(settings, root.unwrap_or_default());
     match topology.declare(link).await {
         Ok(()) => report.ok(
             "topology",

@@ -1,11 +1,10 @@
 //! Whether a process with these settings fits to those of its pool that run.
 
 use turn_worker::amqp::link::Link;
-use turn_worker::amqp::topology::Topology;
 use turn_worker::config::Settings;
 use turn_worker::error::with_sources;
 use turn_worker::pool::{Compared, Own, PeerCheck, PoolError, compare};
-use turn_worker::serve::{connector, process_id};
+use turn_worker::serve::{connector, process_id, topology};
 use turn_worker::workspace::{Property, Root};
 
 use super::report::Report;
@@ -37,7 +36,7 @@ async fn compared(
     link: &Link,
     rounds: u32,
 ) -> Result<Compared, PoolError> {
-    let topology = Topology::new(&settings.prefix, settings.dead_letter_limit);
+    let topology = topology(settings, root.id());
     let own = Own::new(&process_id(), root.id(), settings);
     compare(link, &topology, own, root.processes(), rounds).await
 }

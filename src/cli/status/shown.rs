@@ -37,6 +37,7 @@ pub fn shown(
         running(status, top, now, style, width),
         held(status, now, style, width),
         conditions(status, style, width),
+        homes(status, style, width),
         backlog(status, top, now, style, width),
     ] {
         if !part.is_empty() {
@@ -286,6 +287,43 @@ fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
     table.render(style, width)
 }
 
+/// The hosts whose disks workspaces live on, in a pool without shared storage.
+pub fn homes(status: &PoolStatus, style: Style, width: usize) -> String {
+    let Some(homes) = &status.homes else {
+        return String::new();
+    };
+    let mut table = Table::new(&[
+        Column::Name("HOST"),
+        Column::Text("DISK"),
+        Column::Number("WORKSPACES"),
+        Column::Number("WITH TURNS"),
+        Column::Text("STATE"),
+    ]);
+    for host in &homes.hosts {
+        let state = match (host.lost, host.away_ms) {
+            (true, _) => ("lost".to_owned(), Look::Dim),
+            (false, None) => ("is there".to_owned(), Look::Good),
+            (false, Some(away)) => {
+                let away = age(Duration::from_millis(away));
+                (format!("away for {away}"), Look::Bad)
+            }
+        };
+        table.row([
+            (host.host.clone(), Look::Plain),
+            (host.disk.to_string(), Look::Dim),
+            (host.workspaces.to_string(), Look::Plain),
+            (host.busy.to_string(), Look::Plain),
+            state,
+        ]);
+    }
+    let mut out = table.render(style, width);
+    for order in &homes.orders {
+        out.push_str(&one_line(&format!("not carried out yet: {order}"), width));
+        out.push('\n');
+    }
+    out
+}
+
 /// The longest line first.
 fn backlog(status: &PoolStatus, top: usize, now: Timestamp, style: Style, width: usize) -> String {
     let Some(backlog) = status.backlog.as_ref().filter(|one| !one.top.is_empty()) else {
@@ -416,6 +454,7 @@ mod tests {
             active,
         };
         PoolStatus {
+            homes: None,
             workers: vec![
                 worker("alpha-1", unfit, vec![turn("t2", 9_000)]),
                 worker(
@@ -566,6 +605,7 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
         for (in_service, state) in [(true, "takes turns"), (false, "stands back")] {
             pool.workers[1].about.pool = Some(Box::new(Agreement {
                 root: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+                disk: None,
                 uptime_ms: 0,
                 clock: at(0),
                 in_service,

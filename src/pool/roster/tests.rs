@@ -30,6 +30,7 @@ impl World {
     fn start(&mut self, id: &str, root: Uuid) -> usize {
         let own = Own {
             id: id.to_owned(),
+            disk: None,
             root,
             settings: BTreeMap::new(),
             started: self.now,
@@ -43,6 +44,7 @@ impl World {
         let uptime = self.now.duration_since(roster.own.started);
         let agreement = Agreement {
             root: roster.own.root,
+            disk: None,
             uptime_ms: uptime.as_millis() as u64,
             clock: self.clock,
             in_service: *standing == Standing::InService,
@@ -310,12 +312,14 @@ fn g4_what_a_living_process_wrote_and_is_not_seen_makes_the_newcomer_yield_for_g
     let clock = Timestamp::from_second(1_800_000_000).unwrap();
     let own = Own {
         id: "new-1-x".to_owned(),
+        disk: None,
         root: root(1),
         settings: BTreeMap::new(),
         started: now,
     };
     let report = Agreement {
         root: root(1),
+        disk: None,
         uptime_ms: 60_000,
         clock,
         in_service: true,

@@ -192,6 +192,13 @@ impl Affinity {
         Placement::Wait(until)
     }
 
+    /// The head waits: no process is there that an offer could reach.
+    pub fn wait(&mut self, now: Instant, ticket: Ticket, since: Option<Instant>) -> Placement {
+        let since = since.unwrap_or(now);
+        self.waiting.insert(None, WaitingHead { since, ticket });
+        Placement::Wait(now + LOOK_AGAIN)
+    }
+
     /// How long a head of the process waits for it while others have room.
     fn patience(&self, worker: &str) -> Duration {
         match self.processes.is_soon_free(worker, WAIT_FOR_ROOM) {
@@ -371,8 +378,8 @@ impl Preferred<'_> {
 #[cfg(test)]
 impl Affinity {
     /// What is counted for turns is what they say of themselves.
-    pub fn check(&self, turns: &BTreeMap<Ticket, super::held::Held>) {
-        for (ticket, held) in turns {
+    pub fn check(&self, disk: uuid::Uuid, turns: &BTreeMap<Ticket, super::held::Held>) {
+        for (ticket, held) in turns.iter().filter(|(_, held)| held.disk == Some(disk)) {
             self.processes.check(*ticket, held);
         }
         self.processes.check_tickets(turns);

@@ -203,6 +203,7 @@ impl Queue {
                     Verdict::BacklogFull
                     | Verdict::Expired
                     | Verdict::Busy { .. }
+                    | Verdict::HostLost { .. }
                     | Verdict::IdTaken { .. } => {}
                 }
                 self.let_in(ticket);

@@ -1,7 +1,7 @@
 //! What metrics, `status` and producers want to know of the queue.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -41,6 +41,10 @@ pub struct LineSummary {
     pub oldest: Option<Oldest>,
     /// The ids of the first turns, in their order.
     pub next: Vec<Arc<str>>,
+    /// The host that the workspace lives on, in a pool without shared storage.
+    pub home: Option<Arc<str>>,
+    /// For how long that has been away, if it is.
+    pub home_away: Option<Duration>,
 }
 
 /// Of a turn in its workspace's line.
@@ -129,6 +133,7 @@ impl Queue {
             let tickets = line.order.iter();
             tickets.filter_map(|ticket| self.turns.get(ticket))
         };
+        let home = self.home_of(now, workspace);
         // One at a time may run, mostly the head: it is found at once.
         LineSummary {
             workspace: Arc::clone(workspace),
@@ -140,6 +145,8 @@ impl Queue {
                 .take(next)
                 .map(|held| Arc::clone(&held.turn.turn_id))
                 .collect(),
+            home: home.map(|(disk, _)| Arc::clone(&disk.host)),
+            home_away: home.and_then(|(_, away)| away),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Action;
 use crate::request::OnBusy;
@@ -46,7 +48,7 @@ impl QueuedTurn {
 pub struct Ticket(pub(super) u64);
 
 /// How a turn ends that does not run.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// Somebody cancelled it.
     Cancelled,
@@ -62,6 +64,8 @@ pub enum Verdict {
     /// The turn of the same id in that workspace came first and has not ended.
     /// If it has, that of another workspace may be asked about.
     IdTaken { workspace: Arc<str> },
+    /// The disk of its workspace is gone for good, and it may have been started there.
+    HostLost { host: Arc<str> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +81,14 @@ pub(super) struct LastOffer {
 #[derive(Debug)]
 pub(super) struct Held {
     pub turn: Arc<QueuedTurn>,
+    /// The disk that its workspace lives on, as far as that is known.
+    pub disk: Option<Uuid>,
+    /// The host of a lost disk, on which it may have been started.
+    pub lost_with: Option<Arc<str>>,
+    /// It may have been offered by another sequencer.
+    pub redelivered: bool,
+    /// When it was first received is to be kept, as soon as its home is known.
+    pub to_be_received: bool,
     /// The delivery, and the redelivered duplicates that are acked with it.
     pub tags: Vec<u64>,
     pub received: Instant,
@@ -138,6 +150,10 @@ impl Held {
         let deadline = turn.start_within.and_then(|limit| now.checked_add(limit));
         Self {
             turn,
+            disk: None,
+            lost_with: None,
+            redelivered: false,
+            to_be_received: false,
             tags: vec![tag],
             received: now,
             asked: None,
@@ -182,6 +198,8 @@ impl Held {
 /// The turns of one workspace.
 #[derive(Debug, Default)]
 pub(super) struct Line {
+    /// A home was asked for that is not kept yet.
+    pub asks_home: bool,
     /// In the order in which they came; the first is the head.
     pub order: BTreeSet<Ticket>,
     pub by_id: HashMap<Arc<str>, Ticket>,

@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::homes::HomeRecord;
+
 use super::{Destination, QueuedTurn, Ticket, Verdict};
 
 /// What the shell has to do. Turn and request are shared, not copied.
@@ -21,6 +26,10 @@ pub enum Action {
         turn: Arc<QueuedTurn>,
         repeat: bool,
         to: Destination,
+        /// The disk that the workspace lives on; [`SHARED`] in a pool that shares its root.
+        ///
+        /// [`SHARED`]: super::SHARED
+        disk: Uuid,
         next_waits: bool,
     },
     /// Settle the turn's fate, off the loop, and tell [`claim_answered`].
@@ -31,11 +40,21 @@ pub enum Action {
     /// nothing is published: the events would reach the other turn's readers.
     ///
     /// [`claim_answered`]: super::Queue::claim_answered
+    ///
+    /// By a process of `disk`. `other`: that of the workspace that the verdict names.
     Claim {
         ticket: Ticket,
         turn: Arc<QueuedTurn>,
         verdict: Verdict,
+        disk: Uuid,
+        other: Option<Uuid>,
     },
+    /// Write it to the log of homes, and report the record when it is read back
+    /// ([`home_set`]), or that it could not be written ([`home_failed`]).
+    ///
+    /// [`home_set`]: super::Queue::home_set
+    /// [`home_failed`]: super::Queue::home_failed
+    SetHome { record: HomeRecord },
     /// Publish the cancel once more: a worker tells that it still runs the turn.
     /// Or for the first time, where another turn interrupts it.
     RepeatCancel {
@@ -50,6 +69,7 @@ pub enum Action {
     Receive {
         ticket: Ticket,
         turn: Arc<QueuedTurn>,
+        disk: Uuid,
     },
 }
 
@@ -66,7 +86,7 @@ pub enum Arrival {
 }
 
 /// How the claim came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClaimAnswer {
     /// Created by us; the ending it holds is published and confirmed.
     Won,

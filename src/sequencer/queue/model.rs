@@ -106,6 +106,20 @@ enum Step {
     Pause(Option<Paused>),
     /// The workers look by their numbers, and after them the sequencer.
     LookAtPauses(usize),
+    /// A home arrives in the log, or not.
+    WriteHome {
+        which: usize,
+        arrives: bool,
+    },
+    /// The active sequencer reads on in the log.
+    ReadLog(usize),
+    /// A worker's disk is gone for good.
+    LoseDisk(usize),
+    /// A workspace is moved to a worker's disk.
+    Move {
+        workspace: usize,
+        worker: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -193,6 +207,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1..700u64).prop_map(Step::ZombiePasses),
         3 => prop::option::of(paused).prop_map(Step::Pause),
         12 => (0..=WORKERS).prop_map(Step::LookAtPauses),
+        16 => (0..9usize, usually()).prop_map(|(which, arrives)| Step::WriteHome { which, arrives }),
+        16 => (1..4usize).prop_map(Step::ReadLog),
+        1 => (0..WORKERS).prop_map(Step::LoseDisk),
+        3 => (0..WORKSPACES.len(), 0..WORKERS).prop_map(|(workspace, worker)| Step::Move { workspace, worker }),
     ];
     prop::collection::vec(step, 1..300)
 }
@@ -207,7 +225,22 @@ proptest! {
         kinds in kinds(),
         steps in steps(),
     ) {
-        let mut world = World::new(max_waiting, seed, kinds);
+        let mut world = World::new(max_waiting, seed, kinds, false);
+        for step in &steps {
+            world.step(step);
+        }
+        world.settle();
+    }
+
+    /// The same, where each worker has a disk of its own.
+    #[test]
+    fn g1_g2_g4_g5_hold_without_shared_storage(
+        max_waiting in 1..6usize,
+        seed in any::<u64>(),
+        kinds in kinds(),
+        steps in steps(),
+    ) {
+        let mut world = World::new(max_waiting, seed, kinds, true);
         for step in &steps {
             world.step(step);
         }

@@ -9,6 +9,7 @@ use super::held::LastOffer;
 use super::{
     Action, Destination, NO_WORD, OFFER_FAILED, Queue, REPEAT, Ticket, WhyShared, WorkerReport,
 };
+use crate::homes::Homes;
 
 impl Queue {
     /// Before [`Queue::done`], also of turns that are not held here: which
@@ -27,9 +28,12 @@ impl Queue {
         let took = held
             .and_then(|held| held.taken_at)
             .map(|at| now.saturating_duration_since(at));
-        let processes = &mut self.affinity.processes;
+        let Some(host) = self.hosts.of_worker(worker) else {
+            return;
+        };
+        let processes = &mut host.affinity.processes;
         processes.ended(now, workspace, turn_id, worker, took);
-        self.affinity.keeps(workspace, worker, warm);
+        host.affinity.keeps(workspace, worker, warm);
     }
 
     /// A worker has taken an offer of the turn.
@@ -41,7 +45,9 @@ impl Queue {
         worker: &str,
         out: &mut Vec<Action>,
     ) {
-        self.affinity.runs(now, workspace, turn_id, worker);
+        if let Some(host) = self.hosts.of_worker(worker) {
+            host.affinity.runs(now, workspace, turn_id, worker);
+        }
         let Some(ticket) = self.find(workspace, turn_id) else {
             return;
         };
@@ -81,34 +87,60 @@ impl Queue {
             return;
         }
         held.offered_to = None;
-        let processes = &mut self.affinity.processes;
+        let Some(host) = self.hosts.of(held.disk) else {
+            return;
+        };
+        let processes = &mut host.affinity.processes;
         processes.private_declined(now, ticket, worker);
-        self.offers += 1;
+        host.offers += 1;
         held.last_offer = Some(LastOffer {
-            first: self.offers,
-            newest: self.offers,
+            first: host.offers,
+            newest: host.offers,
             at: now,
         });
         held.unanswered = Some(now);
-        self.affinity.processes.shared_offer(ticket, now);
+        host.affinity.processes.shared_offer(ticket, now);
         held.not_before = now + self.jitter.wait(REPEAT, held.waits);
         self.attend(ticket, now, out);
     }
 
     /// What a heartbeat reports besides the turns, before [`Queue::heartbeat`].
     pub fn worker_heard(&mut self, now: Instant, report: &WorkerReport<'_>, out: &mut Vec<Action>) {
-        self.affinity.heard(now, report);
+        let lost = |homes: &Homes| report.disk.is_some_and(|disk| homes.is_lost(disk.id));
+        if self.homes.as_ref().is_some_and(lost) {
+            return;
+        }
+        let Some(host) = self.hosts.reporting(report) else {
+            return;
+        };
+        let was_away = !host.is_there(now);
+        host.affinity.heard(now, report);
+        host.heard(now);
+        if was_away {
+            self.host_is_back(report, now, out);
+        }
         self.use_room(now, report.worker, out);
     }
 
     /// How many workspaces have a preferred process.
     pub fn preferences(&self) -> usize {
-        self.affinity.kept()
+        self.hosts
+            .iter()
+            .map(|(_, host)| host.affinity.kept())
+            .sum()
     }
 
     /// Offers waiting heads to the process, as many as it has free slots.
     pub fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
-        while let Some((ticket, to)) = self.affinity.next_for(now, worker) {
+        while let Some(host) = self.hosts.of_worker(worker)
+            && let Some((ticket, to)) = host.affinity.next_for(now, worker)
+        {
+            // One that waited for its host to come back may have been offered before.
+            let again = self.turns.get(&ticket).is_some_and(|held| held.was_offered);
+            let to = match again {
+                true => Destination::Shared(WhyShared::Repeat),
+                false => to,
+            };
             self.publish(ticket, to, now, out);
             let deadline = self.turns.get(&ticket).and_then(|held| held.deadline);
             self.set_timer(ticket, deadline);
@@ -117,7 +149,9 @@ impl Queue {
     }
 
     pub(super) fn use_all_room(&mut self, now: Instant, out: &mut Vec<Action>) {
-        for worker in self.affinity.processes.with_room(now) {
+        let hosts = self.hosts.iter();
+        let with_room = hosts.flat_map(|(_, host)| host.affinity.processes.with_room(now));
+        for worker in with_room.collect::<Vec<_>>() {
             self.use_room(now, &worker, out);
         }
     }
@@ -125,7 +159,9 @@ impl Queue {
     /// A slot that is free, beside offers that may lie in the shared queue, is
     /// looked at again when it must have taken one.
     fn watch_slots(&mut self, now: Instant) {
-        self.slots_settle = self.affinity.slots_settle(now);
+        let hosts = self.hosts.iter();
+        let settle = hosts.filter_map(|(_, host)| host.affinity.slots_settle(now));
+        self.slots_settle = settle.min();
     }
 
     /// The broker has confirmed the offer.
@@ -154,12 +190,16 @@ impl Queue {
         if let Some(worker) = held.offered_to.take() {
             // To all at once: the private queue is gone, or full.
             let workspace = Arc::clone(&held.turn.workspace);
-            self.affinity.failed(now, ticket, &worker, &workspace);
+            if let Some(host) = self.hosts.of(held.disk) {
+                host.affinity.failed(now, ticket, &worker, &workspace);
+            }
             self.attend(ticket, now, out);
             return;
         }
-        if let Some(since) = held.unanswered.take() {
-            self.affinity.processes.shared_answered(ticket, since);
+        if let Some(since) = held.unanswered.take()
+            && let Some(host) = self.hosts.of(held.disk)
+        {
+            host.affinity.processes.shared_answered(ticket, since);
         }
         // It lies nowhere, so nothing may be inferred from what the pool has taken.
         held.last_offer = None;
@@ -176,15 +216,19 @@ impl Queue {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
-        if let Some(worker) = held.offered_to.take() {
-            let processes = &mut self.affinity.processes;
+        let (offered_to, unanswered) = (held.offered_to.take(), held.unanswered.take());
+        held.waits_since = None;
+        let Some(host) = self.hosts.of(held.disk) else {
+            return;
+        };
+        if let Some(worker) = offered_to {
+            let processes = &mut host.affinity.processes;
             processes.private_answered(now, ticket, &worker);
         }
-        if let Some(since) = held.unanswered.take() {
-            self.affinity.processes.shared_answered(ticket, since);
+        if let Some(since) = unanswered {
+            host.affinity.processes.shared_answered(ticket, since);
         }
-        held.waits_since = None;
-        self.affinity.waits_no_more(ticket);
+        host.affinity.waits_no_more(ticket);
     }
 
     /// Offers the head, or returns when to look at it again while it waits for a slot.
@@ -196,13 +240,19 @@ impl Queue {
     ) -> Option<Instant> {
         let held = self.turns.get_mut(&ticket)?;
         let workspace = &held.turn.workspace;
-        let placement = if let Some(worker) = held.offered_to.take() {
-            self.affinity.failed(now, ticket, &worker, workspace);
+        let host = self.hosts.of(held.disk)?;
+        let unanswered = held.offered_to.take();
+        if let Some(worker) = &unanswered {
+            host.affinity.failed(now, ticket, worker, workspace);
+        }
+        let placement = if host.is_away(now) {
+            host.affinity.wait(now, ticket, held.waits_since)
+        } else if unanswered.is_some() {
             Placement::Offer(Destination::Shared(WhyShared::NoWord))
         } else if held.was_offered {
             Placement::Offer(Destination::Shared(WhyShared::Repeat))
         } else {
-            (self.affinity).place(now, workspace, ticket, held.waits_since)
+            (host.affinity).place(now, workspace, ticket, held.waits_since)
         };
         match placement {
             Placement::Wait(until) => {
@@ -222,23 +272,26 @@ impl Queue {
             return;
         };
         held.waits_since = None;
-        self.affinity.waits_no_more(ticket);
+        let (Some(host), Some(disk)) = (self.hosts.of(held.disk), held.disk) else {
+            return;
+        };
+        host.affinity.waits_no_more(ticket);
         held.in_flight = true;
         match &to {
             Destination::Private { worker, .. } => {
-                let processes = &mut self.affinity.processes;
+                let processes = &mut host.affinity.processes;
                 processes.private_offer(now, ticket, worker);
                 held.offered_to = Some(Arc::clone(worker));
             }
             Destination::Shared(_) => {
-                self.offers += 1;
+                host.offers += 1;
                 held.last_offer = Some(LastOffer {
-                    first: held.last_offer.map_or(self.offers, |offer| offer.first),
-                    newest: self.offers,
+                    first: held.last_offer.map_or(host.offers, |offer| offer.first),
+                    newest: host.offers,
                     at: now,
                 });
                 let since = *held.unanswered.get_or_insert(now);
-                self.affinity.processes.shared_offer(ticket, since);
+                host.affinity.processes.shared_offer(ticket, since);
             }
         }
         let line = self.lines.get(&held.turn.workspace);
@@ -247,6 +300,7 @@ impl Queue {
             turn: Arc::clone(&held.turn),
             repeat: held.was_offered,
             to,
+            disk,
             next_waits: line.is_some_and(|line| line.order.len() > 1),
         });
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::held::Ticket;
+use crate::homes::Disk;
 
 /// Of processes in reports, no more are remembered.
 const MOST_PROCESSES: usize = 1_000;
@@ -44,6 +45,8 @@ pub struct WorkerReport<'a> {
     pub idle_is_cut: bool,
     /// It answers offers; older ones do not.
     pub answers: bool,
+    /// The disk of its workspace root, in a pool without shared storage.
+    pub disk: Option<&'a Disk>,
 }
 
 /// Workspace and turn id.
@@ -313,6 +316,19 @@ impl Processes {
     fn newly_unanswered(&self, now: Instant) -> impl Iterator<Item = Instant> {
         let all = self.unanswered.iter().map(|(since, _)| *since);
         all.skip_while(move |since| *since + SETTLED <= now)
+    }
+
+    /// Whether any process was heard lately.
+    pub fn are_there(&self, now: Instant) -> bool {
+        self.heard(now).next().is_some()
+    }
+
+    /// The slots of the processes that take turns, and those that are free.
+    pub fn slots(&self, now: Instant) -> (usize, usize) {
+        let serving = self.serving(now);
+        serving.fold((0, 0), |(slots, free), process| {
+            (slots + process.slots, free + process.room())
+        })
     }
 
     /// The processes with free slots.

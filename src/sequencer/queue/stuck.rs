@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Queue, lies_untaken};
+use super::Queue;
 
 /// For how long an offered turn may fail to start before its workspace counts as
 /// stuck. A worker that runs a turn reports it within a heartbeat.
@@ -25,14 +25,16 @@ impl Queue {
     /// in a while.
     pub fn stuck(&mut self, now: Instant) -> Vec<StuckTurn> {
         let mut stuck = Vec::new();
-        let (untaken, taken) = (self.untaken, self.taken);
         let paused = Arc::clone(&self.paused);
         for line in self.lines.values() {
             let head = line.head().and_then(|head| self.turns.get_mut(&head));
             let Some(held) = head else { continue };
-            if held.turn.is_paused_by(&paused) {
+            let host = self.hosts.of(held.disk);
+            if held.turn.is_paused_by(&paused) || host.is_none_or(|host| host.is_away(now)) {
                 held.without_effect = None;
-            } else if lies_untaken(held.last_offer, untaken, taken, now) {
+            } else if (self.hosts.of(held.disk))
+                .is_some_and(|host| host.lies_untaken(held.last_offer, now))
+            {
                 held.without_effect = Some(now);
             }
             let lasts = held.without_effect.map(|since| now.duration_since(since));

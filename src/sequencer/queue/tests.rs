@@ -1,6 +1,7 @@
 //! One test per rule, and their names tell which guarantee it serves.
 
 mod affinity;
+mod homes;
 mod shared_ids;
 
 use jiff::Timestamp;
@@ -22,6 +23,12 @@ enum Out {
     /// A turn, and the one that interrupts it.
     Interrupt(String, String),
     Receive(String),
+    /// A workspace, and the host that it is to live on.
+    Home(String, Option<String>),
+}
+
+fn host_of(record: &crate::homes::HomeRecord) -> Option<String> {
+    record.home.as_ref().map(|disk| disk.host.to_string())
 }
 
 fn ack(tag: u64) -> Out {
@@ -110,6 +117,7 @@ impl Bench {
                     ticket,
                     turn,
                     verdict,
+                    ..
                 } => {
                     self.tickets.insert(name(&turn), ticket);
                     Out::Claim(name(&turn), verdict)
@@ -122,7 +130,10 @@ impl Bench {
                     turn,
                     superseded_by: Some(by),
                 } => Out::Interrupt(name(&turn), by.to_string()),
-                Action::Receive { ticket, turn } => {
+                Action::SetHome { record } => {
+                    Out::Home(record.workspace.to_string(), host_of(&record))
+                }
+                Action::Receive { ticket, turn, .. } => {
                     self.tickets.insert(name(&turn), ticket);
                     Out::Receive(name(&turn))
                 }
@@ -383,7 +394,7 @@ fn g4_a_turn_seen_running_before_its_offer_was_confirmed_is_not_offered_sooner()
 fn g4_an_offer_that_the_broker_did_not_take_is_tried_again_soon() {
     let mut b = Bench::new(10);
     b.fresh(1, "a/1");
-    b.queue.work_queue_depth(3);
+    b.queue.work_queue_depth(SHARED, 3);
     for full in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
         b.refuse("a/1");
         let (wait, out) = b.pass_to_deadline();
@@ -391,7 +402,7 @@ fn g4_an_offer_that_the_broker_did_not_take_is_tried_again_soon() {
         assert_eq!(out, [offer("a/1")], "no worker has seen it, so no repeat");
     }
     b.confirm("a/1");
-    b.queue.work_queue_depth(0);
+    b.queue.work_queue_depth(SHARED, 0);
     assert_eq!(b.pass(10.0), [repeat("a/1")]);
     b.refuse("a/1");
     assert!(within(b.pass_to_deadline().0, 0.5), "counts anew");
@@ -624,7 +635,7 @@ fn g10_offers_that_wait_in_a_full_pool_are_not_piled_up() {
         b.fresh(tag, name);
         b.confirm(name);
     }
-    b.queue.work_queue_depth(3);
+    b.queue.work_queue_depth(SHARED, 3);
     // a runs and fills the pool. The others wait for half an hour.
     for _ in 0..900 {
         b.heartbeat(&["a/1"]);
@@ -632,7 +643,7 @@ fn g10_offers_that_wait_in_a_full_pool_are_not_piled_up() {
     }
     // c runs, so b's offer, which lay before it, is lost; d's still waits.
     b.done("a/1");
-    b.queue.work_queue_depth(1);
+    b.queue.work_queue_depth(SHARED, 1);
     let mut out = Vec::new();
     for _ in 0..200 {
         out.extend(b.heartbeat(&["c/c1"]));
@@ -640,7 +651,7 @@ fn g10_offers_that_wait_in_a_full_pool_are_not_piled_up() {
     }
     assert_eq!(out, [repeat("b/b1")]);
     // Nothing lies there any more: d's is lost as well.
-    b.queue.work_queue_depth(0);
+    b.queue.work_queue_depth(SHARED, 0);
     for _ in 0..150 {
         out.extend(b.heartbeat(&["c/c1"]));
         out.extend(b.pass(2.0));
@@ -653,7 +664,7 @@ fn g4_an_offer_is_not_believed_to_lie_untaken_for_ever() {
     let mut b = Bench::new(10);
     b.fresh(1, "a/1");
     b.confirm("a/1");
-    b.queue.work_queue_depth(1);
+    b.queue.work_queue_depth(SHARED, 1);
     assert_eq!(b.pass(3_500.0), NONE);
     assert_eq!(b.pass(301.0), [repeat("a/1")]);
 }
@@ -939,9 +950,9 @@ fn a_workspace_is_stuck_whose_offers_are_taken_to_no_effect() {
     let mut b = Bench::new(10);
     b.fresh(1, "full/1");
     b.confirm("full/1");
-    b.queue.work_queue_depth(1);
+    b.queue.work_queue_depth(SHARED, 1);
     ten_seconds(&mut b, 100);
-    b.queue.work_queue_depth(0);
+    b.queue.work_queue_depth(SHARED, 0);
     ten_seconds(&mut b, 29);
     b.pass(10.0);
     assert_eq!(stuck(&mut b), ["full/1"]);

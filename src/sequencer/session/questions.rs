@@ -58,6 +58,7 @@ impl Session<'_> {
         };
         let (workspace, turn_id) = (turn.workspace.as_str(), &turn.turn_id);
         let seen = Seen {
+            disk: self.queue.disk_of(workspace),
             place: self.queue.place(Instant::now(), workspace, turn_id),
             unread: self.intake.len().saturating_add(ready),
         };

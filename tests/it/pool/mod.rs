@@ -15,6 +15,7 @@ mod event_log;
 mod events;
 mod expiry;
 mod hanging_disk;
+mod homes;
 mod images;
 mod limits;
 mod neighbours;

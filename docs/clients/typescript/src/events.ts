@@ -20,6 +20,7 @@ export type ErrorCode =
   | "workspace.rejected" // The workspace is outside the root, inside another workspace, or not a directory.
   | "workspace.backlog_full" // The workspace has `MAX_WAITING` turns in line.
   | "workspace.busy" // The workspace has a turn that has not ended, and this one asked with `on_busy` `reject` not to wait; it was not run.
+  | "workspace.lost" // The disk that the workspace lived on is gone for good, by an operator's word.
   | "codex.start_failed" // codex could not be started for this turn, though it runs on that host (if it does not, the turn waits for one where it does).
   | "codex.exited" // codex ended without saying how the turn ended; the message holds its last words.
   | "turn.failed" // codex says that the turn failed.

@@ -9,6 +9,7 @@ use super::{
     ClaimRun, Hearing, Kind, Name, Paused, SHARED_IDS, SLOTS, Step, Takeover, WORKERS, WORKSPACES,
 };
 use crate::heartbeat::HEARTBEAT;
+use crate::homes::{Disk, HomeEntry, HomeRecord, Homes, LostDisk};
 use crate::pool::JournalEnds;
 use crate::request::OnBusy;
 use crate::workspace::{JournalEnd, Pause, PauseScope};
@@ -31,6 +32,8 @@ struct Record {
     /// Where its first copy stands in the order of enqueuing.
     place: Option<u64>,
     has_run: bool,
+    /// The disk that it was last started on.
+    ran_on: Option<Uuid>,
     ended: Option<Ended>,
     /// The length of the workspace's journal with the end of its run.
     ended_at: Option<u64>,
@@ -112,14 +115,27 @@ pub struct World {
     acks: VecDeque<u64>,
     acked: HashSet<u64>,
 
-    offers: Vec<(Ticket, Name, Destination)>,
+    offers: Vec<(Ticket, Name, Destination, Uuid)>,
     claims: Vec<(Ticket, Name, Verdict)>,
     /// Times of receipt that are to be kept.
     receipts: Vec<(Ticket, Name)>,
     status: VecDeque<Status>,
     control: VecDeque<Name>,
 
-    work: VecDeque<Name>,
+    /// By disks; one where the root is shared.
+    work: BTreeMap<Uuid, VecDeque<Name>>,
+    /// Each worker has a disk of its own.
+    is_local: bool,
+    disks: Vec<Uuid>,
+    /// Disks made so far.
+    disks_made: u128,
+    /// Homes on their way to the log.
+    set_homes: Vec<HomeRecord>,
+    /// All entries, and those that the active sequencer has not read.
+    log: Vec<HomeEntry>,
+    unread: VecDeque<HomeEntry>,
+    /// Workspaces that have left a disk.
+    left: HashSet<(usize, Uuid)>,
     /// Offers in the private queues, by the processes that have declared one.
     private: BTreeMap<String, VecDeque<Name>>,
     workers: Vec<Process>,
@@ -138,6 +154,8 @@ pub struct World {
     lines: Vec<Vec<InLine>>,
     /// By the active queue.
     offered: HashSet<Name>,
+    /// Their lines were full when they came.
+    came_when_full: HashSet<Name>,
     /// Asked to be claimed, and not told that it runs.
     undecided: HashSet<Name>,
     /// Told to have been started.
@@ -146,13 +164,14 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>) -> Self {
+    pub fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>, is_local: bool) -> Self {
+        let now = Instant::now();
         let mut world = Self {
-            now: Instant::now(),
+            now,
             max_waiting,
             kinds,
             slots: 1 + seed as usize / 2 % SLOTS,
-            queue: Queue::new(max_waiting, seed),
+            queue: new_queue(max_waiting, seed, is_local, now),
             zombie: None,
             successors: 0,
             paused: Arc::default(),
@@ -167,10 +186,17 @@ impl World {
             receipts: Vec::new(),
             status: VecDeque::new(),
             control: VecDeque::new(),
-            work: VecDeque::new(),
+            work: BTreeMap::new(),
+            is_local,
+            disks: vec![SHARED; WORKERS],
+            disks_made: 0,
+            set_homes: Vec::new(),
+            log: Vec::new(),
+            unread: VecDeque::new(),
+            left: HashSet::new(),
             private: BTreeMap::new(),
             workers: (0..WORKERS).map(|_| Process::default()).collect(),
-            has_older: seed.is_multiple_of(2),
+            has_older: seed.is_multiple_of(2) && !is_local,
             servers: HashMap::new(),
             records: HashMap::new(),
             journals: vec![0; WORKSPACES.len()],
@@ -178,18 +204,123 @@ impl World {
             heard_ends: HashSet::new(),
             lines: WORKSPACES.iter().map(|_| Vec::new()).collect(),
             offered: HashSet::new(),
+            came_when_full: HashSet::new(),
             undecided: HashSet::new(),
             started: HashSet::new(),
             named: HashMap::new(),
         };
         for worker in 0..WORKERS {
+            world.new_disk(worker);
             world.declare(worker);
         }
         world
     }
 
+    fn new_disk(&mut self, worker: usize) {
+        if self.is_local {
+            self.disks_made += 1;
+            self.disks[worker] = Uuid::from_u128(self.disks_made);
+        }
+    }
+
+    fn work_of(&mut self, worker: usize) -> &mut VecDeque<Name> {
+        self.work.entry(self.disks[worker]).or_default()
+    }
+
+    /// What the log says, read by anybody.
+    fn homes(&self) -> Homes {
+        let mut homes = Homes::default();
+        for entry in &self.log {
+            match entry.clone() {
+                HomeEntry::Home(record) => drop(homes.set(record)),
+                HomeEntry::DiskLost(lost) => drop(homes.disk_lost(lost)),
+                other => panic!("{other:?}"),
+            }
+        }
+        homes
+    }
+
+    fn append(&mut self, entry: HomeEntry) {
+        self.log.push(entry.clone());
+        self.unread.push_back(entry);
+    }
+
+    fn write_home(&mut self, which: usize, arrives: bool) {
+        if self.set_homes.is_empty() {
+            return;
+        }
+        let record = self.set_homes.remove(which % self.set_homes.len());
+        if arrives {
+            self.append(HomeEntry::Home(record));
+        } else {
+            self.queue.home_failed(self.now, &record.workspace);
+        }
+    }
+
+    fn read_log(&mut self) {
+        match self.unread.pop_front() {
+            Some(HomeEntry::Home(record)) => {
+                self.with_queue(|queue, now, out| queue.home_set(now, record, out));
+            }
+            Some(HomeEntry::DiskLost(lost)) => {
+                self.with_queue(|queue, now, out| queue.disk_lost(now, lost, out));
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+
+    /// With all that runs and lies there. The worker comes back with an empty one.
+    fn lose_disk(&mut self, worker: usize) {
+        if !self.is_local {
+            return;
+        }
+        let disk = self.disks[worker];
+        self.private.remove(&self.id(worker));
+        self.work.remove(&disk);
+        self.workers[worker].running.clear();
+        self.new_disk(worker);
+        self.die(worker);
+        let lost = LostDisk {
+            disk: self.disk(disk),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            by: String::new(),
+        };
+        self.append(HomeEntry::DiskLost(lost));
+    }
+
+    fn disk(&self, id: Uuid) -> Disk {
+        Disk {
+            id,
+            host: format!("h{}", id.as_u128()).into(),
+        }
+    }
+
+    /// As the session does it: paused, released under the lock, and then recorded.
+    fn move_to(&mut self, workspace: usize, worker: usize) {
+        let (name, to) = (WORKSPACES[workspace], self.disks[worker]);
+        let is_paused = self.queue.paused.of(name, None).is_some();
+        let known = self.queue.homes().and_then(|homes| homes.disk_of(name));
+        let Some(from) = known.map(|disk| disk.id) else {
+            return;
+        };
+        let mut running = self.workers.iter().flat_map(|worker| &worker.running);
+        let runs = running.any(|turn| turn.0 == workspace);
+        let is_lost = !self.disks.contains(&from);
+        if !is_paused || runs || is_lost || from == to || self.queue.may_run(self.now, name) {
+            return;
+        }
+        self.left.insert((workspace, from));
+        self.left.remove(&(workspace, to));
+        let homes = self.queue.homes().unwrap();
+        let record = homes.next(&name.into(), Some(self.disk(to)));
+        self.servers.remove(&workspace);
+        self.append(HomeEntry::Home(record));
+    }
+
     fn id(&self, worker: usize) -> String {
-        format!("w{worker}-{}", self.workers[worker].restarts)
+        let disk = self.disks[worker].as_u128();
+        format!("w{worker}-{}-{disk}", self.workers[worker].restarts)
     }
 
     fn is_older(&self, worker: usize) -> bool {
@@ -258,9 +389,11 @@ impl World {
                     turn,
                     repeat,
                     to,
+                    disk,
                     ..
                 } => {
                     let turn = name_of(&turn);
+                    self.check_home(turn, disk);
                     assert!(
                         self.is_its_turn(turn),
                         "{turn:?} offered before its turn (G1)"
@@ -279,13 +412,14 @@ impl World {
                         !twice,
                         "{turn:?} offered while its last offer was in flight"
                     );
-                    self.offers.push((ticket, turn, to));
+                    self.offers.push((ticket, turn, to, disk));
                     self.offered.insert(turn);
                 }
                 Action::Claim {
                     ticket,
                     turn,
                     verdict,
+                    ..
                 } => {
                     let turn = name_of(&turn);
                     let twice = self.claims.iter().any(|(other, ..)| *other == ticket);
@@ -299,7 +433,11 @@ impl World {
                     if verdict == Verdict::BacklogFull && self.undecided.insert(turn) {
                         // Its own delivery is not yet in the line.
                         let held = self.lines[turn.0].len();
-                        assert!(held >= self.max_waiting, "rejected with {held} in line");
+                        // Without a home it was not decided before.
+                        assert!(
+                            held >= self.max_waiting || self.came_when_full.contains(&turn),
+                            "rejected with {held} in line"
+                        );
                     }
                     if verdict == Verdict::Expired {
                         assert!(!self.started.contains(&turn), "asked again about {turn:?}");
@@ -325,9 +463,26 @@ impl World {
                     }
                     self.control.push_back(turn);
                 }
-                Action::Receive { ticket, turn } => self.receipts.push((ticket, name_of(&turn))),
+                Action::SetHome { record } => {
+                    assert!(self.is_local);
+                    self.set_homes.push(record);
+                }
+                Action::Receive { ticket, turn, .. } => {
+                    self.receipts.push((ticket, name_of(&turn)))
+                }
             }
         }
+    }
+
+    /// Of an offer of the active queue.
+    fn check_home(&self, turn: Name, disk: Uuid) {
+        let known = self.queue.disk_of(WORKSPACES[turn.0]);
+        assert_eq!(known, Some(disk), "{turn:?} offered elsewhere than at home");
+        let host = self.queue.hosts.get(disk).unwrap();
+        assert!(
+            !host.is_away(self.now),
+            "{turn:?} offered to a host that is away"
+        );
     }
 
     fn ack(&mut self, tag: u64) {
@@ -381,6 +536,12 @@ impl World {
         let arrival = self
             .queue
             .delivered(self.now, tag, message.redelivered, queued, &mut out);
+        if arrival == Arrival::New {
+            match self.lines[turn.0].len() >= self.max_waiting {
+                true => self.came_when_full.insert(turn),
+                false => self.came_when_full.remove(&turn),
+            };
+        }
         // Checks of the limit look at who is ahead; acks of duplicates touch no line.
         self.carry_out(out);
         let now = self.now;
@@ -410,8 +571,8 @@ impl World {
         if self.offers.is_empty() {
             return;
         }
-        let (ticket, turn, to) = self.offers.remove(which % self.offers.len());
-        if taken && self.publish(turn, &to) {
+        let (ticket, turn, to, disk) = self.offers.remove(which % self.offers.len());
+        if taken && self.publish(turn, &to, disk) {
             self.with_queue(|queue, now, out| queue.offer_confirmed(now, ticket, out));
         } else {
             self.with_queue(|queue, now, out| queue.offer_failed(now, ticket, out));
@@ -419,9 +580,12 @@ impl World {
     }
 
     /// False if there is no such queue.
-    fn publish(&mut self, turn: Name, to: &Destination) -> bool {
+    fn publish(&mut self, turn: Name, to: &Destination, disk: Uuid) -> bool {
+        // A lost one is deleted.
+        let is_lost = self.is_local && !self.disks.contains(&disk);
         let queue = match to {
-            Destination::Shared(_) => Some(&mut self.work),
+            Destination::Shared(_) if is_lost => None,
+            Destination::Shared(_) => Some(self.work.entry(disk).or_default()),
             Destination::Private { queue, .. } => self.private.get_mut(&**queue),
         };
         queue.map(|queue| queue.push_back(turn)).is_some()
@@ -432,7 +596,7 @@ impl World {
     fn claim(&mut self, turn: Name, verdict: &Verdict, at: Instant) -> ClaimAnswer {
         let mut by = None;
         match verdict {
-            Verdict::Cancelled | Verdict::BacklogFull => {}
+            Verdict::Cancelled | Verdict::BacklogFull | Verdict::HostLost { .. } => {}
             Verdict::Expired => {
                 let first = self.records[&turn].first_delivered.unwrap();
                 let limit = self.start_within(turn).unwrap();
@@ -468,6 +632,10 @@ impl World {
         }
         let is_free = self.is_its_turn(turn);
         let record = self.record(turn);
+        if let Verdict::HostLost { .. } = verdict {
+            record.ended.get_or_insert(Ended::By(verdict.clone()));
+            return ClaimAnswer::Won;
+        }
         if let Verdict::Cancelled | Verdict::Superseded { .. } = verdict {
             record.mark.get_or_insert(by);
         }
@@ -610,6 +778,8 @@ impl World {
                     .map(|workspace| WORKSPACES[*workspace])
                     .collect();
                 let slots = self.slots;
+                let id = disk_of(&worker);
+                let disk = self.is_local.then(|| self.disk(id));
                 let report = WorkerReport {
                     worker: &worker,
                     slots,
@@ -619,13 +789,16 @@ impl World {
                     idle: &idle,
                     idle_is_cut: false,
                     answers: !is_older,
+                    disk: disk.as_ref(),
                 };
                 self.with_queue(|queue, now, out| {
                     queue.worker_heard(now, &report, out);
                     queue.heartbeat(now, running.iter().copied(), out);
                 });
                 let (now, queue) = (self.now, &self.queue);
-                let next = queue.affinity.next_for(now, &worker);
+                let mut hosts = queue.hosts.iter();
+                let host = hosts.find(|(disk, _)| *disk == id);
+                let next = host.and_then(|(_, host)| host.affinity.next_for(now, &worker));
                 assert_eq!(
                     next, None,
                     "{worker} has a free slot, and a head waits (G2)"
@@ -662,7 +835,7 @@ impl World {
 
     fn take(&mut self, worker: usize) {
         if self.has_room(worker)
-            && let Some(turn) = self.work.pop_front()
+            && let Some(turn) = self.work_of(worker).pop_front()
         {
             self.take_offer(worker, turn);
         }
@@ -680,9 +853,9 @@ impl World {
         if self.has_room(worker) {
             self.take_offer(worker, turn);
         } else {
+            self.work_of(worker).push_back(turn);
             let worker = id;
             self.status.push_back(Status::Declined { turn, worker });
-            self.work.push_back(turn);
         }
     }
 
@@ -702,7 +875,7 @@ impl World {
         let heard = self.heard.of(WORKSPACES[turn.0]);
         if heard.is_some_and(|end| end.len > sees(self)) {
             // An old read: the offer is returned.
-            self.work.push_front(turn);
+            self.work_of(worker).push_front(turn);
             return;
         }
         let ended_at = self.records[&turn].ended_at;
@@ -726,8 +899,28 @@ impl World {
             self.is_its_turn(turn),
             "{turn:?} started before its turn (G1)"
         );
+        if self.left.contains(&(turn.0, self.disks[worker])) {
+            return;
+        }
+        if self.is_local {
+            let homes = self.homes();
+            let home = homes.disk_of(WORKSPACES[turn.0]).map(|disk| disk.id);
+            assert_eq!(
+                home,
+                Some(self.disks[worker]),
+                "{turn:?} runs elsewhere than at home"
+            );
+            let record = &self.records[&turn];
+            let ran_on = record.ran_on.unwrap_or(self.disks[worker]);
+            assert!(
+                self.disks.contains(&ran_on),
+                "{turn:?} runs again, though its disk was lost"
+            );
+        }
         self.servers.remove(&turn.0);
+        let disk = self.disks[worker];
         let record = self.record(turn);
+        record.ran_on = Some(disk);
         record.has_run = true;
         if record.mark.is_some() {
             record.ended = Some(Ended::ByRun);
@@ -782,7 +975,7 @@ impl World {
     fn die(&mut self, worker: usize) {
         let id = self.id(worker);
         for turn in std::mem::take(&mut self.workers[worker].running) {
-            self.work.push_front(turn);
+            self.work_of(worker).push_front(turn);
         }
         self.servers.retain(|_, kept_by| *kept_by != id);
         self.workers[worker].frozen = false;
@@ -843,7 +1036,12 @@ impl World {
 
     fn expire(&mut self, id: &str) {
         let offers = self.private.get_mut(id).map(std::mem::take);
-        self.work.extend(offers.unwrap_or_default());
+        let disk = disk_of(id);
+        // The queue of a lost disk is deleted.
+        if self.disks.contains(&disk) {
+            let work = self.work.entry(disk).or_default();
+            work.extend(offers.unwrap_or_default());
+        }
     }
 
     fn beats(&self) -> Vec<Status> {
@@ -887,9 +1085,14 @@ impl World {
 
     fn take_over(&mut self, how: Takeover, published: bool) {
         // What was under way may have arrived or not.
-        for (_, turn, to) in std::mem::take(&mut self.offers) {
+        for (_, turn, to, disk) in std::mem::take(&mut self.offers) {
             if published {
-                self.publish(turn, &to);
+                self.publish(turn, &to, disk);
+            }
+        }
+        for record in std::mem::take(&mut self.set_homes) {
+            if published {
+                self.append(HomeEntry::Home(record));
             }
         }
         for (_, turn, verdict) in std::mem::take(&mut self.claims) {
@@ -922,10 +1125,16 @@ impl World {
             Takeover::Reset => self.queue.reset(),
             Takeover::Successor | Takeover::Zombie => {
                 self.successors += 1;
-                let successor = Queue::new(self.max_waiting, self.successors);
+                let (most, seed) = (self.max_waiting, self.successors);
+                let successor = new_queue(most, seed, self.is_local, self.now);
                 let before = std::mem::replace(&mut self.queue, successor);
                 self.zombie = matches!(how, Takeover::Zombie).then_some(before);
             }
+        }
+        if self.is_local {
+            let homes = self.homes();
+            self.unread.clear();
+            self.queue.homes_read(self.now, homes);
         }
         self.look_at_pauses(WORKERS);
     }
@@ -941,24 +1150,31 @@ impl World {
         while let Some(action) = todo.pop() {
             match action {
                 Action::Offer {
-                    ticket, turn, to, ..
+                    ticket,
+                    turn,
+                    to,
+                    disk,
+                    ..
                 } => {
                     let turn = name_of(&turn);
                     assert!(
                         self.is_its_turn(turn),
                         "{turn:?} offered before its turn (G1)"
                     );
-                    self.publish(turn, &to);
+                    self.publish(turn, &to, disk);
                     zombie.offer_confirmed(self.now + time, ticket, &mut todo);
                 }
                 Action::Claim {
                     ticket,
                     turn,
                     verdict,
+                    ..
                 } => {
                     let answer = self.claim(name_of(&turn), &verdict, self.now + time);
                     zombie.claim_answered(self.now + time, ticket, answer, &mut todo);
                 }
+                // It never reads it back.
+                Action::SetHome { record } => self.append(HomeEntry::Home(record)),
                 Action::Ack { .. } | Action::RepeatCancel { .. } | Action::Receive { .. } => {}
             }
         }
@@ -1009,8 +1225,10 @@ impl World {
             Step::Beat => self.status.extend(self.beats()),
             Step::Die(worker) => self.die(worker),
             Step::LoseOffer(which) => {
-                if !self.work.is_empty() {
-                    self.work.remove(which % self.work.len());
+                let disk = self.disks[which % WORKERS];
+                let work = self.work.entry(disk).or_default();
+                if !work.is_empty() {
+                    work.remove(which % work.len());
                 }
             }
             Step::Cancel {
@@ -1021,13 +1239,35 @@ impl World {
                 seconds,
                 beats_lost,
             } => self.pass(Duration::from_secs(seconds), beats_lost),
-            Step::TellDepth => self.queue.work_queue_depth(self.work.len() as u64),
+            Step::TellDepth => self.tell_depths(),
+            Step::WriteHome { which, arrives } => self.write_home(which, arrives),
+            Step::ReadLog(many) => (0..many).for_each(|_| self.read_log()),
+            Step::LoseDisk(worker) => self.lose_disk(worker),
+            Step::Move { workspace, worker } => self.move_to(workspace, worker),
             Step::Takeover { how, published } => self.take_over(how, published),
             Step::Pause(paused) => self.pause(paused),
             Step::LookAtPauses(process) => self.look_at_pauses(process),
             Step::ZombiePasses(seconds) => self.zombie_passes(Duration::from_secs(seconds)),
         }
         self.check();
+    }
+
+    fn tell_depths(&mut self) {
+        for (disk, work) in &self.work {
+            self.queue.work_queue_depth(*disk, work.len() as u64);
+        }
+    }
+
+    /// Nothing of it is decided before its home is known.
+    fn has_home(&self, turn: Name) -> bool {
+        let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
+        ticket.is_none_or(|ticket| self.queue.turns[&ticket].disk.is_some())
+    }
+
+    /// It ends with a lost disk, once the log says so.
+    fn is_lost(&self, turn: Name) -> bool {
+        let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
+        ticket.is_some_and(|ticket| self.queue.turns[&ticket].lost_with.is_some())
     }
 
     /// What the requests ask for where a workspace is busy.
@@ -1039,6 +1279,8 @@ impl World {
                 && !self.undecided.contains(&turn)
                 && !record.has_run
                 && record.ended.is_none()
+                && self.has_home(turn)
+                && !self.is_lost(turn)
             {
                 assert!(self.is_its_turn(turn), "{turn:?} waits, and was not to");
                 self.record(turn).let_in = true;
@@ -1055,6 +1297,9 @@ impl World {
                 for turn in line[..place].iter().map(|ahead| ahead.turn) {
                     assert!(
                         self.has_ended(turn)
+                            || !self.has_home(turn)
+                            || self.is_lost(turn)
+                            || self.is_lost(by.turn)
                             || self.undecided.contains(&turn)
                             || self.records[&turn].mark.is_some(),
                         "{turn:?} goes on, though {:?} interrupts it",
@@ -1076,8 +1321,18 @@ impl World {
         let mut needs_timer = false;
         for head in self.lines.iter().filter_map(|line| line.first()) {
             let turn = head.turn;
-            let in_flight = self.offers.iter().any(|(_, other, _)| *other == turn);
+            let in_flight = self.offers.iter().any(|(_, other, ..)| *other == turn);
             let in_claim = self.claims.iter().any(|(_, other, _)| *other == turn);
+            if !self.has_home(turn) {
+                assert!(
+                    in_claim || self.waits_for_home(turn),
+                    "{turn:?} gets no home"
+                );
+                continue;
+            }
+            if self.is_lost(turn) {
+                continue;
+            }
             let is_paused = self.is_paused(turn);
             needs_timer |= !in_flight && !in_claim && !is_paused;
             let listens = head.redelivered && self.now < head.at + LISTEN;
@@ -1097,6 +1352,8 @@ impl World {
             let turn = in_line.turn;
             assert!(
                 in_line.due.is_none_or(|due| self.now < due)
+                    || !self.has_home(turn)
+                    || self.is_lost(turn)
                     || self.undecided.contains(&turn)
                     || self.started.contains(&turn),
                 "{turn:?} may still start too late"
@@ -1112,9 +1369,22 @@ impl World {
     fn waits_for_room(&self, turn: Name) -> bool {
         let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
         ticket.is_some_and(|ticket| {
-            let timer = self.queue.turns[&ticket].timer;
-            self.queue.affinity.waits(ticket) && timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
+            let held = &self.queue.turns[&ticket];
+            let host = held.disk.and_then(|disk| self.queue.hosts.get(disk));
+            host.is_some_and(|host| host.affinity.waits(ticket))
+                && held.timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
         })
+    }
+
+    /// A home is asked for, or will be when a disk is there.
+    fn waits_for_home(&self, turn: Name) -> bool {
+        let line = &self.queue.lines[WORKSPACES[turn.0]];
+        let mut tickets = line.order.iter();
+        let timer = tickets.any(|ticket| {
+            let timer = self.queue.turns[ticket].timer;
+            timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
+        });
+        line.asks_home || timer
     }
 
     /// What is counted for processes is what the turns say of themselves.
@@ -1134,7 +1404,9 @@ impl World {
                 assert!(at <= self.now + NO_WORD, "{:?} waits (G2)", held.turn);
             }
         }
-        self.queue.affinity.check(&self.queue.turns);
+        for (disk, host) in self.queue.hosts.iter() {
+            host.affinity.check(disk, &self.queue.turns);
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -1163,6 +1435,12 @@ impl World {
             while !self.claims.is_empty() {
                 self.run_claim(0, ClaimRun::Answered);
             }
+            while !self.set_homes.is_empty() {
+                self.write_home(0, true);
+            }
+            while !self.unread.is_empty() {
+                self.read_log();
+            }
             while !self.receipts.is_empty() {
                 self.receive(0, true);
             }
@@ -1189,8 +1467,11 @@ impl World {
                 }
             }
             self.flush_acks(usize::MAX);
-            self.queue.work_queue_depth(self.work.len() as u64);
-            if self.work.is_empty() && self.status.is_empty() && self.are_slots_free() {
+            self.tell_depths();
+            if self.work.values().all(VecDeque::is_empty)
+                && self.status.is_empty()
+                && self.are_slots_free()
+            {
                 let next = self.queue.next_deadline().unwrap_or(self.now);
                 self.pass(next.saturating_duration_since(self.now), false);
             }
@@ -1211,10 +1492,27 @@ impl World {
                 let by = &self.records[&named(turn.0, by)];
                 assert!(by.place.is_some() && by.ended.is_some());
             }
-            if let Some(Ended::By(_)) = record.ended {
+            let is_lost = matches!(record.ended, Some(Ended::By(Verdict::HostLost { .. })));
+            if let Some(Ended::By(_)) = record.ended
+                && !is_lost
+            {
                 assert!(!record.has_run, "{turn:?} ran and was told it did not");
             }
         }
+    }
+}
+
+/// Of the process of that name.
+fn disk_of(process: &str) -> Uuid {
+    let disk = process.rsplit('-').next().unwrap();
+    Uuid::from_u128(disk.parse().unwrap())
+}
+
+fn new_queue(max_waiting: usize, seed: u64, is_local: bool, now: Instant) -> Queue {
+    let queue = Queue::new(max_waiting, seed);
+    match is_local {
+        true => queue.with_local_storage(now),
+        false => queue,
     }
 }
 

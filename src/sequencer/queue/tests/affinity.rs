@@ -38,6 +38,7 @@ impl Bench {
             idle,
             idle_is_cut,
             answers: worker != "older",
+            disk: None,
         };
         self.queue.worker_heard(self.now, &report, &mut self.out);
         self.queue.heartbeat(self.now, running, &mut self.out);
@@ -279,6 +280,7 @@ fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
         idle: &[],
         idle_is_cut: false,
         answers: true,
+        disk: None,
     };
     b.queue.worker_heard(b.now, &report, &mut b.out);
     assert_eq!(b.fresh(1, "a/a"), NONE);
@@ -309,6 +311,7 @@ fn a_slot_without_a_private_queue_is_offered_one_head_however_long_it_has_been_f
         idle: &[],
         idle_is_cut: false,
         answers: true,
+        disk: None,
     };
     b.queue.worker_heard(b.now, &report, &mut b.out);
     assert_eq!(b.pass(1.0), NONE);

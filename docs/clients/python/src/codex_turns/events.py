@@ -19,6 +19,7 @@ ErrorCode: TypeAlias = Literal[
     "workspace.rejected",
     "workspace.backlog_full",
     "workspace.busy",
+    "workspace.lost",
     "codex.start_failed",
     "codex.exited",
     "turn.failed",
