@@ -91,7 +91,7 @@ impl Drop for Reply {
 #[derive(Debug, Clone)]
 pub struct Records {
     pub root: Root,
-    /// Told when that can't be written to.
+    /// Notified when that can't be written to.
     pub host: Host,
     /// Names this process in them.
     pub by: String,
@@ -110,7 +110,7 @@ pub struct Actor {
     pub(super) cut: CancellationToken,
     offers: Arc<Semaphore>,
     /// Apart: an ending is published for as long as it takes, and a reader
-    /// whose queue refuses it must not hold up other workspaces' offers (G2).
+    /// with a queue that refuses it must not hold up other workspaces' offers (G2).
     endings: Arc<Semaphore>,
     /// Apart: these wait for the disk only.
     pub(super) receipts: Arc<Semaphore>,
@@ -122,7 +122,7 @@ pub struct Actor {
     pub(super) lanes: Lanes,
     /// Apart: no verdict waits for a stranger's question.
     pub(super) reading: Lanes,
-    /// For what operators are told: one at a time.
+    /// For reports to operators: one at a time.
     pub(super) telling: Arc<Semaphore>,
     pub(super) asking: Asking,
     pub(super) lost_ends: LostEnds,
@@ -230,7 +230,7 @@ impl Actor {
                 let _place = actor.offers.acquire().await;
                 actor.repeat_cancel(&turn, superseded_by.as_deref()).await;
             })),
-            // Unanswered, it costs nothing but the time that a predecessor has counted.
+            // Unanswered, it costs only the time that a predecessor has counted.
             Action::SetHome { record } => self.set_home(record, &answers),
             Action::Receive { ticket, turn, disk } => drop(tokio::spawn(async move {
                 if let Some(ago) = actor.received(turn, disk).await {

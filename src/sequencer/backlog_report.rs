@@ -1,5 +1,5 @@
-//! Tells operators what the sequencer holds, unasked. Nobody has to be let to
-//! ask, so nobody can ask too often, or name a queue of somebody else's for the
+//! Reports what the sequencer holds to operators, unasked. No right to ask is
+//! needed, so no user can ask too often, or name another user's queue for the
 //! answer; only who may listen to the status exchange hears it.
 
 use std::sync::Arc;

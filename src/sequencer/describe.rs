@@ -159,7 +159,7 @@ impl Actor {
                     is_second_look,
                     ..asked
                 };
-                // A session that is over answers nothing.
+                // A session that is over does not answer.
                 let _ = answers.send(Answer::SecondLook(asked));
                 return;
             };

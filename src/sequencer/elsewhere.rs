@@ -44,7 +44,7 @@ impl Asking {
     }
 
     pub fn answered(&self, nonce: Uuid, answer: RecordsAnswer) {
-        // One that came too late has nobody who waits for it.
+        // The asker of a late one no longer waits for it.
         if let Some(waiting) = self.inner().waiting.remove(&nonce) {
             let _ = waiting.send(answer);
         }
@@ -245,7 +245,7 @@ impl Actor {
         lane.run(read).await.map_err(|error| with_sources(&error))?
     }
 
-    /// Whether the turn has ended by the records of a disk; not if it has none.
+    /// Whether the turn has ended by the records of a disk; false without a disk.
     pub(super) async fn has_ended_on(
         &self,
         disk: Option<Uuid>,

@@ -1,5 +1,5 @@
 //! The log of homes: a queue at the broker that the active sequencer consumes, and
-//! acks nothing of but what newer entries stand for. So its successor is delivered
+//! acks only what newer entries replace. So its successor is delivered
 //! all of it again. The broker gives it to one consumer at a time, as the turns.
 //!
 //! ```text
@@ -228,7 +228,7 @@ impl HomesLog {
             return;
         }
         for entry in entries {
-            // What is delivered again changes nothing.
+            // A repeated delivery has no effect.
             if entry.ack().await.is_err() {
                 return;
             }
@@ -306,7 +306,7 @@ impl Actor {
     }
 
     /// Writes what an order leads to. Of disks that are lost, what lies in their queues
-    /// goes first: nothing of it may be run if they come back.
+    /// goes first: no part of it may be run if they come back.
     pub(super) fn write_for(
         &self,
         link: &Link,

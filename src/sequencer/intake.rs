@@ -1,7 +1,7 @@
 //! What the broker has delivered and the queue has not taken yet. Pure: no
 //! clock, no I/O.
 //!
-//! The consumer's prefetch is the largest that AMQP has ([`PREFETCH`]), whatever
+//! The consumer's prefetch is the largest that AMQP has ([`PREFETCH`]), for any
 //! the settings: the order of a workspace's turns rests on it. The broker keeps
 //! what was returned to it in a queue of its own, ahead of all other messages,
 //! and a channel that closes returns what it holds to that queue's *end*. So a
@@ -63,7 +63,7 @@ pub(super) enum NextTurn<R, C> {
     Turn(R, C),
     /// There is one, but its request was not kept.
     Again,
-    /// There is none, or returned messages may still come.
+    /// There is no such message, or returned messages may still come.
     None,
 }
 
@@ -71,7 +71,7 @@ pub(super) enum NextTurn<R, C> {
 #[derive(Debug)]
 pub(super) struct Intake<R, C> {
     entries: BTreeMap<Precedence, Arrived<R, C>>,
-    /// From here on nothing has its content.
+    /// From here on its content is gone.
     first_without: Option<Precedence>,
     bytes: usize,
     kept_bytes: usize,
@@ -240,7 +240,7 @@ mod tests {
         }
         assert_eq!((intake.len(), intake.bytes), (4, 8));
         assert_eq!(all(&mut intake, now), [1, 2]);
-        // Its place comes after those whose requests are gone.
+        // Its place comes after those without requests.
         intake.arrived(now, None, 5, 5, 4);
         assert_eq!(intake.next(now), NextTurn::Again);
         assert_eq!((intake.len(), intake.bytes), (3, 0));
@@ -300,7 +300,7 @@ mod tests {
 
     proptest! {
         /// However many messages earlier consumers held when they died, and
-        /// whatever was published in between.
+        /// with all that was published in between.
         #[test]
         fn g1_any_history_of_prefetches_is_put_in_order(
             sessions in prop::collection::vec((1usize..12, 0u32..4), 0..20),

@@ -1,5 +1,5 @@
 //! The sequencer: keeps each workspace's turns in order, and offers only the
-//! first of each to the workers. It runs nothing.
+//! first of each to the workers. It runs no turns.
 //!
 //! ```text
 //! codex.turns ─▶ intake (pure) ─▶ session ─▶ queue (pure) ─▶ actions ─┬▶ offers   ─▶ codex.turns.work

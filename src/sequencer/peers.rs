@@ -1,9 +1,9 @@
 //! What the sequencers of a pool report of themselves: whether a consumer that is
-//! none of them gets the turns, and which of them answers producers. Pure.
+//! no sequencer gets the turns, and which of them answers producers. Pure.
 //!
 //! The broker says only how many consumers are active, which on a queue with a
 //! single active consumer is one at most, and not which. So it is inferred from
-//! what the sequencers report, and from turns that none of them gets.
+//! what the sequencers report, and from turns that no sequencer gets.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub(super) struct Peers {
     came_second: bool,
     /// Turns have come to this process since the last look.
     delivered: bool,
-    /// Looks in a row at which turns were ready and none came.
+    /// Looks in a row with turns ready, of which no sequencer got any.
     stalled: u32,
     /// At the last look the broker took no publishes, so others could not report.
     muted: bool,
@@ -71,7 +71,7 @@ impl Peers {
     }
 
     /// Whether this process answers producers' questions. The active sequencer
-    /// does. The broker names it only by giving it a turn, so where none is known
+    /// does. The broker names it only by giving it a turn, so without a known one
     /// to be active, the process with the smallest id does.
     pub fn is_to_describe(&mut self, now: Instant, active: bool) -> bool {
         self.forget(now);
@@ -88,7 +88,7 @@ impl Peers {
     }
 
     /// `room`: this process can hold more turns. `muted`: the broker takes no
-    /// publishes, so what is not heard of other processes means nothing. Returns
+    /// publishes, so silence of other processes is no sign. Returns
     /// what was found if something else gets the turns.
     pub fn look(
         &mut self,

@@ -2,30 +2,30 @@
 //! acked when. Pure: no clock, no I/O. The shell feeds it what it hears and
 //! carries out the [`Action`]s it gets back, in their order.
 //!
-//! A queue belongs to one consumer of `codex.turns`: delivery tags mean nothing
+//! A queue belongs to one consumer of `codex.turns`: delivery tags have no meaning
 //! beyond their channel. When that ends, [`Queue::reset`] lets go of the turns
 //! and keeps the cancels. A standby feeds its queue the cancels it hears too,
 //! so that they outlive the sequencer that heard them with it.
 //!
 //! # What holds at all times
 //!
-//! 1. *Nothing is acked that could be lost.* A delivery is acked when its turn is
+//! 1. *What could be lost is not acked.* A delivery is acked when its turn is
 //!    done (its end is recorded and its events are confirmed), when a claim that
 //!    ends it is answered (written, published and confirmed), or when it is a
 //!    duplicate, delivered for the first time, of a turn that is held unacked.
 //!    Each is acked once, by its own tag, never "all up to".
 //! 2. *Only heads are offered.* The turns of a workspace stand in the order in
-//!    which they were delivered; none is offered before all ahead of it have
+//!    which they were delivered; each is offered only after all ahead of it have
 //!    ended. A turn's end is for ever, so an offer that lies about for long, or
 //!    comes from a sequencer that was deposed without knowing, breaks no order.
 //! 3. *A fate is asked for, not assumed.* Cancelled, rejected and expired turns keep their
-//!    place until the claim is answered; nobody behind them moves up before,
-//!    since the claim may tell that the turn has been run.
+//!    place until the claim is answered; no turn behind them moves up before,
+//!    since the claim may show that the turn has been run.
 //! 4. *Every head is cared for.* It has an offer in flight, a claim in flight, or
 //!    a timer, or it is paused. One that waits for a free slot is looked at every
 //!    five seconds, and at each report of a process. So anything that gets lost outside (offer, `done`, worker, claim), the
 //!    head comes up again.
-//! 5. *Lines know nothing of each other*, but for the slots that they share (see
+//! 5. *Lines do not know of each other*, but for the slots that they share (see
 //!    `affinity.rs`) and for what the pool has taken (see
 //!    [`Queue::work_queue_depth`]), and that only delays repeats.
 //! 6. *Memory* is what the prefetch lets in, and at most 10,000 cancels.
@@ -45,20 +45,20 @@
 //!   `done`. A memory would save that once per takeover and would swallow the
 //!   answer to a producer that publishes a finished turn again.
 //! - *`start_within`* counts from when a sequencer first received the turn. That
-//!   is kept on disk, so a takeover does not begin it anew; what is not kept yet
+//!   is kept on disk, so a takeover does not restart it; what is not kept yet
 //!   counts from this queue's own delivery. When the time is over the claim is asked for,
 //!   wherever the turn is: in line, in the work queue, or with a worker, which makes
 //!   the other claim. Where that came first, the turn is never asked about again.
 //! - *`on_busy: reject`* asks whether any turn ahead in line has not ended, and that
-//!   only the records tell: one whose last ack or `done` was lost stands in line and
-//!   has ended. Ended is for ever, and nothing ever joins a line ahead of anybody. So
+//!   only the records show: one with a lost ack or `done` stands in line and
+//!   has ended. Ended is for ever, and turns join a line at its end only. So
 //!   a turn that was once let in is let in by every later sequencer, too, and needs
 //!   no record of that.
-//! - *`on_busy: interrupt`* supersedes whatever stands ahead in line, at its arrival,
+//! - *`on_busy: interrupt`* supersedes all turns ahead in line, at its arrival,
 //!   each by a claim, or by a mark where it runs. A later sequencer does it again, and
-//!   so finishes what was begun. It holds as long as the interrupting turn has no
+//!   so finishes what was started. It holds as long as the interrupting turn has no
 //!   claim itself, which the shell looks at each time: one that has ended and is
-//!   published again stands behind turns that are none of its business. Where the
+//!   published again stands behind turns that it does not concern. Where the
 //!   interrupting turn is superseded itself, the next one behind it takes its place.
 //! - *A turn id that is live in another workspace.* The events of both turns would share
 //!   a routing key, and any producer can send a turn under an id that it has seen. So
@@ -68,7 +68,7 @@
 //!   any other reason to end the turn, as those publish an ending under the shared key,
 //!   and before the turn interrupts any other.
 //! - *`max_waiting`* counts the turns held for a workspace: with the head, running
-//!   or not; without those whose claim was asked for on arrival. A turn beyond it
+//!   or not; without those with a claim asked for on arrival. A turn beyond it
 //!   is never rejected outright, since it may have run before this sequencer knew
 //!   it: the claim decides.
 
@@ -114,7 +114,7 @@ use crate::heartbeat::LISTEN;
 use crate::homes::Homes;
 use crate::workspace::Pauses;
 
-/// Until an offered head is offered again, of which nothing is heard. The first
+/// Until an offered head without a sign of life is offered again. The first
 /// wait is five heartbeats: a worker that lost a few is not doubted yet.
 const REPEAT: Backoff = Backoff {
     first: Duration::from_secs(10),
@@ -224,7 +224,7 @@ impl Queue {
         turn: QueuedTurn,
         out: &mut Vec<Action>,
     ) -> Arrival {
-        // Before any limit: a turn that is in line must not be told that the line is full.
+        // Before any limit: a turn that is in line must not be rejected for a full line.
         if let Some(ticket) = self.find(&turn.workspace, &turn.turn_id)
             && let Some(held) = self.turns.get_mut(&ticket)
         {
@@ -264,7 +264,7 @@ impl Queue {
         Arrival::New
     }
 
-    /// A worker tells that the turn has ended and its events are confirmed.
+    /// A worker reports that the turn has ended and its events are confirmed.
     /// False: it is not held here, which is no fault (a second `done`, or an
     /// offer that outlived its turn).
     pub fn done(
@@ -282,7 +282,7 @@ impl Queue {
         true
     }
 
-    /// A worker tells what it runs, as pairs of workspace and turn id.
+    /// A worker reports what it runs, as pairs of workspace and turn id.
     pub fn heartbeat<'a>(
         &mut self,
         now: Instant,
@@ -307,8 +307,8 @@ impl Queue {
         }
     }
 
-    /// Somebody wants the turn cancelled. Without a workspace, every turn of
-    /// that id is meant; where none is held, any that comes later.
+    /// The turn is to be cancelled. Without a workspace, every turn of
+    /// that id is meant; if no such turn is held, any that comes later.
     pub fn cancel(
         &mut self,
         now: Instant,
@@ -346,22 +346,22 @@ impl Queue {
     }
 
     /// How many offers lie in the work queue, ready and untaken, as the broker
-    /// says (a passive declare tells).
+    /// says (by a passive declare).
     ///
     /// When the pool is full, offers lie there for as long as turns run, and
     /// repeating them all every five minutes would only pile up copies. The work
     /// queue is first in, first out: while something lies in it and no later offer
     /// has been taken, an offer is not lost but waiting, and is repeated only after
-    /// an hour. A shell that never tells gets plain repeats.
+    /// an hour. A shell that never reports it gets plain repeats.
     ///
-    /// `disk`: whose work queue; [`SHARED`] for that of a pool that shares its root.
+    /// `disk`: that of the work queue; [`SHARED`] for that of a pool that shares its root.
     pub fn work_queue_depth(&mut self, disk: Uuid, ready: u64) {
         if let Some(host) = self.hosts.of(Some(disk)) {
             host.untaken = ready;
         }
     }
 
-    /// The disks whose work queues are in use.
+    /// The disks with a work queue in use.
     pub fn disks(&self) -> Vec<Uuid> {
         self.hosts.iter().map(|(disk, _)| disk).collect()
     }
@@ -390,7 +390,7 @@ impl Queue {
         }
     }
 
-    /// Time has passed. Due is whatever [`Queue::next_deadline`] told, or more.
+    /// Time has passed. Due is what [`Queue::next_deadline`] returned, or more.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.slots_settle.is_some_and(|at| at <= now) {
             self.slots_settle = None;
@@ -490,7 +490,7 @@ impl Queue {
         };
         let is_paused = held.turn.is_paused_by(&self.paused);
         if is_paused && !held.in_flight {
-            // Workers drop its offers unanswered: none of them may count as one that waits.
+            // Workers drop its offers unanswered: they do not count as waiting.
             self.let_go(ticket, now);
         }
         let Some(held) = self.turns.get_mut(&ticket) else {

@@ -1,5 +1,5 @@
 //! When a turn first came: kept on disk for turns that must start in time, so
-//! that a takeover does not begin that time anew.
+//! that a takeover does not restart that time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::turn::NotStarted;
 use crate::workspace::Received;
 
 impl Actor {
-    /// How long ago a sequencer first received the turn. Nothing where that
-    /// can't be kept: the next sequencer would have to count anew.
+    /// How long ago a sequencer first received the turn. `None` if that
+    /// can't be kept: the next sequencer would have to count again.
     pub(super) async fn received(&self, turn: Arc<QueuedTurn>, disk: Uuid) -> Option<Duration> {
         if self.is_here(disk) {
             return self.received_here(turn).await;

@@ -1,5 +1,5 @@
 //! Answers requests that can't be accepted: kept in the dead queue with the
-//! reason, and told to whoever listens for the turn, where it has a usable id.
+//! reason, and published to the turn's readers, where it has a usable id.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Actor {
         });
     }
 
-    /// The events that answer it, none where they would be another turn's; `None`: try again.
+    /// The events that answer it, empty if they would be another turn's; `None`: try again.
     async fn try_reject(
         &self,
         refused: &Arc<Refused>,
@@ -90,7 +90,7 @@ impl Actor {
             *kept = true;
         }
         drop(place);
-        // Only now, so that it tells whoever gets the request again that it is kept.
+        // Only now, so that it shows any later reader of the request that it is kept.
         let (records, refused_) = (self.records.clone(), Arc::clone(refused));
         let claim = move || refused_.claim(&records.root, records.by);
         let (ending, _place) = self.on_disk(refused, claim).await?;
@@ -166,8 +166,8 @@ impl Refused {
         Ok(claim.is_some_and(|claim| claim.fingerprint == self.fingerprint()))
     }
 
-    /// Claims the rejection, so that whoever rejects it again says the same.
-    /// Its events; none where a turn of that id was accepted before: what is
+    /// Claims the rejection, so that each later rejection is the same.
+    /// Its events; empty if a turn of that id was accepted before: what is
     /// said of that is its own.
     fn claim(&self, root: &Root, by: String) -> Result<Vec<SealedEvent>, NotStarted> {
         let Some((turn_id, claims)) = self.claims(root)? else {

@@ -58,7 +58,7 @@ pub(super) enum RemovalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removal {
     Removed,
-    /// There is none: all messages were delivered, or another process has
+    /// There is no such message: all were delivered, or another process has
     /// removed it and consumes.
     NotFound,
     /// Another process is at it.
@@ -174,7 +174,7 @@ impl Sequencer {
 
     async fn remove(&self, connector: &Connector) -> Result<(), RemovalError> {
         let link = connector.connect().await?;
-        // Before, so that nothing is removed without a record.
+        // Before, so that no message is removed without a record.
         keep_undeliverable(&self.actor.publisher, &self.topology)
             .await
             .map_err(RemovalError::Record)?;

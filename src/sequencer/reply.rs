@@ -1,4 +1,4 @@
-//! Sends the end of a turn to those whose requests name a queue for it, too, as
+//! Sends the end of a turn to the queues that requests name for it, too, as
 //! AMQP's callers are used to.
 //!
 //! A reply is sent once, by the sequencer that hears of the end, and is not

@@ -63,7 +63,7 @@ const STATUS_PREFETCH: u16 = 1_000;
 const CONTROL_BATCH: usize = 100;
 /// A message that cannot be delivered ends a session much sooner.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// So that a loop with nothing to do shows that it lives.
+/// So that an idle loop shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
 /// How often the broker is asked how full the queues are.
 const DEPTH_PULSE: Duration = Duration::from_secs(10);
@@ -169,7 +169,7 @@ impl Sequencer {
         }
     }
 
-    /// Another process removes a message, and nothing may consume meanwhile.
+    /// Another process removes a message, and no process may consume meanwhile.
     async fn stand_back(&self, link: &Link) -> Result<(), Ended> {
         match self.topology.turns_are_locked(link).await? {
             true => Err(Ended::StandBack),
@@ -253,7 +253,7 @@ impl Sequencer {
     ) -> Result<Infallible, Ended> {
         self.topology.declare(link).await?;
         // Bound before the first turn is taken, so that no `done` and no
-        // heartbeat is missed; on the same connection, so that none outlives the other.
+        // heartbeat is missed; on the same connection, so that neither outlives the other.
         let status_queue = self
             .topology
             .declare_exclusive(link, Fanout::Status)
@@ -684,7 +684,7 @@ impl Session<'_> {
     fn control(&mut self, delivery: &Delivery) {
         fault::at("sequencer.control");
         match ControlRequest::read(&delivery.body, &self.sequencer.limits.roots) {
-            // Another sequencer's word to the workers: who interrupts whom is in the records.
+            // Another sequencer's word to the workers: which turn interrupts which is in the records.
             Ok(ControlRequest::Cancel(Cancel {
                 superseded_by: Some(_),
                 ..
@@ -723,7 +723,7 @@ impl Session<'_> {
     }
 
     /// Carries out what the queue wants, in its order. Only acks are done
-    /// here; whatever takes time goes to a task of its own.
+    /// here; what takes time goes to a task of its own.
     async fn act(&mut self) -> Result<(), SettleError> {
         for action in std::mem::take(&mut self.out) {
             match action {

@@ -64,7 +64,7 @@ impl CrashCount {
         self.0 += u32::from(crashed);
     }
 
-    /// It was searched for, here or elsewhere: what comes must prove itself anew.
+    /// It was searched for, here or elsewhere: what comes must prove itself again.
     pub fn tried(&mut self) {
         self.0 = 1;
     }
@@ -98,7 +98,7 @@ pub(super) enum SearchStep {
     Rotate(u16),
     /// The message at the head is the one: consume it with `no_ack`.
     Remove,
-    /// All of them were delivered: there is none.
+    /// All of them were delivered: there is no such message.
     NotFound,
 }
 
@@ -109,10 +109,10 @@ pub(super) struct HeadSearch {
     /// Where the next lap is, that must equal the last: its first step, once
     /// two laps were equal.
     lap: Option<usize>,
-    /// Messages in the queue when the search began: as many as may have been
+    /// Messages in the queue when the search started: as many as may have been
     /// returned.
     ready: usize,
-    /// A channel has ended since the search began.
+    /// A channel has ended since the search started.
     crashed: bool,
 }
 
@@ -168,7 +168,7 @@ impl HeadSearch {
         self.seen.push(seen);
     }
 
-    /// After a crash: where the lap before it began, if the lap before that was
+    /// After a crash: where the lap before it started, if the lap before that was
     /// the same.
     fn lap(&self) -> Option<usize> {
         let (seen, end) = (&self.seen, self.seen.len());
@@ -288,7 +288,7 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever they are, and however many, up to what is told apart.
+        /// At any place and in any number, up to what is distinguished.
         #[test]
         fn g4_only_what_cannot_be_delivered_is_removed(
             line in prop::collection::vec(any::<bool>(), 1..40),

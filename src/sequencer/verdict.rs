@@ -29,7 +29,7 @@ enum Decided {
         events: Vec<SealedEvent>,
         /// Why the request was refused: it goes to the dead queue.
         refused: Option<TurnError>,
-        /// Decided by us, so that nobody has counted it.
+        /// Decided by us, so that it is not counted yet.
         now: Option<Decision>,
         /// Not to be published: another turn's readers would get it.
         silent: bool,
@@ -130,7 +130,7 @@ impl Actor {
             turn_id = &*turn.turn_id,
             workspace = &*turn.workspace,
             host,
-            "ended a turn whose workspace was on a lost disk"
+            "ended a turn of a workspace on a lost disk"
         );
         ClaimAnswer::Won
     }
@@ -509,7 +509,7 @@ mod tests {
                 panic!("{ahead}: it is let in, or buried");
             };
         }
-        // For good, whoever has ended since.
+        // For good, even if others have ended since.
         workspace.claims().claim("waits", &unrun).unwrap();
         let decided = decide(&["runs"]);
         assert!(matches!(decided, Decided::Ended { now: None, .. }));
@@ -551,7 +551,7 @@ mod tests {
             panic!("it goes on");
         };
         assert!(events[1].json.contains(r#""superseded_by":"u""#));
-        // Whoever comes later says the same.
+        // Later claims say the same.
         let Decided::Ended { events: again, .. } = supersede("v") else {
             panic!("it goes on");
         };
@@ -664,7 +664,7 @@ mod tests {
         let (events, refused, now) = decide(Wanted::BacklogFull);
         assert_eq!((refused, now), (full, Some(StopReason::Error)));
         assert_eq!(decide(Wanted::BacklogFull), (events.clone(), full, None));
-        // A cancel that comes later changes nothing, and is no refusal.
+        // A cancel that comes later has no effect, and is no refusal.
         assert_eq!(decide(Wanted::Cancelled), (events, None, None));
     }
 

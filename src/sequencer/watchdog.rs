@@ -12,7 +12,7 @@ use crate::amqp::link::Link;
 use crate::parts::{PartName, Parts};
 
 /// A loop that has not come round for so long hangs: it wakes every second,
-/// and waits for nothing but acks, for 10 s at most.
+/// and waits only for acks, for 10 s at most.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

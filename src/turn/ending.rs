@@ -209,11 +209,11 @@ fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
     unrun(sealer, start, ending, metadata)
 }
 
-/// The attempt of the end of a turn whose records are lost: higher than any that it
+/// The attempt of the end of a turn with lost records: higher than any that it
 /// may have had, so that readers take it for the newest.
 const LOST_ATTEMPT: u32 = 1_000_000;
 
-/// All events of a turn that may have been started, and whose records are lost.
+/// All events of a turn with lost records that may have been started.
 pub fn lost_ending(request: &TurnRequest, error: TurnError) -> Vec<SealedEvent> {
     let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
     let start = message_start(request, None);

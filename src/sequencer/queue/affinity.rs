@@ -1,11 +1,11 @@
 //! Where a head is offered: to the process that keeps its workspace's server, to
-//! the process whose slot has got free, or to all. Pure.
+//! the process with a newly free slot, or to all. Pure.
 //!
 //! A turn that finds the server of its workspace's last turn waiting skips a
 //! cold start. So its offer goes to the private queue of the process that keeps
 //! the server, if that process is known to have room. While no process has room,
-//! heads wait here, and each slot that gets free is offered the oldest head whose
-//! server waits there, or the oldest of all if that one has waited for longer by
+//! heads wait here, and each slot that gets free is offered the oldest head with a
+//! server there, or the oldest of all if that one has waited for longer by
 //! more than the guard. An offer stays a hint: one that gets no answer goes to
 //! the shared queue.
 
@@ -156,7 +156,7 @@ impl Affinity {
         })
     }
 
-    /// Decides for a head that could be offered now. `since`: when it began to
+    /// Decides for a head that could be offered now. `since`: when it started to
     /// wait, if it does.
     pub fn place(
         &mut self,

@@ -1,4 +1,4 @@
-//! Waits that double, shortened at random so that what began together does not
+//! Waits that double, shortened at random so that what started together does not
 //! come back together.
 
 use std::time::Duration;

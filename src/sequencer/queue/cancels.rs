@@ -19,7 +19,7 @@ type Key = (Arc<str>, Option<Arc<str>>);
 pub(super) struct Cancels {
     heard: HashMap<Key, Instant>,
     /// Oldest first. A cancel that is heard again stands here twice; the older
-    /// entry no longer agrees with `heard` and takes nothing with it.
+    /// entry no longer agrees with `heard` and removes no other.
     by_age: VecDeque<(Instant, Key)>,
 }
 

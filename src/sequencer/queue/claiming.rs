@@ -9,7 +9,7 @@ use super::held::{Held, Line, Ticket, Verdict};
 use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue};
 use crate::request::OnBusy;
 
-/// Of how many turns ahead one look into the records tells, at most. Mostly the
+/// Of how many turns ahead one look into the records reports, at most. Mostly the
 /// first has not ended, and that is all that has to be known.
 const AHEAD_AT_ONCE: usize = 16;
 
@@ -194,7 +194,7 @@ impl Queue {
                     Verdict::Superseded { by } => {
                         held.marked = true;
                         held.superseded_by = Some(Arc::clone(&by));
-                        // Nobody else has told whoever runs it.
+                        // The worker that runs it does not know of it yet.
                         out.push(Action::RepeatCancel {
                             turn: Arc::clone(&held.turn),
                             superseded_by: Some(by),
@@ -232,7 +232,7 @@ impl Queue {
                     line.interrupts.remove(&by);
                 }
             }
-            // Nothing else is answered so: it is asked again, later.
+            // Other claims are not answered so: they are asked again, later.
             (ClaimAnswer::Failed | ClaimAnswer::AllEnded | ClaimAnswer::Spent, _) => {}
         }
         self.attend(ticket, now, out);

@@ -13,7 +13,7 @@ use super::{Queue, REPEAT};
 pub struct Oldest {
     /// By this sequencer.
     pub received: Instant,
-    /// By the producer, if that told.
+    /// By the producer, if its request says so.
     pub enqueued_at: Option<Timestamp>,
 }
 
@@ -59,7 +59,7 @@ pub struct Place {
 }
 
 impl Queue {
-    /// Whether a turn of that id is held, in whichever workspace.
+    /// Whether a turn of that id is held, in any workspace.
     pub fn holds_turn_id(&self, turn_id: &str) -> bool {
         self.by_id.contains_key(turn_id)
     }

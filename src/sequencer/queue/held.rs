@@ -18,7 +18,7 @@ pub struct QueuedTurn {
     /// In its one canonical spelling.
     pub workspace: Arc<str>,
     pub turn_id: Arc<str>,
-    /// Of the request's body: tells "published again" from "same id, other body".
+    /// Of the request's body: distinguishes "published again" from "same id, other body".
     pub fingerprint: u64,
     /// The canonical request, to be put into offers as it is.
     pub request: Arc<[u8]>,
@@ -27,7 +27,7 @@ pub struct QueuedTurn {
     pub start_within: Option<Duration>,
     /// What becomes of it, or of those ahead of it, where it is not the first.
     pub on_busy: OnBusy,
-    /// On whose behalf, see [`crate::tenants`].
+    /// For which tenant it runs, see [`crate::tenants`].
     pub tenant: Option<Arc<str>>,
     /// As the producer says, for the age of the oldest waiting turn.
     pub enqueued_at: Option<Timestamp>,
@@ -50,7 +50,7 @@ pub struct Ticket(pub(super) u64);
 /// How a turn ends that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
     /// Its workspace has as many turns in line as it may have.
     BacklogFull,
@@ -92,7 +92,7 @@ pub(super) struct Held {
     /// The delivery, and the redelivered duplicates that are acked with it.
     pub tags: Vec<u64>,
     pub received: Instant,
-    /// The shell is creating the claim; nothing happens before its answer.
+    /// The shell is creating the claim; it waits for the answer.
     pub asked: Option<Verdict>,
     /// Claims in a row that could not be had.
     pub claim_failures: u32,
@@ -113,7 +113,7 @@ pub(super) struct Held {
     /// A turn of another workspace had its id first, and it is not known whether
     /// that one has ended.
     pub shares_id: bool,
-    /// By when it must have been started; none for a turn that has been.
+    /// By when it must have been started; `None` for a turn that has been.
     pub deadline: Option<Instant>,
     /// It takes one of its workspace's `max_waiting` places.
     pub counted: bool,
@@ -128,7 +128,7 @@ pub(super) struct Held {
     /// The broker has confirmed an offer of it.
     pub was_offered: bool,
     pub last_offer: Option<LastOffer>,
-    /// The process whose private queue has an offer of it that got no answer.
+    /// The process with an unanswered offer of it in its private queue.
     pub offered_to: Option<Arc<str>>,
     /// Since when an offer of it in the shared queue has had no answer.
     pub unanswered: Option<Instant>,

@@ -41,7 +41,7 @@ pub struct HostSummary {
 
 impl Queue {
     /// Where each workspace lives on one host's disk. Until [`Queue::homes_read`]
-    /// nothing must be delivered.
+    /// no message must be delivered.
     #[must_use]
     pub fn with_local_storage(mut self, now: Instant) -> Self {
         self.hosts = Hosts::local(self.guard);
@@ -188,7 +188,7 @@ impl Queue {
     }
 
     /// Whether the turn's home is known. If not, one is asked for, and the time is
-    /// returned at which to look again, if nothing else will bring that about.
+    /// returned at which to look again, unless another event will bring that about.
     pub(super) fn needs_home(
         &mut self,
         ticket: Ticket,

@@ -32,12 +32,12 @@ pub enum Action {
         disk: Uuid,
         next_waits: bool,
     },
-    /// Settle the turn's fate, off the loop, and tell [`claim_answered`].
+    /// Settle the turn's fate, off the loop, and call [`claim_answered`].
     /// For [`Verdict::Cancelled`] and [`Verdict::Superseded`] the durable cancel
     /// mark is written first, also where the turn turns out to have been run: its
     /// next attempt looks at it. But a turn that has a claim of its own supersedes
-    /// nobody: then the answer is [`ClaimAnswer::Spent`]. For [`Verdict::IdTaken`]
-    /// nothing is published: the events would reach the other turn's readers.
+    /// no turn: then the answer is [`ClaimAnswer::Spent`]. For [`Verdict::IdTaken`]
+    /// no event is published: they would reach the other turn's readers.
     ///
     /// [`claim_answered`]: super::Queue::claim_answered
     ///
@@ -55,15 +55,15 @@ pub enum Action {
     /// [`home_set`]: super::Queue::home_set
     /// [`home_failed`]: super::Queue::home_failed
     SetHome { record: HomeRecord },
-    /// Publish the cancel once more: a worker tells that it still runs the turn.
+    /// Publish the cancel once more: a worker reports that it still runs the turn.
     /// Or for the first time, where another turn interrupts it.
     RepeatCancel {
         turn: Arc<QueuedTurn>,
         superseded_by: Option<Arc<str>>,
     },
     /// Keep, off the loop, when the turn was first received, unless that is
-    /// kept already, and tell [`was_received`] how long ago it was. Nothing is
-    /// told where that fails.
+    /// kept already, and call [`was_received`] with how long ago it was, unless
+    /// that fails.
     ///
     /// [`was_received`]: super::Queue::was_received
     Receive {
@@ -95,10 +95,11 @@ pub enum ClaimAnswer {
     /// The turn has been started: it stays in line. (Where its run has also
     /// ended, a worker will answer its next offer from the journal.)
     AlreadyRun,
-    /// The turns that [`Verdict::Busy`] or [`Verdict::IdTaken`] names have all ended, so nothing is claimed.
+    /// The turns that [`Verdict::Busy`] or [`Verdict::IdTaken`] names have all ended,
+    /// so no claim is written.
     AllEnded,
     /// The turn that was to supersede this one has been decided itself, so
-    /// nothing is claimed or marked.
+    /// no claim or mark is written.
     Spent,
     /// It could not be written, read, or published; or no mark could be.
     Failed,

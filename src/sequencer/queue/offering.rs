@@ -52,7 +52,7 @@ impl Queue {
             return;
         };
         // The worker has yet to lock the workspace, so only the first one is taken
-        // for a start: a turn whose lock is held is taken again and again.
+        // for a start: a turn with a held lock is taken again and again.
         let is_first = (self.turns.get(&ticket)).is_some_and(|held| held.taken_at.is_none());
         self.was_taken(ticket, now);
         let Some(held) = self.turns.get_mut(&ticket) else {
@@ -201,7 +201,7 @@ impl Queue {
         {
             host.affinity.processes.shared_answered(ticket, since);
         }
-        // It lies nowhere, so nothing may be inferred from what the pool has taken.
+        // It is in no queue, so no conclusion may be drawn from what the pool has taken.
         held.last_offer = None;
         held.without_effect = None;
         let wait = self.jitter.wait(OFFER_FAILED, held.failures);
@@ -211,7 +211,7 @@ impl Queue {
         self.attend(ticket, now, out);
     }
 
-    /// Nothing is waited for any more that concerns the turn's offers.
+    /// No answer to the turn's offers is awaited any more.
     pub(super) fn let_go(&mut self, ticket: Ticket, now: Instant) {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;

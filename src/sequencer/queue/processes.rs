@@ -25,7 +25,7 @@ const OLDER_HEARD: Duration = Duration::from_secs(10);
 const CROSSING: Duration = Duration::from_secs(1);
 
 /// A slot that has been free for so long has found the shared queue empty,
-/// whatever offers there have had no answer.
+/// regardless of unanswered offers there.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// What a heartbeat reports of its process.
@@ -33,13 +33,13 @@ const SETTLED: Duration = Duration::from_millis(200);
 pub struct WorkerReport<'a> {
     pub worker: &'a str,
     pub slots: usize,
-    /// It takes offers: it does not drain and lacks nothing.
+    /// It takes offers: it does not drain and has all that it needs.
     pub serves: bool,
     /// Its private queue; `None` if it takes no offers there (now).
     pub offers_to: Option<&'a str>,
     /// What it runs, as pairs of workspace and turn id.
     pub running: &'a [(&'a str, &'a str)],
-    /// Workspaces whose server waits for the next turn.
+    /// Workspaces with a server that waits for the next turn.
     pub idle: &'a [&'a str],
     /// There are more than `idle` names.
     pub idle_is_cut: bool,
@@ -246,7 +246,7 @@ impl Processes {
         }
     }
 
-    /// The private offer has an answer, whichever.
+    /// The private offer has an answer, of any kind.
     pub fn private_answered(&mut self, now: Instant, ticket: Ticket, worker: &str) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             process.offered.remove(&ticket);

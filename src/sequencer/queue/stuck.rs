@@ -19,7 +19,7 @@ pub struct StuckTurn {
 }
 
 impl Queue {
-    /// The workspaces whose first turn workers took offers of, and none runs: its
+    /// The workspaces with a first turn that workers took offers of and do not run: its
     /// lock is held, its records are damaged. An offer that waits in the work queue
     /// for a slot or for a worker does not count. Looks at every workspace; to be asked once
     /// in a while.

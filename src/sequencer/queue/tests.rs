@@ -1,4 +1,4 @@
-//! One test per rule, and their names tell which guarantee it serves.
+//! One test per rule, and their names say which guarantee it serves.
 
 mod affinity;
 mod homes;
@@ -188,7 +188,7 @@ impl Bench {
         self.queue.tick(self.now, &mut self.out);
         self.take()
     }
-    /// Lets time pass up to the next deadline, and tells how long that was.
+    /// Lets time pass up to the next deadline, and returns how long that was.
     fn pass_to_deadline(&mut self) -> (f64, Vec<Out>) {
         let wait = self
             .queue
@@ -650,7 +650,7 @@ fn g10_offers_that_wait_in_a_full_pool_are_not_piled_up() {
         out.extend(b.pass(2.0));
     }
     assert_eq!(out, [repeat("b/b1")]);
-    // Nothing lies there any more: d's is lost as well.
+    // That queue is empty: d's is lost as well.
     b.queue.work_queue_depth(SHARED, 0);
     for _ in 0..150 {
         out.extend(b.heartbeat(&["c/c1"]));
@@ -829,13 +829,13 @@ fn a_turn_that_is_not_to_wait_runs_at_once_or_is_decided_by_the_records() {
     // Its limit is another than the line's.
     assert_eq!(bench.reject(2, "a/2"), [busy("a/2", &["1"])]);
     assert_eq!(bench.answer("a/2", ClaimAnswer::Won), [ack(2)]);
-    // The first has ended, and nothing was heard of that.
+    // The first has ended, without a report.
     assert_eq!(bench.reject(3, "a/3"), [busy("a/3", &["1"])]);
     assert_eq!(bench.answer("a/3", ClaimAnswer::AllEnded), NONE);
     assert_eq!(bench.reject(4, "a/4"), [busy("a/4", &["3"])]);
     assert_eq!(bench.done("a/1"), [ack(1), offer("a/3")]);
     assert_eq!(bench.answer("a/4", ClaimAnswer::Failed), NONE);
-    // Before it could be told to be busy, it is not so any more.
+    // Before it could be rejected as busy, it is not so any more.
     assert_eq!(bench.done("a/3"), [ack(3), offer("a/4")]);
 }
 
@@ -867,7 +867,7 @@ fn a_turn_that_interrupts_ends_all_ahead_of_it_and_none_behind() {
     let told = || [Out::Interrupt("a/1".into(), "3".into())];
     assert_eq!(bench.answer("a/1", ClaimAnswer::AlreadyRun), told());
     assert_eq!(bench.heartbeat(&["a/1"]), told());
-    // Published again, it does nothing.
+    // Published again, it has no effect.
     assert_eq!(bench.interrupt(5, "a/3"), [ack(5)]);
     assert_eq!(bench.done("a/1"), [ack(1), offer("a/3")]);
     assert_eq!(bench.done("a/3"), [ack(3), offer("a/4")]);
@@ -996,7 +996,7 @@ fn what_is_paused_keeps_its_place_and_is_offered_at_once_when_it_is_resumed() {
     assert!(place.paused, "{place:?}");
     // Cancels hold meanwhile.
     assert_eq!(b.cancel("2", None), [claim("a/2", Cancelled)]);
-    // Of what is not concerned, nothing is offered again.
+    // What is not concerned is not offered again.
     assert_eq!(set(&mut b, &[]), [repeat("a/1")]);
     // With the pool, all is paused: what runs goes on, and the next does not start.
     assert_eq!(set(&mut b, &[PauseScope::Pool]), NONE);

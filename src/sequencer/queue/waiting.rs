@@ -1,4 +1,4 @@
-//! Heads that wait for a free slot, the oldest first: those whose server a
+//! Heads that wait for a free slot, the oldest first: those with a server that a
 //! process keeps in a group of that process, all others in one group. Pure.
 
 use std::collections::{BTreeSet, HashMap};

@@ -146,7 +146,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The record of a workspace whose disk has let go of it.
+    /// The record of a workspace that its disk has let go of.
     fn moved(&self, log: &mut HomesLog, number: u64) -> Vec<HomeEntry> {
         let Some(pending) = log.order(number) else {
             return Vec::new();

@@ -91,7 +91,7 @@ struct InLine {
     redelivered: bool,
     at: Instant,
     tags: Vec<u64>,
-    /// By when it has to be started, as far as the queue was told.
+    /// By when it has to be started, as far as the queue knows.
     due: Option<Instant>,
 }
 
@@ -148,7 +148,7 @@ pub struct World {
     journals: Vec<u64>,
     /// As far as the processes with a sequencer have heard.
     heard: JournalEnds,
-    /// Whose end they have heard.
+    /// Turns of which they have heard the end.
     heard_ends: HashSet<Name>,
 
     lines: Vec<Vec<InLine>>,
@@ -156,9 +156,9 @@ pub struct World {
     offered: HashSet<Name>,
     /// Their lines were full when they came.
     came_when_full: HashSet<Name>,
-    /// Asked to be claimed, and not told that it runs.
+    /// Asked to be claimed, without the answer that it runs.
     undecided: HashSet<Name>,
-    /// Told to have been started.
+    /// Reported to have been started.
     started: HashSet<Name>,
     named: HashMap<Name, Instant>,
 }
@@ -227,7 +227,7 @@ impl World {
         self.work.entry(self.disks[worker]).or_default()
     }
 
-    /// What the log says, read by anybody.
+    /// What the log says to any reader.
     fn homes(&self) -> Homes {
         let mut homes = Homes::default();
         for entry in &self.log {
@@ -592,7 +592,7 @@ impl World {
     }
 
     /// The claim as the file system and the broker see it, asked for by a
-    /// sequencer whose clock tells `at`.
+    /// sequencer with a clock at `at`.
     fn claim(&mut self, turn: Name, verdict: &Verdict, at: Instant) -> ClaimAnswer {
         let mut by = None;
         match verdict {
@@ -713,7 +713,7 @@ impl World {
         }
     }
 
-    /// Whoever runs the turn stops it.
+    /// The worker that runs the turn stops it.
     fn hear_control(&mut self, lost: bool) {
         let Some(turn) = self.control.pop_front().filter(|_| !lost) else {
             return;
@@ -1139,7 +1139,7 @@ impl World {
         self.look_at_pauses(WORKERS);
     }
 
-    /// A sequencer that is no longer one, hears nothing and acks into the void,
+    /// A sequencer that is no longer one, hears no message and acks into the void,
     /// goes on offering what it believes in and gets its claims answered.
     fn zombie_passes(&mut self, time: Duration) {
         let Some(mut zombie) = self.zombie.take() else {
@@ -1258,7 +1258,7 @@ impl World {
         }
     }
 
-    /// Nothing of it is decided before its home is known.
+    /// No fate of it is decided before its home is known.
     fn has_home(&self, turn: Name) -> bool {
         let ticket = self.queue.find(WORKSPACES[turn.0], &id_of(turn));
         ticket.is_none_or(|ticket| self.queue.turns[&ticket].disk.is_some())
@@ -1418,7 +1418,7 @@ impl World {
         living.all(|worker| worker.running.is_empty())
     }
 
-    /// Nothing goes wrong any more: everything must come to its end.
+    /// There are no more faults: every turn must come to its end.
     pub fn settle(&mut self) {
         for worker in &mut self.workers {
             worker.view = None;

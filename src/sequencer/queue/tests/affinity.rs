@@ -62,7 +62,7 @@ impl Bench {
         self.queue.use_room(self.now, worker, &mut self.out);
         self.done(name)
     }
-    /// A conversation whose first turn took so long and has left its server.
+    /// A conversation with a first turn that took so long and has left its server.
     fn warmed(&mut self, tag: u64, name: &str, worker: &str, seconds: f64) {
         assert_eq!(self.fresh(tag, name), [offer(name)]);
         self.confirm(name);
@@ -84,7 +84,7 @@ fn the_next_turn_is_offered_to_the_process_that_keeps_the_server() {
     // It is cared for as any other that runs.
     assert_eq!(b.pass(7.9), NONE);
     assert_eq!(b.pass(2.2), [repeat("a/2")]);
-    // The worker that runs it keeps the server: none, after this.
+    // The worker that runs it keeps the server: no server, after this.
     assert_eq!(b.done_by("a/2", "q", false), [ack(2)]);
     assert_eq!(b.fresh(3, "a/3"), [offer("a/3")]);
 }
@@ -125,7 +125,7 @@ fn an_offer_that_is_declined_is_in_the_shared_queue() {
     assert_eq!(b.pass(0.6), NONE);
     let (wait, out) = b.pass_to_deadline();
     assert!(within(wait + 0.6, 10.0) && out == [repeat("a/2")]);
-    // A late answer of the process changes nothing.
+    // A late answer of the process has no effect.
     assert_eq!(b.declined("a/2", "p"), NONE);
 }
 
@@ -288,7 +288,7 @@ fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
     b.queue.served(b.now, "q", "q1", "q", false);
     b.queue.use_room(b.now, "q", &mut b.out);
     assert_eq!(b.take(), [offer("a/a")]);
-    // A process that drains is given none.
+    // A process that drains gets no turn.
     let drains = WorkerReport {
         serves: false,
         running: &[],

@@ -55,7 +55,7 @@ fn g4_a_turn_that_was_started_under_a_shared_id_stays_in_line() {
     assert_eq!(b.done("b/1"), [ack(2)]);
 }
 
-/// Whatever else would end it publishes its ending under the shared id.
+/// Any other verdict would publish its ending under the shared id.
 #[test]
 fn g5_nothing_else_ends_a_turn_while_another_has_its_id() {
     let mut b = Bench::new(1);
