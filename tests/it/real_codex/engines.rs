@@ -265,7 +265,7 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
     assert!(server.conversation.is_idle());
     server.load(&dir, Some(&thread_id));
     // Asked for before the server takes it, and in the middle of a command.
-    let early = turn(&mut server, "slow: 100", |event| {
+    let early = turn(&mut server, "slow: 10000", |event| {
         *event == CliEvent::TurnStarted
     });
     assert!(matches!(early.finished.verdict, Verdict::Failed(_)));
@@ -283,7 +283,8 @@ fn a_warm_thread_goes_on_after_an_interrupt_and_counts_its_tokens() {
     });
     let total = cut.total.unwrap();
     let answer = total.since(spent).unwrap();
-    assert_eq!(answer.output_tokens, 22, "one answer of two items");
+    // One answer of two items; where the interrupt is late, the model has been asked once more.
+    assert!(matches!(answer.output_tokens, 22 | 43), "{answer:?}");
     let last = turn(&mut server, "Who am I?", never);
     let before = last.total.unwrap();
     assert!(last.finished.last_text.unwrap().contains("I am Ada."));
