@@ -35,6 +35,17 @@ impl Hosts {
         hosts
     }
 
+    /// Two hosts, after the turn `a1` in workspace `a`; with the number of its home, and
+    /// that of the other.
+    async fn start_with_a() -> (Self, usize, usize) {
+        let mut hosts = Self::start(2, &[]).await;
+        hosts.pool.enqueue(&[turn("a1", "a", &[])]).await;
+        hosts.pool.events.ended("a1").await;
+        hosts.pool.idle().await;
+        let home = hosts.homes("a")[0];
+        (hosts, home, 1 - home)
+    }
+
     /// A process of that host.
     fn spawn(&mut self, host: usize) -> usize {
         let root = self.roots[host].to_str().unwrap().to_owned();
@@ -128,12 +139,7 @@ async fn g1_without_shared_storage_a_workspaces_turns_run_on_one_host() {
 /// Guards `HomesLog`: what the active sequencer knew, the next one reads.
 #[tokio::test]
 async fn g1_homes_outlive_sequencers_and_a_home_that_is_away_is_waited_for() {
-    let mut hosts = Hosts::start(2, &[]).await;
-    hosts.pool.enqueue(&[turn("a1", "a", &[])]).await;
-    hosts.pool.events.ended("a1").await;
-    hosts.pool.idle().await;
-    let home = hosts.homes("a")[0];
-    let other = 1 - home;
+    let (mut hosts, home, other) = Hosts::start_with_a().await;
     hosts.pool.process(home).kill();
     hosts.pool.enqueue(&[turn("a2", "a", &[])]).await;
     hosts.pool.enqueue(&[turn("b1", "b", &[])]).await;
@@ -223,12 +229,7 @@ async fn g4_open_turns_of_a_lost_disk_end_with_an_error_and_run_nowhere() {
 /// Guards `Workspace::leave_for`, and that orders are kept until they are carried out.
 #[tokio::test]
 async fn g1_a_paused_workspace_is_moved_to_another_hosts_disk() {
-    let mut hosts = Hosts::start(2, &[]).await;
-    hosts.pool.enqueue(&[turn("a1", "a", &[])]).await;
-    hosts.pool.events.ended("a1").await;
-    hosts.pool.idle().await;
-    let home = hosts.homes("a")[0];
-    let other = 1 - home;
+    let (mut hosts, home, other) = Hosts::start_with_a().await;
     let (ok, shown) = hosts.command(&["pause", "a"]).await;
     assert!(ok, "{shown}");
     let (ok, shown) = hosts

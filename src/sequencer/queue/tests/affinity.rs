@@ -268,20 +268,25 @@ fn a_slot_that_is_free_takes_what_lies_in_the_shared_queue_first() {
     assert_eq!(b.pass(0.001), [private("a2/a2", "p")]);
 }
 
-#[test]
-fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
-    let mut b = full_pool(1.0, 0);
-    let report = WorkerReport {
+/// Of a process with one slot.
+fn without_private_queue<'a>(running: &'a [(&'a str, &'a str)]) -> WorkerReport<'a> {
+    WorkerReport {
         worker: "q",
         slots: 1,
         serves: true,
         offers_to: None,
-        running: &[("q", "q1")],
+        running,
         idle: &[],
         idle_is_cut: false,
         answers: true,
         disk: None,
-    };
+    }
+}
+
+#[test]
+fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
+    let mut b = full_pool(1.0, 0);
+    let report = without_private_queue(&[("q", "q1")]);
     b.queue.worker_heard(b.now, &report, &mut b.out);
     assert_eq!(b.fresh(1, "a/a"), NONE);
     assert_eq!(b.fresh(2, "b/b"), NONE);
@@ -302,17 +307,7 @@ fn a_slot_without_a_private_queue_is_filled_by_the_shared_one() {
 #[test]
 fn a_slot_without_a_private_queue_is_offered_one_head_however_long_it_has_been_free() {
     let mut b = full_pool(1.0, 0);
-    let report = WorkerReport {
-        worker: "q",
-        slots: 1,
-        serves: true,
-        offers_to: None,
-        running: &[],
-        idle: &[],
-        idle_is_cut: false,
-        answers: true,
-        disk: None,
-    };
+    let report = without_private_queue(&[]);
     b.queue.worker_heard(b.now, &report, &mut b.out);
     assert_eq!(b.pass(1.0), NONE);
     assert_eq!(b.fresh(1, "a/a"), [offer("a/a")]);
