@@ -7,6 +7,9 @@ TOOLS=$ROOT/.tools # what ops/setup puts there; ignored by git
 # shellcheck disable=SC2034  # for those who source this
 CODEX=$TOOLS/bin/codex
 
+# The scripts start what cargo puts into target/, wherever the caller has it put the rest.
+unset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
+
 # What cargo builds for the tests and for a run under fire, besides the tests: the programs that they start.
 # shellcheck disable=SC2034
 PROGRAMS=(--features faults --bins --example stand-in-codex --example codex-code-mode-host --example awkward-process --example chaos)
