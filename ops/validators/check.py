@@ -48,7 +48,7 @@ def validated(document):
 
 
 def manifests():
-    for folder in ("ops/kubernetes", "ops/kubernetes-local", "ops/prometheus"):
+    for folder in ("ops/deploy/kubernetes", "ops/deploy/kubernetes-local", "ops/deploy/prometheus"):
         for path in sorted(pathlib.Path(folder).glob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 if not document["apiVersion"].startswith("kustomize."):
@@ -59,17 +59,17 @@ def built():
     """What `kubectl apply -k` would send: as shipped, with all components, and without shared storage."""
     for components in ([], [r"  - \.\./(?:prometheus|grafana)"], [r"  - \.\./kubernetes-local"]):
         with tempfile.TemporaryDirectory() as folder:
-            ops = pathlib.Path(folder)
+            deploy = pathlib.Path(folder)
             for part in ("kubernetes", "kubernetes-local", "prometheus", "grafana"):
-                shutil.copytree(f"ops/{part}", ops / part, ignore=shutil.ignore_patterns("secrets"))
-            (ops / "kubernetes/secrets").mkdir()
+                shutil.copytree(f"ops/deploy/{part}", deploy / part, ignore=shutil.ignore_patterns("secrets"))
+            (deploy / "kubernetes/secrets").mkdir()
             for secret in ("amqp-url", "codex-api-key"):
-                (ops / "kubernetes/secrets" / secret).write_text("x")
+                (deploy / "kubernetes/secrets" / secret).write_text("x")
             if components:
-                file = ops / "kubernetes/kustomization.yaml"
+                file = deploy / "kubernetes/kustomization.yaml"
                 enabled = re.sub(rf"^# ?(components:|{components[0]})", r"\1", file.read_text(), flags=re.MULTILINE)
                 file.write_text(enabled)
-            made = subprocess.run(["kubectl", "kustomize", ops / "kubernetes"], text=True, check=True, capture_output=True)
+            made = subprocess.run(["kubectl", "kustomize", deploy / "kubernetes"], text=True, check=True, capture_output=True)
             kinds = [validated(document).split()[0] for document in yaml.safe_load_all(made.stdout)]
             expected = {"PodMonitor", "PrometheusRule", "ConfigMap"}
             if components and "local" in components[0]:

@@ -34,7 +34,7 @@ Examples:
 
 Looking has no effect: what is looked at stays in the queue, in its order, also when this is interrupted. Of the \
 settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter. The broker's user needs to read the dead queue: \
-ops/rabbitmq/users set operator NAME.
+ops/deploy/rabbitmq/users set operator NAME.
 
 Exit status: 0 printed, 1 it could not be, or there is no such dead letter, 2 wrong arguments or settings, 141 the program that \
 read the output is gone.";

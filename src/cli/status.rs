@@ -31,7 +31,7 @@ Examples:
 
 Workers and sequencers report every two seconds; this listens until all have. It sends no questions, \
 and no management plugin is needed. Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter. The \
-broker's user needs to listen to the status exchange: ops/rabbitmq/users set operator NAME.
+broker's user needs to listen to the status exchange: ops/deploy/rabbitmq/users set operator NAME.
 
 Without a terminal, one JSON object: workers with the turns they run, sequencers, backlog (of the active sequencer, or \
 null; each of its `top` lines has why its turns wait), turns_not_held (beyond the active sequencer's BACKLOG, or without one), turns_consumers, offers_untaken, dead_letters (null where the broker does not show them to this user, as RabbitMQ 4.3 does not show them to operators).

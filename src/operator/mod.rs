@@ -36,7 +36,7 @@ pub enum OperatorError {
     )]
     NoTopology { target: Arc<Target>, detail: String },
     #[error(
-        "user {:?} may not do this on {target}: {detail}; the script ops/rabbitmq/users gives what it takes: users set operator NAME", .target.user
+        "user {:?} may not do this on {target}: {detail}; the script ops/deploy/rabbitmq/users gives what it takes: users set operator NAME", .target.user
     )]
     Forbidden { target: Arc<Target>, detail: String },
     #[error(

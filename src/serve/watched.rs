@@ -198,7 +198,7 @@ impl OutboxMetrics for EventWatch {
             (None, _) => return,
             (Some(reason), _) => Some(format!(
                 "the broker refuses events: {reason}; expected: the worker's user may write to the events \
-                 exchange; the script ops/rabbitmq/users gives all that a worker needs (users set worker \
+                 exchange; the script ops/deploy/rabbitmq/users gives all that a worker needs (users set worker \
                  NAME); the events wait until then"
             )),
         };

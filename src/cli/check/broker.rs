@@ -20,7 +20,7 @@ use super::report::Report;
 /// Sequencers report every two seconds.
 const LISTEN: Duration = Duration::from_secs(5);
 /// For a user that lacks a right.
-const REMEDY: &str = "the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
+const REMEDY: &str = "the script ops/deploy/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
 
 pub async fn check(settings: &Settings, report: &mut Report) {
     let connector = turn_worker::serve::connector(settings, "turn-worker check");
@@ -75,7 +75,7 @@ async fn policies(settings: &Settings, link: &Link, report: &mut Report) {
             "policies",
             &format!(
                 "a policy applies to queues such as {}: {loss}; expected: no policy that loses turns; the policy \
-                 in ops/rabbitmq/definitions.json keeps others off (docs/OPERATIONS.md, Policies)",
+                 in ops/deploy/rabbitmq/definitions.json keeps others off (docs/OPERATIONS.md, Policies)",
                 topology.turns
             ),
         ),

@@ -422,7 +422,7 @@ async fn g4_a_policy_that_loses_turns_is_found_and_kept_off() {
         assert_eq!(status, "fail", "{definition}: {detail}");
         assert!(detail.contains(found), "{definition}: {detail}");
     }
-    let shipped = std::fs::read_to_string("ops/rabbitmq/definitions.json").unwrap();
+    let shipped = std::fs::read_to_string("ops/deploy/rabbitmq/definitions.json").unwrap();
     let shipped: serde_json::Value = serde_json::from_str(&shipped).unwrap();
     let policy = &shipped["policies"][0];
     set(

@@ -12,7 +12,7 @@ use super::{
 };
 
 const COMPOSE: &str = "docker-compose.yml";
-const STAND_IN: &str = "ops/docker/stand-in.env";
+const STAND_IN: &str = "ops/deploy/docker/stand-in.env";
 
 /// Those that are built from this project.
 const OURS: [&str; 4] = ["worker", "client", "operator", "model"];
@@ -88,7 +88,7 @@ fn every_setting_in_the_compose_file_is_one_and_has_a_value_that_it_takes() {
         health.last().unwrap(),
         &format!("http://127.0.0.1:{port}/readyz")
     );
-    let prometheus = yaml("ops/prometheus/prometheus.yml");
+    let prometheus = yaml("ops/deploy/prometheus/prometheus.yml");
     let scraped = &prometheus["scrape_configs"].as_array().unwrap();
     let job = scraped
         .iter()
@@ -200,7 +200,7 @@ fn what_the_compose_file_names_is_there() {
         let file = file.strip_prefix("./.secrets/").unwrap();
         assert!(
             secrets.contains(&file.to_owned()),
-            "{name}: ops/docker/secrets makes no {file}"
+            "{name}: ops/deploy/docker/secrets makes no {file}"
         );
     }
     let stages = image::stages();
@@ -255,21 +255,21 @@ fn what_the_compose_file_names_is_there() {
         }
     }
     // Grafana finds the dashboards at the configured path.
-    let provisioned = yaml("ops/grafana/provisioning/dashboards/turn-worker.yml");
+    let provisioned = yaml("ops/deploy/grafana/provisioning/dashboards/turn-worker.yml");
     let folder = provisioned["providers"][0]["options"]["path"]
         .as_str()
         .unwrap();
     let grafana = mounts(&compose["services"]["grafana"]);
     assert!(
-        grafana.contains(&("./ops/grafana/dashboards", folder)),
+        grafana.contains(&("./ops/deploy/grafana/dashboards", folder)),
         "{grafana:?}"
     );
 }
 
-/// The names of what `ops/docker/secrets` makes.
+/// The names of what `ops/deploy/docker/secrets` makes.
 fn secrets() -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let made = Command::new(path("ops/docker/secrets"))
+    let made = Command::new(path("ops/deploy/docker/secrets"))
         .arg(dir.path())
         .output()
         .unwrap();
@@ -314,7 +314,7 @@ fn the_stand_in_is_asked_with_the_workers_own_arguments_besides() {
         "${CODEX_ARGS:-}"
     );
     // The image's own command says on which port.
-    let dockerfile = read("ops/docker/Dockerfile");
+    let dockerfile = read("ops/deploy/docker/Dockerfile");
     assert!(dockerfile.contains(r#"CMD ["--host", "0.0.0.0", "--port", "8080"]"#));
     assert!(sets["CODEX_ARGS"].contains("base_url=http://model:8080/v1"));
     assert!(
@@ -330,19 +330,19 @@ fn the_stand_in_is_asked_with_the_workers_own_arguments_besides() {
 fn the_broker_has_the_plugins_and_definitions_that_others_rest_on() {
     let compose = compose();
     let broker = &compose["services"]["broker"];
-    let plugins = read("ops/rabbitmq/enabled_plugins");
+    let plugins = read("ops/deploy/rabbitmq/enabled_plugins");
     assert_eq!(plugins.trim(), "[rabbitmq_management,rabbitmq_prometheus].");
     assert_eq!(words(&broker["expose"]), ["15692"]);
-    let folder = read("ops/rabbitmq/rabbitmq.conf");
+    let folder = read("ops/deploy/rabbitmq/rabbitmq.conf");
     let folder = folder
         .lines()
         .find_map(|line| line.strip_prefix("load_definitions = "))
         .unwrap();
     let definitions = mounts(broker).iter().any(|(source, target)| {
-        *source == "./ops/rabbitmq/definitions.json" && target.starts_with(folder)
+        *source == "./ops/deploy/rabbitmq/definitions.json" && target.starts_with(folder)
     });
     assert!(definitions, "{broker:#}");
     let users = broker["secrets"][0]["target"].as_str().unwrap();
     assert!(users.starts_with(folder), "{users}");
-    assert!(json("ops/rabbitmq/definitions.json")["vhosts"][0]["name"] == "turns");
+    assert!(json("ops/deploy/rabbitmq/definitions.json")["vhosts"][0]["name"] == "turns");
 }

@@ -228,7 +228,7 @@ async fn g8_g9_a_worker_that_is_confined_as_in_compose_serves_and_drains() {
 
 #[tokio::test]
 async fn g8_g9_a_worker_that_is_confined_as_by_systemd_serves_and_drains() {
-    if !is_root("a worker that is confined as by ops/systemd") {
+    if !is_root("a worker that is confined as by ops/deploy/systemd") {
         return;
     }
     let url = Broker::vhost();

@@ -1,10 +1,10 @@
-//! `ops/docker/Dockerfile`: what compose and Kubernetes rest on. That it builds takes an engine; `ops/validate` lints it.
+//! `ops/deploy/docker/Dockerfile`: what compose and Kubernetes rest on. That it builds takes an engine; `ops/validate` lints it.
 
 use std::collections::BTreeMap;
 
 use super::{json, path, read, settings};
 
-const DOCKERFILE: &str = "ops/docker/Dockerfile";
+const DOCKERFILE: &str = "ops/deploy/docker/Dockerfile";
 
 /// The Dockerfile's instructions, one a line.
 fn instructions() -> Vec<String> {
@@ -86,7 +86,7 @@ fn the_image_is_labelled_with_the_version_and_has_the_tested_codex() {
     );
     assert_eq!(wanted, locked);
     // What is copied from the project is let through, and there.
-    let ignored = read("ops/docker/Dockerfile.dockerignore");
+    let ignored = read("ops/deploy/docker/Dockerfile.dockerignore");
     for kept in ignored.lines().filter_map(|line| line.strip_prefix('!')) {
         assert!(path(kept).exists(), "Dockerfile.dockerignore keeps {kept}");
     }

@@ -1,4 +1,4 @@
-//! `ops/kubernetes`, held against the worker, the image, and its own parts. That kustomize builds it, and that it keeps to the
+//! `ops/deploy/kubernetes`, held against the worker, the image, and its own parts. That kustomize builds it, and that it keeps to the
 //! schemas of Kubernetes, KEDA and the Prometheus Operator, is checked by `ops/validate`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use turn_worker::metrics::{Backlog, Metrics};
 
 use super::{SETTLING, image, needed_privileges, path, settings, sorted, words, yaml};
 
-const FOLDER: &str = "ops/kubernetes";
+const FOLDER: &str = "ops/deploy/kubernetes";
 
 fn manifest(name: &str) -> Value {
     yaml(&format!("{FOLDER}/{name}.yaml"))
@@ -217,7 +217,7 @@ fn the_pool_is_scaled_by_what_could_run() {
 fn the_components_for_monitoring_fit_the_pod() {
     let deployment = manifest("deployment");
     let template = &deployment["spec"]["template"];
-    let monitor = yaml("ops/prometheus/podmonitor.yaml");
+    let monitor = yaml("ops/deploy/prometheus/podmonitor.yaml");
     let spec = &monitor["spec"];
     let labels = &template["metadata"]["labels"];
     assert_eq!(spec["selector"]["matchLabels"], *labels);
@@ -227,13 +227,13 @@ fn the_components_for_monitoring_fit_the_pod() {
     let container = named(&template["spec"]["containers"], "worker");
     let port = spec["podMetricsEndpoints"][0]["port"].as_str().unwrap();
     named(&container["ports"], port);
-    let dashboards = yaml("ops/grafana/kustomization.yaml");
+    let dashboards = yaml("ops/deploy/grafana/kustomization.yaml");
     let generated = dashboards["configMapGenerator"].as_array().unwrap();
     let mut files: Vec<String> = (generated.iter().flat_map(|one| words(&one["files"])))
         .map(str::to_owned)
         .collect();
     files.sort();
-    let mut there: Vec<String> = fs::read_dir(path("ops/grafana/dashboards"))
+    let mut there: Vec<String> = fs::read_dir(path("ops/deploy/grafana/dashboards"))
         .unwrap()
         .map(|entry| {
             format!(

@@ -1,4 +1,4 @@
-//! `ops/rabbitmq`: the definitions are what a worker declares, and a broker that starts with them serves a pool.
+//! `ops/deploy/rabbitmq`: the definitions are what a worker declares, and a broker that starts with them serves a pool.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::cli::call::Call;
 use crate::support::broker::Broker;
 use crate::support::host::stand_in;
 
-const DEFINITIONS: &str = "ops/rabbitmq/definitions.json";
-const CONF: &str = "ops/rabbitmq/rabbitmq.conf";
+const DEFINITIONS: &str = "ops/deploy/rabbitmq/definitions.json";
+const CONF: &str = "ops/deploy/rabbitmq/rabbitmq.conf";
 
 /// The objects of one virtual host, with their definitions.
 fn objects(definitions: &Value, vhost: &str) -> Value {
@@ -59,13 +59,13 @@ async fn the_definitions_are_what_a_worker_declares() {
     link.close().await;
 }
 
-/// With the users of ops/docker/secrets, which may do what their parts need.
+/// With the users of ops/deploy/docker/secrets, which may do what their parts need.
 #[tokio::test]
 async fn a_broker_that_starts_with_the_definitions_serves_a_pool() {
     let dir = tempfile::tempdir().unwrap();
     let secrets = dir.path().join("secrets");
     let make_secrets = |broker: &str| {
-        let made = Command::new(path("ops/docker/secrets"))
+        let made = Command::new(path("ops/deploy/docker/secrets"))
             .args(["--broker", broker])
             .arg(&secrets)
             .output()

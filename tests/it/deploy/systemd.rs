@@ -1,4 +1,4 @@
-//! `ops/systemd`, as systemd reads it (where its `systemd-analyze` is there) and as the worker does.
+//! `ops/deploy/systemd`, as systemd reads it (where its `systemd-analyze` is there) and as the worker does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{SETTLING, needed_privileges, read, settings, sorted};
 
-const UNIT: &str = "ops/systemd/turn-worker.service";
-const ENVIRONMENT: &str = "ops/systemd/turn-worker.env";
+const UNIT: &str = "ops/deploy/systemd/turn-worker.service";
+const ENVIRONMENT: &str = "ops/deploy/systemd/turn-worker.env";
 /// Of 10: what systemd calls "OK" starts below 5, and a unit without settings has 9.6.
 const MOST_EXPOSURE: f64 = 4.0;
 

@@ -194,7 +194,7 @@ fn panels_alerts_and_runbook_lead_to_each_other() {
 
 #[test]
 fn they_are_provisioned() {
-    let folder = "ops/grafana/provisioning";
+    let folder = "ops/deploy/grafana/provisioning";
     let source = yaml(format!("{folder}/datasources/prometheus.yml"));
     let source = &source["datasources"][0];
     assert_eq!(source["type"], "prometheus");

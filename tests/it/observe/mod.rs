@@ -19,10 +19,10 @@ use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::guard::Unkillable;
 use turn_worker::metrics::{Backlog, Metrics};
 
-const PROMETHEUS: &str = "ops/prometheus/prometheus.yml";
-const ALERTS: &str = "ops/prometheus/alerts.yml";
-const RECORDING: &str = "ops/prometheus/recording.yml";
-const DASHBOARDS: &str = "ops/grafana/dashboards";
+const PROMETHEUS: &str = "ops/deploy/prometheus/prometheus.yml";
+const ALERTS: &str = "ops/deploy/prometheus/alerts.yml";
+const RECORDING: &str = "ops/deploy/prometheus/recording.yml";
+const DASHBOARDS: &str = "ops/deploy/grafana/dashboards";
 const RUNBOOK: &str = "docs/runbook.md";
 
 fn path(name: &str) -> PathBuf {

@@ -154,7 +154,7 @@ fn the_operators_rules_are_these_rules() {
         .output();
     let check = check.unwrap();
     assert!(check.status.success(), "{check:?}");
-    let object = yaml("ops/prometheus/prometheusrule.yaml");
+    let object = yaml("ops/deploy/prometheus/prometheusrule.yaml");
     let groups = object["spec"]["groups"].as_array().unwrap();
     let rules_of = |file: &str| yaml(file)["groups"].as_array().unwrap().clone();
     assert_eq!(*groups, [rules_of(RECORDING), rules_of(ALERTS)].concat());
@@ -163,7 +163,7 @@ fn the_operators_rules_are_these_rules() {
 /// Routes by the severities that there are; inhibitions by alerts that there are.
 #[test]
 fn the_example_for_alertmanager_fits_the_alerts() {
-    let config = yaml("ops/prometheus/alertmanager.yml");
+    let config = yaml("ops/deploy/prometheus/alertmanager.yml");
     let receivers: BTreeSet<&str> = (config["receivers"].as_array().unwrap().iter())
         .map(|receiver| text(receiver, "name"))
         .collect();

@@ -1,4 +1,4 @@
-//! The users that `ops/rabbitmq/users` makes, on one virtual host.
+//! The users that `ops/deploy/rabbitmq/users` makes, on one virtual host.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use turn_worker::amqp::topology::Topology;
 
 use crate::support::broker::Broker;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/users");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/deploy/rabbitmq/users");
 
 /// What the users' passwords have in common.
 const MARK: &str = "zQ7";

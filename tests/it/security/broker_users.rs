@@ -1,5 +1,5 @@
 //! Each user of the broker can do its part, and no more. What is allowed is
-//! decided in `ops/rabbitmq/users`; each pattern there is guarded here.
+//! decided in `ops/deploy/rabbitmq/users`; each pattern there is guarded here.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -499,7 +499,7 @@ async fn check_reports_what_each_user_lacks() {
         BTreeSet::from([format!(
             "user {half:?} has no read permission for queue codex.turns.work, no write permission for the default \
              exchange, amq.default, no write permission for exchange codex.events, no write permission for exchange \
-             codex.status; the script ops/rabbitmq/users gives the broker's user all that a worker needs: users set \
+             codex.status; the script ops/deploy/rabbitmq/users gives the broker's user all that a worker needs: users set \
              worker NAME"
         )])
     );
