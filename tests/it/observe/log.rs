@@ -1,4 +1,4 @@
-//! The log is what `docs/OPERATIONS.md` says of it.
+//! The log is what `docs/observability.md` says of it.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ fn lines(log: &str) -> Vec<Line> {
 
 /// By the second table of the section: the field and its type.
 fn documented() -> BTreeMap<String, String> {
-    let operations = read("docs/OPERATIONS.md");
-    let (_, section) = operations.split_once("\n## The log\n").unwrap();
+    let page = read("docs/observability.md");
+    let (_, section) = page.split_once("\n## The log\n").unwrap();
     let (_, table) = section.split_once("And those that belong to it").unwrap();
     let (table, _) = table.split_once("\n## ").unwrap();
     let mut fields = BTreeMap::new();
