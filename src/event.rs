@@ -113,7 +113,7 @@ names! {
     /// Why it went wrong, as far as the CLI's words show.
     Reason {
         /// No key, a wrong key or no login.
-        Auth = "auth" => no("operator: mend it"),
+        Auth = "auth" => no("operator: fix it"),
         /// Too many requests.
         RateLimited = "rate_limited" => yes("wait"),
         /// The account's allowance is used up.
@@ -129,7 +129,7 @@ names! {
         /// Refused as against the provider's rules.
         Policy = "policy" => no("change the prompt"),
         /// Unknown model, wrong settings, codex not found.
-        Config = "config" => no("operator: mend it"),
+        Config = "config" => no("operator: fix it"),
         /// A file in the workspace keeps codex from starting; the message names it.
         Workspace = "workspace" => no("repair or remove the file"),
         /// codex refuses to resume the workspace's conversation: its provider was changed or removed, or it is archived; the

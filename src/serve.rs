@@ -385,7 +385,7 @@ async fn run(
     Ok(())
 }
 
-/// Once before anything runs: what does not fit is the operator's to mend, and
+/// Once before anything runs: what does not fit is the operator's to fix, and
 /// retrying would not help; a connection that is lost meanwhile is made
 /// again. False if drained before.
 async fn declare(

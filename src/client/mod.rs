@@ -39,11 +39,11 @@ pub enum ClientError {
     #[error("can't reach the broker that TURN_WORKER_AMQP_URL names")]
     Connect(#[from] ConnectError),
     #[error(
-        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"
+        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or fix TURN_WORKER_PREFIX or the URL's virtual host"
     )]
     NoTopology { target: Arc<Target>, detail: String },
     #[error(
-        "there is no event log on {target} (queue {queue:?}): a worker with TURN_WORKER_EVENT_LOG=on keeps one, from then on; or mend TURN_WORKER_PREFIX or the URL's virtual host"
+        "there is no event log on {target} (queue {queue:?}): a worker with TURN_WORKER_EVENT_LOG=on keeps one, from then on; or fix TURN_WORKER_PREFIX or the URL's virtual host"
     )]
     NoLog { target: Arc<Target>, queue: String },
     #[error("can't listen to the turn's events")]

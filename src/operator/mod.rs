@@ -32,7 +32,7 @@ pub enum OperatorError {
     #[error("can't reach the broker that TURN_WORKER_AMQP_URL names")]
     Connect(#[from] ConnectError),
     #[error(
-        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or mend TURN_WORKER_PREFIX or the URL's virtual host"
+        "no worker has ever run on {target} under this prefix: {detail}; start `turn-worker serve`, or fix TURN_WORKER_PREFIX or the URL's virtual host"
     )]
     NoTopology { target: Arc<Target>, detail: String },
     #[error(
