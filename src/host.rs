@@ -15,7 +15,6 @@
 
 pub mod account;
 mod finding;
-pub mod memory;
 mod pauses;
 mod probes;
 

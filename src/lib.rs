@@ -33,6 +33,7 @@ pub mod sequencer;
 
 pub mod workspace;
 
+pub mod capacity;
 pub mod codex;
 pub mod guard;
 pub mod host;

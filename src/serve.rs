@@ -90,7 +90,8 @@ pub async fn serve(
         true => Some(engine(&settings)?),
         false => None,
     };
-    let idle = idle_servers(&settings, &metrics);
+    let launch = engine.as_ref().map(|engine| &engine.codex().launch);
+    let idle = idle_servers(&settings, launch, &metrics);
     if let (Some(engine), Some(idle)) = (&mut engine, &idle) {
         engine.keep_servers(idle.clone());
     }

@@ -62,7 +62,8 @@ pub struct Settings {
     pub codex_engine: EngineKind,
     pub delta_window: Duration,
     pub codex_idle_ttl: Duration,
-    pub codex_warm: usize,
+    /// By the number of slots and the host's room if it is not set.
+    pub codex_warm: Option<usize>,
     /// In bytes; a share of all if it is not set.
     pub codex_warm_memory: Option<u64>,
     pub codex_sandbox: Sandbox,

@@ -118,8 +118,8 @@ impl Reader {
         let delta_window = self.duration(&table::DELTA_WINDOW, raw.delta_window);
         let codex_idle_ttl = self.duration(&table::CODEX_IDLE_TTL, raw.codex_idle_ttl);
         let codex_warm = match raw.codex_warm {
-            Some(text) => self.count(&table::CODEX_WARM, Some(text)),
-            None => slots.map(|slots: usize| slots * 2),
+            Some(text) => self.count(&table::CODEX_WARM, Some(text)).map(Some),
+            None => Some(None),
         };
         let codex_warm_memory = match raw.codex_warm_memory {
             Some(text) => self.size(&table::CODEX_WARM_MEMORY, Some(text)).map(Some),

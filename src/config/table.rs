@@ -133,11 +133,11 @@ settings! {
         Preset::Value("10m"), Duration("0s", "24h"),
         "how long a workspace's app-server waits for the next turn there; 0s: each serves one turn" }
     codex_warm CODEX_WARM {
-        Preset::Described("SLOTS × 2"), Count(0, 1000),
+        Preset::Described("SLOTS × 2, and more while the host has ample room"), Count(0, 1000),
         "how many app-servers wait at most; the one that has waited longest goes first" }
     codex_warm_memory CODEX_WARM_MEMORY {
         Preset::Described("a quarter of the machine's or the cgroup's"), Size("1KiB", "65536GiB"),
-        "how much memory the app-servers that wait take together at most; while less than a sixteenth of all memory is available, one ends each second" }
+        "how much memory the app-servers that wait take together at most; while less than a sixteenth of all memory is available, an eighth of them ends each second" }
     codex_home CODEX_HOME {
         Preset::Value("default"), Allowed::Described("default, per-workspace or a path"),
         "codex's own state: where codex keeps it by default, in one folder for all, or in one for each workspace" }

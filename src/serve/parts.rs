@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use crate::amqp::connect::Connector;
 use crate::amqp::topology::Topology;
-use crate::codex::app_server::{AppServer, Bounds, IdleServers};
+use crate::capacity::Headroom;
+use crate::capacity::memory::Memory;
+use crate::codex::app_server::{AppServer, Bounds, IdleServers, ServerCount};
 use crate::codex::binary::BinaryError;
 use crate::codex::config_file::ConfigFile;
 use crate::codex::default_model::DefaultModels;
@@ -24,7 +26,6 @@ use crate::error::with_sources;
 use crate::guard::Guards;
 use crate::guard::confine::Limits;
 use crate::host::account::AccountPolicy;
-use crate::host::memory::Memory;
 use crate::host::{self, Host, Part};
 use crate::isolation::{self, Account, AccountError, Agents};
 use crate::metrics::Metrics;
@@ -35,6 +36,9 @@ use super::ServeError;
 
 /// The share of all memory that servers may take while they wait.
 const WARM_SHARE: u64 = 4;
+/// So many servers wait also where the host has little room: one runs a turn, and another
+/// conversation's waits.
+const EXPECTED_FOR_A_SLOT: usize = 2;
 
 /// codex can't be run by these settings.
 #[derive(Debug, thiserror::Error)]
@@ -97,18 +101,29 @@ pub fn engine(settings: &Settings) -> Result<AnyEngine, EngineError> {
 }
 
 /// Where servers wait between turns; `None` if each serves one turn.
-pub(super) fn idle_servers(settings: &Settings, metrics: &Metrics) -> Option<IdleServers> {
-    let (count, ttl) = (settings.codex_warm, settings.codex_idle_ttl);
-    let any = count > 0 && !ttl.is_zero();
-    any.then(|| {
-        let share = || Memory::now().map(|memory| memory.limit / WARM_SHARE);
-        let memory = settings
-            .codex_warm_memory
-            .or_else(share)
-            .unwrap_or(u64::MAX);
-        tracing::debug!(count, memory, ?ttl, "servers may wait between turns");
-        IdleServers::new(Bounds { count, memory, ttl }, metrics.clone())
-    })
+pub(super) fn idle_servers(
+    settings: &Settings,
+    launch: Option<&Launch>,
+    metrics: &Metrics,
+) -> Option<IdleServers> {
+    let ttl = settings.codex_idle_ttl;
+    let count = match settings.codex_warm {
+        Some(most) => ServerCount::AtMost(most),
+        None => ServerCount::Expected(settings.slots * EXPECTED_FOR_A_SLOT),
+    };
+    if ttl.is_zero() || matches!(count, ServerCount::AtMost(0)) {
+        return None;
+    }
+    let share = || Memory::now().map(|memory| memory.limit / WARM_SHARE);
+    let memory = settings
+        .codex_warm_memory
+        .or_else(share)
+        .unwrap_or(u64::MAX);
+    tracing::debug!(?count, memory, ?ttl, "servers may wait between turns");
+    let bounds = Bounds { count, memory, ttl };
+    let user = launch.and_then(|launch| launch.user.clone());
+    let look = Box::new(move || Headroom::now(user.as_ref()));
+    Some(IdleServers::new(bounds, look, metrics.clone()))
 }
 
 /// Runs `codex --version`: an operator's mistake is reported at once, while

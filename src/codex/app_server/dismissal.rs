@@ -29,14 +29,18 @@ pub enum DismissReason {
     Idle,
     /// So many wait already.
     Count,
-    /// Those that wait take too much memory, or the machine is short of it.
+    /// Those that wait take too much memory, or the host has little left.
     Memory,
+    /// The host has few processes and threads left.
+    Tasks,
+    /// The host has few inotify instances, or the worker few open files left.
+    Watchers,
     /// The worker is stopped.
     Shutdown,
 }
 
 impl DismissReason {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Turn,
         Self::Agents,
         Self::Processes,
@@ -50,6 +54,8 @@ impl DismissReason {
         Self::Idle,
         Self::Count,
         Self::Memory,
+        Self::Tasks,
+        Self::Watchers,
         Self::Shutdown,
     ];
 
@@ -68,6 +74,8 @@ impl DismissReason {
             Self::Idle => "idle",
             Self::Count => "count",
             Self::Memory => "memory",
+            Self::Tasks => "tasks",
+            Self::Watchers => "watchers",
             Self::Shutdown => "shutdown",
         }
     }

@@ -1,5 +1,6 @@
 //! Servers that wait for the next turn of their workspace.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,35 +9,57 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{DismissReason, Server};
+use crate::capacity::{Headroom, ScarceResource};
 use crate::fault;
-use crate::host::memory::Memory;
 use crate::metrics::Metrics;
 
-/// How often the server that has waited longest looks whether memory is short.
+/// How often the host's room is checked while servers wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Memory is short when less than this share of it is available.
-const SHORT: u64 = 16;
+/// Where room is missing, this share of those that wait goes at each look.
+const SHARE_TO_END: usize = 8;
+/// Whatever room the host has: heartbeats and metrics are made for no more.
+const MAX_COUNT: usize = 1000;
 
 /// How many servers may wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Their number.
-    pub count: usize,
+    pub count: ServerCount,
     /// What they take for themselves, in bytes.
     pub memory: u64,
     /// How long one waits.
     pub ttl: Duration,
 }
 
+/// The number of servers that may wait.
+#[derive(Debug, Clone, Copy)]
+pub enum ServerCount {
+    AtMost(usize),
+    /// More only while the host has ample room.
+    Expected(usize),
+}
+
+/// Reports the host's room. It may read files.
+pub type LookForHeadroom = Box<dyn Fn() -> Headroom + Send + Sync>;
+
 /// All that wait in a process; all clones are the same.
 #[derive(Debug, Clone)]
 pub struct IdleServers(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     bounds: Bounds,
+    look: LookForHeadroom,
+    /// What it has found last, and when.
+    room: Mutex<Option<(Instant, Headroom)>>,
     waiting: Mutex<Waiting>,
     metrics: Metrics,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleServers")
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,21 +89,42 @@ enum ServerCall {
 }
 
 impl Bounds {
-    /// Why one of these has to go, if one has to.
-    fn exceeded_by(&self, servers: &[Entry]) -> Option<DismissReason> {
-        if servers.len() > self.count {
-            return Some(DismissReason::Count);
+    /// Why one of these has to go, if one has to. The host's room is only asked for where it counts.
+    fn exceeded_by(
+        &self,
+        servers: &[Entry],
+        room: impl FnOnce() -> Headroom,
+    ) -> Option<DismissReason> {
+        let too_many = match self.count {
+            ServerCount::AtMost(most) => (servers.len() > most).then_some(DismissReason::Count),
+            ServerCount::Expected(_) if servers.len() > MAX_COUNT => Some(DismissReason::Count),
+            ServerCount::Expected(expected) if servers.len() > expected => surplus_goes(room()),
+            ServerCount::Expected(_) => None,
+        };
+        too_many.or_else(|| (memory_of(servers) > self.memory).then_some(DismissReason::Memory))
+    }
+
+    /// Why the servers that have waited longest have to go, if they have to.
+    fn lack(&self, waiting: usize, room: Headroom) -> Option<DismissReason> {
+        match (self.count, room) {
+            (_, Headroom::Short) => Some(DismissReason::Memory),
+            (ServerCount::Expected(expected), room) if waiting > expected => surplus_goes(room),
+            _ => None,
         }
-        (memory_of(servers) > self.memory).then_some(DismissReason::Memory)
+    }
+}
+
+fn surplus_goes(room: Headroom) -> Option<DismissReason> {
+    match room {
+        Headroom::Ample => None,
+        Headroom::Short | Headroom::Scarce(ScarceResource::Memory) => Some(DismissReason::Memory),
+        Headroom::Scarce(ScarceResource::Tasks) => Some(DismissReason::Tasks),
+        Headroom::Scarce(ScarceResource::Watchers) => Some(DismissReason::Watchers),
     }
 }
 
 fn memory_of(servers: &[Entry]) -> u64 {
     servers.iter().map(|entry| entry.memory).sum()
-}
-
-fn is_short(memory: Memory) -> bool {
-    memory.available < memory.limit / SHORT
 }
 
 impl Entry {
@@ -98,9 +142,11 @@ pub struct Taken {
 }
 
 impl IdleServers {
-    pub fn new(bounds: Bounds, metrics: Metrics) -> Self {
+    pub fn new(bounds: Bounds, look: LookForHeadroom, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             bounds,
+            look,
+            room: Mutex::default(),
             waiting: Mutex::default(),
             metrics,
         }))
@@ -182,7 +228,7 @@ impl IdleServers {
             biased;
             call = called => call.unwrap_or(ServerCall::End(DismissReason::Shutdown)),
             why = server.stirs() => ServerCall::End(why),
-            why = self.has_to_go(number) => ServerCall::End(why),
+            why = self.idles(number) => ServerCall::End(why),
         };
         // Who asks for it only now does without.
         self.leave(|entry| entry.number == number);
@@ -195,16 +241,46 @@ impl IdleServers {
         }
     }
 
-    /// Completes when the server has waited for as long as it may, or its memory is needed.
-    async fn has_to_go(&self, number: u64) -> DismissReason {
+    /// Completes when the server has waited for as long as it may. The one that has
+    /// waited longest looks for all whether the host has room for them.
+    async fn idles(&self, number: u64) -> DismissReason {
         let until = Instant::now() + self.0.bounds.ttl;
         loop {
             tokio::select! {
                 () = sleep_until(until) => return DismissReason::Idle,
                 () = sleep(LOOK_EVERY) => {}
             }
-            if self.is_oldest(number) && Memory::now().is_some_and(is_short) {
-                return DismissReason::Memory;
+            if self.is_oldest(number) {
+                self.make_room();
+            }
+        }
+    }
+
+    /// Ends some of those that have waited longest, if the host lacks room for them.
+    fn make_room(&self) {
+        let room = self.room();
+        let mut waiting = self.waiting();
+        let count = waiting.servers.len();
+        let Some(why) = self.0.bounds.lack(count, room) else {
+            return;
+        };
+        for entry in waiting.servers.drain(..count.div_ceil(SHARE_TO_END)) {
+            entry.end(why);
+        }
+        self.count(&waiting);
+    }
+
+    /// The host's room, looked for again if that was a while ago.
+    fn room(&self) -> Headroom {
+        let found = self.0.room.lock();
+        let mut found = found.unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match *found {
+            Some((at, room)) if now < at + LOOK_EVERY => room,
+            _ => {
+                let room = (self.0.look)();
+                *found = Some((now, room));
+                room
             }
         }
     }
@@ -229,7 +305,8 @@ impl IdleServers {
                 call,
             });
         }
-        while let Some(why) = self.0.bounds.exceeded_by(&waiting.servers) {
+        let bounds = self.0.bounds;
+        while let Some(why) = bounds.exceeded_by(&waiting.servers, || self.room()) {
             waiting.servers.remove(0).end(why);
         }
         self.count(&waiting);
@@ -261,50 +338,89 @@ impl IdleServers {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_one_that_has_waited_longest_goes_first_when_memory_is_short() {
-        const MIB: u64 = 1 << 20;
+    const MIB: u64 = 1 << 20;
+
+    type Call = oneshot::Receiver<ServerCall>;
+
+    fn servers(count: ServerCount, room: &'static Mutex<Headroom>) -> IdleServers {
         let bounds = Bounds {
-            count: 3,
+            count,
             memory: 100 * MIB,
             ttl: Duration::from_secs(60),
         };
-        let servers = IdleServers::new(bounds, Metrics::new(None));
-        let mut calls = Vec::new();
-        let mut enter = |workspace: &str, memory: u64| {
-            let (call, called) = oneshot::channel();
-            servers.enter(workspace, memory * MIB, call);
-            calls.push(called);
-        };
-        enter("a", 40);
-        enter("b", 40);
-        enter("c", 40);
-        enter("d", 1);
-        enter("e", 1);
-        // More than all may take together.
-        enter("f", 101);
-        let ended: Vec<_> = calls
-            .iter_mut()
-            .map(|called| match called.try_recv() {
-                Ok(ServerCall::End(why)) => why.as_str(),
-                _ => "waits",
-            })
-            .collect();
+        let look = Box::new(|| *room.lock().unwrap());
+        IdleServers::new(bounds, look, Metrics::new(None))
+    }
+
+    /// The host's room, for a test to change.
+    fn room() -> &'static Mutex<Headroom> {
+        Box::leak(Box::new(Mutex::new(Headroom::Ample)))
+    }
+
+    /// Lets a server of so many MiB wait.
+    fn enter(servers: &IdleServers, memory: u64) -> Call {
+        let (call, called) = oneshot::channel();
+        servers.enter("a", memory * MIB, call);
+        called
+    }
+
+    /// What has become of each.
+    fn ended(calls: &mut [Call]) -> Vec<&'static str> {
+        let ended = calls.iter_mut().map(|called| match called.try_recv() {
+            Ok(ServerCall::End(why)) => why.as_str(),
+            _ => "waits",
+        });
+        ended.collect()
+    }
+
+    #[test]
+    fn the_one_that_has_waited_longest_goes_first() {
+        let servers = servers(ServerCount::AtMost(3), room());
+        // The last alone takes more than all may take together.
+        let mut calls = [40, 40, 40, 1, 1, 101].map(|memory| enter(&servers, memory));
         assert_eq!(
-            ended,
+            ended(&mut calls),
             ["memory", "count", "count", "memory", "memory", "memory"]
         );
         assert!(servers.waiting().servers.is_empty());
     }
 
-    #[test]
-    fn memory_is_short_below_a_sixteenth() {
-        let short = |available| {
-            is_short(Memory {
-                limit: 1600,
-                available,
-            })
-        };
-        assert!(short(99) && !short(100));
+    #[tokio::test(start_paused = true)]
+    async fn more_than_expected_wait_while_the_host_has_ample_room() {
+        let room = room();
+        let servers = servers(ServerCount::Expected(2), room);
+        let mut calls: Vec<Call> = (0..20).map(|_| enter(&servers, 1)).collect();
+        assert!(ended(&mut calls).iter().all(|how| *how == "waits"));
+
+        // New ones take the place of old ones, and the old ones give way.
+        *room.lock().unwrap() = Headroom::Scarce(ScarceResource::Tasks);
+        tokio::time::advance(LOOK_EVERY).await;
+        servers.make_room();
+        assert_eq!(servers.waiting().servers.len(), 17);
+        while servers.waiting().servers.len() > 2 {
+            servers.make_room();
+        }
+        servers.make_room();
+        calls.push(enter(&servers, 1));
+        let mut expected = vec!["tasks"; 19];
+        expected.extend(["waits"; 2]);
+        assert_eq!(ended(&mut calls), expected);
+
+        // Short of memory, none is kept.
+        *room.lock().unwrap() = Headroom::Short;
+        tokio::time::advance(LOOK_EVERY).await;
+        servers.make_room();
+        servers.make_room();
+        assert!(servers.waiting().servers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_number_that_is_set_counts_whatever_is_scarce() {
+        let room = room();
+        *room.lock().unwrap() = Headroom::Scarce(ScarceResource::Watchers);
+        let servers = servers(ServerCount::AtMost(3), room);
+        let mut calls: Vec<Call> = (0..3).map(|_| enter(&servers, 1)).collect();
+        servers.make_room();
+        assert_eq!(ended(&mut calls), ["waits"; 3]);
     }
 }

@@ -27,7 +27,7 @@ mod wire;
 
 pub use dismissal::DismissReason;
 pub(super) use error_info::cause_of_record;
-pub use idle::{Bounds, IdleServers};
+pub use idle::{Bounds, IdleServers, ServerCount};
 pub(super) use run::default_model;
 pub use run::{AppServer, AppServerRun};
 pub use server::Server;

@@ -268,6 +268,38 @@ async fn servers_wait_so_long_and_so_many() {
     pool.stop().await;
 }
 
+/// Guards that the number of servers follows the host's room (`IdleServers::make_room`).
+#[tokio::test]
+async fn more_servers_wait_while_the_host_has_room() {
+    let mut pool = pool(0, &[]).await;
+    let scarce = pool.stand_in_file("scarce");
+    let faults = format!(
+        "capacity.ample=return;capacity.tasks=return(none-while:{})",
+        scarce.display()
+    );
+    // A blank setting is the default.
+    pool.spawn(&[("CODEX_WARM", ""), ("FAILPOINTS", &faults)]);
+    pool.ready().await;
+    for (n, workspace) in ["a", "b", "c", "d", "a"].into_iter().enumerate() {
+        ran(
+            &mut pool,
+            &format!("t{n}"),
+            workspace,
+            &["say hi"],
+            "end_turn",
+        )
+        .await;
+    }
+    pool.metric_is(IDLE, 4.0).await;
+    assert_eq!(pool.metric(REUSED).await, 1.0);
+
+    fs::write(&scarce, "").unwrap();
+    pool.metric_is(IDLE, 2.0).await;
+    let dismissed = r#"turn_worker_servers_dismissed_total{reason="tasks"}"#;
+    pool.metric_is(dismissed, 2.0).await;
+    pool.stop().await;
+}
+
 /// Guards that a server's end is seen while it waits, with either of the two dead.
 #[tokio::test]
 async fn g3_a_server_that_dies_while_it_waits_does_no_harm() {

@@ -8,9 +8,11 @@
 //! MCP server may, with the pid in the file of that name. `snapshot` has each load of a
 //! thread start a login shell, which runs until there is the file `done`; `mcp` has it start an MCP server.
 
+use std::array;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::BufRead;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::exit;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::inotify::{CreateFlags, init};
 use serde_json::{Value, json};
 
 use super::commands;
@@ -32,8 +35,13 @@ use super::steps::{Alone, Asked, Turn};
 /// As `config/read` reports it.
 const DEFAULT_MODEL: &str = "stand-in";
 
+/// inotify instances of a server, of which a user may have 128 by default.
+const WATCHERS: usize = 2;
+
 struct Server {
     dir: PathBuf,
+    /// As the real one, which watches its configuration and skills; it does without where there are no more.
+    _watchers: [rustix::io::Result<OwnedFd>; WATCHERS],
     unwanted: Arc<HashSet<String>>,
     initialized: bool,
     threads: HashMap<String, Loaded>,
@@ -63,6 +71,7 @@ pub fn run(dir: PathBuf, args: &[String]) {
     end_on_term(Arc::clone(&deaf));
     let mut server = Server {
         dir,
+        _watchers: array::from_fn(|_| init(CreateFlags::CLOEXEC)),
         unwanted: Arc::default(),
         initialized: false,
         threads: HashMap::new(),

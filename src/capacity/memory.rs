@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use super::cgroup::{self, Cgroup, CgroupVersion};
+
 /// In bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -20,8 +22,7 @@ impl Memory {
 
     fn under(root: &Path) -> Option<Self> {
         let machine = machine(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
-        let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-        let limits = groups.lines().flat_map(|line| limits(root, line));
+        let limits = cgroup::groups(root, "memory").into_iter().filter_map(limit);
         Some(limits.fold(machine, |one, other| Self {
             limit: one.limit.min(other.limit),
             available: one.available.min(other.available),
@@ -43,44 +44,23 @@ fn field(text: &str, name: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Of the group that a line of `/proc/self/cgroup` names, and of those above it.
-fn limits(root: &Path, line: &str) -> Vec<Memory> {
-    let mut fields = line.splitn(3, ':').skip(1);
-    let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
-        return Vec::new();
-    };
-    let (base, max, current, inactive) = match controllers {
-        "" => (
-            "sys/fs/cgroup",
-            "memory.max",
-            "memory.current",
-            "inactive_file ",
-        ),
-        _ if controllers.split(',').any(|name| name == "memory") => (
-            "sys/fs/cgroup/memory",
+/// Returns `None` for a group without a limit.
+fn limit(group: Cgroup) -> Option<Memory> {
+    let (max, current, inactive) = match group.version {
+        CgroupVersion::V2 => ("memory.max", "memory.current", "inactive_file "),
+        CgroupVersion::V1 => (
             "memory.limit_in_bytes",
             "memory.usage_in_bytes",
             "total_inactive_file ",
         ),
-        _ => return Vec::new(),
     };
-    let base = root.join(base);
-    let group = base.join(path.trim_start_matches('/'));
-    // In a container, what is mounted may be the group itself.
-    let groups = group
-        .ancestors()
-        .take_while(|group| group.starts_with(&base));
-    let of_group = |group: &Path| {
-        let read = |name: &str| fs::read_to_string(group.join(name)).ok();
-        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-        // Without a limit it is "max", and in older kernels a huge number.
-        let limit = number(max)?;
-        let cache = field(&read("memory.stat").unwrap_or_default(), inactive).unwrap_or(0);
-        let used = number(current)?.saturating_sub(cache);
-        let available = limit.saturating_sub(used);
-        Some(Memory { limit, available })
-    };
-    groups.filter_map(of_group).collect()
+    // In older kernels "no limit" is a huge number.
+    let limit = group.number(max)?;
+    let stat = group.text("memory.stat").unwrap_or_default();
+    let used = group.number(current)?;
+    let used = used.saturating_sub(field(&stat, inactive).unwrap_or(0));
+    let available = limit.saturating_sub(used);
+    Some(Memory { limit, available })
 }
 
 #[cfg(test)]
