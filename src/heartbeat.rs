@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// How often a worker reports what it runs.
-pub const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// For how long a redelivered turn is listened for: one heartbeat, and half a
 /// second for that to be late.
-pub const LISTEN: Duration = Duration::from_millis(2_500);
+pub(crate) const LISTEN: Duration = Duration::from_millis(2_500);

@@ -13,7 +13,7 @@
 //! An account cannot be tried apart from turns: a login that looks good may
 //! have expired. So the ends of turns decide about it, see [`account`].
 
-pub mod account;
+pub(crate) mod account;
 mod finding;
 mod pauses;
 mod probes;

@@ -4,10 +4,10 @@
 //! liveness probe that gets no answer has the worker killed. So everything is
 //! bounded: the connections, the size of a request, and how long each phase of
 //! a connection takes. And a new connection is always served: if there are too
-//! many, an older one is closed for it (`places.rs`).
+//! many, an older one is closed for it (`connection_limit.rs`).
 
+mod connection_limit;
 mod health;
-mod places;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 pub use health::{Health, SequencerState};
 
 use crate::metrics::Metrics;
-use places::{Place, Places};
+use connection_limit::{ConnectionLimit, ConnectionPermit};
 
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ const BOUNDS: ConnectionBounds = ConnectionBounds {
     shutdown: Duration::from_secs(1),
 };
 
-/// Connections that have lost their place and are not closed yet.
+/// Connections that have lost their permit and are not closed yet.
 const EVICTED_AT_ONCE: usize = 16;
 
 /// Of a request's head; bodies are not read.
@@ -96,8 +96,8 @@ async fn serve_within(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let places = Places::new(bounds.asking, bounds.answered);
-    // Never waited for long: what is beyond the places is being closed.
+    let limit = ConnectionLimit::new(bounds.asking, bounds.answered);
+    // Never waited for long: what is beyond the limits is being closed.
     let most = bounds.asking + bounds.answered + EVICTED_AT_ONCE;
     let open = Arc::new(Semaphore::new(most));
     let connections = TaskTracker::new();
@@ -116,10 +116,10 @@ async fn serve_within(
         match accepted {
             None => break,
             Some((Ok((stream, peer)), permit)) => {
-                let place = places.enter(peer.ip());
+                let connection = limit.enter(peer.ip());
                 let router = router.clone();
                 connections.spawn(async move {
-                    answer(stream, router, place, bounds).await;
+                    answer(stream, router, connection, bounds).await;
                     drop(permit);
                 });
             }
@@ -135,10 +135,15 @@ async fn serve_within(
 }
 
 /// One request, then the connection is closed.
-async fn answer(stream: TcpStream, router: Router, place: Place, bounds: ConnectionBounds) {
+async fn answer(
+    stream: TcpStream,
+    router: Router,
+    permit: ConnectionPermit,
+    bounds: ConnectionBounds,
+) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
-        place.answer();
+        permit.answer();
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -146,7 +151,7 @@ async fn answer(stream: TcpStream, router: Router, place: Place, bounds: Connect
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let out_of_time = async {
-        if timeout(bounds.head, place.asked()).await.is_ok() {
+        if timeout(bounds.head, permit.asked()).await.is_ok() {
             sleep(bounds.answer).await;
         }
     };
@@ -154,7 +159,7 @@ async fn answer(stream: TcpStream, router: Router, place: Place, bounds: Connect
         // The connection last: one that always has something to write leaves no
         // budget to what is polled after it.
         biased;
-        () = place.evicted() => tracing::debug!("a connection for metrics made room for a newer one"),
+        () = permit.evicted() => tracing::debug!("a connection for metrics made room for a newer one"),
         () = out_of_time => tracing::debug!("a connection for metrics took too long"),
         ended = connection => if let Err(error) = ended {
             tracing::debug!(%error, "a connection for metrics broke");

@@ -6,13 +6,15 @@
 //! delivery → request → lock → journal → codex → translate → publish → settle
 //! ```
 
+#![warn(unreachable_pub)]
+
 pub mod config;
 pub mod error;
 pub mod fault;
-pub mod heartbeat;
-pub mod parts;
-pub mod tested;
-pub mod throttle;
+pub(crate) mod heartbeat;
+pub mod supervisor;
+pub(crate) mod throttle;
+pub mod versions;
 
 /// Of this program, with the commit if it is a release build.
 pub const VERSION: &str = env!("BUILD_VERSION");
@@ -22,7 +24,7 @@ pub mod event;
 #[warn(missing_docs)]
 pub mod request;
 #[warn(missing_docs)]
-pub mod tenants;
+pub(crate) mod tenants;
 #[warn(missing_docs)]
 pub mod trace;
 
@@ -39,9 +41,9 @@ pub mod guard;
 pub mod host;
 pub mod isolation;
 
-pub mod settlement;
+pub(crate) mod settlement;
 pub mod turn;
-pub mod worker;
+pub(crate) mod worker;
 
 pub mod serve;
 
@@ -53,5 +55,5 @@ pub mod operator;
 pub mod conditions;
 pub mod http;
 pub mod metrics;
-pub mod pauses;
-pub mod telemetry;
+pub(crate) mod pauses;
+pub(crate) mod telemetry;

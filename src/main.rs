@@ -1,5 +1,7 @@
 //! The command line. Everything that it does is in the library.
 
+#![warn(unreachable_pub)]
+
 mod cli;
 
 use std::process::ExitCode;

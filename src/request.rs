@@ -16,7 +16,7 @@ mod model_choice;
 mod notices;
 mod parse;
 mod rejection;
-mod repeated;
+mod repeated_fields;
 mod scan;
 mod schema;
 mod unreadable;

@@ -1,8 +1,8 @@
 //! One process: builds its parts from the settings, runs them, and brings
 //! them to an end in the right order.
 
-mod parts;
-mod watched;
+mod build;
+mod monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,21 +28,21 @@ use crate::host::Host;
 use crate::http::{self, BindError, Health};
 use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
-use crate::parts::{PartName, Parts, Shutdown};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::sequencer::{self, Actor, Records, Sequencer};
+use crate::supervisor::{PartName, Shutdown, Supervisor};
 use crate::telemetry::{self, Telemetry};
 use crate::turn::Runner;
 use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
 use crate::workspace::{DiskError, Root, RootError};
-pub use parts::{
+pub use build::{
     EngineError, agents, connector, engine, homes, lock_lost_after, process_id, root, runner,
     topology, tried,
 };
-use parts::{host, idle_servers, warn_of_trust};
-use watched::{EventWatch, Watched};
-pub use watched::{channels_needed, too_few_channels};
+use build::{host, idle_servers, warn_of_trust};
+use monitor::{EventWatch, Watched};
+pub use monitor::{channels_needed, too_few_channels};
 
 /// Channels besides one for each slot: offers, endings of turns that don't
 /// run, and a few for heartbeats, publications of ended turns, and answers to producers.
@@ -77,8 +77,8 @@ pub async fn serve(
     shutdown: Shutdown,
     signals: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let parts = Parts::new(shutdown.clone());
-    parts.spawn(PartName::Signals, &shutdown.cut, signals);
+    let supervisor = Supervisor::new(shutdown.clone());
+    supervisor.spawn(PartName::Signals, &shutdown.cut, signals);
     for exposed in settings.exposed_files() {
         tracing::warn!("{exposed}");
     }
@@ -139,18 +139,18 @@ pub async fn serve(
         metrics.set_backlog_limit(settings.backlog);
     }
     let end = &shutdown.end;
-    parts.spawn(PartName::Pauses, end, pauses.clone().run(end.clone()));
-    let watching = parts.spawn(PartName::Host, end, host.clone().watch(end.clone()));
+    supervisor.spawn(PartName::Pauses, end, pauses.clone().run(end.clone()));
+    let watching = supervisor.spawn(PartName::Host, end, host.clone().watch(end.clone()));
     if let Some(runner) = &runner {
         let watch = watch_held(runner.held.clone(), metrics.clone(), end.clone());
-        parts.spawn(PartName::HeldWorkspaces, end, watch);
+        supervisor.spawn(PartName::HeldWorkspaces, end, watch);
     }
     // To the very end: an operator wants to see how a drain goes, and a monitor what
     // was counted last.
     let closing = CancellationToken::new();
     let until = closing.clone().cancelled_owned();
     let http = http::serve(listener, metrics.clone(), health.clone(), until);
-    let http = parts.spawn(PartName::Http, &closing, http);
+    let http = supervisor.spawn(PartName::Http, &closing, http);
     let (linger, counts) = (settings.metrics_linger, metrics.clone());
     let local = Local {
         root,
@@ -162,9 +162,9 @@ pub async fn serve(
         pauses,
         telemetry: telemetry.clone(),
     };
-    let outcome = run(settings, &id, local, runner, &parts, &shutdown).await;
+    let outcome = run(settings, &id, local, runner, &supervisor, &shutdown).await;
     shutdown.end.cancel();
-    if outcome.is_ok() && parts.failed().is_none() {
+    if outcome.is_ok() && supervisor.failed().is_none() {
         tokio::select! {
             () = counts.last_counts_scraped(linger) => {}
             () = shutdown.cut.cancelled() => {}
@@ -175,7 +175,7 @@ pub async fn serve(
     for part in [watching, http] {
         let _ = timeout(CLOSE_LIMIT, part).await;
     }
-    match parts.failed() {
+    match supervisor.failed() {
         Some(part) => Err(ServeError::Part(part)),
         None => outcome,
     }
@@ -228,7 +228,7 @@ async fn run(
     id: &str,
     local: Local,
     runner: Option<Runner<AnyEngine>>,
-    parts: &Parts,
+    supervisor: &Supervisor,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
     let Local {
@@ -256,16 +256,16 @@ async fn run(
         settings.slots,
     );
     let keeping = watched.keep_together(topology.clone(), shutdown.end.clone());
-    parts.spawn(PartName::Connections, &shutdown.end, keeping);
+    supervisor.spawn(PartName::Connections, &shutdown.end, keeping);
     let publisher_connector = watched
-        .connector(&connector, watched::PUBLISHER)
+        .connector(&connector, monitor::PUBLISHER)
         .named(format!("{id} publisher"))
         .publishing();
     let end = &shutdown.end;
     let channels = settings.slots + EXTRA_CHANNELS;
     let (publisher, keep_connected) =
         PublisherLink::new(publisher_connector, channels, end.clone());
-    parts.spawn(PartName::Publisher, end, keep_connected);
+    supervisor.spawn(PartName::Publisher, end, keep_connected);
     let outbox = OutboxSettings {
         exchange: topology.events.clone(),
         metrics: Arc::new(EventWatch::new(metrics.clone(), conditions.clone())),
@@ -280,7 +280,7 @@ async fn run(
             alarm: outbox.alarm.clone(),
             told: news,
         };
-        parts.spawn(PartName::EventLog, end, keeper.run(end.clone()));
+        supervisor.spawn(PartName::EventLog, end, keeper.run(end.clone()));
     }
     let limits = settings.request_limits(vec![
         settings.workspace_root.clone(),
@@ -293,7 +293,7 @@ async fn run(
         publisher.clone(),
         shutdown.drain.clone(),
     );
-    let mut tasks = vec![parts.spawn(PartName::Pool, &shutdown.drain, comparing)];
+    let mut tasks = vec![supervisor.spawn(PartName::Pool, &shutdown.drain, comparing)];
     if settings.roles.sequencer {
         let records = Records {
             root: root.clone(),
@@ -302,7 +302,7 @@ async fn run(
             pool: pool.clone(),
         };
         let sequencer = Sequencer {
-            connector: watched.connector(&connector, watched::SEQUENCER),
+            connector: watched.connector(&connector, monitor::SEQUENCER),
             topology: topology.clone(),
             backlog: settings.backlog,
             max_waiting: settings.max_waiting,
@@ -322,11 +322,11 @@ async fn run(
             pool: pool.clone(),
             pauses: pauses.clone(),
             tenants: settings.tenants.clone(),
-            parts: parts.clone(),
+            supervisor: supervisor.clone(),
         };
         let (id, drain) = (id.to_owned(), shutdown.drain.clone());
         let sequencing = async move { sequencer.run(&id, drain).await };
-        tasks.push(parts.spawn(PartName::Sequencer, &shutdown.drain, sequencing));
+        tasks.push(supervisor.spawn(PartName::Sequencer, &shutdown.drain, sequencing));
     }
     let idle = runner
         .as_ref()
@@ -337,7 +337,7 @@ async fn run(
             runner,
             id: id.to_owned(),
             slots: settings.slots,
-            connector: watched.connector(&connector, watched::WORKER),
+            connector: watched.connector(&connector, monitor::WORKER),
             publisher: publisher.clone(),
             topology,
             outbox,
@@ -355,12 +355,12 @@ async fn run(
             failed_requests: settings.failed_requests,
             private,
             turns: TaskTracker::new(),
-            parts: parts.clone(),
+            supervisor: supervisor.clone(),
         })
     });
     if let Some(worker) = &worker {
         let working = Arc::clone(worker).run(shutdown.clone());
-        tasks.push(parts.spawn(PartName::Worker, &shutdown.drain, working));
+        tasks.push(supervisor.spawn(PartName::Worker, &shutdown.drain, working));
     }
     let drain = shutdown.drain.clone();
     let draining = async move {
@@ -371,12 +371,12 @@ async fn run(
             idle.close();
         }
     };
-    let draining = parts.spawn(PartName::Drain, &shutdown.drain, draining);
+    let draining = supervisor.spawn(PartName::Drain, &shutdown.drain, draining);
     for task in tasks {
-        // What went wrong in it, `parts` knows.
+        // What went wrong in it, `supervisor` knows.
         let _ = task.await;
     }
-    if let (Some(worker), Some(PartName::Worker)) = (worker, parts.failed()) {
+    if let (Some(worker), Some(PartName::Worker)) = (worker, supervisor.failed()) {
         worker.cut().await;
     }
     draining.abort();

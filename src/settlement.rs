@@ -4,7 +4,7 @@ use crate::turn::Outcome;
 
 /// What the worker does with the delivery that carried the offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
+pub(crate) enum Settlement {
     /// The turn has ended: once its events are confirmed, report to the sequencer,
     /// which offers the workspace's next turn, and ack.
     Done,
@@ -17,7 +17,7 @@ pub enum Settlement {
 
 impl Settlement {
     /// For a turn's span.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Drop => "dropped",
@@ -26,7 +26,7 @@ impl Settlement {
     }
 
     /// `again`: the offer was returned before.
-    pub fn of(outcome: &Outcome, again: bool) -> Self {
+    pub(crate) fn of(outcome: &Outcome, again: bool) -> Self {
         match outcome {
             Outcome::Ended(_) | Outcome::AlreadyEnded(_) | Outcome::Rejected { .. } => Self::Done,
             Outcome::Busy | Outcome::Held(_) => Self::Drop,

@@ -36,7 +36,7 @@ const SCOPE: &str = "turn-worker";
 /// Unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the last export may take when the process ends.
-pub const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// As the conventions recommend, in powers of four.
 const TOKEN_BOUNDS: [f64; 14] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
@@ -54,7 +54,7 @@ enum SetUpError {
 
 /// Exports, or is disabled. Clones export to the same place.
 #[derive(Clone, Default)]
-pub struct Telemetry(Option<Arc<Exporting>>);
+pub(crate) struct Telemetry(Option<Arc<Exporting>>);
 
 struct Exporting {
     traces: Option<(SdkTracerProvider, SdkTracer)>,
@@ -74,7 +74,7 @@ struct Histograms {
 impl Telemetry {
     /// As the environment asks for. `worker` names the process. What can't be exported is
     /// logged and is no reason not to run turns. Reads files blocking; needs a runtime.
-    pub fn from_env(worker: &str, destination: String, metrics: &Metrics) -> Self {
+    pub(crate) fn from_env(worker: &str, destination: String, metrics: &Metrics) -> Self {
         let signals = Signals::of(|name| std::env::var(name).ok());
         for warning in &signals.warnings {
             tracing::warn!(warning, "some telemetry is not exported");
@@ -99,7 +99,7 @@ impl Telemetry {
     }
 
     /// An offer has been received; whether its turn is taken is not known yet.
-    pub fn received(&self) -> TurnSpan {
+    pub(crate) fn received(&self) -> TurnSpan {
         TurnSpan {
             exporting: self.0.clone(),
             received: (SystemTime::now(), Instant::now()),
@@ -108,7 +108,7 @@ impl Telemetry {
     }
 
     /// Sends what is left, within `limit`.
-    pub async fn flush(&self, limit: Duration) {
+    pub(crate) async fn flush(&self, limit: Duration) {
         let Some(exporting) = self.0.clone() else {
             return;
         };
@@ -202,7 +202,7 @@ impl Histograms {
 
 /// From the receipt of an offer to its settlement. Exported only if its turn was taken, also
 /// where it is dropped on the way.
-pub struct TurnSpan {
+pub(crate) struct TurnSpan {
     exporting: Option<Arc<Exporting>>,
     received: (SystemTime, Instant),
     taken: Option<Taken>,
@@ -216,7 +216,7 @@ struct Taken {
 }
 
 impl TurnSpan {
-    pub fn taken(&mut self, request: &TurnRequest, tenant: Option<&str>) {
+    pub(crate) fn taken(&mut self, request: &TurnRequest, tenant: Option<&str>) {
         let Some(exporting) = &self.exporting else {
             return;
         };
@@ -240,7 +240,7 @@ impl TurnSpan {
     }
 
     /// The turn has ended here. `words` are those of its error that may be seen.
-    pub fn ended(&mut self, summary: &Summary, words: Option<&str>) {
+    pub(crate) fn ended(&mut self, summary: &Summary, words: Option<&str>) {
         let (Some(exporting), Some(taken)) = (&self.exporting, &mut self.taken) else {
             return;
         };
@@ -257,7 +257,7 @@ impl TurnSpan {
     }
 
     /// The offer is settled.
-    pub fn settled(&mut self, settlement: Settlement) {
+    pub(crate) fn settled(&mut self, settlement: Settlement) {
         let (Some(exporting), Some(taken)) = (&self.exporting, self.taken.take()) else {
             return;
         };

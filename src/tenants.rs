@@ -8,12 +8,12 @@ use crate::request::{TurnRequest, WorkspaceId};
 
 /// The label of tenants without one of their own: names come from producers, who
 /// could make up a new one for each turn.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 /// The label of turns without a tenant.
-pub const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 /// How many tenants may have a label of their own; each has some 100 series.
-pub const MAX_TENANTS: usize = 50;
+pub(crate) const MAX_TENANTS: usize = 50;
 
 /// Where the tenant of a turn is found, and which tenants have a label. The same in all
 /// processes with the same settings. Clones share the list.

@@ -7,7 +7,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// Lets one log line through in each minute, and counts the others.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     last: Option<Instant>,
     suppressed: u64,
 }
@@ -15,7 +15,7 @@ pub struct Throttle {
 impl Throttle {
     /// Returns how many lines were suppressed since the last one, or `None` if
     /// this one is suppressed, too.
-    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
         let since = self.last.map(|last| now.saturating_duration_since(last));
         if since.is_some_and(|since| since < PAUSE) {
             self.suppressed += 1;

@@ -33,7 +33,7 @@ const EXPIRES_MS: i64 = 60 * 1_000;
 
 /// All that are open, by name. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Connections(Arc<Shared>);
+pub(crate) struct Connections(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -61,7 +61,7 @@ type Named = (&'static str, Link);
 
 impl Connections {
     /// Replaces the connection of that name.
-    pub fn opened(&self, name: &'static str, link: WeakLink) {
+    pub(crate) fn opened(&self, name: &'static str, link: WeakLink) {
         let mut open = self.lock();
         open.opened += 1;
         let number = open.opened;
@@ -70,7 +70,7 @@ impl Connections {
         self.0.changed.notify_one();
     }
 
-    pub fn closed(&self, name: &'static str) {
+    pub(crate) fn closed(&self, name: &'static str) {
         // The next one of that name may be there already.
         let mut open = self.lock();
         if let Some((_, link)) = open.links.get(name)
@@ -83,7 +83,7 @@ impl Connections {
     /// Compares whenever a connection is opened. `report` is called with what
     /// was found, or with `None` where all lead to one broker; those that do not
     /// are closed, so that all of them follow the URL.
-    pub async fn keep_together(
+    pub(crate) async fn keep_together(
         self,
         topology: Topology,
         report: impl Fn(Option<String>),

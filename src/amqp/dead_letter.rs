@@ -8,14 +8,14 @@ use super::publish::{PublishError, header_text, json_properties};
 use super::topology::Topology;
 use crate::event::ErrorCode;
 
-pub const CODE_HEADER: &str = "x-error-code";
-pub const MESSAGE_HEADER: &str = "x-error-message";
+pub(crate) const CODE_HEADER: &str = "x-error-code";
+pub(crate) const MESSAGE_HEADER: &str = "x-error-message";
 /// The code of what is no request of which anything is known; no event has it.
-pub const UNDELIVERABLE: &str = "turn.undeliverable";
+pub(crate) const UNDELIVERABLE: &str = "turn.undeliverable";
 
 /// A request that could not be accepted, and why.
 #[derive(Debug, Clone, Copy)]
-pub struct Refusal<'a> {
+pub(crate) struct Refusal<'a> {
     /// As it came, or as it was understood.
     pub request: &'a [u8],
     /// As far as one could be found, in the request or beside it.
@@ -25,7 +25,7 @@ pub struct Refusal<'a> {
 }
 
 /// Puts a request into the dead queue, confirmed.
-pub async fn bury(
+pub(crate) async fn bury(
     publisher: &PublisherLink,
     topology: &Topology,
     refusal: Refusal<'_>,
@@ -49,7 +49,7 @@ pub async fn bury(
 
 /// Puts a record of a message that the broker cannot deliver into the dead
 /// queue, confirmed. Content and id are not known.
-pub async fn keep_undeliverable(
+pub(crate) async fn keep_undeliverable(
     publisher: &PublisherLink,
     topology: &Topology,
 ) -> Result<(), PublishError> {

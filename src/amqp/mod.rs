@@ -10,21 +10,21 @@
 
 mod alarm;
 pub mod connect;
-pub mod connections;
+pub(crate) mod connections;
 pub mod consume;
-pub mod dead_letter;
+pub(crate) mod dead_letter;
 pub mod declare_error;
 pub mod event_log;
 pub mod frames;
 pub mod link;
 pub mod messages;
 pub mod outbox;
-pub mod policy_probe;
+pub(crate) mod policy_probe;
 pub mod pool;
 pub mod publish;
-pub mod reply;
-pub mod rights;
+mod redeclare;
+pub(crate) mod reply;
+pub(crate) mod rights;
 pub mod server;
 mod tls;
 pub mod topology;
-mod upkeep;

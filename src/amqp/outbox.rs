@@ -1,7 +1,7 @@
 //! Publishes events in order, keeps each until the broker has it, and makes
 //! their producers wait when the broker is slow.
 
-mod looks;
+mod attempt_check;
 mod queue;
 mod session;
 
@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::looks::Looks;
+use self::attempt_check::AttemptChecks;
 use self::queue::Queue;
 use self::session::{End, Pace, Session};
 use super::connect::backoff;
@@ -23,7 +23,7 @@ use crate::error::with_sources;
 use crate::event::SealedEvent;
 use crate::fault;
 
-pub use self::looks::AttemptCheck;
+pub use self::attempt_check::AttemptCheck;
 pub use self::queue::{Cut, WINDOW_BYTES, WINDOW_EVENTS};
 
 /// How long an event that the broker refused (nack) waits before it is
@@ -157,8 +157,8 @@ impl Outbox {
         let known_on = publisher.link().as_ref().map(Link::downgrade);
         tokio::spawn(async move {
             let queue = &*published.0;
-            let looks = Looks::new(check, queue, known_on);
-            publish(publisher, settings, queue, looks, until).await;
+            let checks = AttemptChecks::new(check, queue, known_on);
+            publish(publisher, settings, queue, checks, until).await;
         });
         Self {
             queue,
@@ -208,10 +208,10 @@ async fn publish(
     publisher: PublisherLink,
     settings: OutboxSettings,
     queue: &Queue,
-    looks: Looks<'_>,
+    checks: AttemptChecks<'_>,
     cut: CancellationToken,
 ) {
-    let work = Publishing::new(&publisher, &settings, queue, looks).run();
+    let work = Publishing::new(&publisher, &settings, queue, checks).run();
     tokio::select! {
         () = work => {}
         () = cut.cancelled() => {}
@@ -223,7 +223,7 @@ struct Publishing<'a> {
     publisher: &'a PublisherLink,
     settings: &'a OutboxSettings,
     queue: &'a Queue,
-    looks: Looks<'a>,
+    checks: AttemptChecks<'a>,
     pace: Pace,
     /// Of the oldest event, in a row.
     refusals: u32,
@@ -236,13 +236,13 @@ impl<'a> Publishing<'a> {
         publisher: &'a PublisherLink,
         settings: &'a OutboxSettings,
         queue: &'a Queue,
-        looks: Looks<'a>,
+        checks: AttemptChecks<'a>,
     ) -> Self {
         Self {
             publisher,
             settings,
             queue,
-            looks,
+            checks,
             pace: Pace::Window,
             refusals: 0,
             logged: None,
@@ -262,7 +262,7 @@ impl<'a> Publishing<'a> {
             let Some(link) = self.ready().await else {
                 return;
             };
-            if !self.looks.are_done_on(&link) && !self.looks.look_on(&link).await {
+            if !self.checks.are_done_on(&link) && !self.checks.look_on(&link).await {
                 return;
             }
             drop(link);
@@ -293,7 +293,7 @@ impl<'a> Publishing<'a> {
                 }
                 End::Outdated => return,
                 End::Unconfirmed => {
-                    self.looks.forget();
+                    self.checks.forget();
                     tracing::warn!("events are not confirmed in time, publishing them again");
                     self.settings.alarm.ring();
                     self.held_up.set(Some(HoldUp::Unconfirmed));
@@ -333,10 +333,10 @@ impl<'a> Publishing<'a> {
             Ok(lease) => lease,
             Err(error) => return (End::Lost(with_sources(&error)), false),
         };
-        if !self.looks.are_done_on(&lease.link) {
+        if !self.checks.are_done_on(&lease.link) {
             return (End::Lost("the connection was replaced".to_owned()), false);
         }
-        let mut session = Session::new(lease, self.queue, self.settings, &self.looks, self.pace);
+        let mut session = Session::new(lease, self.queue, self.settings, &self.checks, self.pace);
         let end = session.run().await;
         self.pace = session.pace();
         let progress = session.has_progress();

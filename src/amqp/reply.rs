@@ -30,7 +30,7 @@ const ERROR_RETRYABLE: &str = "x-error-retryable";
 const ERROR_MESSAGE: &str = "x-error-message";
 
 /// The type of an answer to the question where a turn is.
-pub const DESCRIPTION: &str = "description";
+pub(crate) const DESCRIPTION: &str = "description";
 
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

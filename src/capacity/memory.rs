@@ -8,7 +8,7 @@ use super::cgroup::{self, Cgroup, CgroupVersion};
 
 /// In bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub limit: u64,
     /// What can be allocated before anything has to be swapped or killed.
     pub available: u64,
@@ -16,7 +16,7 @@ pub struct Memory {
 
 impl Memory {
     /// Returns `None` if the system does not report it.
-    pub fn now() -> Option<Self> {
+    pub(crate) fn now() -> Option<Self> {
         Self::under(Path::new("/"))
     }
 

@@ -8,7 +8,7 @@ use turn_worker::config::Settings;
 use super::submit::client;
 use super::turn::check_names;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker cancel 019a2c3e-7d1b-7000-8000-000000000000
   turn-worker cancel nightly-42 -w acme/website
@@ -19,7 +19,7 @@ known, is left alone; so this succeeds when the cancel was sent, with any outcom
 Exit status: 0 sent, 1 not sent, 2 wrong arguments or settings.";
 
 #[derive(Debug, Args)]
-pub struct CancelArgs {
+pub(super) struct CancelArgs {
     /// The turn's id
     turn_id: String,
     /// The workspace, where the id alone may name turns of several
@@ -27,7 +27,7 @@ pub struct CancelArgs {
     workspace: Option<String>,
 }
 
-pub async fn cancel(settings: Settings, args: CancelArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn cancel(settings: Settings, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let CancelArgs { turn_id, workspace } = args;
     check_names(&turn_id, workspace.as_deref())?;
     client(&settings)

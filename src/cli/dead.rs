@@ -21,9 +21,9 @@ use super::output::{self, Output};
 use super::render::human::{age, bytes, since};
 use super::render::style::Style;
 use super::render::table::{Column, Look, Table};
-use super::say::say;
+use super::stderr::notice;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker dead list
   turn-worker dead list --oldest --limit 1000 | jq -r .code | sort | uniq -c
@@ -49,7 +49,7 @@ code, message, time, bytes. What is not known is null. To get to the newest, all
 --oldest ends after --limit.";
 
 #[derive(Debug, Args)]
-pub struct DeadArgs {
+pub(super) struct DeadArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -169,7 +169,7 @@ struct Entry {
     bytes: usize,
 }
 
-pub async fn dead(settings: Settings, args: DeadArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn dead(settings: Settings, args: DeadArgs) -> anyhow::Result<ExitCode> {
     let operator = operator(&settings);
     match args.command {
         Command::List(args) => list(&operator, args).await,
@@ -182,7 +182,7 @@ pub async fn dead(settings: Settings, args: DeadArgs) -> anyhow::Result<ExitCode
 }
 
 /// The operator that the settings make.
-pub fn operator(settings: &Settings) -> Operator {
+pub(super) fn operator(settings: &Settings) -> Operator {
     let name = format!("turn-worker operator {}", turn_worker::serve::process_id());
     let connector = turn_worker::serve::connector(settings, &name);
     Operator::new(connector, &settings.prefix)
@@ -208,7 +208,7 @@ async fn list(operator: &Operator, args: ListArgs) -> anyhow::Result<ExitCode> {
         None => {
             let shown = u64::try_from(entries.len()).unwrap_or(u64::MAX);
             if shown < total {
-                say(&format!("{shown} of {total} rejected requests are listed"));
+                notice(&format!("{shown} of {total} rejected requests are listed"));
             }
             entries
                 .iter()
@@ -232,7 +232,7 @@ async fn walk(
         let mut letters = operator.dead_letters(until).await?;
         let total = letters.total();
         if most >= MAX_HELD && total > MAX_HELD {
-            say(&format!(
+            notice(&format!(
                 "of {total} rejected requests only the oldest {MAX_HELD} can be held, and looked at"
             ));
         }

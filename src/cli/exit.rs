@@ -3,7 +3,7 @@
 use turn_worker::event::StopReason;
 
 /// For the help of the commands that run a turn or follow one.
-pub const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Exit status:
   0    the agent came to the end of its turn
   1    the turn failed, or could not be sent or followed; the error says why
@@ -12,13 +12,13 @@ Exit status:
   130  the turn was cancelled, or a second Ctrl-C left it
   141  the reader of the output is gone";
 
-pub const FAILURE: u8 = 1;
-pub const USAGE: u8 = 2;
-pub const INTERRUPTED: u8 = 130;
+pub(super) const FAILURE: u8 = 1;
+pub(super) const USAGE: u8 = 2;
+pub(super) const INTERRUPTED: u8 = 130;
 /// As a shell reports a program that SIGPIPE ended.
-pub const CLOSED_PIPE: u8 = 141;
+pub(super) const CLOSED_PIPE: u8 = 141;
 
-pub const fn of(stop_reason: StopReason) -> u8 {
+pub(super) const fn of(stop_reason: StopReason) -> u8 {
     match stop_reason {
         StopReason::EndTurn => 0,
         StopReason::Error => FAILURE,
@@ -30,4 +30,4 @@ pub const fn of(stop_reason: StopReason) -> u8 {
 /// The command line, or what it names, is wrong: no action was tried.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub(super) struct Usage(pub String);

@@ -16,10 +16,10 @@ use turn_worker::workspace::can_be_paused;
 
 use super::dead::operator;
 use super::output::{self, Output};
-use super::say::say;
 use super::status::homes;
+use super::stderr::notice;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker home list
   turn-worker home lost turn-worker-2
@@ -37,7 +37,7 @@ const CARRIED_OUT: Duration = Duration::from_secs(30);
 const REPORTS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-pub struct HomeArgs {
+pub(super) struct HomeArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -81,7 +81,7 @@ fn workspace(text: &str) -> Result<String, String> {
     }
 }
 
-pub async fn home(settings: Settings, args: HomeArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn home(settings: Settings, args: HomeArgs) -> anyhow::Result<ExitCode> {
     let operator = operator(&settings);
     let (at, by) = (Timestamp::now(), process_id());
     match args.command {
@@ -99,7 +99,7 @@ pub async fn home(settings: Settings, args: HomeArgs) -> anyhow::Result<ExitCode
                 by,
             };
             operator.order(order).await?;
-            say(&format!(
+            notice(&format!(
                 "ordered: {workspace} is to live on {host}; `turn-worker home list` shows the order until it is carried out. \
                  Then copy the workspace, and resume it"
             ));
@@ -127,7 +127,7 @@ async fn lost(operator: &Operator, host: &str) -> anyhow::Result<ExitCode> {
     loop {
         let status = operator.status(REPORTS).await?;
         if is_lost(&status, host) {
-            say(&format!("the disk of {host} is lost: its open turns end"));
+            notice(&format!("the disk of {host} is lost: its open turns end"));
             return Ok(ExitCode::SUCCESS);
         }
         if began.elapsed() >= CARRIED_OUT {

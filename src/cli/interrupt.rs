@@ -4,14 +4,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone, Default)]
-pub struct Interrupts {
+pub(super) struct Interrupts {
     pub first: CancellationToken,
     pub second: CancellationToken,
 }
 
 impl Interrupts {
     /// From now on SIGINT no longer ends the process.
-    pub fn listen() -> std::io::Result<Self> {
+    pub(super) fn listen() -> std::io::Result<Self> {
         let interrupts = Self::default();
         let Self { first, second } = interrupts.clone();
         let mut signals = signal(SignalKind::interrupt())?;

@@ -14,7 +14,7 @@ use turn_worker::config::{LogFormat, Settings};
 
 /// Logs to stderr. `quiet`: only warnings, unless the operator set a level,
 /// for commands with output for people.
-pub fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
+pub(super) fn init(settings: &Settings, quiet: bool) -> anyhow::Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let level_set = std::env::var_os("TURN_WORKER_LOG").is_some_and(|level| !level.is_empty());
     let directives = if quiet && !level_set {

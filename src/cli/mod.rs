@@ -13,11 +13,11 @@ mod print;
 mod render;
 mod retry;
 mod run;
-mod say;
 mod schema;
 mod serve;
 mod show;
 mod status;
+mod stderr;
 mod submit;
 mod tail;
 mod turn;
@@ -112,7 +112,7 @@ fn with_statuses(examples: &str) -> String {
     format!("{examples}\n\n{}", exit::HELP)
 }
 
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let command = Cli::command()
         .long_version(version())
         .after_help(EXAMPLES)
@@ -124,7 +124,7 @@ pub fn main() -> ExitCode {
     match start(cli.command.unwrap_or(Command::Serve)) {
         Ok(code) => code,
         Err(error) => {
-            say::say(&format!("{error:#}"));
+            stderr::notice(&format!("{error:#}"));
             ExitCode::from(if error.is::<ConfigError>() || error.is::<exit::Usage>() {
                 exit::USAGE
             } else {
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
 /// With what it was tested with.
 fn version() -> &'static str {
     let own = turn_worker::VERSION;
-    format!("{own}\n{}", turn_worker::tested::in_words()).leak()
+    format!("{own}\n{}", turn_worker::versions::in_words()).leak()
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
@@ -237,7 +237,7 @@ fn prepared(
     logs::init(&settings, quiet)?;
     for warning in warnings {
         if quiet {
-            say::say(&format!("warning: {warning}"));
+            stderr::notice(&format!("warning: {warning}"));
         } else {
             tracing::warn!("{warning}");
         }

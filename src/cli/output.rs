@@ -12,14 +12,14 @@ use super::render::clean::clean_json;
 use super::render::style::Style;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(super) struct Output {
     is_terminal: bool,
     json: bool,
 }
 
 impl Output {
     /// `json`: also on a terminal.
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         Self {
             is_terminal,
@@ -28,21 +28,21 @@ impl Output {
     }
 
     /// How to print for a person, and how wide; `None` if a program reads.
-    pub fn screen(self) -> Option<(Style, usize)> {
+    pub(super) fn screen(self) -> Option<(Style, usize)> {
         (!self.json).then(|| (Style::for_output(self.is_terminal), width()))
     }
 
-    pub fn is_terminal(self) -> bool {
+    pub(super) fn is_terminal(self) -> bool {
         self.is_terminal
     }
 
     /// One line.
-    pub fn json(self, value: &Value) -> io::Result<()> {
+    pub(super) fn json(self, value: &Value) -> io::Result<()> {
         self.json_text(&value.to_string())
     }
 
     /// The same of what is JSON on one line already.
-    pub fn json_text(self, json: &str) -> io::Result<()> {
+    pub(super) fn json_text(self, json: &str) -> io::Result<()> {
         if self.is_terminal {
             return print(&(clean_json(json) + "\n"));
         }
@@ -50,18 +50,18 @@ impl Output {
     }
 }
 
-pub fn print(text: &str) -> io::Result<()> {
+pub(super) fn print(text: &str) -> io::Result<()> {
     print_bytes(text.as_bytes())
 }
 
-pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+pub(super) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
     stdout.flush()
 }
 
 /// The reader may have gone.
-pub fn status(printed: io::Result<()>) -> anyhow::Result<ExitCode> {
+pub(super) fn status(printed: io::Result<()>) -> anyhow::Result<ExitCode> {
     match printed {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {

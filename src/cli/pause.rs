@@ -11,10 +11,10 @@ use turn_worker::workspace::{MAX_PAUSES, Pause, PauseFile, PauseScope, can_be_pa
 
 use super::dead::operator;
 use super::exit::Usage;
-use super::say::say;
+use super::stderr::notice;
 use super::turn::tenant;
 
-pub const PAUSE_EXAMPLES: &str = "\
+pub(super) const PAUSE_EXAMPLES: &str = "\
 Examples:
   turn-worker pause --reason 'moving the file server'
   turn-worker pause acme
@@ -28,7 +28,7 @@ not needed. In a pool with TURN_WORKER_WORKSPACE_STORAGE=local it is kept at the
 
 Exit status: 0 paused, 1 not, 2 wrong arguments or settings.";
 
-pub const RESUME_EXAMPLES: &str = "\
+pub(super) const RESUME_EXAMPLES: &str = "\
 Examples:
   turn-worker resume
   turn-worker resume acme
@@ -41,7 +41,7 @@ folder above, by its tenant, with the pool.
 Exit status: 0 resumed, 1 not, or it was not paused, 2 wrong arguments or settings.";
 
 #[derive(Debug, Clone, Args)]
-pub struct PauseArgs {
+pub(super) struct PauseArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     /// Why, for others to read
@@ -50,7 +50,7 @@ pub struct PauseArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ResumeArgs {
+pub(super) struct ResumeArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     /// End every pause
@@ -95,7 +95,7 @@ fn reason(text: &str) -> Result<String, String> {
         .ok_or_else(|| "expected a line of 1 to 200 characters".to_owned())
 }
 
-pub async fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitCode> {
     let PauseArgs { scope, reason } = args;
     let scope = scope.scope();
     let what = scope.to_string();
@@ -112,13 +112,13 @@ pub async fn pause(settings: &Settings, args: PauseArgs) -> anyhow::Result<ExitC
             "there are {MAX_PAUSES} pauses already; end some (`turn-worker resume`), or pause the pool"
         );
     }
-    say(&format!(
+    notice(&format!(
         "{what} is paused: turns that run go on, and no other one starts"
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     if is_local(settings) {
         let (order_, what) = match args.all {
             true => (Order::ResumeAll, "everything".to_owned()),
@@ -129,13 +129,13 @@ pub async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<Ex
             }
         };
         order(settings, order_).await?;
-        say(&format!("{what} is resumed"));
+        notice(&format!("{what} is resumed"));
         return Ok(ExitCode::SUCCESS);
     }
     let file = open(settings)?;
     if args.all {
         file.resume_all().context("can't resume")?;
-        say("all pauses have ended");
+        notice("all pauses have ended");
         return Ok(ExitCode::SUCCESS);
     }
     let scope = args.scope.scope();
@@ -146,7 +146,7 @@ pub async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<Ex
             None => bail!("nothing is paused"),
         }
     }
-    say(&format!("{scope} is resumed"));
+    notice(&format!("{scope} is resumed"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,7 +16,7 @@ const WIDTH: usize = 80;
 const MIN_WIDTH: usize = 20;
 
 #[derive(Debug)]
-pub struct Printer {
+pub(super) struct Printer {
     form: Form,
     /// The turn's exit status, once it has ended.
     ended: Option<u8>,
@@ -32,7 +32,7 @@ enum Form {
 
 impl Printer {
     /// `json`: also on a terminal.
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let form = if is_terminal && !json {
             let style = Style::for_output(is_terminal);
@@ -50,11 +50,11 @@ impl Printer {
     }
 
     /// Whether a person reads along.
-    pub fn is_screen(&self) -> bool {
+    pub(super) fn is_screen(&self) -> bool {
         matches!(self.form, Form::Screen(_))
     }
 
-    pub fn event(&mut self, message: &TurnMessage, arrival: Arrival) {
+    pub(super) fn event(&mut self, message: &TurnMessage, arrival: Arrival) {
         if message.is_end() {
             self.ended = Some(match message.body {
                 Some(EventBody::MessageEnd { stop_reason, .. }) => exit::of(stop_reason),
@@ -70,19 +70,19 @@ impl Printer {
     }
 
     /// Sets off what is about to be said on stderr.
-    pub fn interrupt(&mut self) {
+    pub(super) fn interrupt(&mut self) {
         if let Form::Screen(screen) = &mut self.form {
             let text = screen.interrupt();
             self.write(&text);
         }
     }
 
-    pub fn ended(&self) -> Option<u8> {
+    pub(super) fn ended(&self) -> Option<u8> {
         self.ended
     }
 
     /// Why printing has failed, once it has.
-    pub fn take_broken(&mut self) -> Option<io::Error> {
+    pub(super) fn take_broken(&mut self) -> Option<io::Error> {
         self.broken.take()
     }
 
@@ -99,7 +99,7 @@ impl Printer {
 }
 
 /// Of the terminal that stdout is.
-pub fn width() -> usize {
+pub(super) fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     match size.map(|size| usize::from(size.ws_col)) {
         None | Some(0) => WIDTH,

@@ -12,7 +12,7 @@ use super::output;
 use super::submit::client;
 use super::turn::check_names;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker retry nightly-42
   turn-worker retry nightly-42 -w acme/website
@@ -29,7 +29,7 @@ Exit status: 0 sent, 1 not sent, 2 wrong arguments or settings.";
 const MOST: u32 = 10_000;
 
 #[derive(Debug, Args)]
-pub struct RetryArgs {
+pub(super) struct RetryArgs {
     /// The id of the turn that failed
     turn_id: String,
     /// Its workspace; all are searched without
@@ -37,7 +37,7 @@ pub struct RetryArgs {
     workspace: Option<String>,
 }
 
-pub async fn retry(settings: Settings, args: RetryArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn retry(settings: Settings, args: RetryArgs) -> anyhow::Result<ExitCode> {
     let RetryArgs { turn_id, workspace } = args;
     check_names(&turn_id, workspace.as_deref())?;
     let reader = RecordReader::open(&settings.workspace_root)

@@ -18,10 +18,10 @@ use turn_worker::turn::{EventSink, Hints, Immediate, Outcome, Stop, StopHandle};
 use super::exit::{self, Usage};
 use super::interrupt::Interrupts;
 use super::print::Printer;
-use super::say::say;
+use super::stderr::notice;
 use super::turn::{QueueingArgs, TurnArgs};
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker run -w acme/website 'Fix the failing test'
   turn-worker run -w acme/website --timeout 10m - < prompt.md
@@ -32,12 +32,12 @@ beside them; it does not wait for a workspace that is in use. Without a terminal
 reader that is gone does not stop the turn. Ctrl-C cancels the turn, a second one cuts it.";
 
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     #[command(flatten)]
     turn: TurnArgs,
 }
 
-pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> {
     turn_worker::guard::prepare_worker().context("can't look after child processes")?;
     let engine = serve::engine(&settings)?;
     let root = serve::root(&settings, Some(engine.codex()))?;
@@ -71,7 +71,7 @@ pub async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<ExitCode> 
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .interrupt();
-            say("cancelling the turn; Ctrl-C again cuts it");
+            notice("cancelling the turn; Ctrl-C again cuts it");
         }
     });
     let printing = Arc::clone(&printer);

@@ -8,7 +8,7 @@ use turn_worker::amqp::topology::Topology;
 use turn_worker::config::Settings;
 use turn_worker::contract::Document;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker schema request > request.schema.json
   turn-worker schema request-types | json2ts > request.ts
@@ -21,7 +21,7 @@ TURN_WORKER_PREFIX has it. No other variable is read, and no broker is asked.
 Exit status: 0 printed, 2 wrong arguments or settings, 141 the reader of the output is gone.";
 
 #[derive(Debug, Args)]
-pub struct SchemaArgs {
+pub(super) struct SchemaArgs {
     /// Which one; asyncapi holds the others
     #[arg(value_enum, default_value_t = Which::Asyncapi)]
     document: Which,
@@ -37,7 +37,7 @@ enum Which {
     Asyncapi,
 }
 
-pub fn schema(settings: &Settings, args: &SchemaArgs) -> ExitCode {
+pub(super) fn schema(settings: &Settings, args: &SchemaArgs) -> ExitCode {
     let document = match args.document {
         Which::Request => Document::Request,
         Which::RequestTypes => Document::RequestTypes,

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn_worker::config::Settings;
-use turn_worker::parts::Shutdown;
+use turn_worker::supervisor::Shutdown;
 
-pub const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Examples:
   turn-worker serve
   TURN_WORKER_SLOTS=8 turn-worker serve
@@ -20,7 +20,7 @@ what then still runs; a second one gives it back at once. All settings: turn-wor
 Exit status: 0 drained, 1 could not start or was stopped by a failure, 2 wrong arguments or settings.";
 
 /// The first signal drains, the second cuts; so does the end of the grace time.
-pub async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     turn_worker::guard::prepare_worker().context("can't look after child processes")?;
     let shutdown = Shutdown::default();
     let mut asks = Asks {

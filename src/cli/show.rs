@@ -20,10 +20,10 @@ use super::render::end;
 use super::render::human::{age, since};
 use super::render::style::Style;
 use super::render::table::{Column, Look, Table};
-use super::say::say;
+use super::stderr::notice;
 use super::turn::check_names;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker show nightly-42
   turn-worker show nightly-42 -w acme/website --json | jq .error
@@ -41,7 +41,7 @@ thread_id, superseded_by; null is unknown. `started` is a turn that no worker re
 Exit status: 0 shown, 1 unknown, 2 wrong arguments or settings, 141 the reader of the output is gone.";
 
 #[derive(Debug, Args)]
-pub struct ShowTurnArgs {
+pub(super) struct ShowTurnArgs {
     /// The turn's id
     turn_id: String,
     /// The turn's workspace; all are searched without
@@ -61,7 +61,7 @@ fn limit(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration such as 5s or 1m, 3s to 10m".to_owned())
 }
 
-pub async fn show(settings: Settings, args: ShowTurnArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn show(settings: Settings, args: ShowTurnArgs) -> anyhow::Result<ExitCode> {
     let ShowTurnArgs {
         turn_id,
         workspace,
@@ -113,7 +113,7 @@ fn recorded(settings: &Settings, workspace: Option<&str>, turn_id: &str) -> Vec<
         Ok(reader) => reader,
         Err(error) => {
             let error = with_sources(&error);
-            say(&format!(
+            notice(&format!(
                 "no records: {error} (TURN_WORKER_WORKSPACE_ROOT names the workspace root)"
             ));
             return Vec::new();
@@ -129,12 +129,12 @@ fn recorded(settings: &Settings, workspace: Option<&str>, turn_id: &str) -> Vec<
     match found {
         Ok((records, all)) => {
             if !all {
-                say("too many workspaces to look into all of them; name one with --workspace");
+                notice("too many workspaces to look into all of them; name one with --workspace");
             }
             records
         }
         Err(error) => {
-            say(&format!("can't read the records: {}", with_sources(&error)));
+            notice(&format!("can't read the records: {}", with_sources(&error)));
             Vec::new()
         }
     }
@@ -144,7 +144,7 @@ async fn heard(settings: &Settings, timeout: Duration) -> Option<PoolStatus> {
     match operator(settings).status(timeout).await {
         Ok(status) => Some(status),
         Err(error) => {
-            say(&format!("the pool was not heard: {}", with_sources(&error)));
+            notice(&format!("the pool was not heard: {}", with_sources(&error)));
             None
         }
     }

@@ -1,8 +1,8 @@
 //! `turn-worker status`: what a pool is doing.
 
-mod shown;
+mod text;
 
-pub use shown::homes;
+pub(super) use text::homes;
 
 use std::io;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ use super::exit::Usage;
 use super::output::{self, Output};
 use super::render::clean::clean;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker status
   turn-worker status --watch
@@ -45,7 +45,7 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// How many workspaces and running turns to show at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_LINES as u64))]
     top: u64,
@@ -68,7 +68,7 @@ fn limit(text: &str) -> Result<Duration, String> {
         })
 }
 
-pub async fn status(settings: Settings, args: StatusArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn status(settings: Settings, args: StatusArgs) -> anyhow::Result<ExitCode> {
     let operator = operator(&settings);
     let output = Output::new(args.json);
     if args.watch {
@@ -86,7 +86,7 @@ fn told(mut status: PoolStatus, args: &StatusArgs, output: Output) -> io::Result
     let top = usize::try_from(args.top).unwrap_or(MAX_LINES);
     let now = Timestamp::now();
     if let Some((style, width)) = output.screen() {
-        return output::print(&shown::shown(&status, top, now, style, width));
+        return output::print(&text::overview(&status, top, now, style, width));
     }
     if let Some(backlog) = &mut status.backlog {
         backlog.top.truncate(top);

@@ -11,10 +11,10 @@ use turn_worker::config::Settings;
 use super::exit;
 use super::interrupt::Interrupts;
 use super::print::Printer;
-use super::say::say;
+use super::stderr::notice;
 use super::turn::{QueueingArgs, TurnArgs};
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker submit -w acme/website 'Fix the failing test'
   turn-worker submit -w acme/website - < prompt.md
@@ -29,7 +29,7 @@ same --turn-id: it runs once, and its end is published again.
 Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
 
 #[derive(Debug, Args)]
-pub struct SubmitArgs {
+pub(super) struct SubmitArgs {
     #[command(flatten)]
     turn: TurnArgs,
     #[command(flatten)]
@@ -40,13 +40,13 @@ pub struct SubmitArgs {
 }
 
 /// The producer that the settings make.
-pub fn client(settings: &Settings) -> Client {
+pub(super) fn client(settings: &Settings) -> Client {
     let name = format!("turn-worker producer {}", turn_worker::serve::process_id());
     let connector = turn_worker::serve::connector(settings, &name);
     Client::new(connector, &settings.prefix)
 }
 
-pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let submission = args.turn.submission(&args.queueing)?;
     let client = client(&settings);
     let id = submission.turn_id.clone();
@@ -67,7 +67,7 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
     let status = tokio::select! {
         status = to_the_end(&mut follow, &mut printer, &id) => status?,
         () = interrupts.second.cancelled() => {
-            say(&format!("left turn {id}, which may go on; `turn-worker cancel {id}` ends it"));
+            notice(&format!("left turn {id}, which may go on; `turn-worker cancel {id}` ends it"));
             return Ok(ExitCode::from(exit::INTERRUPTED));
         }
     };
@@ -78,14 +78,14 @@ pub async fn submit(settings: Settings, args: SubmitArgs) -> anyhow::Result<Exit
 async fn to_the_end(follow: &mut Follow, printer: &mut Printer, id: &str) -> anyhow::Result<u8> {
     follow.send().await.with_context(|| format!("turn {id}"))?;
     // The reader of this line knows that the turn is accepted, and under which id.
-    say(&format!(
+    notice(&format!(
         "sent turn {id}, waiting for a worker (Ctrl-C cancels it)"
     ));
     loop {
         let said = match follow.next().await {
             Update::Event(message, arrival) => {
                 if arrival.missed > 0 && !printer.is_screen() {
-                    say(&format!("{} events of turn {id} were missed", arrival.missed));
+                    notice(&format!("{} events of turn {id} were missed", arrival.missed));
                 }
                 printer.event(&message, arrival);
                 if let Some(broken) = printer.take_broken() {
@@ -111,6 +111,6 @@ async fn to_the_end(follow: &mut Follow, printer: &mut Printer, id: &str) -> any
             }
         };
         printer.interrupt();
-        say(&said);
+        notice(&said);
     }
 }

@@ -10,11 +10,11 @@ use turn_worker::config::{Settings, parse_duration};
 
 use super::exit;
 use super::print::Printer;
-use super::say::say;
+use super::stderr::notice;
 use super::submit::client;
 use super::turn::check_names;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker tail 019a2c3e-7d1b-7000-8000-000000000000
   turn-worker tail --since 2h nightly-42 | jq -r 'select(.type == \"message_end\").text'
@@ -27,7 +27,7 @@ error, also one that waits for its place: --wait waits for it. Ctrl-C leaves; th
 Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter.";
 
 #[derive(Debug, Args)]
-pub struct TailArgs {
+pub(super) struct TailArgs {
     /// From where the log is read: `first`, or how long ago, such as 2h; less is faster
     #[arg(long, value_name = "D", default_value = "first", value_parser = since)]
     since: Since,
@@ -57,7 +57,7 @@ fn since(text: &str) -> Result<Since, String> {
         .ok_or_else(|| "allowed is first, or a duration such as 90s or 1h30m".to_owned())
 }
 
-pub async fn tail(settings: Settings, args: TailArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn tail(settings: Settings, args: TailArgs) -> anyhow::Result<ExitCode> {
     let id = &args.turn_id;
     check_names(id, args.workspace.as_deref())?;
     let since = args.since.0.map(|ago| {
@@ -81,7 +81,7 @@ async fn to_the_end(tail: &mut Tail, args: &TailArgs) -> anyhow::Result<u8> {
                 found = true;
                 if arrival.missed > 0 && !printer.is_screen() {
                     let missed = arrival.missed;
-                    say(&format!("{missed} events of turn {id} are not in the log"));
+                    notice(&format!("{missed} events of turn {id} are not in the log"));
                 }
                 printer.event(&message, arrival);
                 if let Some(broken) = printer.take_broken() {
@@ -116,6 +116,6 @@ async fn to_the_end(tail: &mut Tail, args: &TailArgs) -> anyhow::Result<u8> {
             TailUpdate::Restored => "reading on".to_owned(),
         };
         printer.interrupt();
-        say(&said);
+        notice(&said);
     }
 }

@@ -16,11 +16,11 @@ use turn_worker::request::{
 use turn_worker::trace::TraceContext;
 
 use super::exit::Usage;
-use super::say::say;
+use super::stderr::notice;
 
 /// For commands that name a turn and maybe its workspace. Whether a path is a
 /// workspace's, only a worker knows.
-pub fn check_names(turn_id: &str, workspace: Option<&str>) -> Result<(), Usage> {
+pub(super) fn check_names(turn_id: &str, workspace: Option<&str>) -> Result<(), Usage> {
     let wrong = |what: &str, found: &str, rule: String| {
         Usage(format!("{what} is {found:?}, allowed is {rule}"))
     };
@@ -36,7 +36,7 @@ pub fn check_names(turn_id: &str, workspace: Option<&str>) -> Result<(), Usage> 
 }
 
 #[derive(Debug, Args)]
-pub struct TurnArgs {
+pub(super) struct TurnArgs {
     /// The workspace: a directory under the workspace root, such as acme/website; created if missing
     #[arg(long, short, value_name = "W")]
     workspace: String,
@@ -82,7 +82,7 @@ pub struct TurnArgs {
 
 /// What only a turn that goes over the broker takes.
 #[derive(Debug, Default, Args)]
-pub struct QueueingArgs {
+pub(super) struct QueueingArgs {
     /// The turn's id; a new UUID without. A turn that was sent before under the same id does not run again
     #[arg(long, value_name = "T")]
     turn_id: Option<String>,
@@ -99,7 +99,7 @@ pub struct QueueingArgs {
     on_busy: OnBusy,
 }
 
-pub fn tenant(text: &str) -> Result<String, String> {
+pub(super) fn tenant(text: &str) -> Result<String, String> {
     is_tenant(text)
         .then(|| text.to_owned())
         .ok_or_else(|| format!("expected {TENANT_RULE}"))
@@ -120,7 +120,7 @@ fn caller() -> Option<TraceContext> {
 }
 
 impl TurnArgs {
-    pub fn submission(&self, queueing: &QueueingArgs) -> anyhow::Result<Submission> {
+    pub(super) fn submission(&self, queueing: &QueueingArgs) -> anyhow::Result<Submission> {
         let turn = NewTurn {
             turn_id: queueing.turn_id.clone(),
             workspace: self.workspace.clone(),
@@ -179,7 +179,7 @@ impl TurnArgs {
         }
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
-            say("reading the prompt; Ctrl-D ends it");
+            notice("reading the prompt; Ctrl-D ends it");
         }
         std::io::read_to_string(stdin).context("can't read the prompt from stdin")
     }

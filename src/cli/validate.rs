@@ -21,7 +21,7 @@ use super::exit;
 use super::render::clean::clean_json;
 use super::render::style::Style;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker validate request.json
   jq -n '{turn_id: \"t-01\", workspace: \"acme/website\", messages: []}' | turn-worker validate - --json
@@ -39,7 +39,7 @@ Exit status: 0 it would be accepted, 1 it would not, 2 wrong arguments or settin
 const MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
-pub struct ValidateArgs {
+pub(super) struct ValidateArgs {
     /// The file that holds the request, - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -52,7 +52,7 @@ pub struct ValidateArgs {
     json: bool,
 }
 
-pub fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn validate(settings: &Settings, args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)
         .map_err(|error| exit::Usage(format!("can't read {}: {error}", args.file.display())))?;
     let root = &settings.workspace_root;

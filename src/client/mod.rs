@@ -4,9 +4,9 @@
 //! rights for more. What it sends twice runs once, since a turn's id is its
 //! idempotency key; so whenever in doubt it sends again.
 
+mod event_order;
 mod follow;
 mod message;
-mod order;
 mod origin;
 mod retry;
 mod tail;
@@ -26,9 +26,9 @@ use crate::amqp::topology::{REQUEST_KEY, Topology};
 use crate::config::target::Target;
 use crate::error::with_sources;
 
+pub use event_order::{Arrival, Order};
 pub use follow::{Follow, Update};
 pub use message::TurnMessage;
-pub use order::{Arrival, Order};
 pub use origin::Origin;
 pub use retry::{RetryError, retried, retry_id};
 pub use tail::{Tail, TailUpdate};

@@ -38,7 +38,7 @@ const PLATFORM: (&str, &str) = ("codex-linux-arm64", "aarch64-unknown-linux-musl
 
 /// The program to run for a `CODEX_BIN` of `name`: looked up in `path` when
 /// it holds no slash, and followed behind npm's script.
-pub fn resolve(name: &str, path: &OsStr) -> Result<PathBuf, BinaryError> {
+pub(crate) fn resolve(name: &str, path: &OsStr) -> Result<PathBuf, BinaryError> {
     let found = if name.contains('/') {
         PathBuf::from(name)
     } else {

@@ -43,7 +43,7 @@ impl Basis {
 /// The default of one turn: what is known of it, and where to keep what codex
 /// reports of it.
 #[derive(Debug, Clone)]
-pub struct DefaultModel {
+pub(crate) struct DefaultModel {
     place: Option<(PathBuf, Basis)>,
     known: Option<String>,
     all: DefaultModels,
@@ -51,7 +51,7 @@ pub struct DefaultModel {
 
 impl DefaultModel {
     /// As things are now: what is learned later is of now.
-    pub fn of(codex: &Codex, home: &Home) -> Self {
+    pub(crate) fn of(codex: &Codex, home: &Home) -> Self {
         // Where each workspace may have settings of its own, each has its own default.
         let shared = codex.workspace_config != WorkspaceConfig::Trusted;
         let home = home.path().filter(|_| shared);
@@ -69,11 +69,11 @@ impl DefaultModel {
     }
 
     /// Returns `None` if codex has not reported it since it may have changed.
-    pub fn known(&self) -> Option<&str> {
+    pub(crate) fn known(&self) -> Option<&str> {
         self.known.as_deref()
     }
 
-    pub fn learn(&self, model: &str) {
+    pub(crate) fn learn(&self, model: &str) {
         let Some((home, basis)) = self.place.clone() else {
             return;
         };

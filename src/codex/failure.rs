@@ -78,12 +78,12 @@ const NO_WORDS: Cause = Cause {
 };
 
 /// The cause in a message of `turn.failed` or `error`.
-pub fn classify(message: &str) -> Cause {
+pub(crate) fn classify(message: &str) -> Cause {
     find(message).unwrap_or(NO_WORDS)
 }
 
 /// The cause where codex ended without a word on stdout about how.
-pub fn classify_exit(exit: &Exit, stderr: &str) -> Cause {
+pub(crate) fn classify_exit(exit: &Exit, stderr: &str) -> Cause {
     let words = match exit {
         Exit::NotStarted { message, .. } => find(message),
         Exit::Code(_) => find(&stderr::spoken(&stderr::clean_tail(stderr))),
@@ -159,13 +159,13 @@ fn normal(words: &str) -> String {
 const NOT_RESUMED: &str = "thread/resume failed: ";
 
 /// The message of a `thread/resume` that was refused, as both engines have it.
-pub fn not_resumed(why: &str) -> String {
+pub(crate) fn not_resumed(why: &str) -> String {
     format!("{NOT_RESUMED}{why}")
 }
 
 /// Whether codex refuses the thread itself: the turn could only run in a new
 /// one. It is not refused for a moment, nor for what would stop any turn.
-pub fn thread_refused(message: &str) -> bool {
+pub(crate) fn thread_refused(message: &str) -> bool {
     classify(message).reason == Thread
 }
 
@@ -175,7 +175,7 @@ pub fn thread_refused(message: &str) -> bool {
 /// would throw its memory away.
 ///
 /// `saw_event`: whether stdout held any event; a lost thread prints no event.
-pub fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
+pub(crate) fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
     if saw_event || !matches!(exit, Exit::Code(code) if *code != 0) {
         return false;
     }
@@ -188,7 +188,7 @@ pub fn thread_lost(exit: &Exit, saw_event: bool, stderr: &str) -> bool {
 }
 
 /// The same of what codex answers to a `thread/resume`.
-pub fn cannot_resume(why: &str) -> bool {
+pub(crate) fn cannot_resume(why: &str) -> bool {
     let unreadable =
         why.contains("failed to read thread") && why.contains("failed to read session metadata");
     why.contains("no rollout found for thread id")

@@ -9,14 +9,14 @@
 use crate::event::Tokens;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Growth {
+pub(super) struct Growth {
     total: Option<Tokens>,
     spent: Option<Tokens>,
 }
 
 impl Growth {
     /// Of a thread with a total known to be zero.
-    pub fn of_new_thread() -> Self {
+    pub(super) fn of_new_thread() -> Self {
         Self {
             total: Some(Tokens::default()),
             spent: None,
@@ -24,18 +24,18 @@ impl Growth {
     }
 
     /// A turn starts.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.spent = None;
     }
 
     /// A total outside the turn.
-    pub fn observe(&mut self, total: Tokens) {
+    pub(super) fn observe(&mut self, total: Tokens) {
         self.total = Some(total);
     }
 
     /// A total in the turn, and what the last answer in it has cost. Returns
     /// what the turn has spent so far, or `None` if that is as it was.
-    pub fn report(&mut self, total: Tokens, last: Option<Tokens>) -> Option<Tokens> {
+    pub(super) fn report(&mut self, total: Tokens, last: Option<Tokens>) -> Option<Tokens> {
         let grown = match self.total.replace(total) {
             // After a reset the first answer is all that there is.
             Some(before) => total.since(before).or(last.filter(|last| *last == total)),
@@ -47,11 +47,11 @@ impl Growth {
     }
 
     /// Returns `None` if no total has grown since the turn started.
-    pub fn spent(&self) -> Option<Tokens> {
+    pub(super) fn spent(&self) -> Option<Tokens> {
         self.spent
     }
 
-    pub fn total(&self) -> Option<Tokens> {
+    pub(super) fn total(&self) -> Option<Tokens> {
         self.total
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Another file at that path, or one that was written to since, has another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileIdentity {
+pub(crate) struct FileIdentity {
     path: PathBuf,
     inode: (u64, u64),
     size: u64,
@@ -14,7 +14,7 @@ pub struct FileIdentity {
 
 impl FileIdentity {
     /// `None` if there is no file, or it may not be looked at.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = path.metadata().ok()?;
         Some(Self {
             path: path.to_owned(),

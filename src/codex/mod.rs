@@ -9,29 +9,29 @@
 //! ```
 
 pub mod app_server;
-pub mod binary;
+pub(crate) mod binary;
 pub mod config_file;
-pub mod default_model;
-pub mod engine;
-pub mod engines;
-pub mod exec;
-pub mod failure;
+pub(crate) mod default_model;
+pub(crate) mod engine;
+pub(crate) mod engines;
+pub(crate) mod exec;
+pub(crate) mod failure;
 mod growth;
 pub mod home;
-pub mod identity;
+pub(crate) mod identity;
 pub mod lines;
-pub mod obstacle;
+pub(crate) mod obstacle;
 pub mod process;
 pub mod program;
 pub mod protocol;
 pub mod rate_limits;
-pub mod recorded;
-pub mod rollout;
-pub mod seal;
-pub mod stderr;
+pub(crate) mod recorded_cause;
+pub(crate) mod rollout;
+pub(crate) mod seal;
+pub(crate) mod stderr;
 pub mod tool;
 pub mod translate;
-pub mod workspace_config;
+pub(crate) mod workspace_config;
 
 #[cfg(test)]
 mod transcripts;

@@ -8,7 +8,7 @@ use std::path::Path;
 const MAX_GIT_FILE: u64 = 64 << 10;
 
 /// What is in the way of a turn in `dir`, in words that name the file.
-pub fn find(dir: &Path) -> Option<String> {
+pub(crate) fn find(dir: &Path) -> Option<String> {
     // codex takes the nearest one, over links.
     let (path, found) = dir.ancestors().find_map(|folder| {
         let path = folder.join(".git");

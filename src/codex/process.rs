@@ -130,7 +130,7 @@ pub(super) struct Process {
 
 impl Process {
     /// The next line of stdout. Cancel-safe.
-    pub async fn next_line(&mut self) -> Option<Line> {
+    pub(super) async fn next_line(&mut self) -> Option<Line> {
         let line = loop {
             if let Some(until) = self.drain_until {
                 break timeout_at(until, self.lines.next()).await;
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Completes when all its processes are gone, except for those that can't be killed.
-    pub async fn end(&mut self) -> End {
+    pub(super) async fn end(&mut self) -> End {
         let closed = self.guard.closed().await;
         // Its end is near: all processes that could write to it are gone.
         if !self.stderr.is_finished() {
@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// For a turn that ends before its process.
-    pub fn so_far(&mut self) -> End {
+    pub(super) fn so_far(&mut self) -> End {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         End {
             exit: Exit::Code(0),
@@ -184,7 +184,7 @@ impl Process {
     }
 
     /// As if codex had written it: for what is known only here.
-    pub fn note(&self, line: &str) {
+    pub(super) fn note(&self, line: &str) {
         note(&self.tail, line.as_bytes());
     }
 }

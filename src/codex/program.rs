@@ -21,7 +21,7 @@ use crate::error::{is_out_of_resources, with_sources};
 use crate::guard::Exit;
 use crate::guard::confine::{Limits, User};
 use crate::guard::{GuardSpec, Guards, SpawnError};
-use crate::tested;
+use crate::versions;
 
 /// codex reports its version, and whether it is logged in, within a tenth of a second.
 const WORDS_LIMIT: Duration = Duration::from_secs(10);
@@ -154,7 +154,7 @@ impl Program {
         // Before it is run: one that is replaced meanwhile is retried.
         let identity = FileIdentity::of(&path);
         let version = report_version(&path, launch).await?;
-        if let Some(why) = tested::codex_too_old(&version, launch.engine) {
+        if let Some(why) = versions::codex_too_old(&version, launch.engine) {
             return Err(ProgramError::TooOld { program: path, why });
         }
         let mut now = self.now();

@@ -33,8 +33,8 @@ use uuid::Uuid;
 use super::protocol;
 use crate::event::Tokens;
 use crate::request::json;
-pub use part::Part;
-pub use turn::{Recorded, of_turn};
+pub(crate) use part::Part;
+pub(crate) use turn::{Recorded, of_turn};
 
 /// How much of the file is in memory at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -54,7 +54,7 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// The record of one thread. It is reopened for every look: codex appends
 /// to it, and may put another file in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rollout {
+pub(crate) struct Rollout {
     path: PathBuf,
     thread_id: String,
 }
@@ -67,7 +67,7 @@ impl Rollout {
     ///
     /// # Errors
     /// A folder that is there but can't be read.
-    pub fn find(codex_home: &Path, thread_id: &str) -> io::Result<Option<Self>> {
+    pub(crate) fn find(codex_home: &Path, thread_id: &str) -> io::Result<Option<Self>> {
         Self::find_among(codex_home, thread_id, &mut { MAX_ENTRIES })
     }
 
@@ -92,12 +92,8 @@ impl Rollout {
     }
 
     /// Its size now, in bytes: what comes later starts here.
-    pub fn len(&self) -> io::Result<u64> {
+    pub(crate) fn len(&self) -> io::Result<u64> {
         Ok(self.open()?.metadata()?.len())
-    }
-
-    pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
     }
 
     /// The running total from which codex counts on: a turn's usage is the
@@ -108,7 +104,7 @@ impl Rollout {
     /// # Errors
     /// The file can't be read, or (`InvalidData`) its last total is in a form
     /// that this version doesn't know: an older one would be a wrong base.
-    pub fn last_total(&self) -> io::Result<Option<Tokens>> {
+    pub(crate) fn last_total(&self) -> io::Result<Option<Tokens>> {
         let file = self.open()?;
         let end = file.metadata()?.len();
         lines::backwards(file, end, MAX_READ, CHUNK, MAX_LINE, token_count)?.transpose()
@@ -119,7 +115,7 @@ impl Rollout {
     /// # Errors
     /// The file can't be read, or (`InvalidData`) one of the answers is recorded
     /// in a form that this version doesn't know: a sum without it is wrong.
-    pub fn since(&self, offset: u64) -> io::Result<Part> {
+    pub(crate) fn since(&self, offset: u64) -> io::Result<Part> {
         let mut part = Part::of_thread(&self.thread_id);
         self.read(offset, MAX_READ, &mut part)?;
         part.whole()

@@ -37,7 +37,7 @@ const FOLDER: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
 const MAX_DEPTH: usize = 16;
 
 /// Makes `home` such a folder. Whether anything had to be changed.
-pub fn seal(home: &File, agents: Owner) -> io::Result<bool> {
+pub(crate) fn seal(home: &File, agents: Owner) -> io::Result<bool> {
     let seal = Seal {
         worker: geteuid(),
         agents: Gid::from_raw(agents.gid),

@@ -16,7 +16,7 @@ fn is_noise(line: &str) -> bool {
 
 /// The end of what codex wrote, as plain text: no terminal codes, no other
 /// control characters, at most 2 KiB.
-pub fn clean_tail(stderr: &str) -> String {
+pub(crate) fn clean_tail(stderr: &str) -> String {
     let plain = strip_terminal_codes(stderr);
     let lines: Vec<&str> = plain.lines().filter(|line| !is_noise(line)).collect();
     let text = lines.join("\n");

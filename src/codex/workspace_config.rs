@@ -25,7 +25,7 @@ pub enum WorkspaceConfig {
 
 /// Arguments that decide whether codex believes the configuration in
 /// `workspace`, under each of its `paths`, and that it trusts no folder above.
-pub fn trust(config: WorkspaceConfig, paths: &[&Path]) -> [String; 2] {
+pub(crate) fn trust(config: WorkspaceConfig, paths: &[&Path]) -> [String; 2] {
     let above = paths.iter().flat_map(|path| path.ancestors().skip(1));
     let mut projects = toml::Table::new();
     for folder in above.collect::<BTreeSet<_>>() {
@@ -61,7 +61,7 @@ fn set(key: &str, value: Value) -> [String; 2] {
 /// unlike a list such as `exclude`, which would replace the operator's.
 ///
 /// The name must be one of a variable, as [`crate::config`] takes it.
-pub fn command_variable(name: &str, value: &str) -> [String; 2] {
+pub(crate) fn command_variable(name: &str, value: &str) -> [String; 2] {
     let key = format!("shell_environment_policy.set.{name}");
     set(&key, Value::String(value.to_owned()))
 }
@@ -72,7 +72,7 @@ const GIT_COUNT: &str = "GIT_CONFIG_COUNT";
 /// ends at a setting that no `git status` accepts, before it looks at a file.
 /// The agent's own git does not see it, thanks to the arguments that are
 /// returned. Git has no switch for filter programs alone.
-pub fn without_git_status(env: &mut Vec<(String, String)>) -> Option<[String; 2]> {
+pub(crate) fn without_git_status(env: &mut Vec<(String, String)>) -> Option<[String; 2]> {
     let known = env.iter().find(|(name, _)| name == GIT_COUNT);
     let count = match known {
         Some((_, count)) if !count.is_empty() => count.clone(),

@@ -79,7 +79,7 @@ pub(super) fn has_tls(url: &SecretString) -> bool {
 
 /// The URL for people: anything that may be a password, or a part of one that was
 /// not encoded, is left out. What looks like no URL may be anything at all.
-pub fn redacted(url: &str) -> String {
+pub(super) fn redacted(url: &str) -> String {
     let scheme = ["amqp", "amqps", "http", "https"]
         .into_iter()
         .find(|scheme| url.split_once("://").is_some_and(|(s, _)| s == *scheme));

@@ -8,7 +8,7 @@ mod error;
 mod exposed;
 mod read;
 mod table;
-pub mod target;
+pub(crate) mod target;
 mod tls;
 mod value;
 

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// What a URL's `heartbeat` may ask for, in seconds. Without heartbeats (0), a
 /// host that vanishes would keep its turns for ever.
-pub const HEARTBEATS_S: RangeInclusive<u16> = 1..=60;
+pub(crate) const HEARTBEATS_S: RangeInclusive<u16> = 1..=60;
 
 /// A broker's virtual host, shown as `host:port/vhost`; never holds a password.
 #[derive(Debug, Clone, PartialEq, Eq)]

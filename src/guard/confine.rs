@@ -100,7 +100,7 @@ pub(super) struct Confinement {
 }
 
 impl Confinement {
-    pub fn enter(&self) -> Entered {
+    pub(super) fn enter(&self) -> Entered {
         // First, as raising a limit takes a privilege.
         self.limits.set().at(Step::Limits)?;
         if let Some(mark) = self.mark {

@@ -72,7 +72,7 @@ impl Confirmations {
 
 impl LockConfirmer {
     /// `lock` is held. The thread owns this descriptor, and closes it when it ends.
-    pub fn start(lock: OwnedFd, timeout: Duration) -> io::Result<Self> {
+    pub(super) fn start(lock: OwnedFd, timeout: Duration) -> io::Result<Self> {
         let shared = Arc::new(Mutex::new(Confirmations {
             last: since_boot(),
             lost: None,
@@ -96,18 +96,18 @@ impl LockConfirmer {
     }
 
     /// Why the lock counts as lost. Returns `None` while it is confirmed.
-    pub fn lost(&self) -> Option<String> {
+    pub(super) fn lost(&self) -> Option<String> {
         locked(&self.shared).check(since_boot(), self.timeout)
     }
 
     /// How long the caller may wait before it checks again.
-    pub fn tick(&self) -> Duration {
+    pub(super) fn tick(&self) -> Duration {
         TICK.min(self.timeout / PER_TIMEOUT)
     }
 
     /// Ends the thread, which has closed its descriptor then. Waits for a confirmation in flight,
     /// until it is too late; returns why the lock counts as lost.
-    pub fn stop(mut self) -> Option<String> {
+    pub(super) fn stop(mut self) -> Option<String> {
         drop(self.stop.take());
         loop {
             match self.ended.recv_timeout(self.tick()) {

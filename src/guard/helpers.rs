@@ -63,7 +63,7 @@ pub(super) struct Helpers {
 }
 
 impl Descendants {
-    pub fn now(codex: Pid) -> io::Result<Self> {
+    pub(super) fn now(codex: Pid) -> io::Result<Self> {
         Ok(Self {
             codex: codex.as_raw_pid(),
             living: tree::living_below_me()?.into_iter().collect(),
@@ -71,7 +71,7 @@ impl Descendants {
     }
 
     /// Of all that lives, in bytes.
-    pub fn memory(&self) -> u64 {
+    pub(super) fn memory(&self) -> u64 {
         self.living.keys().map(|pid| proc::memory(*pid)).sum()
     }
 
@@ -99,7 +99,7 @@ impl Descendants {
 
 impl Helpers {
     /// A turn is about to start.
-    pub fn mark(&mut self, look: &Descendants) {
+    pub(super) fn mark(&mut self, look: &Descendants) {
         let own = look.living.iter();
         let own = own.filter(|(pid, stat)| !look.follows(**pid, stat));
         self.own = own.map(|(pid, stat)| (*pid, stat.started)).collect();
@@ -108,7 +108,7 @@ impl Helpers {
 
     /// MCP servers have started: what lives in the server's session is theirs. Not so what
     /// is still codex itself, between fork and exec.
-    pub fn adopt(&mut self, look: &Descendants) {
+    pub(super) fn adopt(&mut self, look: &Descendants) {
         let probe = HostFiles::of(look.codex);
         self.adopt_with(look, |pid| probe.is_codex(pid));
     }
@@ -123,12 +123,12 @@ impl Helpers {
     }
 
     /// From now on, no process counts as known.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
 
     /// After a turn.
-    pub fn judge(&mut self, look: &Descendants) -> Result<Rest, Unrest> {
+    pub(super) fn judge(&mut self, look: &Descendants) -> Result<Rest, Unrest> {
         self.judge_with(look, &HostFiles::of(look.codex))
     }
 

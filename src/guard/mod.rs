@@ -15,29 +15,29 @@
 //! waits for the next turn.
 
 mod child;
+pub(crate) mod child_pids;
 pub mod confine;
 mod confirm;
 mod exit;
 mod handle;
-mod held;
+mod held_workspaces;
 mod helpers;
-pub mod own;
 mod pool;
 pub mod proc;
+mod process_limits;
 mod protocol;
 mod receive;
 mod send;
-mod standing;
 mod stray;
 pub mod tag;
-pub mod tree;
+pub(crate) mod tree;
 mod unkillable;
 mod warm;
 
 pub use child::main as guard_main;
 pub use exit::Exit;
 pub use handle::{Closed, FileArg, Guard, GuardSpec, Pipes, SpawnError};
-pub use held::HeldWorkspaces;
+pub use held_workspaces::HeldWorkspaces;
 pub use helpers::Unrest;
 pub use pool::{Guards, drop_elsewhere};
 pub use protocol::Leave;

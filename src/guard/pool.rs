@@ -25,12 +25,12 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::Exit;
+use super::child_pids::{self, ChildPid};
 use super::handle::{Answer, Closed, Guard, GuardSpec, Over, Pipes, SpawnError};
-use super::own::{self, Own};
 use super::protocol::Report;
 use super::send::{send_start, start_message};
 use super::tree::Killed;
-use super::{GUARD_ARG, HeldWorkspaces, Unkillable, standing, tree};
+use super::{GUARD_ARG, HeldWorkspaces, Unkillable, process_limits, tree};
 use crate::fault;
 
 /// So many wait at most: half a megabyte each. More turns than that never end
@@ -51,7 +51,7 @@ pub struct Guards {
 pub(super) struct Seat {
     reports: BufReader<OwnedReadHalf>,
     child: Child,
-    own: Own,
+    own: ChildPid,
     /// Whether it may have another turn.
     again: bool,
 }
@@ -115,7 +115,7 @@ impl Guards {
             // A terminal's Ctrl-C is for the worker alone, which then decides. The guard makes itself
             // a session of its own; a hook here that did so would have the whole worker forked.
             .process_group(0);
-        let (child, own) = own::start(&mut command).map_err(|source| SpawnError::Spawn {
+        let (child, own) = child_pids::start(&mut command).map_err(|source| SpawnError::Spawn {
             program: self.program.clone(),
             source,
         })?;
@@ -137,7 +137,7 @@ impl Guards {
         while let Some((mut seat, orders)) = waiting.pop() {
             // It may have been killed meanwhile, stopped or changed it.
             let lives = matches!(seat.child.try_wait(), Ok(None));
-            if lives && seat.pid().is_some_and(standing::is_as_new) {
+            if lives && seat.pid().is_some_and(process_limits::is_as_new) {
                 return Some((seat, orders));
             }
         }
@@ -323,7 +323,7 @@ fn kill_orphans(limit: Duration) -> Killed {
     static HUNT: Mutex<()> = Mutex::new(());
     let _alone = HUNT.lock().unwrap_or_else(PoisonError::into_inner);
     let known = unkillable().clone();
-    tree::kill_orphans(own::pids, &known, limit)
+    tree::kill_orphans(child_pids::pids, &known, limit)
 }
 
 /// With codex's ends of stdout and stderr.
@@ -350,7 +350,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         let mut command = Command::new("sleep");
-        let (child, own) = own::start(command.arg("1000").kill_on_drop(true)).unwrap();
+        let (child, own) = child_pids::start(command.arg("1000").kill_on_drop(true)).unwrap();
         let (reports, orders) = ours.into_split();
         let seat = Seat {
             reports: BufReader::new(reports),

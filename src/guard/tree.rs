@@ -133,17 +133,17 @@ fn living(found: &[(i32, Stat)]) -> Vec<Identity> {
 }
 
 /// Processes by what identifies them: pids are used again.
-pub type Known = HashSet<Identity>;
+pub(crate) type Known = HashSet<Identity>;
 
 /// For the guard: what lives below this process now.
-pub fn living_below_me() -> io::Result<Vec<(i32, Stat)>> {
+pub(crate) fn living_below_me() -> io::Result<Vec<(i32, Stat)>> {
     let mut below = below(&look_around()?, [getpid().as_raw_pid()], &HashSet::new());
     below.retain(|(_, stat)| stat.alive);
     Ok(below)
 }
 
 /// How a guard clears what is below it.
-pub struct Clearing<'a> {
+pub(crate) struct Clearing<'a> {
     /// It is not counted, nor is what is `known`.
     pub codex: Option<Pid>,
     pub known: Option<&'a Known>,
@@ -153,7 +153,7 @@ pub struct Clearing<'a> {
 
 /// All are gone that were below the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cleared {
+pub(crate) struct Cleared {
     pub leftovers: u64,
     /// Something took longer than the limit.
     pub was_overdue: bool,
@@ -166,7 +166,7 @@ impl Clearing<'_> {
     /// all have ended, however long that takes: the lock must not be free before. Past the
     /// limit, `overdue` gets the count so far and what lives, once; from then on it is
     /// looked for seldom. `nap` waits, for a child's end or for so long.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         mut overdue: impl FnMut(u64, &[Identity]),
         mut nap: impl FnMut(Duration),
@@ -216,7 +216,7 @@ impl Clearing<'_> {
 
 /// The result of killing processes that are not children of this one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Killed {
+pub(crate) struct Killed {
     pub count: u64,
     /// What lives though it was killed.
     pub left: Vec<Identity>,
@@ -226,7 +226,7 @@ pub struct Killed {
 /// the next subreaper. Ends all that is below the worker and not below one of
 /// `own`, the processes that the worker has started itself and not yet reaped, nor
 /// known to be unkillable. Not to be called twice at a time.
-pub fn kill_orphans(
+pub(crate) fn kill_orphans(
     own: impl Fn() -> HashSet<i32>,
     unkillable: &HashSet<Identity>,
     limit: Duration,
@@ -276,7 +276,7 @@ fn reap(pid: i32) {
 }
 
 /// Returns once all of them have ended, however long that takes.
-pub fn outlive(processes: &[Identity]) {
+pub(crate) fn outlive(processes: &[Identity]) {
     let mut pause = SLOW_PAUSE[0];
     while processes.iter().any(|one| is_alive(*one)) {
         kill_again(processes);
@@ -298,7 +298,7 @@ fn kill_again(processes: &[Identity]) {
 const MOST_ROUNDS: u32 = 20;
 
 /// Kills these, and returns which live on.
-pub fn kill_known(processes: &[Identity]) -> Vec<Identity> {
+pub(crate) fn kill_known(processes: &[Identity]) -> Vec<Identity> {
     let mut left = processes.to_vec();
     for round in 0..MOST_ROUNDS {
         left.retain(|one| is_alive(*one));
@@ -313,7 +313,7 @@ pub fn kill_known(processes: &[Identity]) -> Vec<Identity> {
 
 /// Ends every process on this host that carries the tag, and what is below it: what
 /// a guard and a worker that were killed together have left.
-pub fn kill_tagged(tag: &Tag) -> Killed {
+pub(crate) fn kill_tagged(tag: &Tag) -> Killed {
     let me = getpid().as_raw_pid();
     let mut hunt = Hunt::default();
     let mut left = Vec::new();

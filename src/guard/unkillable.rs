@@ -21,7 +21,7 @@ use super::proc;
 use crate::fault;
 
 /// Processes by what identifies them: pids are reused.
-pub type Identity = (i32, u64);
+pub(super) type Identity = (i32, u64);
 
 /// More are only counted.
 const MAX_PROCESSES: usize = 50;

@@ -61,7 +61,7 @@ enum Phase {
 }
 
 impl Server {
-    pub fn new(bell: OwnedFd) -> Self {
+    pub(super) fn new(bell: OwnedFd) -> Self {
         Self {
             phase: Phase::Turn,
             helpers: Helpers::default(),
@@ -72,11 +72,11 @@ impl Server {
     }
 
     /// What is no turn's, as far as it is known.
-    pub fn helpers(&self) -> &Known {
+    pub(super) fn helpers(&self) -> &Known {
         &self.helpers.met
     }
 
-    pub fn hear(&mut self, order: u8, codex: Pid) -> Next {
+    pub(super) fn hear(&mut self, order: u8, codex: Pid) -> Next {
         match (order, self.phase) {
             (MARK, Phase::Turn) => {
                 match Descendants::now(codex) {
@@ -127,13 +127,13 @@ impl Server {
     }
 
     /// After how long to look up without a message.
-    pub fn timeout(&self) -> Option<Timespec> {
+    pub(super) fn timeout(&self) -> Option<Timespec> {
         let waits = self.phase == Phase::Waiting;
         waits.then(|| Timespec::try_from(LOOK_EVERY).ok()).flatten()
     }
 
     /// Why it is to end, if it is, though its worker has not asked for that.
-    pub fn leaves(&mut self, codex: Pid) -> Option<Leave> {
+    pub(super) fn leaves(&mut self, codex: Pid) -> Option<Leave> {
         if self.phase != Phase::Waiting {
             return None;
         }
@@ -155,7 +155,7 @@ impl Server {
 
     /// When all of it has ended. Its worker has the lock's
     /// description too, and needs it no more only between turns.
-    pub fn let_go(&self, lock: &OwnedFd) -> io::Result<()> {
+    pub(super) fn let_go(&self, lock: &OwnedFd) -> io::Result<()> {
         self.set_idle(false);
         match self.phase {
             Phase::Waiting => Ok(flock(lock, FlockOperation::Unlock)?),

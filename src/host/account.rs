@@ -124,7 +124,7 @@ enum TrialState {
 }
 
 impl Account {
-    pub fn turn_ended(&mut self, sign: Sign, now: Instant) {
+    pub(super) fn turn_ended(&mut self, sign: Sign, now: Instant) {
         let (lack, reset) = match sign {
             Sign::Works => return *self = Self::default(),
             Sign::Unclear => return,
@@ -157,7 +157,7 @@ impl Account {
     }
 
     /// `None` if there is no fault, or a trial runs.
-    pub fn next_trial(&self) -> Option<Instant> {
+    pub(super) fn next_trial(&self) -> Option<Instant> {
         match self.fault.as_ref()?.trial {
             TrialState::Due(due) => Some(due),
             TrialState::Running { .. } => None,
@@ -165,7 +165,7 @@ impl Account {
     }
 
     /// False if there is no fault to try, or a trial runs.
-    pub fn begin_trial(&mut self) -> bool {
+    pub(super) fn begin_trial(&mut self) -> bool {
         let Some(fault) = &mut self.fault else {
             return false;
         };
@@ -178,7 +178,7 @@ impl Account {
         begins
     }
 
-    pub fn trial_ended(&mut self, now: Instant) {
+    pub(super) fn trial_ended(&mut self, now: Instant) {
         let Some(fault) = &mut self.fault else {
             return;
         };
@@ -197,7 +197,7 @@ impl Account {
     }
 
     /// Returns `None` if turns can run.
-    pub fn finding(&self) -> Option<Finding> {
+    pub(super) fn finding(&self) -> Option<Finding> {
         let fault = self.fault.as_ref()?;
         let what = match fault.lack {
             Lack::UsageLimit => "the account's allowance is used up",

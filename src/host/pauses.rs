@@ -20,7 +20,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    pub fn next(&mut self, fit: bool, now: Instant) -> Duration {
+    pub(super) fn next(&mut self, fit: bool, now: Instant) -> Duration {
         if fit {
             self.fit_since.get_or_insert(now);
             return PERIOD;

@@ -10,7 +10,7 @@ use super::{Finding, Lack, Look, Probe};
 use crate::codex::program::{Launch, Program};
 use crate::config::EngineKind;
 use crate::metrics::Metrics;
-use crate::tested::doubt_of_codex;
+use crate::versions::doubt_of_codex;
 use crate::workspace::Root;
 
 /// A disk that takes longer for a small file runs no turn.

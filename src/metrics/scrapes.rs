@@ -17,11 +17,11 @@ pub(super) struct Scrapes {
 }
 
 impl Scrapes {
-    pub fn counted(&mut self, now: Instant) {
+    pub(super) fn counted(&mut self, now: Instant) {
         self.counted = Some(now);
     }
 
-    pub fn scraped(&mut self, now: Instant) {
+    pub(super) fn scraped(&mut self, now: Instant) {
         let since = self.last.replace(now).map(|last| now - last);
         self.interval = since.or(self.interval);
     }
@@ -29,7 +29,7 @@ impl Scrapes {
     /// How long to wait for a scrape of what was counted last: two intervals,
     /// 5 s at least and `limit` at most. Returns `None` if it was scraped, or if there is no monitor,
     /// which scrapes more than once.
-    pub fn pause(&self, limit: Duration) -> Option<Duration> {
+    pub(super) fn pause(&self, limit: Duration) -> Option<Duration> {
         let (interval, last, counted) = (self.interval?, self.last?, self.counted?);
         let pause = interval.saturating_mul(2).max(LEAST).min(limit);
         (last < counted && !pause.is_zero()).then_some(pause)

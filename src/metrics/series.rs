@@ -580,7 +580,7 @@ where
     P::M: Settable,
 {
     /// `None`: it is unknown.
-    pub fn set(&self, value: Option<<P::M as Settable>::Value>) {
+    pub(super) fn set(&self, value: Option<<P::M as Settable>::Value>) {
         match value {
             Some(value) => self.0.with_label_values(NO_LABELS).store(value),
             None => self.0.reset(),

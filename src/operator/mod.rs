@@ -3,11 +3,11 @@
 //! orders to a pool without shared storage.
 
 mod dead;
+mod dead_letter;
 mod homes;
-mod letter;
 mod status;
 mod turn;
-mod why;
+mod wait_reason;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use crate::client::is_missing;
 use crate::config::target::Target;
 
 pub use dead::{DeadLetters, MAX_HELD};
-pub use letter::DeadLetter;
+pub use dead_letter::DeadLetter;
 pub use status::{PoolStatus, SequencerStatus, WorkerStatus};
 pub use turn::{AttemptEnd, AttemptReport, EndReport, TurnReport, TurnState};
-pub use why::why;
+pub use wait_reason::why;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {

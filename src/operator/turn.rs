@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::status::PoolStatus;
-use super::why::why;
+use super::wait_reason::why;
 use crate::event::{
     ErrorCode, EventBody, Reason, SealedEvent, StopReason, Tokens, TurnEvent, Usage,
 };

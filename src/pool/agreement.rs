@@ -100,7 +100,7 @@ impl Agreement {
 /// The settings that decide about a turn, and which one counts is the
 /// broker's choice: that of the active sequencer, or of the worker that gets
 /// the offer. They contain no secrets.
-pub fn settings_of(settings: &Settings) -> BTreeMap<String, String> {
+pub(super) fn settings_of(settings: &Settings) -> BTreeMap<String, String> {
     let or = |value: &Option<String>, default: &str| {
         value.clone().unwrap_or_else(|| format!("({default})"))
     };

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Clocks that are kept by NTP differ by far less; the broker's delay may make
 /// up for some of it.
-pub const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
+pub(super) const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
 /// A report may be late, several in a row rarely are.
 const SAMPLES: usize = 4;
 /// Needed to call a clock late: one report may have been under way for long.
@@ -13,19 +13,19 @@ const ENOUGH: usize = 3;
 /// The differences of the last reports. Each is the true one less the time
 /// that the report was under way, so the largest is the closest.
 #[derive(Debug, Default)]
-pub struct Skew {
+pub(super) struct Skew {
     samples: [SignedDuration; SAMPLES],
     seen: usize,
 }
 
 impl Skew {
-    pub fn heard(&mut self, theirs: Timestamp, ours: Timestamp) {
+    pub(super) fn heard(&mut self, theirs: Timestamp, ours: Timestamp) {
         self.samples[self.seen % SAMPLES] = theirs.duration_since(ours);
         self.seen += 1;
     }
 
     /// By how much the other clock is ahead; `None` if it may be right.
-    pub fn ahead(&self) -> Option<SignedDuration> {
+    pub(super) fn ahead(&self) -> Option<SignedDuration> {
         let samples = &self.samples[..self.seen.min(SAMPLES)];
         let closest = *samples.iter().max()?;
         // Being under way makes a clock look late, never early.

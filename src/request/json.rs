@@ -132,18 +132,20 @@ impl<'de> DeserializeSeed<'de> for Plain {
 pub(crate) struct Room(Cell<usize>);
 
 impl Room {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Cell::new(MAX_VALUES))
     }
 
     /// Reads as [`Plain`] does, leaving out what there is no room for: the last
     /// items of lists, and fields of objects. The value itself is always there.
-    pub fn seed<'de>(&self) -> impl DeserializeSeed<'de, Value = Value> {
+    pub(crate) fn seed<'de>(&self) -> impl DeserializeSeed<'de, Value = Value> {
         Counted(Limit::LeaveOut(&self.0))
     }
 
     /// Reads a list of anything, as far as there is room.
-    pub fn list<'de, T: Deserialize<'de>>(&self) -> impl DeserializeSeed<'de, Value = Vec<T>> {
+    pub(crate) fn list<'de, T: Deserialize<'de>>(
+        &self,
+    ) -> impl DeserializeSeed<'de, Value = Vec<T>> {
         List(&self.0, PhantomData)
     }
 }

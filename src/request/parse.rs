@@ -13,7 +13,7 @@ use super::ids::{MODEL_NAME_RULE, TENANT_RULE, is_model_name, is_tenant};
 use super::messages::{self, IgnoredParts, Prompt};
 use super::notices;
 use super::rejection::{Violations, quoted, shown};
-use super::repeated::repeated_fields;
+use super::repeated_fields::repeated_fields;
 use super::unreadable::{Finding, no_object, unreadable};
 use super::{
     IdError, Image, Limits, MAX_IMAGES, MAX_OUTPUT_SCHEMA_BYTES, Metadata, ModelChoice,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 /// A time that is further away than this is not meant as one: a zero value, milliseconds
 /// for seconds, a clock that was never set.
-pub const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Since `enqueued_at`; zero if the producer's clock is ahead. Returns `None`
 /// if that time is more than `PLAUSIBLE_WAIT` away.

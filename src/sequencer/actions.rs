@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::describe::Asked;
-use super::elsewhere::Asking;
 use super::homes_log::{LogAnswer, LostEnds};
 use super::lanes::Lanes;
 use super::queue::{Action, ClaimAnswer, Destination, QueuedTurn, SHARED, Ticket};
+use super::remote_records::Asking;
 use crate::amqp::messages::{Control, Offer};
 use crate::amqp::outbox::{Outbox, OutboxSettings};
 use crate::amqp::pool::PublisherLink;

@@ -15,7 +15,7 @@ pub(super) struct Complaints {
 
 impl Complaints {
     /// Once a minute for each kind.
-    pub fn control(&mut self, ignored: &IgnoredControl) {
+    pub(super) fn control(&mut self, ignored: &IgnoredControl) {
         let kinds = ControlFault::ALL.iter().zip(&mut self.controls);
         for (_, throttle) in kinds.filter(|(kind, _)| **kind == ignored.fault) {
             if let Some(suppressed) = throttle.admit(Instant::now()) {
@@ -25,7 +25,7 @@ impl Complaints {
         }
     }
 
-    pub fn reply_to(&mut self, queue: &str) {
+    pub(super) fn reply_to(&mut self, queue: &str) {
         if let Some(suppressed) = self.reply_to.admit(Instant::now()) {
             tracing::warn!(
                 queue = %queue.escape_debug(),
@@ -36,7 +36,7 @@ impl Complaints {
         }
     }
 
-    pub fn expiration(&mut self, expiration: &str) {
+    pub(super) fn expiration(&mut self, expiration: &str) {
         if let Some(suppressed) = self.expiration.admit(Instant::now()) {
             tracing::warn!(
                 expiration = %expiration.escape_debug(),

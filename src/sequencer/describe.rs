@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::actions::{Actor, Answer};
-use super::elsewhere::unexpected;
 use super::queue::Place;
+use super::remote_records::unexpected;
 use super::reply::unless_cut;
 use crate::amqp::messages::{DescribeTurn, Description, RecordsAnswer, RecordsTask, TurnPosition};
 use crate::amqp::reply::ReplyAddress;
@@ -61,7 +61,7 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             allowance: Allowance::full(now),
             places: Arc::new(Semaphore::new(PLACES)),
@@ -69,7 +69,7 @@ impl Questions {
     }
 
     /// Returns `None` if there are too many.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         now: Instant,
         turn: DescribeTurn,

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::actions::{Actor, Answer};
-use super::elsewhere::{ANSWER_LIMIT, unexpected};
 use super::intake::PREFETCH;
+use super::remote_records::{ANSWER_LIMIT, unexpected};
 use crate::amqp::consume::{ConsumeError, ConsumerHold, Delivery, Receipt};
 use crate::amqp::link::Link;
 use crate::amqp::messages::{RecordsAnswer, RecordsTask};
@@ -95,22 +95,22 @@ struct OpenLog {
 }
 
 impl HomesLog {
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    pub fn is_read(&self) -> bool {
+    pub(super) fn is_read(&self) -> bool {
         let open = self.open.as_ref();
         open.is_some_and(|open| open.reading.is_none())
     }
 
     /// Since when it has been open.
-    pub fn since(&self) -> Option<Instant> {
+    pub(super) fn since(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.since)
     }
 
     /// Consumes on the session's connection, which ends with it.
-    pub async fn open(
+    pub(super) async fn open(
         &mut self,
         link: &Link,
         actor: &Actor,
@@ -138,7 +138,7 @@ impl HomesLog {
     }
 
     /// The next entry; never if it is not open. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Delivery, ConsumeError> {
+    pub(super) async fn next(&mut self) -> Result<Delivery, ConsumeError> {
         match &mut self.open {
             Some(open) => open.consumer.next().await,
             None => pending().await,
@@ -146,7 +146,7 @@ impl HomesLog {
     }
 
     /// `Err` if the entry can't be read: what it says could be anything.
-    pub async fn take(&mut self, delivery: Delivery) -> Result<LogStep, String> {
+    pub(super) async fn take(&mut self, delivery: Delivery) -> Result<LogStep, String> {
         let Some(open) = &mut self.open else {
             return Ok(LogStep::None);
         };
@@ -190,7 +190,12 @@ impl HomesLog {
     }
 
     /// Replaces the entries by snapshots where that makes them fewer by far.
-    pub fn tidy(&mut self, homes: &Homes, actor: &Actor, answers: &mpsc::UnboundedSender<Answer>) {
+    pub(super) fn tidy(
+        &mut self,
+        homes: &Homes,
+        actor: &Actor,
+        answers: &mpsc::UnboundedSender<Answer>,
+    ) {
         let Some(open) = &mut self.open else { return };
         let at_first = open.fewest == 0;
         let limit = if at_first { FEW } else { open.fewest + MANY };
@@ -220,7 +225,7 @@ impl HomesLog {
         });
     }
 
-    pub async fn replaced(&mut self, entries: Vec<Receipt>, done: bool) {
+    pub(super) async fn replaced(&mut self, entries: Vec<Receipt>, done: bool) {
         let Some(open) = &mut self.open else { return };
         open.is_replacing = false;
         if !done {
@@ -236,7 +241,7 @@ impl HomesLog {
     }
 
     /// Orders that are not under way, by their numbers.
-    pub fn orders(&mut self) -> impl Iterator<Item = (u64, &mut PendingOrder)> {
+    pub(super) fn orders(&mut self) -> impl Iterator<Item = (u64, &mut PendingOrder)> {
         let orders = self.orders.iter_mut();
         orders
             .filter(|(_, order)| !order.is_under_way)
@@ -244,7 +249,7 @@ impl HomesLog {
     }
 
     /// For operators.
-    pub fn pending(&self) -> Vec<String> {
+    pub(super) fn pending(&self) -> Vec<String> {
         let orders = self.orders.values();
         let shown = orders.map(|pending| match &pending.order {
             Order::Lost { host, .. } => format!("home lost {host}: {}", pending.why),
@@ -256,12 +261,12 @@ impl HomesLog {
         shown.take(8).collect()
     }
 
-    pub fn order(&mut self, number: u64) -> Option<&mut PendingOrder> {
+    pub(super) fn order(&mut self, number: u64) -> Option<&mut PendingOrder> {
         self.orders.get_mut(&number)
     }
 
     /// It is carried out, or can't be.
-    pub async fn settle(&mut self, number: u64) {
+    pub(super) async fn settle(&mut self, number: u64) {
         if let Some(order) = self.orders.remove(&number) {
             let _ = order.receipt.ack().await;
         }
@@ -367,7 +372,7 @@ struct LostEnd {
 }
 
 impl LostEnds {
-    pub fn keep(&self, workspace: &Arc<str>, turn_id: &Arc<str>, events: Vec<SealedEvent>) {
+    pub(super) fn keep(&self, workspace: &Arc<str>, turn_id: &Arc<str>, events: Vec<SealedEvent>) {
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ends.push_back(LostEnd {
             workspace: Arc::clone(workspace),
@@ -379,7 +384,7 @@ impl LostEnds {
         }
     }
 
-    pub fn take(&self, workspace: &str, turn_id: &str) -> Option<Vec<SealedEvent>> {
+    pub(super) fn take(&self, workspace: &str, turn_id: &str) -> Option<Vec<SealedEvent>> {
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |end: &LostEnd| *end.workspace == *workspace && *end.turn_id == *turn_id;
         let place = ends.iter().position(is_it)?;

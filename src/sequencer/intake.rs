@@ -81,7 +81,7 @@ pub(super) struct Intake<R, C> {
 
 impl<R, C> Intake<R, C> {
     /// `kept_bytes`: of contents, at most; the first is kept in any case.
-    pub fn new(kept_bytes: usize) -> Self {
+    pub(super) fn new(kept_bytes: usize) -> Self {
         Self {
             entries: BTreeMap::new(),
             first_without: None,
@@ -94,7 +94,7 @@ impl<R, C> Intake<R, C> {
 
     /// `returned`: how often the broker had it back, `None` for a message that
     /// is delivered for the first time.
-    pub fn arrived(
+    pub(super) fn arrived(
         &mut self,
         now: Instant,
         returned: Option<u64>,
@@ -124,17 +124,17 @@ impl<R, C> Intake<R, C> {
     }
 
     /// How many messages it has.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether every message has its content.
-    pub fn keeps_all(&self) -> bool {
+    pub(super) fn keeps_all(&self) -> bool {
         self.first_without.is_none()
     }
 
     /// When [`Intake::next`] may have one that it has not had before.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match self.gathering {
             Gathering::Since { last } => Some(last + QUIET),
             Gathering::NotBegun | Gathering::Over => None,
@@ -142,7 +142,7 @@ impl<R, C> Intake<R, C> {
     }
 
     /// Takes the first one out.
-    pub fn next(&mut self, now: Instant) -> NextTurn<R, C> {
+    pub(super) fn next(&mut self, now: Instant) -> NextTurn<R, C> {
         if let Some(deadline) = self.deadline() {
             if now < deadline && self.entries.len() < usize::from(PREFETCH) {
                 return NextTurn::None;

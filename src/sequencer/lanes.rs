@@ -33,7 +33,7 @@ pub(super) enum LaneError {
 impl Lanes {
     /// Waits for the lane of a workspace, while earlier work of it lasts. Without
     /// a workspace there is no lane to wait for.
-    pub async fn enter(&self, workspace: Option<&str>) -> Result<Lane, LaneError> {
+    pub(super) async fn enter(&self, workspace: Option<&str>) -> Result<Lane, LaneError> {
         let Some(workspace) = workspace else {
             return Ok(Lane { _alone: None });
         };
@@ -60,7 +60,7 @@ impl Lanes {
 
 impl Lane {
     /// Runs the work in a thread. If that hangs, only the lane hangs with it.
-    pub async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LaneError> {

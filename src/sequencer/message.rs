@@ -26,7 +26,7 @@ pub(super) struct TurnMessage {
 
 impl TurnMessage {
     /// Takes the body out of the delivery.
-    pub fn take(delivery: &mut Delivery) -> Self {
+    pub(super) fn take(delivery: &mut Delivery) -> Self {
         let properties = &delivery.properties;
         let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
         Self {
@@ -44,7 +44,7 @@ impl TurnMessage {
         }
     }
 
-    pub fn properties(&self) -> Properties<'_> {
+    pub(super) fn properties(&self) -> Properties<'_> {
         Properties {
             message_id: self.message_id.as_deref(),
             correlation_id: self.correlation_id.as_deref(),
@@ -59,12 +59,12 @@ impl TurnMessage {
 
     /// Where the sender wants the turn's end sent to; `Err` with the name of a
     /// queue that may not be the sender's own.
-    pub fn reply_address(&self) -> Result<Option<ReplyAddress>, &str> {
+    pub(super) fn reply_address(&self) -> Result<Option<ReplyAddress>, &str> {
         ReplyAddress::of(self.reply_to.as_deref(), self.correlation_id.as_deref())
     }
 
     /// How much memory it takes, about.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let texts = [
             &self.message_id,
             &self.correlation_id,

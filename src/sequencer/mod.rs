@@ -7,20 +7,20 @@
 //! codex.control ─────────────────▶   └──────── answers ◀──────────────┘  acks
 //! ```
 
-pub mod queue;
+pub(crate) mod queue;
 
 mod actions;
+mod arrival;
 mod backlog_report;
 mod complaints;
 mod describe;
-mod elsewhere;
 mod homes_log;
 mod intake;
 mod lanes;
 mod message;
 mod peers;
-mod receipt;
 mod rejection;
+mod remote_records;
 mod removal;
 mod reply;
 mod restarts;

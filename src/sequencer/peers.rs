@@ -45,7 +45,7 @@ struct Peer {
 
 impl Peers {
     /// `before`: consumers that were there before this process.
-    pub fn new(now: Instant, me: &str, before: u64) -> Self {
+    pub(super) fn new(now: Instant, me: &str, before: u64) -> Self {
         Self {
             me: me.to_owned(),
             since: now,
@@ -57,7 +57,7 @@ impl Peers {
         }
     }
 
-    pub fn heard(&mut self, now: Instant, process: String, active: bool, describes: bool) {
+    pub(super) fn heard(&mut self, now: Instant, process: String, active: bool, describes: bool) {
         self.forget(now);
         let known = self.heard.len() < MOST || self.heard.contains_key(&process);
         let peer = Peer {
@@ -73,7 +73,7 @@ impl Peers {
     /// Whether this process answers producers' questions. The active sequencer
     /// does. The broker names it only by giving it a turn, so without a known one
     /// to be active, the process with the smallest id does.
-    pub fn is_to_describe(&mut self, now: Instant, active: bool) -> bool {
+    pub(super) fn is_to_describe(&mut self, now: Instant, active: bool) -> bool {
         self.forget(now);
         let yields_to =
             |(process, peer): (&String, &Peer)| peer.active || peer.describes && *process < self.me;
@@ -82,7 +82,7 @@ impl Peers {
     }
 
     /// A turn has come: this process is the one.
-    pub fn delivered(&mut self) {
+    pub(super) fn delivered(&mut self) {
         self.delivered = true;
         self.came_second = false;
     }
@@ -90,7 +90,7 @@ impl Peers {
     /// `room`: this process can hold more turns. `muted`: the broker takes no
     /// publishes, so silence of other processes is no sign. Returns
     /// what was found if something else gets the turns.
-    pub fn look(
+    pub(super) fn look(
         &mut self,
         now: Instant,
         queue: &str,

@@ -88,24 +88,24 @@ mod processes;
 mod stuck;
 #[cfg(test)]
 mod tests;
-mod waiting;
+mod waiting_heads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use affinity::{Destination, WhyShared};
+pub(crate) use affinity::{Destination, WhyShared};
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
-pub use counts::{LineSummary, Oldest, Place, Summary};
+pub(crate) use counts::{LineSummary, Oldest, Place};
 use held::{Held, Line};
-pub use held::{QueuedTurn, Ticket, Verdict};
-pub use homes::HostSummary;
+pub(crate) use held::{QueuedTurn, Ticket, Verdict};
+pub(crate) use homes::HostSummary;
 use hosts::Hosts;
-pub use hosts::{AWAY_AFTER, SHARED};
-pub use messages::{Action, Arrival, ClaimAnswer};
-pub use processes::WorkerReport;
-pub use stuck::{STUCK_AFTER, StuckTurn};
+pub(crate) use hosts::{AWAY_AFTER, SHARED};
+pub(crate) use messages::{Action, Arrival, ClaimAnswer};
+pub(crate) use processes::WorkerReport;
+pub(crate) use stuck::StuckTurn;
 
 use uuid::Uuid;
 
@@ -149,7 +149,7 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     max_waiting: usize,
     /// All held turns, in the order in which they came.
     turns: BTreeMap<Ticket, Held>,
@@ -176,7 +176,7 @@ pub struct Queue {
 impl Queue {
     /// `max_waiting`: turns held of one workspace, at least 1. `seed` decides
     /// the jitter only; sequencers should not share it.
-    pub fn new(max_waiting: usize, seed: u64) -> Self {
+    pub(crate) fn new(max_waiting: usize, seed: u64) -> Self {
         Self {
             max_waiting: max_waiting.max(1),
             turns: BTreeMap::new(),
@@ -198,7 +198,7 @@ impl Queue {
     /// `guard`: how much later a head may have come that is offered before a
     /// waiting one, as its server waits where the slot is free; zero: no
     /// process is preferred.
-    pub fn with_guard(mut self, guard: Duration) -> Self {
+    pub(crate) fn with_guard(mut self, guard: Duration) -> Self {
         self.guard = guard;
         self.hosts = Hosts::shared(guard);
         self
@@ -206,7 +206,7 @@ impl Queue {
 
     /// The consumer is gone, and with it every delivery: they will come again,
     /// here or elsewhere. Answers still under way for them will be ignored.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.turns.clear();
         self.lines.clear();
         self.by_id.clear();
@@ -216,7 +216,7 @@ impl Queue {
     }
 
     /// A delivery of `codex.turns`.
-    pub fn delivered(
+    pub(crate) fn delivered(
         &mut self,
         now: Instant,
         tag: u64,
@@ -267,7 +267,7 @@ impl Queue {
     /// A worker reports that the turn has ended and its events are confirmed.
     /// False: it is not held here, which is no fault (a second `done`, or an
     /// offer that outlived its turn).
-    pub fn done(
+    pub(crate) fn done(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -283,7 +283,7 @@ impl Queue {
     }
 
     /// A worker reports what it runs, as pairs of workspace and turn id.
-    pub fn heartbeat<'a>(
+    pub(crate) fn heartbeat<'a>(
         &mut self,
         now: Instant,
         running: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -309,7 +309,7 @@ impl Queue {
 
     /// The turn is to be cancelled. Without a workspace, every turn of
     /// that id is meant; if no such turn is held, any that comes later.
-    pub fn cancel(
+    pub(crate) fn cancel(
         &mut self,
         now: Instant,
         turn_id: &str,
@@ -355,21 +355,21 @@ impl Queue {
     /// an hour. A shell that never reports it gets plain repeats.
     ///
     /// `disk`: that of the work queue; [`SHARED`] for that of a pool that shares its root.
-    pub fn work_queue_depth(&mut self, disk: Uuid, ready: u64) {
+    pub(crate) fn work_queue_depth(&mut self, disk: Uuid, ready: u64) {
         if let Some(host) = self.hosts.of(Some(disk)) {
             host.untaken = ready;
         }
     }
 
     /// The disks with a work queue in use.
-    pub fn disks(&self) -> Vec<Uuid> {
+    pub(crate) fn disks(&self) -> Vec<Uuid> {
         self.hosts.iter().map(|(disk, _)| disk).collect()
     }
 
     /// What operators have paused. Its turns keep their places and are not offered;
     /// those that run go on, and cancels and deadlines hold. What is not paused any more is
     /// offered at once: workers drop the offers that they get meanwhile.
-    pub fn set_paused(&mut self, now: Instant, paused: Arc<Pauses>, out: &mut Vec<Action>) {
+    pub(crate) fn set_paused(&mut self, now: Instant, paused: Arc<Pauses>, out: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.paused, paused);
         let changed = |line: &Line| {
             let head = line.head()?;
@@ -391,7 +391,7 @@ impl Queue {
     }
 
     /// Time has passed. Due is what [`Queue::next_deadline`] returned, or more.
-    pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.slots_settle.is_some_and(|at| at <= now) {
             self.slots_settle = None;
             self.use_all_room(now, out);
@@ -408,13 +408,13 @@ impl Queue {
     }
 
     /// When [`Queue::tick`] has something to do next.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         [timer, self.slots_settle].into_iter().flatten().min()
     }
 
     /// Of a held turn: the delivery that is acked when it has ended.
-    pub fn first_tag(&self, workspace: &str, turn_id: &str) -> Option<u64> {
+    pub(crate) fn first_tag(&self, workspace: &str, turn_id: &str) -> Option<u64> {
         let held = self.turns.get(&self.find(workspace, turn_id)?)?;
         held.tags.first().copied()
     }

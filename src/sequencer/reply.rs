@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::actions::Actor;
-use super::elsewhere::{ANSWER_LIMIT, unexpected};
+use super::remote_records::{ANSWER_LIMIT, unexpected};
 use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::error::with_sources;
@@ -29,7 +29,7 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    pub fn of(workspace: Arc<str>, turn_id: Arc<str>) -> Self {
+    pub(super) fn of(workspace: Arc<str>, turn_id: Arc<str>) -> Self {
         Self {
             workspace,
             turn_id,
@@ -37,11 +37,11 @@ impl Callers {
         }
     }
 
-    pub fn workspace(&self) -> &str {
+    pub(super) fn workspace(&self) -> &str {
         &self.workspace
     }
 
-    pub fn add(&mut self, address: ReplyAddress) {
+    pub(super) fn add(&mut self, address: ReplyAddress) {
         if self.addresses.len() < MAX_CALLERS && !self.addresses.contains(&address) {
             self.addresses.push(address);
         }

@@ -35,7 +35,12 @@ impl Default for Restarts {
 impl Restarts {
     /// After a session of length `lasted`, which noticed `ended`. `connection`:
     /// why its connection ended, if it did; the cause of what was noticed.
-    pub fn pause(&mut self, lasted: Duration, connection: Option<String>, ended: &str) -> Duration {
+    pub(super) fn pause(
+        &mut self,
+        lasted: Duration,
+        connection: Option<String>,
+        ended: &str,
+    ) -> Duration {
         if lasted >= LASTING {
             *self = Self::default();
         }

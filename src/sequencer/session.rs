@@ -20,13 +20,13 @@ use super::actions::{Actor, Answer};
 use super::backlog_report;
 use super::complaints::Complaints;
 use super::describe::Questions;
-use super::elsewhere::queued_turn;
 use super::homes_log::HomesLog;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
 use super::peers::Peers;
 use super::queue::{Action, Arrival, Queue, SHARED, WorkerReport};
 use super::rejection::Refused;
+use super::remote_records::queued_turn;
 use super::removal::{Removal, RemovalError};
 use super::reply::Callers;
 use super::restarts::{Restarts, cause};
@@ -51,10 +51,10 @@ use crate::fault;
 use crate::heartbeat::HEARTBEAT;
 use crate::http::{Health, SequencerState};
 use crate::metrics::{Backlog, Metrics, OfferAnswer};
-use crate::parts::Parts;
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, TurnRequest, WorkspaceId};
+use crate::supervisor::Supervisor;
 use crate::tenants::Tenants;
 
 /// Status and control messages are tiny and handled at once.
@@ -85,7 +85,7 @@ pub struct Sequencer {
     pub pool: Pool,
     pub pauses: PauseWatch,
     pub tenants: Tenants,
-    pub parts: Parts,
+    pub supervisor: Supervisor,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -301,7 +301,7 @@ impl Sequencer {
             (Fanout::Control, control_queue.as_str()),
         ];
         let mut upkeep = pin!(self.topology.keep(link, &own));
-        let watchdog = Watchdog::start(link.clone(), &self.parts);
+        let watchdog = Watchdog::start(link.clone(), &self.supervisor);
         let mut pulse = interval(PULSE);
         let depths = watch::Sender::new(None);
         let disks = watch::Sender::new(vec![SHARED]);

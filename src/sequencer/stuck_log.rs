@@ -23,7 +23,7 @@ pub(super) struct StuckLog {
 }
 
 impl StuckLog {
-    pub fn heard(&mut self, now: Instant, blocked: Vec<BlockedReport>) {
+    pub(super) fn heard(&mut self, now: Instant, blocked: Vec<BlockedReport>) {
         for report in blocked {
             if self.reported.len() >= MOST {
                 self.reported
@@ -36,7 +36,7 @@ impl StuckLog {
         }
     }
 
-    pub fn log(&mut self, now: Instant, stuck: &[StuckTurn]) {
+    pub(super) fn log(&mut self, now: Instant, stuck: &[StuckTurn]) {
         for (workspace, turn_id) in self.over(stuck) {
             let (turn_id, workspace) = (&*turn_id, &*workspace);
             tracing::info!(turn_id, workspace, "the workspace is not stuck any more");

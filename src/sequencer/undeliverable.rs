@@ -57,7 +57,7 @@ pub(super) struct CrashCount(u32);
 
 impl CrashCount {
     /// A session of length `lasted` has ended.
-    pub fn ended(&mut self, crashed: bool, lasted: Duration) {
+    pub(super) fn ended(&mut self, crashed: bool, lasted: Duration) {
         if !crashed || lasted >= LASTING {
             self.0 = 0;
         }
@@ -65,15 +65,15 @@ impl CrashCount {
     }
 
     /// It was searched for, here or elsewhere: what comes must prove itself again.
-    pub fn tried(&mut self) {
+    pub(super) fn tried(&mut self) {
         self.0 = 1;
     }
 
-    pub fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.0 > 0
     }
 
-    pub fn state(&self) -> HeadState {
+    pub(super) fn state(&self) -> HeadState {
         match self.0 {
             ..SUSPICIOUS => HeadState::Deliverable,
             SUSPICIOUS..CERTAIN => HeadState::Suspicious,
@@ -117,7 +117,7 @@ pub(super) struct HeadSearch {
 }
 
 impl HeadSearch {
-    pub fn new(ready: usize) -> Self {
+    pub(super) fn new(ready: usize) -> Self {
         Self {
             seen: Vec::new(),
             lap: None,
@@ -126,7 +126,7 @@ impl HeadSearch {
         }
     }
 
-    pub fn next(&self) -> SearchStep {
+    pub(super) fn next(&self) -> SearchStep {
         let Some(next) = self.lap else {
             return match !self.crashed && self.seen.len() > self.ready {
                 true => SearchStep::NotFound,
@@ -143,12 +143,12 @@ impl HeadSearch {
     }
 
     /// A message was handed over, and is returned.
-    pub fn returned(&mut self, fingerprint: u64) {
+    pub(super) fn returned(&mut self, fingerprint: u64) {
         self.note(Seen::Returned(fingerprint));
     }
 
     /// The channel ended.
-    pub fn crashed(&mut self) {
+    pub(super) fn crashed(&mut self) {
         self.crashed = true;
         self.note(Seen::Crash);
         if self.lap.is_none() {

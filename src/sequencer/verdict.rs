@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::actions::Actor;
-use super::elsewhere::{ANSWER_LIMIT, unexpected};
 use super::queue::{ClaimAnswer, QueuedTurn, Verdict as Wanted};
+use super::remote_records::{ANSWER_LIMIT, unexpected};
 use crate::amqp::dead_letter::Refusal;
 use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::error::with_sources;

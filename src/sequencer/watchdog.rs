@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::amqp::link::Link;
-use crate::parts::{PartName, Parts};
+use crate::supervisor::{PartName, Supervisor};
 
 /// A loop that has not come round for so long hangs: it wakes every second,
 /// and waits only for acks, for 10 s at most.
@@ -22,10 +22,10 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    pub fn start(link: Link, parts: &Parts) -> Self {
+    pub(super) fn start(link: Link, supervisor: &Supervisor) -> Self {
         let rounds = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&rounds);
-        let parts = parts.clone();
+        let supervisor = supervisor.clone();
         let watching = async move {
             loop {
                 let before = seen.load(Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Watchdog {
             }
         };
         let task = tokio::spawn(async move {
-            let _ = parts.guard(PartName::Watchdog, watching).await;
+            let _ = supervisor.guard(PartName::Watchdog, watching).await;
         });
         Self {
             rounds,
@@ -47,7 +47,7 @@ impl Watchdog {
     }
 
     /// The loop has come round.
-    pub fn alive(&self) {
+    pub(super) fn alive(&self) {
         self.rounds.fetch_add(1, Ordering::Relaxed);
     }
 }

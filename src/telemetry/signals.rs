@@ -19,7 +19,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Exporting is off unless an endpoint is set, or an exporter asked for by name: the
     /// specification's default, a collector on this host, is mostly not there.
-    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(super) fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut signals = Self::default();
         if set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {

@@ -7,7 +7,7 @@ use tokio::task::block_in_place;
 
 use super::attempt::Attempt;
 use super::ending::{Ending, cancelled_ending, failure, simple_ending};
-use super::hold::{Hints, Hold, Taken};
+use super::lease::{Hints, Lease, Taken};
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
 use crate::event::{ErrorCode, SealedEvent, StopReason};
@@ -77,8 +77,8 @@ impl<E: Engine> Runner<E> {
             return Ok(Outcome::AlreadyEnded(ended));
         }
         let idle = self.engine.idle();
-        let mut hold = match Hold::take(&workspace, idle, hints, &self.metrics).await? {
-            Taken::Hold(hold) => *hold,
+        let mut lease = match Lease::take(&workspace, idle, hints, &self.metrics).await? {
+            Taken::Lease(lease) => *lease,
             Taken::Busy => return Ok(Outcome::Busy),
             Taken::Held(unkillable) => {
                 let record = block_in_place(|| workspace.unkillable()).map_err(StateError::from)?;
@@ -87,10 +87,12 @@ impl<E: Engine> Runner<E> {
             }
         };
         fault::at("turn.locked");
-        let outcome = self.serve(request, &workspace, &mut hold, sink, stop).await;
+        let outcome = self
+            .serve(request, &workspace, &mut lease, sink, stop)
+            .await;
         match outcome {
-            Ok(Some(Outcome::LockLost)) => hold.abandon(),
-            _ => hold.release(&workspace, idle).await,
+            Ok(Some(Outcome::LockLost)) => lease.abandon(),
+            _ => lease.release(&workspace, idle).await,
         }
         match (outcome?, workspace.unusable()) {
             (Some(outcome), _) => Ok(outcome),
@@ -107,7 +109,7 @@ impl<E: Engine> Runner<E> {
         &self,
         request: &TurnRequest,
         workspace: &Workspace,
-        hold: &mut Hold,
+        lease: &mut Lease,
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Option<Outcome>, NotStarted> {
@@ -118,14 +120,14 @@ impl<E: Engine> Runner<E> {
         }
         // Again: it may have ended while we waited for the lock.
         let mut found = block_in_place(|| look_up(workspace, request))?;
-        if let Some(predecessor) = hold.predecessor.take()
+        if let Some(predecessor) = lease.predecessor.take()
             && !matches!(found, Found::Ended(_))
         {
             if !predecessor.outlived(workspace, stop).await? {
                 return Ok(Some(Outcome::Returned));
             }
             // No guard has confirmed it meanwhile.
-            if !block_in_place(|| hold.journal.lock().is_held()).map_err(StateError::from)? {
+            if !block_in_place(|| lease.journal.lock().is_held()).map_err(StateError::from)? {
                 return Ok(Some(Outcome::Busy));
             }
             found = block_in_place(|| look_up(workspace, request))?;
@@ -178,18 +180,18 @@ impl<E: Engine> Runner<E> {
             let ending = Ending::not_run(
                 StopReason::Cancelled,
                 None,
-                attempt.spent_before(&hold.journal),
+                attempt.spent_before(&lease.journal),
             )
             .superseded_by(mark.superseded_by);
             attempt
-                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .end_unrun(&mut lease.journal, ending, sink, stop)
                 .await
         } else if let Some(why) = unusable {
             let error = failure(ErrorCode::WorkspaceRejected, why.to_string(), false);
-            let spent = attempt.spent_before(&hold.journal);
+            let spent = attempt.spent_before(&lease.journal);
             let ending = Ending::not_run(StopReason::Error, Some(error), spent);
             attempt
-                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .end_unrun(&mut lease.journal, ending, sink, stop)
                 .await
         } else if charged >= max_attempts as usize {
             let message = format!(
@@ -199,13 +201,13 @@ impl<E: Engine> Runner<E> {
             let ending = Ending::not_run(
                 StopReason::Error,
                 Some(error),
-                attempt.spent_before(&hold.journal),
+                attempt.spent_before(&lease.journal),
             );
             attempt
-                .end_unrun(&mut hold.journal, ending, sink, stop)
+                .end_unrun(&mut lease.journal, ending, sink, stop)
                 .await
         } else {
-            attempt.run(hold, sink, stop).await?
+            attempt.run(lease, sink, stop).await?
         };
         Ok(Some(outcome))
     }

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::emit::Emitter;
 use super::ending::{Ending, failure, message_start, sealer};
 use super::fence;
-use super::hold::{self, Hold};
 use super::images::{self, NoImages};
+use super::lease::{self, Lease};
 use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent, UsageReport};
@@ -26,7 +26,7 @@ use crate::codex::failure::{thread_lost, thread_refused};
 use crate::codex::home::Home;
 use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::{Finished, Verdict};
-use crate::codex::{obstacle, recorded, stderr};
+use crate::codex::{obstacle, recorded_cause, stderr};
 use crate::error::with_sources;
 use crate::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnError};
 use crate::fault;
@@ -60,7 +60,7 @@ struct StartedAttempt {
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
-    pub fn new(
+    pub(super) fn new(
         runner: &'a Runner<E>,
         request: &'a TurnRequest,
         workspace: &'a Workspace,
@@ -76,18 +76,18 @@ impl<'a, E: Engine> Attempt<'a, E> {
         }
     }
 
-    pub async fn run<S: EventSink>(
+    pub(super) async fn run<S: EventSink>(
         &self,
-        hold: &mut Hold,
+        lease: &mut Lease,
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
-        let Hold {
+        let Lease {
             journal,
             server,
             took_over,
             predecessor: _,
-        } = hold;
+        } = lease;
         let mut start = match (&server, took_over) {
             (Some(_), _) => ServerStart::Warm,
             (None, true) => ServerStart::TookOver,
@@ -97,7 +97,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
         let dir = self.workspace.open_dir()?;
         let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
         let bell = bell.map_err(StateError::from)?;
-        let tag = hold::tag(self.workspace);
+        let tag = lease::tag(self.workspace);
         let began = proc::now();
         let unkillable = self.workspace.unkillable().map_err(StateError::from)?;
         let StartedAttempt {
@@ -329,7 +329,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// Ends the turn without running codex.
-    pub async fn end_unrun<S: EventSink>(
+    pub(super) async fn end_unrun<S: EventSink>(
         &self,
         journal: &mut LockedJournal,
         mut ending: Ending,
@@ -345,7 +345,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
     }
 
     /// What earlier attempts spent, for an ending without a run.
-    pub fn spent_before(&self, journal: &LockedJournal) -> Spent {
+    pub(super) fn spent_before(&self, journal: &LockedJournal) -> Spent {
         block_in_place(|| {
             let place = self.workspace.codex_home().ok();
             let home = place.and_then(|place| self.runner.homes.of(place).ok());
@@ -502,7 +502,7 @@ fn with_recorded_cause(mut finished: Finished, home: Option<&Path>) -> Finished 
     if let Verdict::Failed(error) = &mut finished.verdict
         && (error.code, error.reason) == (ErrorCode::TurnFailed, Reason::Unknown)
         && let (Some(home), Some(thread)) = (home, &finished.thread_id)
-        && let Some(cause) = recorded::cause(home, thread, &error.message)
+        && let Some(cause) = recorded_cause::cause(home, thread, &error.message)
     {
         error.reason = cause.reason;
         error.retryable = cause.retryable;

@@ -9,15 +9,15 @@ use tokio::time::Instant;
 use crate::event::EventBody;
 
 /// How long a piece may wait for more.
-pub const WINDOW: Duration = Duration::from_millis(30);
+pub(crate) const WINDOW: Duration = Duration::from_millis(30);
 /// The most of one piece, in bytes.
-pub const MAX_PIECE: usize = 4 << 10;
+pub(crate) const MAX_PIECE: usize = 4 << 10;
 
 /// The first piece of an item, and one after a pause, goes at once; what
 /// follows waits for at most the window. Anything else first lets out what
 /// waits, so that the order is kept.
 #[derive(Debug)]
-pub struct Coalescer {
+pub(crate) struct Coalescer {
     window: Duration,
     /// What waits, and until when.
     waiting: Option<(Piece, Instant)>,
@@ -90,7 +90,7 @@ impl Default for Coalescer {
 
 impl Coalescer {
     /// Without a window everything goes at once.
-    pub fn new(window: Duration) -> Self {
+    pub(crate) fn new(window: Duration) -> Self {
         Self {
             window,
             waiting: None,
@@ -99,7 +99,7 @@ impl Coalescer {
     }
 
     /// What is to be published now.
-    pub fn push(&mut self, body: EventBody, now: Instant) -> Vec<EventBody> {
+    pub(crate) fn push(&mut self, body: EventBody, now: Instant) -> Vec<EventBody> {
         let mut piece = match Piece::of(body) {
             Ok(piece) => piece,
             Err(other) => {
@@ -141,12 +141,12 @@ impl Coalescer {
     }
 
     /// When something that waits has to go.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.waiting.as_ref().map(|(_, until)| *until)
     }
 
     /// What has waited for long enough.
-    pub fn due(&mut self, now: Instant) -> Vec<EventBody> {
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<EventBody> {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Vec::new();
         }
@@ -158,7 +158,7 @@ impl Coalescer {
     }
 
     /// All that waits.
-    pub fn flush(&mut self) -> Vec<EventBody> {
+    pub(crate) fn flush(&mut self) -> Vec<EventBody> {
         let Some((piece, until)) = self.waiting.take() else {
             return Vec::new();
         };

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::sink::EventSink;
+use super::event_sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::config::EventSet;
 use crate::event::{EventBody, SealedEvent, Sealer, Tokens};
@@ -17,7 +17,7 @@ pub(super) struct Emitter<'a, S> {
 }
 
 impl<'a, S: EventSink> Emitter<'a, S> {
-    pub fn new(sealer: Sealer, set: EventSet, sink: &'a S) -> Self {
+    pub(super) fn new(sealer: Sealer, set: EventSet, sink: &'a S) -> Self {
         Self {
             sealer,
             set,
@@ -26,18 +26,18 @@ impl<'a, S: EventSink> Emitter<'a, S> {
         }
     }
 
-    pub fn first_text(&self) -> Option<Instant> {
+    pub(super) fn first_text(&self) -> Option<Instant> {
         self.first_text
     }
 
     /// What the attempt has spent so far.
-    pub fn spent(&self, so_far: Tokens) {
+    pub(super) fn spent(&self, so_far: Tokens) {
         self.sink.spent(so_far);
     }
 
     /// Numbers an event without handing it out. Numbered only here, behind
     /// the filter, so that `seq` has no gap (G6).
-    pub fn seal(&mut self, body: EventBody) -> Option<SealedEvent> {
+    pub(super) fn seal(&mut self, body: EventBody) -> Option<SealedEvent> {
         if matches!(body, EventBody::TextDelta { .. }) {
             self.first_text.get_or_insert_with(Instant::now);
         }
@@ -46,7 +46,7 @@ impl<'a, S: EventSink> Emitter<'a, S> {
     }
 
     /// Waits for room on the way out, at most until the turn has to stop.
-    pub async fn emit(&mut self, body: EventBody, clocks: &mut Clocks) -> Result<(), Stop> {
+    pub(super) async fn emit(&mut self, body: EventBody, clocks: &mut Clocks) -> Result<(), Stop> {
         let Some(event) = self.seal(body) else {
             return Ok(());
         };

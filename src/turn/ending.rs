@@ -52,7 +52,7 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Of a turn that codex was not started for.
-    pub fn not_run(stop_reason: StopReason, error: Option<TurnError>, spent: Spent) -> Self {
+    pub(super) fn not_run(stop_reason: StopReason, error: Option<TurnError>, spent: Spent) -> Self {
         Self {
             trailing: Vec::new(),
             stop_reason,
@@ -70,7 +70,12 @@ impl Ending {
     }
 
     /// Of a turn that codex is done with, or was stopped at.
-    pub fn ran(finished: Finished, stop: Option<Stop>, spent: Spent, leftovers: u64) -> Self {
+    pub(super) fn ran(
+        finished: Finished,
+        stop: Option<Stop>,
+        spent: Spent,
+        leftovers: u64,
+    ) -> Self {
         let mut trailing = finished.events;
         if spent.base_unknown {
             trailing.push(EventBody::Notice {
@@ -107,7 +112,7 @@ impl Ending {
     }
 
     /// Of a turn with a thread that could not be written to the session file.
-    pub fn unkept(mut self, unkept: Option<Unkept>) -> Self {
+    pub(super) fn unkept(mut self, unkept: Option<Unkept>) -> Self {
         if unkept.is_some() {
             self.trailing.push(EventBody::Notice {
                 code: NoticeCode::SessionNotKept,
@@ -122,7 +127,7 @@ impl Ending {
 
     /// Of a turn that must answer in JSON. What a turn that came to no good
     /// end said last is no answer.
-    pub fn structured(mut self) -> Self {
+    pub(super) fn structured(mut self) -> Self {
         if self.stop_reason == StopReason::EndTurn {
             match structured::read(self.text.as_deref()) {
                 Ok(value) => self.structured = Some(value),
@@ -136,13 +141,13 @@ impl Ending {
     }
 
     /// For which turn it was cancelled, if it was.
-    pub fn superseded_by(mut self, turn_id: Option<String>) -> Self {
+    pub(super) fn superseded_by(mut self, turn_id: Option<String>) -> Self {
         self.superseded_by = turn_id.filter(|_| self.stop_reason == StopReason::Cancelled);
         self
     }
 
     /// The last events, in their order.
-    pub fn bodies(
+    pub(super) fn bodies(
         &self,
         metadata: Option<Metadata>,
         model: Option<String>,

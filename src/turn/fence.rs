@@ -42,7 +42,7 @@ pub(super) struct Predecessor {
 impl Predecessor {
     /// Returns `None` if its processes, if there are any, can be seen from here, or would not
     /// end by themselves.
-    pub fn of(open: Started, here: &str) -> Option<Self> {
+    pub(super) fn of(open: Started, here: &str) -> Option<Self> {
         let fence = open.fence.as_ref().filter(|fence| fence.place != here)?;
         Some(Self {
             wait: Duration::from_millis(fence.after_ms) + MARGIN,
@@ -51,7 +51,7 @@ impl Predecessor {
     }
 
     /// Completes when all of its processes must have ended; false if the worker shuts down first.
-    pub async fn outlived(
+    pub(super) async fn outlived(
         &self,
         workspace: &Workspace,
         stop: &StopHandle,

@@ -15,15 +15,15 @@
 
 mod admission;
 mod attempt;
-pub mod coalesce;
+pub(crate) mod coalesce;
 mod emit;
 mod ending;
+mod event_sink;
 mod fence;
-mod hold;
 mod images;
+mod lease;
 mod process;
 mod record;
-mod sink;
 mod stop;
 mod structured;
 mod usage;
@@ -32,8 +32,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use ending::{cancelled_ending, lost_ending, rejected_ending, simple_ending};
-pub use hold::Hints;
-pub use sink::{EventSink, Immediate};
+pub use event_sink::{EventSink, Immediate};
+pub use lease::Hints;
 pub use stop::{Stop, StopHandle};
 
 use crate::codex::home::Homes;

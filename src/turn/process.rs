@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::coalesce::Coalescer;
 use super::emit::Emitter;
-use super::sink::EventSink;
+use super::event_sink::EventSink;
 use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};

@@ -101,7 +101,7 @@ impl Default for StopHandle {
 
 /// A turn's timeouts.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(super) struct Limits {
     /// The whole turn, waiting for a slow broker included.
     pub wall: Duration,
     /// Silence of codex.
@@ -110,7 +110,7 @@ pub struct Limits {
 
 /// Completes with the reason when a turn has to stop.
 #[derive(Debug)]
-pub struct Clocks {
+pub(super) struct Clocks {
     handle: StopHandle,
     wall: Pin<Box<Sleep>>,
     idle: Pin<Box<Sleep>>,
@@ -120,7 +120,7 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    pub fn start(handle: StopHandle, limits: Limits) -> Self {
+    pub(super) fn start(handle: StopHandle, limits: Limits) -> Self {
         let now = Instant::now();
         Self {
             handle,
@@ -132,26 +132,26 @@ impl Clocks {
     }
 
     /// Timeouts that only time can stop.
-    pub fn at_most(wall: Duration) -> Self {
+    pub(super) fn at_most(wall: Duration) -> Self {
         Self::start(StopHandle::new(), Limits { wall, idle: wall })
     }
 
     /// codex said something, or we were the ones who did not listen: the
     /// silence counts from now.
-    pub fn heard(&mut self) {
+    pub(super) fn heard(&mut self) {
         let now = Instant::now();
         let from = self.silent_until.map_or(now, |until| until.max(now));
         self.idle.as_mut().reset(from + self.idle_limit);
     }
 
     /// codex reported that a tool sleeps so long: until then silence does not count.
-    pub fn expect_silence(&mut self, time: Duration) {
+    pub(super) fn expect_silence(&mut self, time: Duration) {
         self.silent_until = self.silent_until.max(Some(Instant::now() + time));
         self.heard();
     }
 
     /// While codex is listened to.
-    pub async fn stop(&mut self) -> Stop {
+    pub(super) async fn stop(&mut self) -> Stop {
         tokio::select! {
             biased;
             stop = self.handle.stopped() => stop,
@@ -161,7 +161,7 @@ impl Clocks {
     }
 
     /// While codex is not listened to: then its silence is ours.
-    pub async fn stop_unheard(&mut self) -> Stop {
+    pub(super) async fn stop_unheard(&mut self) -> Stop {
         tokio::select! {
             biased;
             stop = self.handle.stopped() => stop,
@@ -170,7 +170,10 @@ impl Clocks {
     }
 
     /// `work`, unless the turn has to stop first.
-    pub async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn unless_stopped<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stop> {
         tokio::select! {
             biased;
             value = work => Ok(value),

@@ -20,7 +20,7 @@ use crate::workspace::{Baseline, ThreadStart};
 
 /// What a turn has spent, as far as codex reported it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Spent {
+pub(super) struct Spent {
     /// What all agents of the turn spent, in all of its attempts together.
     pub usage: Option<Usage>,
     /// The thread's total now, from which the next turn counts.
@@ -33,7 +33,7 @@ pub struct Spent {
 
 /// What codex itself has reported.
 #[derive(Debug, Clone)]
-pub enum UsageReport {
+pub(super) enum UsageReport {
     /// All of the turn.
     All(Reported),
     /// What it had spent when codex was stopped, or was gone.
@@ -44,7 +44,7 @@ pub enum UsageReport {
 
 /// Measures one attempt.
 #[derive(Debug)]
-pub struct Meter {
+pub(super) struct Meter {
     codex_home: Option<PathBuf>,
     /// Spent by earlier attempts that were aborted; not counted yet.
     carried: Option<Usage>,
@@ -54,7 +54,7 @@ pub struct Meter {
 impl Meter {
     /// `resume` is the thread that is to go on, `stored` what the workspace's
     /// last turn left, `earlier` how this turn's earlier attempts started.
-    pub fn start<'a>(
+    pub(super) fn start<'a>(
         codex_home: Option<PathBuf>,
         resume: Option<&str>,
         stored: Option<&Baseline>,
@@ -85,13 +85,13 @@ impl Meter {
     }
 
     /// The thread can't be resumed: what codex runs instead is new.
-    pub fn forget_thread(&mut self) {
+    pub(super) fn forget_thread(&mut self) {
         self.start = None;
     }
 
     /// How the thread stood at the start; goes into the journal, so that the
     /// next attempt can count what this one spent if it is cut off.
-    pub fn thread_start(&self) -> Option<&ThreadStart> {
+    pub(super) fn thread_start(&self) -> Option<&ThreadStart> {
         self.start.as_ref()
     }
 
@@ -134,7 +134,7 @@ impl Meter {
     }
 
     /// What was spent where this attempt runs no codex.
-    pub fn unrun(&self) -> Spent {
+    pub(super) fn unrun(&self) -> Spent {
         Spent {
             usage: self.carried,
             ..Spent::default()
@@ -142,7 +142,7 @@ impl Meter {
     }
 
     /// What was spent, once codex has ended on `thread`.
-    pub fn finish(&self, thread: Option<&str>, report: UsageReport) -> Spent {
+    pub(super) fn finish(&self, thread: Option<&str>, report: UsageReport) -> Spent {
         let Some(thread) = thread else {
             return self.unrun();
         };

@@ -71,7 +71,7 @@ enum Done {
 }
 
 impl CancelMarks {
-    pub fn of(root: Root, running: RunningTurns) -> (Self, MarkKeeper) {
+    pub(super) fn of(root: Root, running: RunningTurns) -> (Self, MarkKeeper) {
         let (ask, asked) = mpsc::channel(ASKED);
         let (unwritten, seen) = watch::channel(0);
         let marks = Self {
@@ -91,12 +91,12 @@ impl CancelMarks {
     }
 
     /// For the next attempt to see, should this one end without recording its end.
-    pub fn write(&self, cancelled: Cancelled) {
+    pub(super) fn write(&self, cancelled: Cancelled) {
         self.ask(Ask::Write(cancelled));
     }
 
     /// Looks for the marks of all that runs here.
-    pub fn look(&self) {
+    pub(super) fn look(&self) {
         self.ask(Ask::Look);
     }
 
@@ -107,7 +107,7 @@ impl CancelMarks {
     }
 
     /// Completes when no mark is left to be written.
-    pub async fn written(&self) {
+    pub(super) async fn written(&self) {
         let mut unwritten = self.unwritten.clone();
         // It ends with an error only together with the keeper.
         let _ = unwritten
@@ -118,7 +118,7 @@ impl CancelMarks {
 
 impl MarkKeeper {
     /// Works until it is dropped.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -13,15 +13,15 @@
 //! A process also has a queue of its own, for turns with a server that it keeps. What
 //! comes there goes to a free slot, with its own consumer stopped meanwhile.
 
-mod blocked;
+mod blocked_turns;
 mod cancel_marks;
+mod error_log;
 mod heartbeat;
-mod newest;
+mod newest_attempt;
 mod offer;
-mod private;
+mod private_offers;
 mod running;
 mod sink;
-mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,22 +44,22 @@ use crate::config::LogErrors;
 use crate::error::with_sources;
 use crate::http::Health;
 use crate::metrics::Metrics;
-use crate::parts::{PartName, Parts};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
 use crate::request::{Limits, WorkspaceId};
+use crate::supervisor::{PartName, Supervisor};
 use crate::telemetry::Telemetry;
 use crate::tenants::Tenants;
 use crate::turn::Runner;
 
 use cancel_marks::{CancelMarks, Cancelled};
 use offer::{Served, Way};
-use private::FreeSlot;
+use private_offers::FreeSlot;
 
-pub use crate::parts::Shutdown;
-pub use blocked::BlockedTurns;
-pub use private::PrivateOffers;
-pub use running::RunningTurns;
+pub(crate) use crate::supervisor::Shutdown;
+pub(crate) use blocked_turns::BlockedTurns;
+pub(crate) use private_offers::PrivateOffers;
+pub(crate) use running::RunningTurns;
 
 /// A connection that ends sooner counts as a failed attempt.
 const STABLE: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ const RESERVATION: Duration = Duration::from_millis(30);
 const CONTROL_PREFETCH: u16 = 100;
 
 /// What a worker is made of.
-pub struct Worker<E> {
+pub(crate) struct Worker<E> {
     pub runner: Runner<E>,
     /// Names this process in heartbeats.
     pub id: String,
@@ -100,21 +100,21 @@ pub struct Worker<E> {
     pub private: PrivateOffers,
     /// The slots that are at work.
     pub turns: TaskTracker,
-    pub parts: Parts,
+    pub supervisor: Supervisor,
 }
 
 impl<E: Engine> Worker<E> {
     /// Works until `drain`, and then until all turns have ended.
-    pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
+    pub(crate) async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let slots = Arc::new(Semaphore::new(self.slots));
         let heartbeats = Arc::clone(&self).tell_heartbeats(shutdown.clone());
         let heartbeats = self
-            .parts
+            .supervisor
             .spawn(PartName::Heartbeats, &shutdown.cut, heartbeats);
         let (marks, keeper) = CancelMarks::of(self.runner.root.clone(), self.running.clone());
         let marks = Arc::new(marks);
         let keeper = self
-            .parts
+            .supervisor
             .spawn(PartName::CancelMarks, &shutdown.end, keeper.run());
         let connector = self.connector.named(format!("{} worker", self.id));
         let mut last_link = None;
@@ -170,7 +170,7 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Cuts off what runs, and waits for its end.
-    pub async fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         tracing::warn!(running = self.running.len(), "giving back what still runs");
         self.running.cut();
         self.turns.close();
@@ -205,21 +205,21 @@ impl<E: Engine> Worker<E> {
         };
         let mut tasks = JoinSet::new();
         let listening = Arc::clone(&self).listen_to_control(control, Arc::clone(marks));
-        let parts = self.parts.clone();
+        let supervisor = self.supervisor.clone();
         tasks.spawn(async move {
-            let _ = parts.guard(PartName::Control, listening).await;
+            let _ = supervisor.guard(PartName::Control, listening).await;
         });
         let (topology, own_link) = (self.topology.clone(), link.clone());
-        let parts = self.parts.clone();
+        let supervisor = self.supervisor.clone();
         tasks.spawn(async move {
             let own = [(Fanout::Control, queue.as_str())];
             let keeping = topology.keep(&own_link, &own);
-            let _ = parts.guard(PartName::Topology, keeping).await;
+            let _ = supervisor.guard(PartName::Topology, keeping).await;
         });
         let offers = Arc::clone(&self).take_private_offers(link.clone(), shutdown.clone());
-        let parts = self.parts.clone();
+        let supervisor = self.supervisor.clone();
         tasks.spawn(async move {
-            let _ = parts.guard(PartName::PrivateOffers, offers).await;
+            let _ = supervisor.guard(PartName::PrivateOffers, offers).await;
         });
         // A cancel that came while this worker was disconnected has left its mark.
         marks.look();
@@ -247,7 +247,7 @@ impl<E: Engine> Worker<E> {
             );
             self.turns.spawn(async move {
                 let serving = worker.serve_slot(&link, &shutdown);
-                let served = worker.parts.guard(PartName::Slot, serving).await;
+                let served = worker.supervisor.guard(PartName::Slot, serving).await;
                 if let Some(Err(error)) = served {
                     let _ = failed.try_send(error);
                 }

@@ -10,10 +10,10 @@ use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tracing::Instrument;
 
-use super::newest::NewestAttempt;
+use super::error_log::logged_message;
+use super::newest_attempt::NewestAttempt;
 use super::running::Entry;
 use super::sink::OutboxSink;
-use super::words::words;
 use super::{Shutdown, Worker};
 use crate::amqp::connect::backoff;
 use crate::amqp::consume::Delivery;
@@ -250,7 +250,7 @@ impl<E: Engine> Worker<E> {
             Outcome::Ended(summary) => {
                 self.report_end(tenant, &summary, waited);
                 let error = summary.error.as_ref();
-                let words = error.and_then(|error| words(error, self.log_errors));
+                let words = error.and_then(|error| logged_message(error, self.log_errors));
                 trace.ended(&summary, words.as_deref());
                 if matches!(summary.stop_reason, StopReason::Error | StopReason::Timeout) {
                     self.keep_failed(offer, request);
@@ -432,7 +432,7 @@ impl<E: Engine> Worker<E> {
             tracing::debug!(error = error.message, "how the turn failed, in full");
         }
         let error = summary.error.as_ref();
-        let words = error.and_then(|error| words(error, self.log_errors));
+        let words = error.and_then(|error| logged_message(error, self.log_errors));
         // A line's level is fixed, so there are two of it.
         macro_rules! log_end {
             ($level:expr) => {

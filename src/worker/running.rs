@@ -14,7 +14,7 @@ use crate::turn::{Stop, StopHandle};
 type Key = (WorkspaceId, TurnId);
 
 #[derive(Debug, Clone, Default)]
-pub struct RunningTurns(Arc<Mutex<HashMap<Key, Taken>>>);
+pub(crate) struct RunningTurns(Arc<Mutex<HashMap<Key, Taken>>>);
 
 #[derive(Debug, Clone)]
 struct Taken {
@@ -26,7 +26,7 @@ struct Taken {
 
 /// A turn that is this process's, until it is dropped.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     turns: RunningTurns,
     key: Key,
     taken: Taken,
@@ -34,7 +34,7 @@ pub struct Entry {
 
 impl RunningTurns {
     /// `None` if the turn is here already: a second offer of it.
-    pub fn enter(&self, request: &TurnRequest) -> Option<Entry> {
+    pub(crate) fn enter(&self, request: &TurnRequest) -> Option<Entry> {
         let key = (request.workspace.clone(), request.turn_id.clone());
         let taken = Taken {
             stop: StopHandle::new(),
@@ -56,7 +56,7 @@ impl RunningTurns {
 
     /// Stops every turn of that id, in that workspace if one is named; for
     /// another turn, if given. Returns the workspaces.
-    pub fn cancel(
+    pub(crate) fn cancel(
         &self,
         turn_id: &str,
         workspace: Option<&str>,
@@ -75,26 +75,22 @@ impl RunningTurns {
     }
 
     /// The worker can't wait for them any longer.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for taken in self.lock().values() {
             taken.stop.stop(Stop::Shutdown);
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub fn keys(&self) -> Vec<(WorkspaceId, TurnId)> {
+    pub(crate) fn keys(&self) -> Vec<(WorkspaceId, TurnId)> {
         self.lock().keys().cloned().collect()
     }
 
     /// For heartbeats.
-    pub fn snapshot(&self) -> Vec<Running> {
+    pub(crate) fn snapshot(&self) -> Vec<Running> {
         let turns = self.lock();
         turns
             .iter()
@@ -114,17 +110,17 @@ impl RunningTurns {
 }
 
 impl Entry {
-    pub fn turn_id(&self) -> &str {
+    pub(crate) fn turn_id(&self) -> &str {
         let (_, turn_id) = &self.key;
         turn_id.as_str()
     }
 
-    pub fn stop_handle(&self) -> &StopHandle {
+    pub(crate) fn stop_handle(&self) -> &StopHandle {
         &self.taken.stop
     }
 
     /// As codex has reported it.
-    pub fn spent(&self, so_far: Tokens) {
+    pub(crate) fn spent(&self, so_far: Tokens) {
         let mut spent = self
             .taken
             .spent
@@ -134,7 +130,7 @@ impl Entry {
     }
 
     /// Known from its events, as soon as there are any.
-    pub fn in_attempt(&self, attempt: u32) {
+    pub(crate) fn in_attempt(&self, attempt: u32) {
         self.taken.attempt.store(attempt, Ordering::Relaxed);
     }
 }

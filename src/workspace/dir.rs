@@ -48,7 +48,7 @@ impl Owner {
 }
 
 #[derive(Debug)]
-pub struct Dir {
+pub(super) struct Dir {
     fd: OwnedFd,
     /// For messages, and for what must be handed on as a path.
     path: PathBuf,
@@ -83,7 +83,7 @@ impl Dir {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -322,11 +322,11 @@ pub(super) mod kept {
 
     thread_local!(static KEPT: Cell<usize> = const { Cell::new(0) });
 
-    pub fn count() {
+    pub(crate) fn count() {
         KEPT.set(KEPT.get() + 1);
     }
 
-    pub fn take() -> usize {
+    pub(crate) fn take() -> usize {
         KEPT.take()
     }
 }

@@ -28,7 +28,7 @@ const PROBE_BYTES: usize = 16 << 10;
 
 /// What became of an exclusive creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
+pub(super) enum Created {
     New,
     AlreadyThere,
 }
@@ -219,11 +219,11 @@ pub(super) mod syncs {
 
     thread_local!(static SYNCS: Cell<usize> = const { Cell::new(0) });
 
-    pub fn count() {
+    pub(crate) fn count() {
         SYNCS.set(SYNCS.get() + 1);
     }
 
-    pub fn take() -> usize {
+    pub(crate) fn take() -> usize {
         SYNCS.take()
     }
 }

@@ -36,26 +36,26 @@
 //!
 //! All of this blocks: async callers use `block_in_place` or `spawn_blocking`.
 
-mod check;
 mod claims;
 mod departure;
 mod dir;
 mod durable;
 mod error;
-mod failed;
+mod failed_requests;
 mod file_system;
-mod holder;
 mod id;
 mod image;
 mod journal;
 mod line;
 mod lock;
+mod lock_holder;
 mod pauses;
 mod probe;
 mod processes;
 mod prune;
 mod records;
 mod root;
+mod root_check;
 mod session;
 mod started_thread;
 #[cfg(test)]
@@ -72,22 +72,22 @@ use uuid::Uuid;
 use crate::event::SealedEvent;
 use crate::request::ImagePath;
 
-pub use check::{CheckLine, LockProbe, check_root, try_lock_path};
 pub use claims::{CancelMark, Claim, ClaimOutcome, Claims, Received, Verdict};
 pub use dir::Owner;
 pub use error::{DiskError, Rejection, StateError, WorkspaceError};
-pub use holder::LockHolder;
 pub use image::ImageError;
 pub use journal::{
     Baseline, Fence, Finished, JournalEnd, LockedJournal, Returned, Started, ThreadEnd,
     ThreadStart, TurnHistory, Unkept,
 };
 pub use lock::{Bell, WorkspaceLock};
+pub use lock_holder::LockHolder;
 pub use pauses::{MAX_PAUSES, Pause, PauseFile, PauseScope, Pauses, can_be_paused};
 pub use probe::{ProbeRound, Prober, Property};
 pub use processes::{LockTry, ProcessLock, Processes};
 pub use records::{RecordReader, TurnRecord, TurnStage};
 pub use root::{Root, RootError};
+pub use root_check::{CheckLine, LockProbe, check_root, try_lock_path};
 pub use session::{SESSION_FILE, SessionFile};
 pub use threads::{Adoption, Resume, Threads, resolve_session};
 

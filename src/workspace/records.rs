@@ -11,7 +11,7 @@ use super::dir::{Dir, Found};
 use super::error::{DiskError, StateError};
 use super::journal::{self, Progress, Started, TurnHistory};
 use super::root::{NAMELESS, OURS, WORKSPACES};
-use super::{CLAIMS, REJECTED, STATE, failed, id};
+use super::{CLAIMS, REJECTED, STATE, failed_requests, id};
 use crate::event::SealedEvent;
 
 /// How many folders a search for a turn without its workspace looks into.
@@ -129,7 +129,7 @@ impl RecordReader {
             .chain([STATE])
             .collect();
         match self.below(&path)? {
-            Some(state) => Ok(failed::find(&state, turn_id)?),
+            Some(state) => Ok(failed_requests::find(&state, turn_id)?),
             None => Ok(None),
         }
     }

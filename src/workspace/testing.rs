@@ -14,23 +14,23 @@ use super::lock::WorkspaceLock;
 use super::{Root, Workspace};
 use crate::event::{SealedEvent, StopReason, Tokens, Usage};
 
-pub fn time() -> Timestamp {
+pub(crate) fn time() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
 }
 
-pub fn store() -> (TempDir, Claims) {
+pub(crate) fn store() -> (TempDir, Claims) {
     let tmp = tempfile::tempdir().unwrap();
     let claims = Claims::new(Dir::open(tmp.path()).unwrap());
     (tmp, claims)
 }
 
-pub fn root() -> (TempDir, Root) {
+pub(crate) fn root() -> (TempDir, Root) {
     let tmp = tempfile::tempdir().unwrap();
     let root = Root::open(&tmp.path().join("root")).unwrap();
     (tmp, root)
 }
 
-pub fn workspace() -> (TempDir, Workspace) {
+pub(crate) fn workspace() -> (TempDir, Workspace) {
     let (tmp, root) = root();
     let workspace = root.workspace("acme/website").unwrap();
     (tmp, workspace)
@@ -38,7 +38,7 @@ pub fn workspace() -> (TempDir, Workspace) {
 
 /// Other tests of this process start children, which hold copies of every
 /// lock from their fork to their exec: so a free lock may take a moment.
-pub fn lock(workspace: &Workspace) -> WorkspaceLock {
+pub(crate) fn lock(workspace: &Workspace) -> WorkspaceLock {
     let patience = Instant::now() + Duration::from_secs(600);
     loop {
         if let Some(lock) = workspace.try_lock().unwrap() {
@@ -49,11 +49,11 @@ pub fn lock(workspace: &Workspace) -> WorkspaceLock {
     }
 }
 
-pub fn journal(workspace: &Workspace) -> LockedJournal {
+pub(crate) fn journal(workspace: &Workspace) -> LockedJournal {
     lock(workspace).open_journal(None).unwrap()
 }
 
-pub fn run_claim() -> Claim {
+pub(crate) fn run_claim() -> Claim {
     Claim {
         verdict: Verdict::Run,
         fingerprint: 7,
@@ -62,7 +62,7 @@ pub fn run_claim() -> Claim {
     }
 }
 
-pub fn events(turn_id: &str, attempt: u32, count: u64) -> Vec<SealedEvent> {
+pub(crate) fn events(turn_id: &str, attempt: u32, count: u64) -> Vec<SealedEvent> {
     let turn_id: Arc<str> = turn_id.into();
     (0..count)
         .map(|seq| SealedEvent {
@@ -78,14 +78,14 @@ pub fn events(turn_id: &str, attempt: u32, count: u64) -> Vec<SealedEvent> {
         .collect()
 }
 
-pub fn tokens(input_tokens: u64) -> Tokens {
+pub(crate) fn tokens(input_tokens: u64) -> Tokens {
     Tokens {
         input_tokens,
         ..Tokens::default()
     }
 }
 
-pub fn started(turn_id: &str, attempt: u32) -> Started {
+pub(crate) fn started(turn_id: &str, attempt: u32) -> Started {
     Started {
         turn_id: turn_id.into(),
         attempt,
@@ -101,7 +101,7 @@ pub fn started(turn_id: &str, attempt: u32) -> Started {
     }
 }
 
-pub fn finished(turn_id: &str, attempt: u32, total: u64) -> Finished {
+pub(crate) fn finished(turn_id: &str, attempt: u32, total: u64) -> Finished {
     Finished {
         turn_id: turn_id.into(),
         attempt,

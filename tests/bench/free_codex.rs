@@ -19,7 +19,7 @@ const AT_ONCE: usize = 64 << 10;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|arg| arg == "--version") {
-        println!("codex-cli {}", turn_worker::tested::CODEX);
+        println!("codex-cli {}", turn_worker::versions::CODEX);
         return;
     }
     if args.iter().any(|arg| arg == "app-server") {

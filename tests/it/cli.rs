@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "cli/asking.rs"]
-mod asking;
 #[path = "cli/call.rs"]
 pub mod call;
 #[path = "cli/check.rs"]
@@ -13,10 +11,12 @@ mod check;
 mod contract;
 #[path = "cli/dead.rs"]
 mod dead;
-#[path = "cli/following.rs"]
-mod following;
+#[path = "cli/interruptions.rs"]
+mod interruptions;
 #[path = "cli/interrupts.rs"]
 mod interrupts;
+#[path = "cli/operator_commands.rs"]
+mod operator_commands;
 #[path = "cli/status.rs"]
 mod status;
 #[path = "cli/submit.rs"]

@@ -18,7 +18,7 @@ use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, T
 use turn_worker::guard::Unkillable;
 use turn_worker::metrics::{Backlog, Metrics};
 use turn_worker::request::{Properties, TurnRequest};
-use turn_worker::tested;
+use turn_worker::versions;
 
 const README: &str = "README.md";
 const EVENTS: &str = "docs/EVENTS.md";
@@ -124,9 +124,9 @@ fn the_versions_are_documented_as_they_are() {
     let own = env!("CARGO_PKG_VERSION");
     assert_holds(CHANGELOG, &format!("\n## {own}\n"));
     let (codex, (a, b), (c, d)) = (
-        tested::CODEX,
-        tested::OLDEST_RABBITMQ,
-        tested::NEWEST_RABBITMQ,
+        versions::CODEX,
+        versions::OLDEST_RABBITMQ,
+        versions::NEWEST_RABBITMQ,
     );
     assert_holds(
         CHANGELOG,

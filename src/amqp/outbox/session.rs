@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::looks::Looks;
+use super::attempt_check::AttemptChecks;
 use super::queue::Queue;
 use super::{OutboxSettings, drop_refused};
 use crate::amqp::event_log::{FILTER_VALUE, text};
@@ -62,7 +62,7 @@ pub(super) struct Session<'a> {
     lease: Lease,
     queue: &'a Queue,
     settings: &'a OutboxSettings,
-    looks: &'a Looks<'a>,
+    checks: &'a AttemptChecks<'a>,
     /// Published here and not confirmed: the oldest events of the queue.
     in_flight: VecDeque<InFlight>,
     pace: Pace,
@@ -83,14 +83,14 @@ impl<'a> Session<'a> {
         lease: Lease,
         queue: &'a Queue,
         settings: &'a OutboxSettings,
-        looks: &'a Looks<'a>,
+        checks: &'a AttemptChecks<'a>,
         pace: Pace,
     ) -> Self {
         Self {
             lease,
             queue,
             settings,
-            looks,
+            checks,
             in_flight: VecDeque::new(),
             pace,
             progress: false,
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
 
     pub(super) async fn run(&mut self) -> End {
         loop {
-            if std::mem::take(&mut self.late) && !self.looks.is_newest().await {
+            if std::mem::take(&mut self.late) && !self.checks.is_newest().await {
                 return End::Outdated;
             }
             if let Err(end) = self.publish_what_may_go().await {

@@ -12,7 +12,7 @@ use turn_worker::error::with_sources;
 use turn_worker::operator::{Operator, OperatorError};
 use turn_worker::sequencer;
 use turn_worker::serve::{channels_needed, too_few_channels};
-use turn_worker::tested::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
+use turn_worker::versions::{NEWEST_RABBITMQ, OLDEST_RABBITMQ};
 use turn_worker::workspace::Root;
 
 use super::report::Report;
@@ -22,7 +22,7 @@ const LISTEN: Duration = Duration::from_secs(5);
 /// For a user that lacks a right.
 const REMEDY: &str = "the script ops/deploy/rabbitmq/users gives the broker's user all that a worker needs: users set worker NAME";
 
-pub async fn check(settings: &Settings, report: &mut Report) {
+pub(super) async fn check(settings: &Settings, report: &mut Report) {
     let connector = turn_worker::serve::connector(settings, "turn-worker check");
     let link = match connector.connect().await {
         Ok(link) => link,

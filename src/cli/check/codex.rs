@@ -14,7 +14,7 @@ use turn_worker::error::with_sources;
 use turn_worker::guard;
 use turn_worker::guard::confine::as_user;
 use turn_worker::isolation::access;
-use turn_worker::tested;
+use turn_worker::versions;
 use turn_worker::workspace::Root;
 
 use super::isolation;
@@ -22,7 +22,7 @@ use super::report::Report;
 
 const API_KEY: &str = "CODEX_API_KEY";
 
-pub async fn check(settings: &Settings, root: Option<&Root>, report: &mut Report) {
+pub(super) async fn check(settings: &Settings, root: Option<&Root>, report: &mut Report) {
     let engine = match turn_worker::serve::engine(settings) {
         Ok(engine) => engine,
         Err(error) => {
@@ -49,7 +49,7 @@ async fn version(codex: &Codex, report: &mut Report) {
     let path = codex.program.path();
     let program = path.display();
     match told.as_deref() {
-        Ok(version) => match tested::doubt_of_codex(version, codex.launch.engine) {
+        Ok(version) => match versions::doubt_of_codex(version, codex.launch.engine) {
             None => report.ok("codex", &format!("{program}, version {version}")),
             Some(doubt) => report.warn("codex", &format!("{program}: {doubt}")),
         },

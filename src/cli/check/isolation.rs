@@ -14,7 +14,7 @@ use super::report::Report;
 
 const WHAT: &str = "isolation";
 
-pub fn check(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
+pub(super) fn check(settings: &Settings, root: &Root, codex: &Codex, report: &mut Report) {
     let agents = turn_worker::serve::agents(settings, &codex.launch);
     let found = findings(settings, &agents, root);
     for finding in &found {

@@ -16,9 +16,9 @@ use turn_worker::error::with_sources;
 use super::exit;
 use report::Report;
 
-pub use root::try_lock;
+pub(super) use root::try_lock;
 
-pub const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   turn-worker check
   turn-worker check --peer
@@ -30,7 +30,7 @@ they are missing, and the workspace root is made; no turn is run.
 Exit status: 0 no failures, 1 at least one, 2 wrong arguments.";
 
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// JSON lines: check, status (ok, warn, fail), detail
     #[arg(long)]
     json: bool,
@@ -41,7 +41,7 @@ pub struct CheckArgs {
     peer: bool,
 }
 
-pub async fn check(
+pub(super) async fn check(
     settings: Result<(Settings, Vec<Warning>), ConfigError>,
     args: CheckArgs,
 ) -> ExitCode {

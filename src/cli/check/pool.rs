@@ -12,7 +12,7 @@ use super::report::Report;
 /// Of each process, with `--peer`.
 const ROUNDS: u32 = 5;
 
-pub async fn check(settings: &Settings, root: &Root, peer: bool, report: &mut Report) {
+pub(super) async fn check(settings: &Settings, root: &Root, peer: bool, report: &mut Report) {
     // Whether the broker can be reached is another check.
     let Ok(link) = connector(settings, "turn-worker check").connect().await else {
         return;

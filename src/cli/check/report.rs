@@ -8,7 +8,7 @@ use crate::cli::render::clean::clean;
 use crate::cli::render::style::Style;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Ok,
     /// It works, though perhaps not as it is meant.
     Warn,
@@ -26,7 +26,7 @@ impl Verdict {
 }
 
 #[derive(Debug)]
-pub struct Report {
+pub(super) struct Report {
     json: bool,
     style: Style,
     tried: usize,
@@ -35,7 +35,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self {
             json,
             style: Style::for_output(std::io::stdout().is_terminal()),
@@ -45,20 +45,20 @@ impl Report {
         }
     }
 
-    pub fn ok(&mut self, what: &str, detail: &str) {
+    pub(super) fn ok(&mut self, what: &str, detail: &str) {
         self.line(Verdict::Ok, what, detail);
     }
 
-    pub fn warn(&mut self, what: &str, detail: &str) {
+    pub(super) fn warn(&mut self, what: &str, detail: &str) {
         self.line(Verdict::Warn, what, detail);
     }
 
-    pub fn fail(&mut self, what: &str, detail: &str) {
+    pub(super) fn fail(&mut self, what: &str, detail: &str) {
         self.line(Verdict::Fail, what, detail);
     }
 
     /// Printed at once: some checks take seconds.
-    pub fn line(&mut self, verdict: Verdict, what: &str, detail: &str) {
+    pub(super) fn line(&mut self, verdict: Verdict, what: &str, detail: &str) {
         self.tried += 1;
         match verdict {
             Verdict::Ok => {}
@@ -84,7 +84,7 @@ impl Report {
     }
 
     /// The last line, and whether no check failed.
-    pub fn finish(self) -> bool {
+    pub(super) fn finish(self) -> bool {
         if !self.json {
             let Self {
                 tried,

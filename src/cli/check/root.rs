@@ -11,13 +11,13 @@ use turn_worker::workspace::{LockProbe, Root, check_root, try_lock_path};
 use super::report::Report;
 use crate::cli::TRY_LOCK;
 use crate::cli::exit;
-use crate::cli::say::say;
+use crate::cli::stderr::notice;
 
 /// What the second process says of the lock by its exit status.
 const FREE: u8 = 0;
 const HELD: u8 = 3;
 
-pub fn check(settings: &Settings, report: &mut Report) -> Option<Root> {
+pub(super) fn check(settings: &Settings, report: &mut Report) -> Option<Root> {
     let root = match Root::open(&settings.workspace_root) {
         Ok(root) => root,
         Err(error) => {
@@ -101,12 +101,12 @@ fn second_process(path: &Path) -> Result<u8, String> {
 }
 
 /// The second process.
-pub fn try_lock(path: &Path) -> ExitCode {
+pub(crate) fn try_lock(path: &Path) -> ExitCode {
     match try_lock_path(path) {
         Ok(true) => ExitCode::from(FREE),
         Ok(false) => ExitCode::from(HELD),
         Err(error) => {
-            say(&format!("can't try the lock {}: {error}", path.display()));
+            notice(&format!("can't try the lock {}: {error}", path.display()));
             ExitCode::from(exit::FAILURE)
         }
     }

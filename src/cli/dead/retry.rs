@@ -10,7 +10,7 @@ use turn_worker::operator::Operator;
 use super::{Patience, Which, find};
 use crate::cli::output;
 
-pub const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Examples:
   turn-worker dead retry 12
   turn-worker dead retry nightly-42 --as nightly-42b
@@ -21,7 +21,7 @@ one has its end. Prints it. The dead letter stays where it is. The broker's user
 operator's.";
 
 #[derive(Debug, Args)]
-pub struct DeadRetryArgs {
+pub(super) struct DeadRetryArgs {
     /// Its place in the queue, as `dead list` shows it, or its turn's id
     #[arg(value_name = "N|TURN_ID")]
     which: String,
@@ -35,7 +35,7 @@ pub struct DeadRetryArgs {
     patience: Patience,
 }
 
-pub async fn retry(
+pub(super) async fn retry(
     operator: &Operator,
     client: &Client,
     args: DeadRetryArgs,

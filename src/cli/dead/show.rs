@@ -15,7 +15,7 @@ use crate::cli::render::human::{age, bytes, since};
 use crate::cli::render::layout::{Layout, layout};
 use crate::cli::render::style::Style;
 
-pub const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Examples:
   turn-worker dead show 12
   turn-worker dead show nightly-42
@@ -28,7 +28,7 @@ code, message, time, bytes, properties, headers, others, and the request as `bod
 (with what is no UTF-8 replaced); --body prints it byte for byte.";
 
 #[derive(Debug, Args)]
-pub struct ShowArgs {
+pub(super) struct ShowArgs {
     /// Its place in the queue, as `dead list` shows it, or its turn's id
     #[arg(value_name = "N|TURN_ID")]
     which: String,
@@ -45,7 +45,7 @@ pub struct ShowArgs {
     patience: Patience,
 }
 
-pub async fn show(operator: &Operator, args: ShowArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn show(operator: &Operator, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let which = Which::of(&args.which, args.turn_id)?;
     let FoundLetter {
         letter,

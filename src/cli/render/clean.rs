@@ -12,7 +12,7 @@ const CUT: char = '…';
 
 /// The text without escape sequences and control characters; line breaks and
 /// tabs stay.
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -33,7 +33,7 @@ pub fn clean(text: &str) -> String {
 
 /// The first line that is not empty, clean and at most `width` columns wide;
 /// a mark says where something was cut off.
-pub fn one_line(text: &str, width: usize) -> String {
+pub(crate) fn one_line(text: &str, width: usize) -> String {
     let clean = clean(text.trim());
     let mut lines = clean.lines().filter(|line| !line.trim().is_empty());
     let line = lines.next().unwrap_or_default().replace('\t', " ");
@@ -42,7 +42,7 @@ pub fn one_line(text: &str, width: usize) -> String {
 }
 
 /// `line` in at most `width` columns; `more`: mark it as cut in any case.
-pub fn fit(line: &str, width: usize, more: bool) -> String {
+pub(crate) fn fit(line: &str, width: usize, more: bool) -> String {
     let columns = |c: char| c.width().unwrap_or(0);
     let whole: usize = line.chars().map(columns).sum();
     if whole + 2 * usize::from(more) <= width {
@@ -63,7 +63,7 @@ pub fn fit(line: &str, width: usize, more: bool) -> String {
 }
 
 /// JSON with its non-ASCII control characters escaped: the others are already.
-pub fn clean_json(json: &str) -> String {
+pub(crate) fn clean_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_control() || turns_text_round(c) {

@@ -9,7 +9,7 @@ use super::clean::clean;
 use super::style::Style;
 
 /// What went wrong, why, and whether retrying is worth it.
-pub fn error(style: Style, error: &TurnError) -> String {
+pub(crate) fn error(style: Style, error: &TurnError) -> String {
     let TurnError {
         code,
         message,
@@ -27,12 +27,12 @@ pub fn error(style: Style, error: &TurnError) -> String {
 }
 
 /// The turn for which this one was cancelled.
-pub fn superseded(style: Style, by: &str) -> String {
+pub(crate) fn superseded(style: Style, by: &str) -> String {
     style.dim(&format!("turn {} takes its place", clean(by))) + "\n"
 }
 
 /// Outcome, duration, tokens.
-pub fn line(
+pub(crate) fn line(
     style: Style,
     stop_reason: StopReason,
     duration_ms: u64,
@@ -53,7 +53,7 @@ pub fn line(
 }
 
 /// What a turn spent.
-pub fn tokens(usage: Option<&Usage>) -> String {
+pub(crate) fn tokens(usage: Option<&Usage>) -> String {
     match usage {
         None => "tokens unknown".to_owned(),
         Some(Usage { tokens, .. }) => {
@@ -73,12 +73,12 @@ pub fn tokens(usage: Option<&Usage>) -> String {
 }
 
 /// The answer to a request with an output schema.
-pub fn structured(style: Style, value: &Value) -> String {
+pub(crate) fn structured(style: Style, value: &Value) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     format!("{}\n{}\n", style.dim("the answer as JSON:"), clean(&text))
 }
 
-pub fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, _) => format!("{:.1} s", duration.as_secs_f64()),

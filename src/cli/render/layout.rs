@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 128;
 const MAX_INDENT: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// On one line.
     Compact,
     /// For a person, and without what a terminal obeys.
@@ -19,7 +19,7 @@ pub enum Layout {
 }
 
 /// `None` if it is no JSON, or nested deeper than any request may be.
-pub fn layout(json: &str, layout: Layout) -> Option<String> {
+pub(crate) fn layout(json: &str, layout: Layout) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(json).ok()?;
     let pretty = layout == Layout::Pretty;
     let mut out = String::with_capacity(json.len());

@@ -9,7 +9,7 @@ const MAX_LINES: usize = 20;
 const MAX_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
-pub struct Live {
+pub(super) struct Live {
     /// All that came so far.
     text: String,
     /// Where the line starts that is not shown yet.
@@ -21,7 +21,7 @@ pub struct Live {
 
 impl Live {
     /// The lines that are whole now. `visible`: they can stand below the call.
-    pub fn push(&mut self, text: &str, visible: bool, width: usize) -> Vec<String> {
+    pub(super) fn push(&mut self, text: &str, visible: bool, width: usize) -> Vec<String> {
         self.hidden |= !visible || self.text.len() + text.len() > MAX_BYTES;
         if self.hidden {
             return Vec::new();
@@ -43,7 +43,7 @@ impl Live {
 
     /// What is still to be shown of a call's whole output; `None`, where its
     /// last lines have to stand for what was not shown.
-    pub fn end(self, whole: &str, visible: bool, width: usize) -> Option<Vec<String>> {
+    pub(super) fn end(self, whole: &str, visible: bool, width: usize) -> Option<Vec<String>> {
         let rest = &self.text[self.shown..];
         // The first of it need not have come in pieces.
         if self.hidden || !whole.ends_with(&self.text) || !(visible || rest.is_empty()) {

@@ -1,13 +1,13 @@
 //! A turn as a person reads it: what was said as it comes, what was done in a
 //! line each, and at the end what became of it. Events in, text out.
 
-pub mod clean;
-pub mod end;
-pub mod human;
-pub mod layout;
+pub(super) mod clean;
+pub(super) mod end;
+pub(super) mod human;
+pub(super) mod layout;
 mod live;
-pub mod style;
-pub mod table;
+pub(super) mod style;
+pub(super) mod table;
 mod tool;
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ enum Block {
 
 /// How far a turn is on the screen.
 #[derive(Debug)]
-pub struct Screen {
+pub(super) struct Screen {
     style: Style,
     block: Block,
     /// The cursor is behind a text without a line break.
@@ -53,7 +53,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(style: Style) -> Self {
+    pub(super) fn new(style: Style) -> Self {
         Self {
             style,
             block: Block::Nothing,
@@ -70,7 +70,12 @@ impl Screen {
     }
 
     /// What to print for this event, on a terminal of `width` columns.
-    pub fn event(&mut self, message: &TurnMessage, arrival: Arrival, width: usize) -> String {
+    pub(super) fn event(
+        &mut self,
+        message: &TurnMessage,
+        arrival: Arrival,
+        width: usize,
+    ) -> String {
         if arrival.restarted {
             self.start_over(message.attempt);
         }
@@ -93,7 +98,7 @@ impl Screen {
     }
 
     /// Sets off output that follows from another source.
-    pub fn interrupt(&mut self) -> String {
+    pub(super) fn interrupt(&mut self) -> String {
         self.begin(Block::Line);
         std::mem::take(&mut self.out)
     }

@@ -12,7 +12,7 @@ const SHORTEST: usize = 8;
 
 /// How a cell looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     Plain,
     Dim,
     Good,
@@ -22,7 +22,7 @@ pub enum Look {
 
 /// What stands in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Column {
+pub(crate) enum Column {
     /// Cut where the terminal is narrow.
     Name(&'static str),
     Text(&'static str),
@@ -31,7 +31,7 @@ pub enum Column {
 }
 
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Row>,
 }
@@ -63,7 +63,7 @@ impl Column {
 }
 
 impl Table {
-    pub fn new(columns: &[Column]) -> Self {
+    pub(crate) fn new(columns: &[Column]) -> Self {
         Self {
             columns: columns.to_vec(),
             rows: Vec::new(),
@@ -71,7 +71,7 @@ impl Table {
     }
 
     /// The content of any cell becomes one clean line.
-    pub fn row<const N: usize>(&mut self, cells: [(String, Look); N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [(String, Look); N]) {
         let clean = |(text, look): (String, Look)| (one_line(&text, usize::MAX), look);
         self.rows.push(Row {
             cells: cells.into_iter().map(clean).collect(),
@@ -80,7 +80,7 @@ impl Table {
     }
 
     /// Lines of their own below the last row, as many as it takes.
-    pub fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         if let Some(row) = self.rows.last_mut() {
             row.note = Some(text.to_owned());
         }
@@ -88,7 +88,7 @@ impl Table {
 
     /// Lines with a line break each, at most `width` columns; the
     /// titles first.
-    pub fn render(&self, style: Style, width: usize) -> String {
+    pub(crate) fn render(&self, style: Style, width: usize) -> String {
         let widths = self.widths(width);
         let titles: Vec<_> = self
             .columns
@@ -162,7 +162,7 @@ impl Table {
 
 /// In lines of at most `width` columns, broken between words; a word that is
 /// longer is cut.
-pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let word = fit(word, width, false);

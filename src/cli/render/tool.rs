@@ -10,7 +10,7 @@ const OUTPUT_LINES: usize = 5;
 
 /// A call before it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub(super) struct Call {
     /// What kind of call it is: `$` for a command.
     pub sign: String,
     pub what: String,
@@ -18,7 +18,7 @@ pub struct Call {
 
 impl Call {
     /// `workspace`: its directory is left out of paths.
-    pub fn of(name: &str, input: &Value, workspace: &str) -> Self {
+    pub(super) fn of(name: &str, input: &Value, workspace: &str) -> Self {
         let text = |field: &str| input[field].as_str().unwrap_or_default();
         let (sign, what) = match name {
             "command_execution" => ("$", unwrapped(text("command"))),
@@ -39,7 +39,7 @@ impl Call {
     }
 
     /// The call in at most `width` columns.
-    pub fn what_within(&self, width: usize) -> String {
+    pub(super) fn what_within(&self, width: usize) -> String {
         let taken = self.sign.chars().count() + 1;
         one_line(&self.what, width.saturating_sub(taken))
     }
@@ -47,13 +47,13 @@ impl Call {
 
 /// What came of a call.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     pub failure: Option<String>,
     pub output: Vec<String>,
 }
 
 impl Outcome {
-    pub fn of(name: &str, is_error: bool, content: &Value, width: usize) -> Self {
+    pub(super) fn of(name: &str, is_error: bool, content: &Value, width: usize) -> Self {
         let status = content["status"].as_str().unwrap_or("failed");
         let (failure, output) = match name {
             "command_execution" => {
@@ -129,7 +129,7 @@ fn texts(content: &Value) -> String {
 }
 
 /// A line of a tool's output; of a progress bar, where it got to.
-pub fn shown_line(line: &str, width: usize) -> String {
+pub(super) fn shown_line(line: &str, width: usize) -> String {
     let line = line.trim_end_matches('\r').rsplit('\r').next();
     let line = clean(line.unwrap_or_default()).replace('\t', "    ");
     fit(line.trim_end(), width, false)

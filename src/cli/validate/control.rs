@@ -11,7 +11,7 @@ const REPLY_TO: &str = "the message's property reply_to, which must be the name 
                         that ends in a UUID";
 
 /// As JSON, and for people.
-pub fn shown(
+pub(super) fn shown(
     verdict: &Result<ControlRequest, IgnoredControl>,
     ignored: &Ignored,
     style: Style,

@@ -10,7 +10,7 @@ use crate::cli::render::style::Style;
 /// A misspelled field is so many letters away from the right one, at most.
 const NEAR: usize = 2;
 
-pub struct Ignored {
+pub(super) struct Ignored {
     fields: Vec<Field>,
     omitted: usize,
 }
@@ -24,7 +24,7 @@ struct Field {
 }
 
 impl Ignored {
-    pub fn in_request(body: &[u8]) -> Self {
+    pub(super) fn in_request(body: &[u8]) -> Self {
         let Ok(body) = turn_worker::request::json::from_slice(body) else {
             return Self::none();
         };
@@ -41,7 +41,7 @@ impl Ignored {
         Self { fields, omitted }
     }
 
-    pub fn in_control(body: &[u8]) -> Self {
+    pub(super) fn in_control(body: &[u8]) -> Self {
         let Ok(body) = turn_worker::request::json::from_slice(body) else {
             return Self::none();
         };
@@ -58,7 +58,7 @@ impl Ignored {
         }
     }
 
-    pub fn add_to(&self, told: &mut Value) {
+    pub(super) fn add_to(&self, told: &mut Value) {
         let ignored: Vec<Value> = (self.fields.iter())
             .map(|field| json!({ "field": field.path, "what": field.what, "meant": field.meant }))
             .collect();
@@ -68,7 +68,7 @@ impl Ignored {
         }
     }
 
-    pub fn lines(&self, style: Style) -> Vec<String> {
+    pub(super) fn lines(&self, style: Style) -> Vec<String> {
         let line = |field: &Field| {
             let (path, what) = (field.path.escape_debug(), &field.what);
             let meant = field.meant.as_ref();

@@ -11,18 +11,18 @@
 //! One thread at a time, one turn at a time: codex merges a second `turn/start`
 //! into the turn that runs, also into one that it has started by itself. Words of
 //! other threads (sub-agents) and of earlier turns are not part of a turn, as with
-//! `codex exec`; that they go on is known, see `others`.
+//! `codex exec`; that they go on is known, see `background`.
 
+mod background;
 mod dismissal;
 mod error_info;
-mod hearing;
 mod idle;
+mod incoming;
 mod items;
 mod notice;
-mod others;
-mod place;
 mod run;
 mod server;
+mod startup_inputs;
 mod wire;
 
 pub use dismissal::DismissReason;
@@ -45,8 +45,8 @@ use super::protocol::CliEvent;
 use super::rate_limits::RateLimit;
 use crate::config::Sandbox;
 use crate::request::{Effort, OutputSchema, ServiceTier, encode};
+use background::BackgroundWork;
 use notice::Thinking;
-use others::Others;
 use wire::{Fields, Incoming, Outgoing};
 
 /// Which thread a turn runs on, and how.
@@ -98,7 +98,7 @@ pub struct Conversation {
     waiting: Option<Ask>,
     /// Of the thread that is being resumed.
     defaults: Defaults,
-    others: Others,
+    background: BackgroundWork,
     thinking: Thinking,
     /// An MCP server has started, which is not passed on yet.
     mcp_started: bool,
@@ -203,7 +203,7 @@ impl Conversation {
             turn: None,
             waiting: None,
             defaults: Defaults::default(),
-            others: Others::default(),
+            background: BackgroundWork::default(),
             thinking: Thinking::default(),
             mcp_started: false,
             answered: false,
@@ -249,7 +249,7 @@ impl Conversation {
     /// of it.
     pub fn load(&mut self, load: Load) {
         self.thread = None;
-        self.others = Others::default();
+        self.background = BackgroundWork::default();
         self.loading = Some(load);
         if self.initialized {
             self.clear_goal();
@@ -259,7 +259,7 @@ impl Conversation {
     /// Starts a turn on the thread that is loaded, and before that ends one
     /// that was not asked for: codex would merge the two.
     pub fn go(&mut self, ask: Ask) {
-        if let Some(unasked) = self.others.unasked_turn().map(str::to_owned) {
+        if let Some(unasked) = self.background.unasked_turn().map(str::to_owned) {
             self.waiting = Some(ask);
             if let Some(thread) = self.thread().map(str::to_owned) {
                 self.request_interrupt(&thread, &unasked);
@@ -280,7 +280,7 @@ impl Conversation {
             thread.growth.begin();
             thread.rerouted = None;
         }
-        self.others.begin();
+        self.background.begin();
         self.turn = Some(Turn::default());
         self.answered = false;
         self.thinking = Thinking::default();
@@ -303,10 +303,10 @@ impl Conversation {
     /// Asks for the end of what sub-agents do, of each as soon as it can be
     /// asked for. Returns whether that can bring the server to rest.
     pub fn interrupt_agents(&mut self) -> bool {
-        for (thread, turn) in self.others.interrupt() {
+        for (thread, turn) in self.background.interrupt() {
             self.request_interrupt(&thread, &turn);
         }
-        self.others.can_be_interrupted()
+        self.background.can_be_interrupted()
     }
 
     /// One line of the server's stdout, with or without its line feed.
@@ -390,7 +390,7 @@ impl Conversation {
     /// has not reported a turn's end serves no other.
     pub fn conclude(&mut self) -> Option<Heard> {
         let turn = self.turn.take()?;
-        self.others.doubt();
+        self.background.doubt();
         Some(Heard::Event(match (turn.outcome, turn.interrupt) {
             (Some(Outcome::Failed), _) => CliEvent::TurnFailed {
                 message: String::new(),
@@ -423,7 +423,7 @@ impl Conversation {
         let growth = self.thread.as_ref().map(|thread| thread.growth);
         Reported {
             own: growth.and_then(|growth| growth.spent()),
-            agents: self.others.spent(),
+            agents: self.background.spent(),
             total: growth.and_then(|growth| growth.total()),
             model: self.model().map(str::to_owned),
         }
@@ -435,7 +435,7 @@ impl Conversation {
         self.initialized
             && self.turn.is_none()
             && self.waiting.is_none()
-            && self.others.rest()
+            && self.background.rest()
             && self.loading.is_none()
             && self.awaited.is_empty()
             && self.out.is_empty()
@@ -443,7 +443,7 @@ impl Conversation {
 
     /// No work goes on that was not asked for.
     pub fn others_rest(&self) -> bool {
-        self.others.rest()
+        self.background.rest()
     }
 
     fn request(&mut self, awaited: Awaited, method: &str, params: &impl Serialize) {

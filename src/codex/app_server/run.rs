@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle::IdleServers;
-use super::place::Place;
 use super::server::Server;
+use super::startup_inputs::StartupInputs;
 use super::{Conversation, DismissReason, Heard, Load};
 use crate::codex::default_model::unlisted;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
@@ -43,7 +43,7 @@ impl Engine for AppServer {
         ask: Ask,
         kept: Option<Server>,
     ) -> Result<AppServerRun, SpawnError> {
-        let place = Place::of(&self.codex, &input);
+        let startup = StartupInputs::of(&self.codex, &input);
         // A model that is named was held against the list when it was accepted.
         let models = input.models.filter(|_| input.model.is_none()).cloned();
         let load = Load {
@@ -54,7 +54,7 @@ impl Engine for AppServer {
             resume: input.resume.map(str::to_owned),
         };
         if let Some(server) = kept {
-            if server.serves(&place, &load) {
+            if server.serves(&startup, &load) {
                 return Ok(AppServerRun::go_on(server, ask, self.idle.clone()));
             }
             if let Some(idle) = &self.idle {
@@ -65,7 +65,7 @@ impl Engine for AppServer {
                 return Err(SpawnError::Held(Box::new(unkillable)));
             }
         }
-        let server = Server::start(&self.codex, place, Conversation::with(load), input)?;
+        let server = Server::start(&self.codex, startup, Conversation::with(load), input)?;
         Ok(AppServerRun::begin(server, ask, models, self.idle.clone()))
     }
 
@@ -92,10 +92,10 @@ pub(in crate::codex) async fn default_model(
     codex: &Codex,
     input: TurnInput<'_>,
 ) -> Result<Option<String>, SpawnError> {
-    let place = Place::of(codex, &input);
+    let startup = StartupInputs::of(codex, &input);
     let cwd = input.dir_path.to_string_lossy().into_owned();
     let conversation = Conversation::about_settings(cwd);
-    let mut server = Server::start(codex, place, conversation, input)?;
+    let mut server = Server::start(codex, startup, conversation, input)?;
     let asking = async {
         while !server.conversation.is_idle() {
             server.hear_next().await?;

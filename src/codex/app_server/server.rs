@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::time::timeout;
 
-use super::place::Place;
+use super::startup_inputs::StartupInputs;
 use super::{Conversation, DismissReason, Load};
 use crate::codex::engine::{End, TurnInput};
 use crate::codex::lines::Line;
@@ -36,7 +36,7 @@ pub struct Server {
     stdin: Option<Sender>,
     /// What it has not taken yet.
     unsent: VecDeque<u8>,
-    place: Place,
+    startup: StartupInputs,
     /// What it took when it last came to rest, in bytes.
     memory: u64,
     /// The workspace's lock, which its guard has, too; `None` if it is
@@ -47,7 +47,7 @@ pub struct Server {
 impl Server {
     pub(super) fn start(
         codex: &Codex,
-        place: Place,
+        startup: StartupInputs,
         conversation: Conversation,
         input: TurnInput<'_>,
     ) -> Result<Self, SpawnError> {
@@ -63,14 +63,14 @@ impl Server {
             conversation,
             stdin: Some(ours),
             unsent: VecDeque::new(),
-            place,
+            startup,
             memory: 0,
         })
     }
 
     /// Whether a turn that goes on with that thread can be run here.
-    pub(super) fn serves(&self, place: &Place, load: &Load) -> bool {
-        self.place == *place && self.conversation.has_loaded(load)
+    pub(super) fn serves(&self, startup: &StartupInputs, load: &Load) -> bool {
+        self.startup == *startup && self.conversation.has_loaded(load)
     }
 
     /// The next line that it writes, while pending input is sent to it.

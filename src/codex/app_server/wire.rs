@@ -22,51 +22,51 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub fn of(line: &'a [u8]) -> Option<Self> {
+    pub(super) fn of(line: &'a [u8]) -> Option<Self> {
         let fields = read(std::str::from_utf8(line).ok()?, RawFields)?;
         let room = Rc::new(Room::new());
         Some(Self { fields, room })
     }
 
     /// A field's text; of a missing one that of a null.
-    pub fn raw(&self, name: &str) -> &'a str {
+    pub(super) fn raw(&self, name: &str) -> &'a str {
         self.fields.get(name).map_or("null", |raw| raw.get())
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.raw(name) != "null"
     }
 
     /// An object's fields; empty for any other value.
-    pub fn object(&self, name: &str) -> Fields<'a> {
+    pub(super) fn object(&self, name: &str) -> Fields<'a> {
         self.within(read(self.raw(name), RawFields).unwrap_or_default())
     }
 
     /// The objects of a list, as far as there is room.
-    pub fn array(&self, name: &str) -> Vec<Fields<'a>> {
+    pub(super) fn array(&self, name: &str) -> Vec<Fields<'a>> {
         let items: Vec<&RawValue> = read(self.raw(name), self.room.list()).unwrap_or_default();
         let fields = |item: &&'a RawValue| Some(self.within(read(item.get(), RawFields)?));
         items.iter().filter_map(fields).collect()
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         serde_json::from_str(self.raw(name)).unwrap_or_default()
     }
 
-    pub fn texts(&self, name: &str) -> Vec<String> {
+    pub(super) fn texts(&self, name: &str) -> Vec<String> {
         read(self.raw(name), self.room.list()).unwrap_or_default()
     }
 
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
         serde_json::from_str(self.raw(name)).ok()
     }
 
-    pub fn is(&self, name: &str, text: &str) -> bool {
+    pub(super) fn is(&self, name: &str, text: &str) -> bool {
         serde_json::from_str::<Cow<'_, str>>(self.raw(name)).is_ok_and(|found| found == text)
     }
 
     /// A value that an agent may have chosen, without what there is no room for.
-    pub fn value(&self, name: &str) -> Value {
+    pub(super) fn value(&self, name: &str) -> Value {
         read(self.raw(name), self.room.seed()).unwrap_or_default()
     }
 
@@ -133,12 +133,12 @@ pub(super) enum Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     /// Of a line that has something unreadable before its message.
-    pub fn read_rest(line: &'a [u8]) -> Option<Self> {
+    pub(super) fn read_rest(line: &'a [u8]) -> Option<Self> {
         const BEGINNINGS: &[&[u8]] = &[br#"{"method":"#, br#"{"id":"#, br#"{"error":"#];
         protocol::rests(line, BEGINNINGS).find_map(Self::read)
     }
 
-    pub fn read(line: &'a [u8]) -> Option<Self> {
+    pub(super) fn read(line: &'a [u8]) -> Option<Self> {
         let fields = Fields::of(line.trim_ascii())?;
         let method = fields.text("method");
         match (fields.has("id"), method.is_empty()) {
@@ -180,7 +180,7 @@ pub(super) fn ended_turn(head: &[u8]) -> Option<(String, String)> {
 pub(super) struct Outgoing(Vec<u8>);
 
 impl Outgoing {
-    pub fn request(&mut self, id: u64, method: &str, params: &impl Serialize) {
+    pub(super) fn request(&mut self, id: u64, method: &str, params: &impl Serialize) {
         #[derive(Serialize)]
         struct Request<'a, P> {
             id: u64,
@@ -196,13 +196,13 @@ impl Outgoing {
         self.0.push(b'\n');
     }
 
-    pub fn notification(&mut self, method: &str) {
+    pub(super) fn notification(&mut self, method: &str) {
         self.line(&json!({"method": method}));
     }
 
     /// There is no person to ask: a request for a decision is declined, in the
     /// words of each request, and anything else refused.
-    pub fn decline(&mut self, id: &str, method: &str) {
+    pub(super) fn decline(&mut self, id: &str, method: &str) {
         let result = match method {
             "item/commandExecution/requestApproval" | "item/fileChange/requestApproval" => {
                 json!({"decision": "decline"})
@@ -228,11 +228,11 @@ impl Outgoing {
         self.0.push(b'\n');
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn take(&mut self) -> Vec<u8> {
+    pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
 }

@@ -13,7 +13,7 @@ const MAX_READ_FOR_END: u64 = 1 << 20;
 
 /// Why a turn failed, in codex's words and as its code.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RecordedFailure {
+pub(crate) struct RecordedFailure {
     pub message: String,
     pub info: Value,
 }
@@ -24,7 +24,7 @@ impl Rollout {
     ///
     /// # Errors
     /// The file can't be read, or has too much behind the last end.
-    pub fn last_failure(&self) -> io::Result<Option<RecordedFailure>> {
+    pub(crate) fn last_failure(&self) -> io::Result<Option<RecordedFailure>> {
         let file = self.open()?;
         let end = file.metadata()?.len();
         let ended = lines::backwards(file, end, MAX_READ_FOR_END, CHUNK, MAX_LINE, ended)?;

@@ -22,7 +22,7 @@ const MOST_NAMES: usize = 1_000;
 
 /// A part of a record.
 #[derive(Debug, Default)]
-pub struct Part {
+pub(crate) struct Part {
     thread_id: String,
     /// What the model's answers have cost; `None` if there is no answer.
     pub spent: Option<Tokens>,

@@ -9,7 +9,7 @@ use crate::event::Tokens;
 
 /// Of a turn or, after a crash, of its attempts so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// On its own thread.
     pub own: Option<Tokens>,
     /// By its sub-agents.
@@ -24,7 +24,7 @@ pub struct Recorded {
 ///
 /// # Errors
 /// As [`Rollout::since`], of the thread's own record.
-pub fn of_turn(codex_home: &Path, thread: &Rollout, offset: u64) -> io::Result<Recorded> {
+pub(crate) fn of_turn(codex_home: &Path, thread: &Rollout, offset: u64) -> io::Result<Recorded> {
     let own = thread.since(offset)?;
     let mut search = Search {
         codex_home,

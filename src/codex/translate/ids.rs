@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::words::bounded;
+use super::errors::bounded;
 
 /// The most of an id that is taken over, in bytes. codex's own have less.
 const MAX_ID: usize = 128;
@@ -24,7 +24,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    pub fn unused(&mut self, item_id: &str) -> String {
+    pub(super) fn unused(&mut self, item_id: &str) -> String {
         // Only the numbered ones have a `#`, and no number comes twice.
         let id = match item_id {
             "" => "unnamed".to_owned(),
@@ -37,12 +37,12 @@ impl Ids {
         format!("{id}#{}", self.numbered + 1)
     }
 
-    pub fn is_used(&self, id: &str) -> bool {
+    pub(super) fn is_used(&self, id: &str) -> bool {
         self.used.contains(id)
     }
 
     #[cfg(test)]
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.len()
     }
 }

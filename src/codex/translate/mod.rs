@@ -1,9 +1,9 @@
 //! The CLI's events → the events that readers see, and the turn's verdict.
 
+mod errors;
 mod ids;
 mod texts;
 mod tools;
-mod words;
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use super::failure::Cause;
 use super::protocol::{CliEvent, Item, ItemKind};
 use crate::event::{EventBody, NoticeCode, PlanItem, Reason, Tokens, TurnError};
 use crate::guard::Exit;
+use errors::{ended_silently, notice, turn_failed};
 use texts::{Kind, Texts};
 use tools::Tools;
-use words::{ended_silently, notice, turn_failed};
 
 /// How many unknown kinds are counted apart; further ones count as `other`.
 const MAX_UNKNOWN_KINDS: usize = 32;
@@ -187,7 +187,7 @@ impl Translator {
                 match outcome {
                     Outcome::Completed => Verdict::EndTurn,
                     Outcome::Failed(message, cause) => Verdict::Failed(turn_failed(message, cause)),
-                    Outcome::Interrupted => Verdict::Failed(words::interrupted()),
+                    Outcome::Interrupted => Verdict::Failed(errors::interrupted()),
                 }
             }
             None => Verdict::Failed(ended_silently(exit, self.held_error, stderr_tail)),

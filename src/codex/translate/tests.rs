@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 
+use super::errors::bounded;
 use super::ids::MAX_USED_IDS;
 use super::tools::{MAX_OPEN as MAX_OPEN_TOOLS, MAX_OUTPUT, MAX_PIECE};
-use super::words::bounded;
 use super::*;
 use crate::{
     codex::protocol::parse_line,

@@ -62,7 +62,7 @@ impl Open {
 impl Texts {
     /// An item of that id starts, again perhaps: what was published under it before
     /// was given up.
-    pub fn begin(&mut self, kind: Kind, item_id: String) {
+    pub(super) fn begin(&mut self, kind: Kind, item_id: String) {
         self.take(kind, &id(item_id));
         if kind == Kind::Text {
             self.unfinished = None;
@@ -70,11 +70,11 @@ impl Texts {
     }
 
     /// The newest message as far as it was published, if its end was not.
-    pub fn take_unfinished(&mut self) -> Option<String> {
+    pub(super) fn take_unfinished(&mut self) -> Option<String> {
         self.unfinished.take().map(|(_, text)| text)
     }
 
-    pub fn delta(&mut self, kind: Kind, item_id: String, text: String) -> Option<EventBody> {
+    pub(super) fn delta(&mut self, kind: Kind, item_id: String, text: String) -> Option<EventBody> {
         if text.is_empty() {
             return None;
         }
@@ -120,7 +120,12 @@ impl Texts {
 
     /// The text is whole. If it does not start with what was published of it,
     /// that can't be undone: it is published once more, whole, under a new id.
-    pub fn completed(&mut self, kind: Kind, item_id: String, whole: String) -> Option<EventBody> {
+    pub(super) fn completed(
+        &mut self,
+        kind: Kind,
+        item_id: String,
+        whole: String,
+    ) -> Option<EventBody> {
         if kind == Kind::Text {
             self.unfinished = None;
         }

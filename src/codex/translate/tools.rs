@@ -48,7 +48,7 @@ impl OpenTool {
 }
 
 impl Tools {
-    pub fn started(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
+    pub(super) fn started(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
         let item_id = id(item_id);
         if self.position(&item_id).is_some() {
             return;
@@ -70,7 +70,7 @@ impl Tools {
         }
     }
 
-    pub fn completed(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
+    pub(super) fn completed(&mut self, item_id: String, call: &ToolCall, out: &mut Vec<EventBody>) {
         let item_id = id(item_id);
         let at = match self.position(&item_id) {
             Some(at) => at,
@@ -89,7 +89,7 @@ impl Tools {
     }
 
     /// What a call prints, of one that runs and up to a limit.
-    pub fn output(&mut self, item_id: String, text: &str, out: &mut Vec<EventBody>) {
+    pub(super) fn output(&mut self, item_id: String, text: &str, out: &mut Vec<EventBody>) {
         let Some(at) = self.position(&id(item_id)) else {
             return;
         };
@@ -112,7 +112,7 @@ impl Tools {
     }
 
     /// Gives every call without a result one.
-    pub fn close(self) -> Vec<EventBody> {
+    pub(super) fn close(self) -> Vec<EventBody> {
         self.open.into_iter().map(OpenTool::unfinished).collect()
     }
 
@@ -123,12 +123,12 @@ impl Tools {
     }
 
     #[cfg(test)]
-    pub fn open(&self) -> &[OpenTool] {
+    pub(crate) fn open(&self) -> &[OpenTool] {
         &self.open
     }
 
     #[cfg(test)]
-    pub fn ids(&self) -> &Ids {
+    pub(crate) fn ids(&self) -> &Ids {
         &self.ids
     }
 }

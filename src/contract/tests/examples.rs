@@ -17,19 +17,19 @@ use crate::request::{
 };
 
 /// Of the package.
-pub fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 /// Those that never change: they are version 1.
-pub const FROZEN: &str = "docs/contract/examples/v1";
+pub(crate) const FROZEN: &str = "docs/contract/examples/v1";
 /// Requests that the schema rejects, and those that only the worker does.
-pub const BY_SCHEMA: &str = "docs/contract/examples/rejected/by-schema";
-pub const BY_WORKER: &str = "docs/contract/examples/rejected/by-worker";
+pub(crate) const BY_SCHEMA: &str = "docs/contract/examples/rejected/by-schema";
+pub(crate) const BY_WORKER: &str = "docs/contract/examples/rejected/by-worker";
 
 /// A handwritten file, not one that was made of it.
 #[derive(Debug)]
-pub struct Example {
+pub(crate) struct Example {
     /// Without its folder and endings.
     pub name: String,
     pub body: Vec<u8>,
@@ -38,16 +38,16 @@ pub struct Example {
 
 impl Example {
     /// What is made of it stands beside it.
-    pub fn beside(&self, ending: &str) -> PathBuf {
+    pub(crate) fn beside(&self, ending: &str) -> PathBuf {
         path(self.folder).join(format!("{}.{ending}.json", self.name))
     }
 
     /// `None` if it is no JSON.
-    pub fn value(&self) -> Option<Value> {
+    pub(crate) fn value(&self) -> Option<Value> {
         crate::request::json::from_slice(&self.body).ok()
     }
 
-    pub fn parse(&self) -> Result<TurnRequest, Rejection> {
+    pub(crate) fn parse(&self) -> Result<TurnRequest, Rejection> {
         TurnRequest::parse(&self.body, &limits(), &Properties::default())
     }
 
@@ -63,7 +63,7 @@ impl Example {
 }
 
 /// All of a folder, in the order of their names.
-pub fn of(folder: &'static str) -> Vec<Example> {
+pub(crate) fn of(folder: &'static str) -> Vec<Example> {
     let entries = fs::read_dir(path(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let mut examples: Vec<Example> = entries
         .filter_map(|entry| {
@@ -83,28 +83,28 @@ pub fn of(folder: &'static str) -> Vec<Example> {
     examples
 }
 
-pub fn requests() -> Vec<Example> {
+pub(crate) fn requests() -> Vec<Example> {
     of("docs/contract/examples/v1/requests")
 }
 
-pub fn controls() -> Vec<Example> {
+pub(crate) fn controls() -> Vec<Example> {
     of("docs/contract/examples/v1/control")
 }
 
-pub fn descriptions() -> Vec<Example> {
+pub(crate) fn descriptions() -> Vec<Example> {
     of("docs/contract/examples/v1/descriptions")
 }
 
-pub fn events() -> Vec<Example> {
+pub(crate) fn events() -> Vec<Example> {
     of("docs/contract/examples/v1/events")
 }
 
-pub fn turns() -> Vec<Example> {
+pub(crate) fn turns() -> Vec<Example> {
     of("docs/contract/examples/v1/turns")
 }
 
 /// Those that the examples are judged by: the defaults, and a certain root.
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     let (settings, _) = Settings::from_vars([]).unwrap();
     settings.request_limits(vec!["/srv/workspaces".into()])
 }
@@ -112,7 +112,7 @@ pub fn limits() -> Limits {
 /// What a request means. A new field of a request fails to compile here: it
 /// stands in the summary where it is not its default, so that what is said of
 /// older requests stays as it is.
-pub fn understood(request: &TurnRequest) -> Value {
+pub(crate) fn understood(request: &TurnRequest) -> Value {
     let TurnRequest {
         turn_id,
         workspace,
@@ -160,7 +160,7 @@ pub fn understood(request: &TurnRequest) -> Value {
 }
 
 /// The error that a request gets, and what `turn-worker validate` prints.
-pub fn error(rejection: &Rejection) -> Value {
+pub(crate) fn error(rejection: &Rejection) -> Value {
     let violations: Vec<Value> = (rejection.violations.iter())
         .map(|v| json!({ "field": v.field, "found": v.found, "allowed": v.rule }))
         .collect();
@@ -180,7 +180,7 @@ pub fn error(rejection: &Rejection) -> Value {
 const READERS_WORKSPACE: &str = "acme/website";
 
 /// What a reader makes of a turn's deliveries.
-pub fn read(turn: &Example) -> Value {
+pub(crate) fn read(turn: &Example) -> Value {
     let mut origin = Origin::new(Some(READERS_WORKSPACE.to_owned()));
     let mut order = Order::default();
     let (mut taken, mut restarts) = (Vec::new(), Vec::new());
@@ -325,7 +325,7 @@ fn fields_of_descriptions(missing: &mut Vec<String>) {
 }
 
 /// The types of events, in the order in which they are declared.
-pub fn types_of(event_schema: &Value) -> Vec<String> {
+pub(crate) fn types_of(event_schema: &Value) -> Vec<String> {
     let types = event_schema["oneOf"].as_array().unwrap();
     types
         .iter()

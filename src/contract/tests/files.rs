@@ -9,7 +9,7 @@ use super::*;
 
 /// Set by `ops/contract`.
 const WRITE: &str = "TURN_WORKER_TEST_WRITE";
-pub const EVENTS: &str = "docs/EVENTS.md";
+pub(crate) const EVENTS: &str = "docs/EVENTS.md";
 
 #[test]
 fn the_files_are_as_the_code_makes_them() {
@@ -110,7 +110,7 @@ fn left_over() -> Vec<String> {
 }
 
 /// A line for each frozen file, in the order of their names.
-pub fn checksums() -> Vec<String> {
+pub(crate) fn checksums() -> Vec<String> {
     let root = path(FROZEN);
     let mut files = Vec::new();
     collect(&root, &mut files);

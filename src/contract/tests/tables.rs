@@ -7,7 +7,7 @@ use super::*;
 use crate::event::{Advice, Again, ErrorCode, EventBody, NoticeCode, Reason, StopReason};
 
 /// A document with the tables between their marks.
-pub fn inserted(document: &str) -> String {
+pub(crate) fn inserted(document: &str) -> String {
     let mut document = document.to_owned();
     for (name, table) in tables() {
         let (begin, end) = (

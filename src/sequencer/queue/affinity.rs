@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::held::Ticket;
 use super::processes::{FRESH, Process, Processes, Room, WorkerReport};
-use super::waiting::{Group, Waiting, WaitingHead};
+use super::waiting_heads::{Group, Waiting, WaitingHead};
 
 /// How many workspaces have a preferred process at most; the oldest go first.
 pub(super) const MOST_KEPT: usize = 10_000;
@@ -112,7 +112,7 @@ pub(super) struct Affinity {
 }
 
 impl Affinity {
-    pub fn new(guard: Duration) -> Self {
+    pub(super) fn new(guard: Duration) -> Self {
         Self {
             guard,
             processes: Processes::default(),
@@ -124,13 +124,14 @@ impl Affinity {
     }
 
     /// Tickets have lost their meaning; which process keeps which server has not.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.processes.reset();
         self.waiting.clear();
     }
 
     /// How many workspaces have a preferred process.
-    pub fn kept(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
         self.kept.len()
     }
 
@@ -158,7 +159,7 @@ impl Affinity {
 
     /// Decides for a head that could be offered now. `since`: when it started to
     /// wait, if it does.
-    pub fn place(
+    pub(super) fn place(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -193,7 +194,12 @@ impl Affinity {
     }
 
     /// The head waits: no process is there that an offer could reach.
-    pub fn wait(&mut self, now: Instant, ticket: Ticket, since: Option<Instant>) -> Placement {
+    pub(super) fn wait(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        since: Option<Instant>,
+    ) -> Placement {
         let since = since.unwrap_or(now);
         self.waiting.insert(None, WaitingHead { since, ticket });
         Placement::Wait(now + LOOK_AGAIN)
@@ -208,12 +214,12 @@ impl Affinity {
     }
 
     /// The head waits for no slot any more.
-    pub fn waits_no_more(&mut self, ticket: Ticket) {
+    pub(super) fn waits_no_more(&mut self, ticket: Ticket) {
         self.waiting.remove(ticket);
     }
 
     /// The waiting head that the process's free slot is for, and its way there.
-    pub fn next_for(&self, now: Instant, worker: &str) -> Option<(Ticket, Destination)> {
+    pub(super) fn next_for(&self, now: Instant, worker: &str) -> Option<(Ticket, Destination)> {
         let process = self.processes.get(worker)?;
         if !process.is_serving(now) || !process.has_room() {
             return None;
@@ -243,7 +249,7 @@ impl Affinity {
     }
 
     /// When slots that are free count as such, if heads wait for that.
-    pub fn slots_settle(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn slots_settle(&self, now: Instant) -> Option<Instant> {
         let waits = !self.waiting.is_empty() && self.room(now) == Room::Full;
         waits.then(|| self.processes.settles_at(now)).flatten()
     }
@@ -272,7 +278,7 @@ impl Affinity {
     }
 
     /// The private offer did not arrive, or got no answer.
-    pub fn failed(&mut self, now: Instant, ticket: Ticket, worker: &str, workspace: &str) {
+    pub(super) fn failed(&mut self, now: Instant, ticket: Ticket, worker: &str, workspace: &str) {
         self.processes.private_answered(now, ticket, worker);
         self.processes.doubt(worker);
         self.forget(workspace);
@@ -280,7 +286,7 @@ impl Affinity {
 
     /// The process has the turn of that workspace now: a server that another
     /// process keeps makes way.
-    pub fn runs(&mut self, now: Instant, workspace: &str, turn_id: &str, worker: &str) {
+    pub(super) fn runs(&mut self, now: Instant, workspace: &str, turn_id: &str, worker: &str) {
         self.processes.runs(now, workspace, turn_id, worker);
         if self
             .worker_of(workspace)
@@ -291,14 +297,14 @@ impl Affinity {
     }
 
     /// A turn has ended there, and its server waits for the next one or not.
-    pub fn keeps(&mut self, workspace: &str, worker: &str, warm: bool) {
+    pub(super) fn keeps(&mut self, workspace: &str, worker: &str, warm: bool) {
         match warm {
             true => self.keep(workspace.into(), worker.into()),
             false => self.forget(workspace),
         }
     }
 
-    pub fn heard(&mut self, now: Instant, report: &WorkerReport<'_>) {
+    pub(super) fn heard(&mut self, now: Instant, report: &WorkerReport<'_>) {
         if self.processes.report(now, report) && report.offers_to.is_some() {
             self.compare(now, &report.worker.into(), report);
         }
@@ -378,7 +384,7 @@ impl Preferred<'_> {
 #[cfg(test)]
 impl Affinity {
     /// What is counted for turns is what they say of themselves.
-    pub fn check(&self, disk: uuid::Uuid, turns: &BTreeMap<Ticket, super::held::Held>) {
+    pub(crate) fn check(&self, disk: uuid::Uuid, turns: &BTreeMap<Ticket, super::held::Held>) {
         for (ticket, held) in turns.iter().filter(|(_, held)| held.disk == Some(disk)) {
             self.processes.check(*ticket, held);
         }
@@ -389,7 +395,7 @@ impl Affinity {
         assert_eq!(self.kept.len(), self.by_age.len());
     }
 
-    pub fn waits(&self, ticket: Ticket) -> bool {
+    pub(crate) fn waits(&self, ticket: Ticket) -> bool {
         self.waiting.contains(ticket)
     }
 }

@@ -20,12 +20,12 @@ const JITTER: f64 = 0.2;
 pub(super) struct Jitter(u64);
 
 impl Jitter {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The wait after `times` waits in a row.
-    pub fn wait(&mut self, backoff: Backoff, times: u32) -> Duration {
+    pub(super) fn wait(&mut self, backoff: Backoff, times: u32) -> Duration {
         let doubled = backoff
             .first
             .saturating_mul(2u32.saturating_pow(times.min(31)));

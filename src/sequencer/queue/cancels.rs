@@ -24,7 +24,12 @@ pub(super) struct Cancels {
 }
 
 impl Cancels {
-    pub fn remember(&mut self, now: Instant, turn_id: Arc<str>, workspace: Option<Arc<str>>) {
+    pub(super) fn remember(
+        &mut self,
+        now: Instant,
+        turn_id: Arc<str>,
+        workspace: Option<Arc<str>>,
+    ) {
         let key = (turn_id, workspace);
         self.heard.insert(key.clone(), now);
         self.by_age.push_back((now, key));
@@ -38,7 +43,7 @@ impl Cancels {
         }
     }
 
-    pub fn names(&self, now: Instant, turn_id: &Arc<str>, workspace: &Arc<str>) -> bool {
+    pub(super) fn names(&self, now: Instant, turn_id: &Arc<str>, workspace: &Arc<str>) -> bool {
         [None, Some(Arc::clone(workspace))]
             .into_iter()
             .filter_map(|workspace| self.heard.get(&(Arc::clone(turn_id), workspace)))

@@ -161,7 +161,7 @@ impl Queue {
     }
 
     /// The answer to [`Action::Claim`]. One that comes after the turn's `done` is ignored.
-    pub fn claim_answered(
+    pub(crate) fn claim_answered(
         &mut self,
         now: Instant,
         ticket: Ticket,
@@ -240,7 +240,7 @@ impl Queue {
 
     /// The answer to [`Action::Receive`]: a sequencer first received the turn
     /// so long ago, maybe another one.
-    pub fn was_received(
+    pub(crate) fn was_received(
         &mut self,
         now: Instant,
         ticket: Ticket,

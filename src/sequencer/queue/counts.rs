@@ -10,7 +10,7 @@ use super::{Queue, REPEAT};
 
 /// The oldest turn that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Oldest {
+pub(crate) struct Oldest {
     /// By this sequencer.
     pub received: Instant,
     /// By the producer, if its request says so.
@@ -19,7 +19,7 @@ pub struct Oldest {
 
 /// All that is held, in short.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub turns: usize,
     /// Those that are not known to run.
     pub waiting: usize,
@@ -30,7 +30,7 @@ pub struct Summary {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct LineSummary {
+pub(crate) struct LineSummary {
     pub workspace: Arc<str>,
     pub turns: usize,
     /// One of them is known to run.
@@ -49,7 +49,7 @@ pub struct LineSummary {
 
 /// Of a turn in its workspace's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// Turns that come before it.
     pub ahead: usize,
     /// A worker is known to have it.
@@ -60,12 +60,12 @@ pub struct Place {
 
 impl Queue {
     /// Whether a turn of that id is held, in any workspace.
-    pub fn holds_turn_id(&self, turn_id: &str) -> bool {
+    pub(crate) fn holds_turn_id(&self, turn_id: &str) -> bool {
         self.by_id.contains_key(turn_id)
     }
 
     /// Where a held turn stands. Counts the turns ahead of it.
-    pub fn place(&self, now: Instant, workspace: &str, turn_id: &str) -> Option<Place> {
+    pub(crate) fn place(&self, now: Instant, workspace: &str, turn_id: &str) -> Option<Place> {
         let ticket = self.find(workspace, turn_id)?;
         let held = self.turns.get(&ticket)?;
         let ahead = self.lines.get(workspace)?.order.range(..ticket).count();
@@ -77,25 +77,25 @@ impl Queue {
     }
 
     /// How many turns are held.
-    pub fn turns(&self) -> usize {
+    pub(crate) fn turns(&self) -> usize {
         self.turns.len()
     }
 
     /// How many workspaces have turns here.
-    pub fn workspaces(&self) -> usize {
+    pub(crate) fn workspaces(&self) -> usize {
         self.lines.len()
     }
 
     /// The oldest turn that is not known to run. Looks past those that do, of
     /// which there are no more than the pool has slots.
-    pub fn oldest_waiting(&self, now: Instant) -> Option<Oldest> {
+    pub(crate) fn oldest_waiting(&self, now: Instant) -> Option<Oldest> {
         let held = self.turns.values().find(|held| !runs(held, now))?;
         Some(Oldest::of(held))
     }
 
     /// With the `top` longest lines, and of each the first `next` turns. Looks
     /// at every turn once.
-    pub fn summary(&self, now: Instant, top: usize, next: usize) -> Summary {
+    pub(crate) fn summary(&self, now: Instant, top: usize, next: usize) -> Summary {
         let waiting = self.turns.values().filter(|held| !runs(held, now));
         let mut lines: Vec<(&Arc<str>, &Line)> = self.lines.iter().collect();
         let longest_first = |one: &(&Arc<str>, &Line), other: &(&Arc<str>, &Line)| {

@@ -14,7 +14,7 @@ use crate::workspace::Pauses;
 
 /// A turn as it came out of `codex.turns`, already validated.
 #[derive(Debug, PartialEq, Eq)]
-pub struct QueuedTurn {
+pub(crate) struct QueuedTurn {
     /// In its one canonical spelling.
     pub workspace: Arc<str>,
     pub turn_id: Arc<str>,
@@ -45,7 +45,7 @@ impl QueuedTurn {
 ///
 /// [`Queue::reset`]: super::Queue::reset
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub(super) u64);
+pub(crate) struct Ticket(pub(super) u64);
 
 /// How a turn ends that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -145,7 +145,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub fn new(turn: Arc<QueuedTurn>, tag: u64, now: Instant, not_before: Instant) -> Self {
+    pub(super) fn new(turn: Arc<QueuedTurn>, tag: u64, now: Instant, not_before: Instant) -> Self {
         // What is further away than the clock reaches never comes.
         let deadline = turn.start_within.and_then(|limit| now.checked_add(limit));
         Self {
@@ -185,7 +185,7 @@ impl Held {
     }
 
     /// For a worker that may have taken the turn after its cancel was sent.
-    pub fn repeat_cancel(&self, out: &mut Vec<Action>) {
+    pub(super) fn repeat_cancel(&self, out: &mut Vec<Action>) {
         if self.cancelled || self.superseded_by.is_some() {
             out.push(Action::RepeatCancel {
                 turn: Arc::clone(&self.turn),
@@ -211,7 +211,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub fn head(&self) -> Option<Ticket> {
+    pub(super) fn head(&self) -> Option<Ticket> {
         self.order.first().copied()
     }
 }

@@ -26,7 +26,7 @@ const MOST_NAMED: usize = 2_000;
 
 /// A disk, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostSummary {
+pub(crate) struct HostSummary {
     pub disk: Uuid,
     pub host: Arc<str>,
     /// Workspaces that live there.
@@ -43,27 +43,27 @@ impl Queue {
     /// Where each workspace lives on one host's disk. Until [`Queue::homes_read`]
     /// no message must be delivered.
     #[must_use]
-    pub fn with_local_storage(mut self, now: Instant) -> Self {
+    pub(crate) fn with_local_storage(mut self, now: Instant) -> Self {
         self.hosts = Hosts::local(self.guard);
         self.homes = Some(Homes::default());
         self.since = Some(now);
         self
     }
 
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.homes.is_some()
     }
 
-    pub fn homes(&self) -> Option<&Homes> {
+    pub(crate) fn homes(&self) -> Option<&Homes> {
         self.homes.as_ref()
     }
 
-    pub fn homes_mut(&mut self) -> Option<&mut Homes> {
+    pub(crate) fn homes_mut(&mut self) -> Option<&mut Homes> {
         self.homes.as_mut()
     }
 
     /// What the log says, before anything is delivered.
-    pub fn homes_read(&mut self, now: Instant, homes: Homes) {
+    pub(crate) fn homes_read(&mut self, now: Instant, homes: Homes) {
         self.since = Some(now);
         for (disk, host) in homes.disks() {
             self.hosts.open(disk, &host);
@@ -72,7 +72,12 @@ impl Queue {
     }
 
     /// A record was read back from the log. False if another came first.
-    pub fn home_set(&mut self, now: Instant, record: HomeRecord, out: &mut Vec<Action>) -> bool {
+    pub(crate) fn home_set(
+        &mut self,
+        now: Instant,
+        record: HomeRecord,
+        out: &mut Vec<Action>,
+    ) -> bool {
         let Some(homes) = &mut self.homes else {
             return false;
         };
@@ -89,7 +94,7 @@ impl Queue {
     }
 
     /// A record could not be written to the log: it is tried again.
-    pub fn home_failed(&mut self, now: Instant, workspace: &str) {
+    pub(crate) fn home_failed(&mut self, now: Instant, workspace: &str) {
         let Some(line) = self.lines.get_mut(workspace) else {
             return;
         };
@@ -100,7 +105,7 @@ impl Queue {
     }
 
     /// The log says that a disk is gone for good.
-    pub fn disk_lost(&mut self, now: Instant, lost: LostDisk, out: &mut Vec<Action>) {
+    pub(crate) fn disk_lost(&mut self, now: Instant, lost: LostDisk, out: &mut Vec<Action>) {
         let Some(homes) = &mut self.homes else {
             return;
         };
@@ -283,7 +288,7 @@ impl Queue {
     }
 
     /// Whether a turn of the workspace may be under way on its disk.
-    pub fn may_run(&self, now: Instant, workspace: &str) -> bool {
+    pub(crate) fn may_run(&self, now: Instant, workspace: &str) -> bool {
         let head = self.lines.get(workspace).and_then(|line| line.head());
         let held = head.and_then(|head| self.turns.get(&head));
         held.is_some_and(|held| {
@@ -295,7 +300,7 @@ impl Queue {
 
     /// The disk that a host of that name, or a disk of that id, has now: one that is
     /// there comes first.
-    pub fn disk_called(&self, now: Instant, host: &str) -> Option<Disk> {
+    pub(crate) fn disk_called(&self, now: Instant, host: &str) -> Option<Disk> {
         let homes = self.homes.as_ref()?;
         let hosts = self.hosts.iter();
         let called = hosts.filter(|(disk, queue)| {
@@ -310,7 +315,7 @@ impl Queue {
     }
 
     /// The disks of that name or id that can be gone for good: those that are away.
-    pub fn disks_to_lose(&self, now: Instant, host: &str) -> Vec<Disk> {
+    pub(crate) fn disks_to_lose(&self, now: Instant, host: &str) -> Vec<Disk> {
         let Some(homes) = &self.homes else {
             return Vec::new();
         };
@@ -327,7 +332,7 @@ impl Queue {
     }
 
     /// Every disk that is known, for operators and metrics. Looks at every line.
-    pub fn host_summaries(&self, now: Instant) -> Vec<HostSummary> {
+    pub(crate) fn host_summaries(&self, now: Instant) -> Vec<HostSummary> {
         let Some(homes) = &self.homes else {
             return Vec::new();
         };
@@ -362,7 +367,11 @@ impl Queue {
     }
 
     /// The home of a workspace, and for how long it has been away.
-    pub fn home_of(&self, now: Instant, workspace: &str) -> Option<(&Disk, Option<Duration>)> {
+    pub(crate) fn home_of(
+        &self,
+        now: Instant,
+        workspace: &str,
+    ) -> Option<(&Disk, Option<Duration>)> {
         let disk = self.homes.as_ref()?.disk_of(workspace)?;
         let queue = self.hosts.get(disk.id);
         let away = queue.and_then(|queue| self.away_for(now, queue));
@@ -371,7 +380,7 @@ impl Queue {
 
     /// The disk of a workspace's records: [`SHARED`] where all share one. `None` if
     /// it has no home.
-    pub fn disk_of(&self, workspace: &str) -> Option<Uuid> {
+    pub(crate) fn disk_of(&self, workspace: &str) -> Option<Uuid> {
         match &self.homes {
             None => Some(SHARED),
             Some(homes) => homes.disk_of(workspace).map(|disk| disk.id),

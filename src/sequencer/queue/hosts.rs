@@ -16,10 +16,10 @@ use super::{LIES_AT_MOST, WorkerReport};
 use crate::homes::Disk;
 
 /// Stands for the disk of a pool that shares its root.
-pub const SHARED: Uuid = Uuid::nil();
+pub(crate) const SHARED: Uuid = Uuid::nil();
 
 /// A disk of which no process was heard for so long is away: five heartbeats.
-pub const AWAY_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const AWAY_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct HostQueue {
@@ -40,22 +40,22 @@ pub(super) struct HostQueue {
 
 impl HostQueue {
     /// Whether an offer could be taken at once.
-    pub fn is_there(&self, now: Instant) -> bool {
+    pub(super) fn is_there(&self, now: Instant) -> bool {
         !self.is_local || self.affinity.processes.are_there(now)
     }
 
     /// No process of the disk has been heard for so long that offers would only lie there.
-    pub fn is_away(&self, now: Instant) -> bool {
+    pub(super) fn is_away(&self, now: Instant) -> bool {
         let since = self.last_heard.filter(|_| self.is_local);
         self.is_local && since.is_none_or(|at| now.saturating_duration_since(at) >= AWAY_AFTER)
     }
 
-    pub fn heard(&mut self, now: Instant) {
+    pub(super) fn heard(&mut self, now: Instant) {
         self.last_heard = Some(now);
     }
 
     /// Whether the turn's newest offer is to be believed to wait in the work queue.
-    pub fn lies_untaken(&self, offer: Option<LastOffer>, now: Instant) -> bool {
+    pub(super) fn lies_untaken(&self, offer: Option<LastOffer>, now: Instant) -> bool {
         offer.is_some_and(|offer| {
             self.untaken > 0 && offer.newest > self.taken && now < offer.at + LIES_AT_MOST
         })
@@ -70,7 +70,7 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    pub fn shared(guard: Duration) -> Self {
+    pub(super) fn shared(guard: Duration) -> Self {
         let mut hosts = Self {
             guard,
             is_local: false,
@@ -80,7 +80,7 @@ impl Hosts {
         hosts
     }
 
-    pub fn local(guard: Duration) -> Self {
+    pub(super) fn local(guard: Duration) -> Self {
         Self {
             guard,
             is_local: true,
@@ -89,14 +89,14 @@ impl Hosts {
     }
 
     /// Tickets have lost their meaning.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         for host in self.by_disk.values_mut() {
             host.affinity.reset();
             host.untaken = 0;
         }
     }
 
-    pub fn open(&mut self, disk: Uuid, host: &Arc<str>) -> &mut HostQueue {
+    pub(super) fn open(&mut self, disk: Uuid, host: &Arc<str>) -> &mut HostQueue {
         let (guard, is_local) = (self.guard, self.is_local);
         self.by_disk.entry(disk).or_insert_with(|| HostQueue {
             affinity: Affinity::new(guard),
@@ -110,16 +110,16 @@ impl Hosts {
         })
     }
 
-    pub fn get(&self, disk: Uuid) -> Option<&HostQueue> {
+    pub(super) fn get(&self, disk: Uuid) -> Option<&HostQueue> {
         self.by_disk.get(&disk)
     }
 
-    pub fn of(&mut self, disk: Option<Uuid>) -> Option<&mut HostQueue> {
+    pub(super) fn of(&mut self, disk: Option<Uuid>) -> Option<&mut HostQueue> {
         self.by_disk.get_mut(&disk?)
     }
 
     /// Where that process's disk is.
-    pub fn of_worker(&mut self, worker: &str) -> Option<&mut HostQueue> {
+    pub(super) fn of_worker(&mut self, worker: &str) -> Option<&mut HostQueue> {
         match self.is_local {
             false => self.by_disk.get_mut(&SHARED),
             true => {
@@ -130,7 +130,7 @@ impl Hosts {
     }
 
     /// `None` for a process that reports no disk where each has one.
-    pub fn reporting(&mut self, report: &WorkerReport<'_>) -> Option<&mut HostQueue> {
+    pub(super) fn reporting(&mut self, report: &WorkerReport<'_>) -> Option<&mut HostQueue> {
         match (self.is_local, report.disk) {
             (false, _) => self.by_disk.get_mut(&SHARED),
             (true, Some(Disk { id, host })) => {
@@ -144,7 +144,7 @@ impl Hosts {
         }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (Uuid, &HostQueue)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Uuid, &HostQueue)> {
         self.by_disk.iter().map(|(disk, host)| (*disk, host))
     }
 }

@@ -11,7 +11,7 @@ use super::{Destination, QueuedTurn, Ticket, Verdict};
 
 /// What the shell has to do. Turn and request are shared, not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ack this delivery, and no other (`multiple` unset).
     Ack { tag: u64 },
     /// Publish the turn to that queue, mandatory and persistent, and report
@@ -75,7 +75,7 @@ pub enum Action {
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     /// A turn of its own.
     New,
     /// A turn that is held already; acked.

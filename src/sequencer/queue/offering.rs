@@ -14,7 +14,7 @@ use crate::homes::Homes;
 impl Queue {
     /// Before [`Queue::done`], also of turns that are not held here: which
     /// worker ended the turn, and whether it keeps the server.
-    pub fn served(
+    pub(crate) fn served(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -37,7 +37,7 @@ impl Queue {
     }
 
     /// A worker has taken an offer of the turn.
-    pub fn offer_taken(
+    pub(crate) fn offer_taken(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -69,7 +69,7 @@ impl Queue {
 
     /// A worker has not taken a private offer: the broker has moved it to the
     /// shared queue.
-    pub fn offer_declined(
+    pub(crate) fn offer_declined(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -105,7 +105,12 @@ impl Queue {
     }
 
     /// What a heartbeat reports besides the turns, before [`Queue::heartbeat`].
-    pub fn worker_heard(&mut self, now: Instant, report: &WorkerReport<'_>, out: &mut Vec<Action>) {
+    pub(crate) fn worker_heard(
+        &mut self,
+        now: Instant,
+        report: &WorkerReport<'_>,
+        out: &mut Vec<Action>,
+    ) {
         let lost = |homes: &Homes| report.disk.is_some_and(|disk| homes.is_lost(disk.id));
         if self.homes.as_ref().is_some_and(lost) {
             return;
@@ -123,7 +128,8 @@ impl Queue {
     }
 
     /// How many workspaces have a preferred process.
-    pub fn preferences(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn preferences(&self) -> usize {
         self.hosts
             .iter()
             .map(|(_, host)| host.affinity.kept())
@@ -131,7 +137,7 @@ impl Queue {
     }
 
     /// Offers waiting heads to the process, as many as it has free slots.
-    pub fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
+    pub(crate) fn use_room(&mut self, now: Instant, worker: &str, out: &mut Vec<Action>) {
         while let Some(host) = self.hosts.of_worker(worker)
             && let Some((ticket, to)) = host.affinity.next_for(now, worker)
         {
@@ -165,7 +171,7 @@ impl Queue {
     }
 
     /// The broker has confirmed the offer.
-    pub fn offer_confirmed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+    pub(crate) fn offer_confirmed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
             return;
         };
@@ -182,7 +188,7 @@ impl Queue {
     }
 
     /// The broker has returned or nacked the offer.
-    pub fn offer_failed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
+    pub(crate) fn offer_failed(&mut self, now: Instant, ticket: Ticket, out: &mut Vec<Action>) {
         let Some(held) = self.turns.get_mut(&ticket).filter(|held| held.in_flight) else {
             return;
         };

@@ -30,7 +30,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 
 /// What a heartbeat reports of its process.
 #[derive(Debug, Clone, Copy)]
-pub struct WorkerReport<'a> {
+pub(crate) struct WorkerReport<'a> {
     pub worker: &'a str,
     pub slots: usize,
     /// It takes offers: it does not drain and has all that it needs.
@@ -74,7 +74,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.room() > 0
     }
 
@@ -90,11 +90,11 @@ impl Process {
         };
     }
 
-    pub fn was_heard(&self, now: Instant) -> bool {
+    pub(super) fn was_heard(&self, now: Instant) -> bool {
         !self.doubted && now.saturating_duration_since(self.heard) < FRESH
     }
 
-    pub fn is_serving(&self, now: Instant) -> bool {
+    pub(super) fn is_serving(&self, now: Instant) -> bool {
         self.serves && self.was_heard(now)
     }
 
@@ -104,7 +104,7 @@ impl Process {
     }
 
     /// Its private queue, if an offer there is likely to be answered at once.
-    pub fn private_queue(&self, now: Instant) -> Option<&Arc<str>> {
+    pub(super) fn private_queue(&self, now: Instant) -> Option<&Arc<str>> {
         self.offers_to.as_ref().filter(|_| self.was_heard(now))
     }
 }
@@ -133,19 +133,19 @@ pub(super) struct Processes {
 
 impl Processes {
     /// Tickets have lost their meaning.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.unanswered.clear();
         for process in self.by_worker.values_mut() {
             process.offered.clear();
         }
     }
 
-    pub fn get(&self, worker: &str) -> Option<&Process> {
+    pub(super) fn get(&self, worker: &str) -> Option<&Process> {
         self.by_worker.get(worker)
     }
 
     /// False if there are too many to remember this one.
-    pub fn report(&mut self, now: Instant, report: &WorkerReport<'_>) -> bool {
+    pub(super) fn report(&mut self, now: Instant, report: &WorkerReport<'_>) -> bool {
         if !report.answers {
             self.older_heard = Some(now);
         }
@@ -192,11 +192,11 @@ impl Processes {
     }
 
     /// Older workers were heard lately.
-    pub fn has_older(&self, now: Instant) -> bool {
+    pub(super) fn has_older(&self, now: Instant) -> bool {
         self.older_heard.is_some_and(|at| now < at + OLDER_HEARD)
     }
 
-    pub fn runs(&mut self, now: Instant, workspace: &str, turn_id: &str, worker: &str) {
+    pub(super) fn runs(&mut self, now: Instant, workspace: &str, turn_id: &str, worker: &str) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             let key = key(workspace, turn_id);
             if !process.ended.contains(&key) {
@@ -207,7 +207,7 @@ impl Processes {
     }
 
     /// `took`: `None` if that is not known.
-    pub fn ended(
+    pub(super) fn ended(
         &mut self,
         now: Instant,
         workspace: &str,
@@ -230,7 +230,7 @@ impl Processes {
     }
 
     /// Whether a slot of that process is likely to be free within this time.
-    pub fn is_soon_free(&self, worker: &str, within: Duration) -> bool {
+    pub(super) fn is_soon_free(&self, worker: &str, within: Duration) -> bool {
         let slots = self
             .by_worker
             .get(worker)
@@ -239,7 +239,7 @@ impl Processes {
         self.pace.is_some_and(|pace| pace / slots <= within)
     }
 
-    pub fn private_offer(&mut self, now: Instant, ticket: Ticket, worker: &str) {
+    pub(super) fn private_offer(&mut self, now: Instant, ticket: Ticket, worker: &str) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             process.offered.insert(ticket);
             process.note_room(now);
@@ -247,14 +247,14 @@ impl Processes {
     }
 
     /// The private offer has an answer, of any kind.
-    pub fn private_answered(&mut self, now: Instant, ticket: Ticket, worker: &str) {
+    pub(super) fn private_answered(&mut self, now: Instant, ticket: Ticket, worker: &str) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             process.offered.remove(&ticket);
             process.note_room(now);
         }
     }
 
-    pub fn private_declined(&mut self, now: Instant, ticket: Ticket, worker: &str) {
+    pub(super) fn private_declined(&mut self, now: Instant, ticket: Ticket, worker: &str) {
         self.private_answered(now, ticket, worker);
         if let Some(process) = self.by_worker.get_mut(worker) {
             process.unknown += process.room();
@@ -263,26 +263,26 @@ impl Processes {
     }
 
     /// The process does not answer: no offers go to it before its next heartbeat.
-    pub fn doubt(&mut self, worker: &str) {
+    pub(super) fn doubt(&mut self, worker: &str) {
         if let Some(process) = self.by_worker.get_mut(worker) {
             process.doubted = true;
         }
     }
 
-    pub fn shared_offer(&mut self, ticket: Ticket, since: Instant) {
+    pub(super) fn shared_offer(&mut self, ticket: Ticket, since: Instant) {
         self.unanswered.insert((since, ticket));
     }
 
-    pub fn shared_answered(&mut self, ticket: Ticket, since: Instant) {
+    pub(super) fn shared_answered(&mut self, ticket: Ticket, since: Instant) {
         self.unanswered.remove(&(since, ticket));
     }
 
     /// Since when the oldest offer in the shared queue has had no answer.
-    pub fn oldest_unanswered(&self) -> Option<Instant> {
+    pub(super) fn oldest_unanswered(&self) -> Option<Instant> {
         self.unanswered.first().map(|(since, _)| *since)
     }
 
-    pub fn room(&self, now: Instant) -> Room {
+    pub(super) fn room(&self, now: Instant) -> Room {
         if self.has_older(now) || !self.heard(now).any(|process| process.offers_to.is_some()) {
             return Room::Unknown;
         }
@@ -302,7 +302,7 @@ impl Processes {
     }
 
     /// When slots that may be about to take shared offers count as free.
-    pub fn settles_at(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn settles_at(&self, now: Instant) -> Option<Instant> {
         let free = self.serving(now).filter(|process| process.has_room());
         let settles = free.map(|process| process.settles_at(now)).min()?;
         let taken = self.newly_unanswered(now).next().map(|at| at + SETTLED);
@@ -319,12 +319,12 @@ impl Processes {
     }
 
     /// Whether any process was heard lately.
-    pub fn are_there(&self, now: Instant) -> bool {
+    pub(super) fn are_there(&self, now: Instant) -> bool {
         self.heard(now).next().is_some()
     }
 
     /// The slots of the processes that take turns, and those that are free.
-    pub fn slots(&self, now: Instant) -> (usize, usize) {
+    pub(super) fn slots(&self, now: Instant) -> (usize, usize) {
         let serving = self.serving(now);
         serving.fold((0, 0), |(slots, free), process| {
             (slots + process.slots, free + process.room())
@@ -332,7 +332,7 @@ impl Processes {
     }
 
     /// The processes with free slots.
-    pub fn with_room(&self, now: Instant) -> Vec<Arc<str>> {
+    pub(super) fn with_room(&self, now: Instant) -> Vec<Arc<str>> {
         let free = |(worker, process): (&Arc<str>, &Process)| {
             (process.is_serving(now) && process.has_room()).then(|| Arc::clone(worker))
         };
@@ -357,7 +357,7 @@ fn key(workspace: &str, turn_id: &str) -> TurnKey {
 #[cfg(test)]
 impl Processes {
     /// What is counted for a turn is what it says of itself.
-    pub fn check(&self, ticket: Ticket, held: &super::held::Held) {
+    pub(crate) fn check(&self, ticket: Ticket, held: &super::held::Held) {
         if let Some(worker) = &held.offered_to
             && let Some(process) = self.by_worker.get(worker)
         {
@@ -368,7 +368,10 @@ impl Processes {
         }
     }
 
-    pub fn check_tickets(&self, turns: &std::collections::BTreeMap<Ticket, super::held::Held>) {
+    pub(crate) fn check_tickets(
+        &self,
+        turns: &std::collections::BTreeMap<Ticket, super::held::Held>,
+    ) {
         for (worker, process) in &self.by_worker {
             for ticket in &process.offered {
                 assert_eq!(turns[ticket].offered_to.as_ref(), Some(worker));

@@ -7,11 +7,11 @@ use super::Queue;
 
 /// For how long an offered turn may fail to start before its workspace counts as
 /// stuck. A worker that runs a turn reports it within a heartbeat.
-pub const STUCK_AFTER: Duration = Duration::from_secs(5 * 60);
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// The first turn of a workspace that is stuck.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StuckTurn {
+pub(crate) struct StuckTurn {
     pub workspace: Arc<str>,
     pub turn_id: Arc<str>,
     /// Since the first of its offers that had no effect.
@@ -23,7 +23,7 @@ impl Queue {
     /// lock is held, its records are damaged. An offer that waits in the work queue
     /// for a slot or for a worker does not count. Looks at every workspace; to be asked once
     /// in a while.
-    pub fn stuck(&mut self, now: Instant) -> Vec<StuckTurn> {
+    pub(crate) fn stuck(&mut self, now: Instant) -> Vec<StuckTurn> {
         let mut stuck = Vec::new();
         let paused = Arc::clone(&self.paused);
         for line in self.lines.values() {

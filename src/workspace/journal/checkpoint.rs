@@ -29,7 +29,7 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub fn of_header(segment: &Segment, len: u64) -> Self {
+    pub(super) fn of_header(segment: &Segment, len: u64) -> Self {
         Self {
             segment: segment.number,
             len,
@@ -40,7 +40,7 @@ impl Checkpoint {
     }
 
     /// The stored one, if it is whole, ours, and of this segment.
-    pub fn load(state: &Dir, segment: u64) -> Result<Option<Self>, DiskError> {
+    pub(super) fn load(state: &Dir, segment: u64) -> Result<Option<Self>, DiskError> {
         let Some(bytes) = state.read(CHECKPOINT, MAX_BYTES)? else {
             return Ok(None);
         };
@@ -49,12 +49,12 @@ impl Checkpoint {
             .filter(|checkpoint: &Self| checkpoint.segment == segment))
     }
 
-    pub fn store(&self, state: &Dir) -> Result<(), DiskError> {
+    pub(super) fn store(&self, state: &Dir) -> Result<(), DiskError> {
         state.overwrite_cache(CHECKPOINT, &line::encode(self))
     }
 
     /// Adds a record to the tally; `len` is the caller's.
-    pub fn add(&mut self, json: &[u8]) -> Result<(), Unreadable> {
+    pub(super) fn add(&mut self, json: &[u8]) -> Result<(), Unreadable> {
         match line::parse(json)? {
             Record::Segment(_) => {}
             Record::Started(_) => self.open_attempt = true,

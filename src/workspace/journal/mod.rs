@@ -21,7 +21,7 @@ mod tests;
 pub use end::JournalEnd;
 pub use locked::LockedJournal;
 pub(super) use read::{end_of, history, indexed_end};
-pub use recent::Progress;
+pub(super) use recent::Progress;
 pub(super) use recent::{open_attempt, progress, recent_history};
 pub use record::{
     Baseline, Fence, Finished, Returned, Started, ThreadEnd, ThreadStart, TurnHistory, Unkept,

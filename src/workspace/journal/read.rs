@@ -242,7 +242,7 @@ pub(super) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    pub fn of(file: &'a File, offset: u64) -> Self {
+    pub(super) fn of(file: &'a File, offset: u64) -> Self {
         Self { file, offset }
     }
 }
@@ -264,11 +264,11 @@ pub(super) mod reads {
 
     thread_local!(static READS: Cell<u64> = const { Cell::new(0) });
 
-    pub fn count(bytes: usize) {
+    pub(crate) fn count(bytes: usize) {
         READS.set(READS.get() + bytes as u64);
     }
 
-    pub fn take() -> u64 {
+    pub(crate) fn take() -> u64 {
         READS.take()
     }
 }

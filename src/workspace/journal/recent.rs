@@ -50,7 +50,7 @@ pub(in crate::workspace) fn recent_history(
 
 /// What the journal has of a turn that was claimed to run.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// An attempt has started, and neither ended nor been given back.
     Open(Started),
     /// Durable, so it may be published.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use turn_worker::amqp::connect::Connector;
 use turn_worker::amqp::topology::Topology;
-use turn_worker::tested;
+use turn_worker::versions;
 
 use super::call::{Call, Done};
 use crate::support::broker::Broker;
@@ -86,7 +86,7 @@ async fn a_good_set_up_passes_everything() {
             assert_eq!(status, expected, "{what}: {detail}");
         }
         assert!(lines["broker"].1.contains("RabbitMQ "), "{lines:?}");
-        assert!(lines["codex"].1.contains(tested::CODEX), "{lines:?}");
+        assert!(lines["codex"].1.contains(versions::CODEX), "{lines:?}");
         assert!(!done.out.contains("s3cret") && !done.out.contains("guest"));
         assert_eq!(done.err, "");
     }
@@ -338,7 +338,7 @@ async fn a_codex_that_is_doubtful_is_a_warning_and_one_that_does_not_run_a_failu
     script("#!/bin/sh\necho 'codex-cli 9.9.9'\n");
     let found = lines(&run().await);
     assert_eq!(found["codex"].0, "warn", "{found:#?}");
-    assert!(found["codex"].1.contains(tested::CODEX), "{found:#?}");
+    assert!(found["codex"].1.contains(versions::CODEX), "{found:#?}");
     // A `serve` without a check before reports it, too.
     let serve = call("serve", dir.path(), &url, &[]).set("CODEX_BIN", codex.to_str().unwrap());
     serve.start().said("codex 9.9.9 is not a version").await;
@@ -389,7 +389,10 @@ async fn the_version_comes_with_what_it_was_tested_with() {
     let short = Call::new(&["-V"]).run().await.ended(0).out;
     assert_eq!(short, format!("turn-worker {own}\n"));
     let long = Call::new(&["--version"]).run().await.ended(0).out;
-    assert_eq!(long, format!("turn-worker {own}\n{}\n", tested::in_words()));
+    assert_eq!(
+        long,
+        format!("turn-worker {own}\n{}\n", versions::in_words())
+    );
 }
 
 /// Guards that what loses turns without a sign is found, and that the shipped policy keeps it off.

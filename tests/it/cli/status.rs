@@ -86,7 +86,7 @@ async fn a_pool_with_a_standby_and_a_full_line_is_reported() {
             (&worker["slots"], &worker["version"]),
             (&json!(1), &json!(version))
         );
-        assert_eq!(worker["codex"], turn_worker::tested::CODEX);
+        assert_eq!(worker["codex"], turn_worker::versions::CODEX);
         let (name, host) = (
             worker["name"].as_str().unwrap(),
             worker["host"].as_str().unwrap(),

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use turn_worker::parts::PartName;
+use turn_worker::supervisor::PartName;
 
 use crate::support::pool::{Pool, turn};
 
 const FAILED: &str = "a part of the process failed; ending the process";
 
-/// Guards `Parts::spawn` and `Parts::guard`: a part without an owner dies unnoticed,
+/// Guards `Supervisor::spawn` and `Supervisor::guard`: a part without an owner dies unnoticed,
 /// and its process goes on without it.
 #[tokio::test]
 async fn g4_a_part_that_dies_ends_its_process_and_costs_no_turn() {

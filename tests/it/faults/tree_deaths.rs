@@ -95,7 +95,7 @@ async fn g5_what_codex_said_last_counts_though_it_or_its_guard_is_killed_then() 
 async fn g5_codex_that_is_killed_at_its_start_ends_the_turn() {
     let dir = tempfile::tempdir().unwrap();
     let codex = dir.path().join("codex");
-    let version = turn_worker::tested::CODEX;
+    let version = turn_worker::versions::CODEX;
     let script = format!(
         "#!/bin/sh\n[ \"$1\" = --version ] && exec echo codex-cli {version}\nkill -KILL $$\n"
     );

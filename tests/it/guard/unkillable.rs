@@ -110,7 +110,7 @@ fn g5_a_turn_that_is_stopped_ends_though_a_process_of_it_does_not() {
     privileged.is_free_again(pid);
 }
 
-/// The lock dies with its holder, the record does not. Guards `open` in src/turn/hold.rs.
+/// The lock dies with its holder, the record does not. Guards `open` in src/turn/lease.rs.
 #[test]
 fn g3_the_workspace_stays_held_though_the_guard_is_killed() {
     let Some(privileged) = Privileged::new() else {

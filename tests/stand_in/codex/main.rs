@@ -29,7 +29,7 @@ use std::process::exit;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == "--version") {
-        println!("codex-cli {}", turn_worker::tested::CODEX);
+        println!("codex-cli {}", turn_worker::versions::CODEX);
         return;
     }
     if args == ["login", "status"] {

@@ -95,7 +95,7 @@ struct InLine {
     due: Option<Instant>,
 }
 
-pub struct World {
+pub(crate) struct World {
     now: Instant,
     max_waiting: usize,
     kinds: Vec<Kind>,
@@ -164,7 +164,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>, is_local: bool) -> Self {
+    pub(crate) fn new(max_waiting: usize, seed: u64, kinds: Vec<Kind>, is_local: bool) -> Self {
         let now = Instant::now();
         let mut world = Self {
             now,
@@ -1181,7 +1181,7 @@ impl World {
         self.zombie = Some(zombie);
     }
 
-    pub fn step(&mut self, step: &Step) {
+    pub(crate) fn step(&mut self, step: &Step) {
         match *step {
             Step::Publish(turn) => {
                 let place = self.published;
@@ -1419,7 +1419,7 @@ impl World {
     }
 
     /// There are no more faults: every turn must come to its end.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for worker in &mut self.workers {
             worker.view = None;
         }

@@ -19,15 +19,15 @@ pub trait AttemptCheck: Send + Sync {
     fn outdated(&self, attempt: u32);
 }
 
-pub(super) struct Looks<'a> {
+pub(super) struct AttemptChecks<'a> {
     check: Option<Arc<dyn AttemptCheck>>,
     queue: &'a Queue,
     /// The connection since which the attempt is known to be the newest.
     known_on: Option<WeakLink>,
 }
 
-impl<'a> Looks<'a> {
-    pub fn new(
+impl<'a> AttemptChecks<'a> {
+    pub(super) fn new(
         check: Option<Arc<dyn AttemptCheck>>,
         queue: &'a Queue,
         known_on: Option<WeakLink>,
@@ -40,19 +40,19 @@ impl<'a> Looks<'a> {
     }
 
     /// Whether no look is needed before publishing on that connection.
-    pub fn are_done_on(&self, link: &Link) -> bool {
+    pub(super) fn are_done_on(&self, link: &Link) -> bool {
         let known_on = self.known_on.as_ref().and_then(WeakLink::upgrade);
         self.check.is_none() || known_on.is_some_and(|known_on| known_on.is_same(link))
     }
 
     /// The connection stays, and what is known is too old.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.known_on = None;
     }
 
     /// Looks before the first publish on that connection; false if the attempt
     /// is outdated.
-    pub async fn look_on(&mut self, link: &Link) -> bool {
+    pub(super) async fn look_on(&mut self, link: &Link) -> bool {
         let is_newest = self.is_newest().await;
         self.known_on = Some(link.downgrade());
         is_newest
@@ -60,7 +60,7 @@ impl<'a> Looks<'a> {
 
     /// Waits for as long as the records can't be read: as long as it is not
     /// known, publishing has to wait.
-    pub async fn is_newest(&self) -> bool {
+    pub(super) async fn is_newest(&self) -> bool {
         let (Some(check), Some(event)) = (&self.check, self.queue.get(0)) else {
             return true;
         };
@@ -129,13 +129,13 @@ mod tests {
         }]);
         let records = Arc::new(Records::default());
         let check = Arc::clone(&records) as Arc<dyn AttemptCheck>;
-        let looks = Looks::new(Some(check), &queue, None);
+        let checks = AttemptChecks::new(Some(check), &queue, None);
         for newest in [true, false] {
             let hangs = Err("no answer".to_owned());
             *records.answers.lock().unwrap() = vec![Ok(newest), hangs];
-            assert_eq!(looks.is_newest().await, newest);
+            assert_eq!(checks.is_newest().await, newest);
         }
         assert_eq!(*records.outdated.lock().unwrap(), [3]);
-        assert!(Looks::new(None, &queue, None).is_newest().await);
+        assert!(AttemptChecks::new(None, &queue, None).is_newest().await);
     }
 }

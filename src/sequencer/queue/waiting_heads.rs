@@ -25,23 +25,23 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.groups.clear();
         self.by_ticket.clear();
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.by_ticket.is_empty()
     }
 
     /// One that waits already changes its group.
-    pub fn insert(&mut self, group: Group, head: WaitingHead) {
+    pub(super) fn insert(&mut self, group: Group, head: WaitingHead) {
         self.remove(head.ticket);
         self.groups.entry(group.clone()).or_default().insert(head);
         self.by_ticket.insert(head.ticket, (group, head));
     }
 
-    pub fn remove(&mut self, ticket: Ticket) {
+    pub(super) fn remove(&mut self, ticket: Ticket) {
         let Some((group, head)) = self.by_ticket.remove(&ticket) else {
             return;
         };
@@ -54,23 +54,23 @@ impl Waiting {
     }
 
     /// The oldest of a group.
-    pub fn first(&self, group: &Group) -> Option<WaitingHead> {
+    pub(super) fn first(&self, group: &Group) -> Option<WaitingHead> {
         self.groups.get(group)?.first().copied()
     }
 
     /// The oldest of each group.
-    pub fn firsts(&self) -> impl Iterator<Item = (&Group, WaitingHead)> {
+    pub(super) fn firsts(&self) -> impl Iterator<Item = (&Group, WaitingHead)> {
         let groups = self.groups.iter();
         groups.filter_map(|(group, heads)| Some((group, *heads.first()?)))
     }
 
     #[cfg(test)]
-    pub fn contains(&self, ticket: Ticket) -> bool {
+    pub(crate) fn contains(&self, ticket: Ticket) -> bool {
         self.by_ticket.contains_key(&ticket)
     }
 
     #[cfg(test)]
-    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.by_ticket.keys().copied()
     }
 }

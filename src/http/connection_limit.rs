@@ -1,8 +1,8 @@
 //! Who may keep a connection open: a new one always, at the cost of an older one.
 //!
 //! A connection that has sent its whole head moves on to be answered, and those
-//! two phases have places of their own. So connections that send no request take
-//! no place from answers, and clients that do not read their answers take no place
+//! two phases have limits of their own. So connections that send no request take
+//! no room from answers, and clients that do not read their answers take none
 //! from new requests.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The connections of both phases; cheap to clone, all clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct ConnectionLimit {
     shared: Arc<Mutex<Phases>>,
 }
 
@@ -37,18 +37,18 @@ struct Guest {
     evicted: CancellationToken,
 }
 
-/// One connection's place, until it is dropped.
+/// One connection's permit, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
+pub(super) struct ConnectionPermit {
+    limit: ConnectionLimit,
     number: u64,
     evicted: CancellationToken,
     asked: CancellationToken,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// How many connections may be in each phase, at least one.
-    pub fn new(asking: usize, answered: usize) -> Self {
+    pub(super) fn new(asking: usize, answered: usize) -> Self {
         let phase = |most: usize| Phase {
             most: most.max(1),
             held: BTreeMap::new(),
@@ -63,8 +63,8 @@ impl Places {
         }
     }
 
-    /// A place for a new connection.
-    pub fn enter(&self, peer: IpAddr) -> Place {
+    /// A permit for a new connection.
+    pub(super) fn enter(&self, peer: IpAddr) -> ConnectionPermit {
         let evicted = CancellationToken::new();
         let guest = Guest {
             peer,
@@ -75,8 +75,8 @@ impl Places {
         phases.next_number += 1;
         phases.asking.admit(number, guest);
         drop(phases);
-        Place {
-            places: self.clone(),
+        ConnectionPermit {
+            limit: self.clone(),
             number,
             evicted,
             asked: CancellationToken::new(),
@@ -88,30 +88,30 @@ impl Places {
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// The whole head has come. Called for each request of the connection.
-    pub fn answer(&self) {
+    pub(super) fn answer(&self) {
         self.asked.cancel();
-        let mut phases = self.places.lock();
+        let mut phases = self.limit.lock();
         if let Some(guest) = phases.asking.held.remove(&self.number) {
             phases.answered.admit(self.number, guest);
         }
     }
 
     /// Until the whole head has come.
-    pub async fn asked(&self) {
+    pub(super) async fn asked(&self) {
         self.asked.cancelled().await;
     }
 
-    /// Until the place is needed for a newer connection.
-    pub async fn evicted(&self) {
+    /// Until the permit is needed for a newer connection.
+    pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut phases = self.places.lock();
+        let mut phases = self.limit.lock();
         phases.asking.held.remove(&self.number);
         phases.answered.held.remove(&self.number);
     }
@@ -150,47 +150,47 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    fn evicted(places: &[Place]) -> Vec<bool> {
-        places
+    fn evicted(permits: &[ConnectionPermit]) -> Vec<bool> {
+        permits
             .iter()
-            .map(|place| place.evicted.is_cancelled())
+            .map(|permit| permit.evicted.is_cancelled())
             .collect()
     }
 
     #[test]
     fn the_oldest_connection_makes_room_for_a_new_one() {
-        let places = Places::new(2, 2);
-        let entered: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        let limit = ConnectionLimit::new(2, 2);
+        let entered: Vec<_> = (0..3).map(|_| limit.enter(peer(1))).collect();
         assert_eq!(evicted(&entered), [true, false, false]);
     }
 
     #[test]
     fn a_connection_that_ends_frees_its_place() {
-        let places = Places::new(2, 1);
-        let kept = places.enter(peer(1));
-        drop(places.enter(peer(1)));
-        let answered = places.enter(peer(1));
+        let limit = ConnectionLimit::new(2, 1);
+        let kept = limit.enter(peer(1));
+        drop(limit.enter(peer(1)));
+        let answered = limit.enter(peer(1));
         answered.answer();
-        let last = places.enter(peer(1));
+        let last = limit.enter(peer(1));
         assert_eq!(evicted(&[kept, answered, last]), [false; 3]);
     }
 
     #[test]
     fn a_peer_with_many_connections_competes_with_itself() {
-        let places = Places::new(4, 4);
-        let probe = places.enter(peer(1));
-        let many: Vec<_> = (0..5).map(|_| places.enter(peer(2))).collect();
+        let limit = ConnectionLimit::new(4, 4);
+        let probe = limit.enter(peer(1));
+        let many: Vec<_> = (0..5).map(|_| limit.enter(peer(2))).collect();
         assert_eq!(evicted(&many), [true, true, false, false, false]);
         assert!(!probe.evicted.is_cancelled());
     }
 
     #[test]
     fn the_two_phases_take_no_place_from_each_other() {
-        let places = Places::new(2, 2);
-        let answered: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        let limit = ConnectionLimit::new(2, 2);
+        let answered: Vec<_> = (0..3).map(|_| limit.enter(peer(1))).collect();
         answered[1].answer();
         answered[2].answer();
-        let asking: Vec<_> = (0..3).map(|_| places.enter(peer(1))).collect();
+        let asking: Vec<_> = (0..3).map(|_| limit.enter(peer(1))).collect();
         assert_eq!(evicted(&answered), [true, false, false]);
         assert_eq!(evicted(&asking), [true, false, false]);
         // A second request on the same connection does not change that, nor does an evicted one's.

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::actions::{Actor, Records};
-use super::elsewhere::{ANSWER_LIMIT, unexpected};
 use super::queue::QueuedTurn;
+use super::remote_records::{ANSWER_LIMIT, unexpected};
 use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::error::with_sources;
 use crate::fault;

@@ -159,7 +159,7 @@ async fn metrics_count_exactly_what_happened() {
         assert_eq!(metrics.get(&series), told as f64, "{kind}");
     }
     let version = env!("CARGO_PKG_VERSION");
-    let codex = turn_worker::tested::CODEX;
+    let codex = turn_worker::versions::CODEX;
     // By the same name in the log.
     let log = pool.process(0).log_text();
     let start = log

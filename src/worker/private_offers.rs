@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What a process has for private offers.
 #[derive(Debug)]
-pub struct PrivateOffers {
+pub(crate) struct PrivateOffers {
     /// `None` where no servers are kept.
     queue: Option<String>,
     /// The queue is being consumed.
@@ -45,7 +45,7 @@ pub struct PrivateOffers {
 
 impl PrivateOffers {
     /// One queue for the life of the process.
-    pub fn new(topology: &Topology, keeps_servers: bool) -> Self {
+    pub(crate) fn new(topology: &Topology, keeps_servers: bool) -> Self {
         Self {
             queue: keeps_servers.then(|| topology.new_private_work()),
             open: AtomicBool::new(false),
@@ -56,13 +56,13 @@ impl PrivateOffers {
     }
 
     /// The queue's name while offers are taken from it.
-    pub fn offers_to(&self) -> Option<String> {
+    pub(crate) fn offers_to(&self) -> Option<String> {
         let is_open = self.open.load(Ordering::Relaxed);
         self.queue.clone().filter(|_| is_open)
     }
 
     /// The queue's name, consumed or not.
-    pub fn queue(&self) -> Option<&str> {
+    pub(crate) fn queue(&self) -> Option<&str> {
         self.queue.as_deref()
     }
 
@@ -166,7 +166,7 @@ pub(super) struct FreeSlot {
 }
 
 impl FreeSlots {
-    pub fn enter(&self) -> FreeSlot {
+    pub(super) fn enter(&self) -> FreeSlot {
         let (sender, given) = oneshot::channel();
         let mut waiting = self.waiting();
         waiting.last_number += 1;
@@ -210,7 +210,7 @@ impl FreeSlots {
 
 impl FreeSlot {
     /// The next private offer. Cancel-safe.
-    pub async fn given(&mut self) -> Delivery {
+    pub(super) async fn given(&mut self) -> Delivery {
         match (&mut self.given).await {
             Ok(delivery) => delivery,
             // The sender goes with a delivery only.
@@ -219,7 +219,7 @@ impl FreeSlot {
     }
 
     /// It is free no more. Returns the offer that it was given at that moment.
-    pub fn leave(mut self) -> Option<Delivery> {
+    pub(super) fn leave(mut self) -> Option<Delivery> {
         self.take()
     }
 

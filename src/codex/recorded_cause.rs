@@ -8,7 +8,7 @@ use super::failure::Cause;
 use super::rollout::Rollout;
 
 /// The cause of the thread's last failure, if it is the one with that message.
-pub fn cause(home: &Path, thread: &str, message: &str) -> Option<Cause> {
+pub(crate) fn cause(home: &Path, thread: &str, message: &str) -> Option<Cause> {
     let rollout = Rollout::find(home, thread).ok()??;
     let failure = rollout.last_failure().ok()??;
     let is_same = failure.message == message;

@@ -17,11 +17,11 @@ const MAX_DETAIL_CHARS: usize = 400;
 
 /// Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct BlockedTurns(Arc<Mutex<HashMap<String, (Instant, BlockedReport)>>>);
+pub(crate) struct BlockedTurns(Arc<Mutex<HashMap<String, (Instant, BlockedReport)>>>);
 
 impl BlockedTurns {
     /// The turn was offered here and did not start.
-    pub fn note(&self, request: &TurnRequest, why: Hindrance, detail: &str) {
+    pub(crate) fn note(&self, request: &TurnRequest, why: Hindrance, detail: &str) {
         self.note_at(
             Instant::now(),
             request.workspace.as_str(),
@@ -51,13 +51,13 @@ impl BlockedTurns {
     }
 
     /// A turn of that workspace has started here, or has ended.
-    pub fn clear(&self, workspace: &str) {
+    pub(crate) fn clear(&self, workspace: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(workspace);
     }
 
     /// For heartbeats.
-    pub fn snapshot(&self) -> Vec<BlockedReport> {
+    pub(crate) fn snapshot(&self) -> Vec<BlockedReport> {
         let now = Instant::now();
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all

@@ -28,7 +28,7 @@ const OLD_READ_PAUSE: Duration = Duration::from_millis(20);
 const OLD_READ_PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) struct Lease {
     pub journal: LockedJournal,
     pub server: Option<Server>,
     /// A server that waited, maybe of another process, has made way.
@@ -49,16 +49,16 @@ pub struct Hints {
 /// What became of the try to take a workspace.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Hold(Box<Hold>),
+    Lease(Box<Lease>),
     /// Another process has it.
     Busy,
     /// What an earlier turn has left there can't be killed.
     Held(Box<Unkillable>),
 }
 
-impl Hold {
+impl Lease {
     /// Takes the workspace, with a journal that must be as new as is known.
-    pub async fn take(
+    pub(super) async fn take(
         workspace: &Workspace,
         idle: Option<&IdleServers>,
         hints: &Hints,
@@ -67,8 +67,8 @@ impl Hold {
         let mut old = OldReads::new(metrics);
         if let Some(idle) = idle {
             let kept = Self::take_kept(workspace, idle, hints.journal.as_ref()).await;
-            if let Some(Some(hold)) = old.unless_old(kept).await? {
-                return Ok(Taken::Hold(Box::new(hold)));
+            if let Some(Some(lease)) = old.unless_old(kept).await? {
+                return Ok(Taken::Lease(Box::new(lease)));
             }
         }
         let (began, mut bell) = (Instant::now(), None);
@@ -83,10 +83,10 @@ impl Hold {
             };
             match opened {
                 Taken::Busy => {}
-                Taken::Hold(mut hold) => {
-                    hold.took_over = bell.is_some();
+                Taken::Lease(mut lease) => {
+                    lease.took_over = bell.is_some();
                     old.over();
-                    return Ok(Taken::Hold(hold));
+                    return Ok(Taken::Lease(lease));
                 }
                 Taken::Held(_) => return Ok(opened),
             }
@@ -124,12 +124,12 @@ impl Hold {
     }
 
     /// The lock is lost, and closing its files may hang.
-    pub fn abandon(self) {
+    pub(super) fn abandon(self) {
         guard::drop_elsewhere(self);
     }
 
     /// The turn is over and recorded: the workspace is anybody's.
-    pub async fn release(self, workspace: &Workspace, idle: Option<&IdleServers>) {
+    pub(super) async fn release(self, workspace: &Workspace, idle: Option<&IdleServers>) {
         drop(self.journal);
         if let (Some(idle), Some(server)) = (idle, self.server) {
             idle.keep(workspace.id(), server).await;
@@ -248,7 +248,7 @@ fn open(
     if lost_server {
         journal.lock().forget_lost_server()?;
     }
-    Ok(Taken::Hold(Box::new(Hold {
+    Ok(Taken::Lease(Box::new(Lease {
         journal,
         server: None,
         took_over: false,

@@ -14,17 +14,17 @@ static PIDS: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
 
 /// Says that a process is no orphan; to be dropped when it has been reaped.
 #[derive(Debug)]
-pub struct Own(Option<i32>);
+pub(crate) struct ChildPid(Option<i32>);
 
 /// Every process that runs besides guards must be started by this.
-pub fn start(command: &mut Command) -> io::Result<(Child, Own)> {
+pub(crate) fn start(command: &mut Command) -> io::Result<(Child, ChildPid)> {
     // Held meanwhile, so that every live one is known.
     let mut pids = lock();
     fault::process("process.start")?;
     let child = command.spawn()?;
     let pid = child.id().map(u32::cast_signed);
     pids.extend(pid);
-    Ok((child, Own(pid)))
+    Ok((child, ChildPid(pid)))
 }
 
 pub(super) fn pids() -> HashSet<i32> {
@@ -35,7 +35,7 @@ fn lock() -> MutexGuard<'static, HashSet<i32>> {
     PIDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Own {
+impl Drop for ChildPid {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
             lock().remove(&pid);

@@ -11,7 +11,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 /// `ionice`, `taskset`), and one that is root can do all of it and more. What
 /// the system does not report is `None`.
 #[derive(Debug, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct ProcessLimits {
     limits: [Option<[u64; 2]>; LIMITS.len()],
     scheduling: Option<[u32; SCHEDULING]>,
     io_priority: i64,
@@ -43,12 +43,12 @@ const LIMITS: [Resource; 16] = [
 /// value and all else that a scheduler goes by.
 const SCHEDULING: usize = 14;
 
-impl Standing {
-    pub fn now() -> Self {
+impl ProcessLimits {
+    pub(super) fn now() -> Self {
         Self::of(getpid())
     }
 
-    pub fn of(process: Pid) -> Self {
+    pub(super) fn of(process: Pid) -> Self {
         let read = |name: &str| fs::read(format!("/proc/{}/{name}", process.as_raw_pid())).ok();
         Self {
             limits: LIMITS.map(|limit| limit_of(process, limit)),
@@ -64,7 +64,7 @@ impl Standing {
 /// Whether a child of this process that waits can be used as if it had just
 /// been started: with what this process has. A stopped one is continued.
 pub(super) fn is_as_new(child: Pid) -> bool {
-    kill_process(child, Signal::CONT).is_ok() && Standing::of(child) == Standing::now()
+    kill_process(child, Signal::CONT).is_ok() && ProcessLimits::of(child) == ProcessLimits::now()
 }
 
 fn limit_of(process: Pid, limit: Resource) -> Option<[u64; 2]> {
@@ -122,13 +122,13 @@ mod tests {
     fn g8_a_change_of_any_limit_shows() {
         let child = Waiting::start();
         for limit in LIMITS {
-            let before = Standing::of(child.pid());
+            let before = ProcessLimits::of(child.pid());
             let one = Rlimit {
                 current: Some(1),
                 maximum: Some(1),
             };
             match prlimit(Some(child.pid()), limit, one) {
-                Ok(_) => assert_ne!(Standing::of(child.pid()), before, "{limit:?}"),
+                Ok(_) => assert_ne!(ProcessLimits::of(child.pid()), before, "{limit:?}"),
                 // Some start at zero, and only root may raise them.
                 Err(why) => eprintln!("not looked at: {limit:?}: {why}"),
             }
@@ -139,11 +139,11 @@ mod tests {
     #[test]
     fn a_process_is_as_its_children_are() {
         let child = Waiting::start();
-        let now = Standing::now();
+        let now = ProcessLimits::now();
         assert!(now.limits.iter().all(Option::is_some));
         assert!(now.scheduling.is_some() && now.processors.is_some());
         assert!(now.oom_score.is_some() && now.cgroup.is_some());
-        assert_eq!(now, Standing::of(child.pid()));
+        assert_eq!(now, ProcessLimits::of(child.pid()));
     }
 
     struct Waiting(Child);
@@ -170,7 +170,7 @@ mod tests {
     fn g8_what_an_agent_can_change_from_outside_shows() {
         let unchanged = Waiting::start();
         // By thread, and this test's may not be like the first one.
-        let before = Standing::of(unchanged.pid());
+        let before = ProcessLimits::of(unchanged.pid());
         for change in [
             "prlimit --pid $1 --cpu=1000",
             "renice -n $(( $(nice) == 19 ? 18 : 19 )) -p $1",
@@ -180,12 +180,12 @@ mod tests {
             "echo 777 > /proc/$1/oom_score_adj",
         ] {
             let child = Waiting::start();
-            assert_eq!(Standing::of(child.pid()), before, "{change}");
+            assert_eq!(ProcessLimits::of(child.pid()), before, "{change}");
             let pid = child.0.id().to_string();
             let changed = Command::new("sh").args(["-c", change, "sh", &pid]).output();
             let changed = changed.unwrap();
             if changed.status.success() && !(change.starts_with("taskset") && one_processor()) {
-                assert_ne!(Standing::of(child.pid()), before, "{change}");
+                assert_ne!(ProcessLimits::of(child.pid()), before, "{change}");
             } else {
                 eprintln!("not looked at: {change}: {changed:?}");
             }

@@ -3,6 +3,6 @@
 use std::io::Write;
 
 /// One line. A stderr that is gone is no reason to fail.
-pub fn say(text: &str) {
+pub(super) fn notice(text: &str) {
     let _ = writeln!(std::io::stderr(), "turn-worker: {text}");
 }

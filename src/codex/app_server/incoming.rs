@@ -129,7 +129,7 @@ impl Conversation {
         };
         let message = self.lost_message(&ended);
         self.turn = None;
-        self.others.doubt();
+        self.background.doubt();
         let end = Heard::Event(notice::end(&ended));
         message.into_iter().chain([end]).collect()
     }
@@ -153,7 +153,7 @@ impl Conversation {
     }
 
     fn turn_answered(&mut self, id: String) -> Option<Heard> {
-        if self.others.is_unasked(&id) {
+        if self.background.is_unasked(&id) {
             self.turn = None;
             let message = "codex put the prompt into a turn that it had started by itself";
             return Some(Heard::Refused {
@@ -168,7 +168,7 @@ impl Conversation {
                 interrupt,
                 ..Turn::default()
             };
-            self.others.unasked(other);
+            self.background.unasked(other);
         }
         turn.id = Some(id);
         None
@@ -185,7 +185,7 @@ impl Conversation {
             return None;
         }
         if method == "item/started" || method == "item/completed" {
-            self.others.item(&params.object("item"));
+            self.background.item(&params.object("item"));
         }
         let of_thread = self.is_of_thread(params);
         if let Some(warning) = notice::warning(method, params) {
@@ -197,7 +197,7 @@ impl Conversation {
             // Before its own thread is known, other threads can't be distinguished from it.
             self.thread.as_ref()?;
             let told = self
-                .others
+                .background
                 .notified(&params.text("threadId"), method, params)?;
             // After the turn there is no reader.
             return self.turn.is_some().then_some(told);
@@ -219,13 +219,13 @@ impl Conversation {
             }
             "turn/started" => self.turn_started(&params.object("turn")),
             "thread/goal/updated" => {
-                if self.others.goal_updated(&params.object("goal")) {
+                if self.background.goal_updated(&params.object("goal")) {
                     self.pause_goal();
                 }
                 None
             }
             "thread/goal/cleared" => {
-                self.others.goal_cleared();
+                self.background.goal_cleared();
                 None
             }
             "thread/status/changed" => {
@@ -252,7 +252,7 @@ impl Conversation {
                 let (total, last) = items::usage(params)?;
                 let ours = self.is_of_turn(params, "turnId");
                 // A turn that codex starts for a goal is spent on the turn that has set it.
-                let for_goal = self.others.is_unasked(&params.text("turnId"));
+                let for_goal = self.background.is_unasked(&params.text("turnId"));
                 let growth = &mut self.thread.as_mut()?.growth;
                 if !ours && !for_goal {
                     growth.observe(total);
@@ -269,12 +269,12 @@ impl Conversation {
     fn turn_started(&mut self, started: &Fields<'_>) -> Option<CliEvent> {
         self.thread.as_ref()?;
         let Some(turn) = &mut self.turn else {
-            self.others.unasked(started.text("id"));
+            self.background.unasked(started.text("id"));
             return None;
         };
         let id = turn.id.get_or_insert_with(|| started.text("id"));
         if !started.is("id", id) {
-            self.others.unasked(started.text("id"));
+            self.background.unasked(started.text("id"));
             return None;
         }
         turn.started = true;
@@ -282,8 +282,8 @@ impl Conversation {
     }
 
     fn unasked_ended(&mut self, turn: &str) {
-        self.others.unasked_ended(turn);
-        if self.others.unasked_turn().is_none()
+        self.background.unasked_ended(turn);
+        if self.background.unasked_turn().is_none()
             && let Some(ask) = self.waiting.take()
         {
             self.go(ask);

@@ -18,9 +18,9 @@ use crate::http::Health;
 use crate::metrics::Metrics;
 
 /// The connections of a process, as metrics and reports name them.
-pub const PUBLISHER: &str = "publisher";
-pub const SEQUENCER: &str = "sequencer";
-pub const WORKER: &str = "worker";
+pub(super) const PUBLISHER: &str = "publisher";
+pub(super) const SEQUENCER: &str = "sequencer";
+pub(super) const WORKER: &str = "worker";
 
 /// Of the sequencer's connection: its consumers, and what declares and asks.
 const SEQUENCER_CHANNELS: usize = 6;
@@ -48,7 +48,7 @@ pub fn too_few_channels(slots: usize, channel_max: u16) -> Option<String> {
 }
 
 #[derive(Clone)]
-pub struct Watched {
+pub(super) struct Watched {
     metrics: Metrics,
     health: Health,
     conditions: Conditions,
@@ -57,7 +57,12 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub fn new(metrics: Metrics, health: Health, conditions: Conditions, slots: usize) -> Self {
+    pub(super) fn new(
+        metrics: Metrics,
+        health: Health,
+        conditions: Conditions,
+        slots: usize,
+    ) -> Self {
         Self {
             metrics,
             health,
@@ -68,7 +73,7 @@ impl Watched {
     }
 
     /// The same connector, with connections that are watched under that name.
-    pub fn connector(&self, connector: &Connector, name: &'static str) -> Connector {
+    pub(super) fn connector(&self, connector: &Connector, name: &'static str) -> Connector {
         let (watched, first) = (self.clone(), AtomicBool::new(true));
         (connector.clone()).on_state(move |state| watched.news(name, &first, state))
     }
@@ -133,7 +138,7 @@ impl Watched {
     }
 
     /// Keeps all connections on one broker until `end`.
-    pub fn keep_together(
+    pub(super) fn keep_together(
         &self,
         topology: Topology,
         end: CancellationToken,
@@ -146,7 +151,7 @@ impl Watched {
 }
 
 /// What becomes of the events of all turns.
-pub struct EventWatch {
+pub(super) struct EventWatch {
     metrics: Metrics,
     conditions: Conditions,
     held_up: Mutex<HeldUp>,
@@ -160,7 +165,7 @@ struct HeldUp {
 }
 
 impl EventWatch {
-    pub fn new(metrics: Metrics, conditions: Conditions) -> Self {
+    pub(super) fn new(metrics: Metrics, conditions: Conditions) -> Self {
         Self {
             metrics,
             conditions,

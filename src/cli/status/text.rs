@@ -17,7 +17,7 @@ use crate::cli::render::table::{Column, Look, Table, wrapped};
 /// What has room in a column, in bytes.
 const SHORT_WHY: usize = 40;
 
-pub fn shown(
+pub(super) fn overview(
     status: &PoolStatus,
     top: usize,
     now: Timestamp,
@@ -288,7 +288,7 @@ fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
 }
 
 /// The hosts whose disks workspaces live on, in a pool without shared storage.
-pub fn homes(status: &PoolStatus, style: Style, width: usize) -> String {
+pub(crate) fn homes(status: &PoolStatus, style: Style, width: usize) -> String {
     let Some(homes) = &status.homes else {
         return String::new();
     };
@@ -514,7 +514,7 @@ mod tests {
         let mut pool = pool();
         let id = "01a22d4a-333f-746f-b932-01e90c0563a6";
         pool.workers[0].running[0].turn_id = id.to_owned();
-        let text = shown(&pool, 1, at(10_000), Style::default(), 60);
+        let text = overview(&pool, 1, at(10_000), Style::default(), 60);
         let expected = format!(
             "
 WORKSPACE     TURNS  OLDEST WAITS  WHY
@@ -553,7 +553,7 @@ acme/website     30  16 min        runs
                     .to_owned(),
             });
         }
-        let text = shown(&pool, 2, at(10_000), Style::default(), 60);
+        let text = overview(&pool, 2, at(10_000), Style::default(), 60);
         for expected in [
             "
 CONDITION     FOUND BY
@@ -587,7 +587,7 @@ consumers   3 on the queue of turns, expected 2: another
         for worker in &mut pool.workers {
             worker.about.held.push(held.clone());
         }
-        let told = shown(&pool, 2, at(10_000), Style::default(), 100);
+        let told = overview(&pool, 2, at(10_000), Style::default(), 100);
         assert!(
             told.contains(
                 "
@@ -615,7 +615,7 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
                 settings: Default::default(),
                 broker: None,
             }));
-            let told = shown(
+            let told = overview(
                 &PoolStatus {
                     workers: vec![pool.workers[1].clone()],
                     ..PoolStatus::default()
@@ -632,7 +632,7 @@ acme/website      alpha  4711  root  16 min  sleep 1000 (and 2 more)
 
     #[test]
     fn g8_a_pool_reads_well_and_moves_no_cursor() {
-        let told = shown(&pool(), 2, at(10_000), Style::default(), 80);
+        let told = overview(&pool(), 2, at(10_000), Style::default(), 80);
         assert_eq!(
             told,
             "\
@@ -663,7 +663,7 @@ b                12  7 s           is offered, and about to start
     #[test]
     fn what_is_missing_is_reported_with_what_that_means() {
         let nobody = PoolStatus::default();
-        let told = shown(&nobody, 2, at(0), Style::default(), 80);
+        let told = overview(&nobody, 2, at(0), Style::default(), 80);
         assert!(told.contains("workers     no reports"), "{told}");
         assert!(
             told.contains("sequencer   no reports: no turn is offered"),
@@ -671,7 +671,7 @@ b                12  7 s           is offered, and about to start
         );
         let mut pool = pool();
         pool.sequencers[1].active = false;
-        let told = shown(&pool, 2, at(0), Style::default(), 80);
+        let told = overview(&pool, 2, at(0), Style::default(), 80);
         assert!(
             told.contains("2 on standby; which is active shows"),
             "{told}"
@@ -679,7 +679,7 @@ b                12  7 s           is offered, and about to start
         for sequencer in &mut pool.sequencers {
             sequencer.active = true;
         }
-        let told = shown(&pool, 2, at(0), Style::default(), 120);
+        let told = overview(&pool, 2, at(0), Style::default(), 120);
         assert!(
             told.contains("alpha-1 and beta-2 take themselves for"),
             "{told}"

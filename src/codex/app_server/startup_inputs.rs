@@ -20,7 +20,7 @@ const OF_WORKSPACE: [&str; 3] = ["AGENTS.md", "AGENTS.override.md", ".codex/conf
 /// What a server can't change any more: one that has another serves no turn
 /// that starts now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct StartupInputs {
     /// Of the program.
     generation: u64,
     home: Option<PathBuf>,
@@ -30,8 +30,8 @@ pub(super) struct Place {
     files: Vec<FileIdentity>,
 }
 
-impl Place {
-    pub fn of(codex: &Codex, input: &TurnInput<'_>) -> Self {
+impl StartupInputs {
+    pub(super) fn of(codex: &Codex, input: &TurnInput<'_>) -> Self {
         let dir = rustix::fs::fstat(input.dir).ok();
         let of_home = input
             .home

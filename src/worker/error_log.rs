@@ -10,7 +10,7 @@ const MAX_CHARS: usize = 500;
 
 /// The worker's own words in any case; those of codex and of the model's API
 /// as the setting wants it.
-pub(super) fn words(error: &TurnError, setting: LogErrors) -> Option<Cow<'_, str>> {
+pub(super) fn logged_message(error: &TurnError, setting: LogErrors) -> Option<Cow<'_, str>> {
     let all = match setting {
         LogErrors::Off => false,
         // Where codex exited without one, its message is what it wrote to stderr.
@@ -55,7 +55,7 @@ mod tests {
                 reason,
                 retryable: false,
             };
-            let words = words(&error, setting).map(Cow::into_owned);
+            let words = logged_message(&error, setting).map(Cow::into_owned);
             assert!(words.as_ref().is_none_or(|words| words.len() <= MAX_CHARS));
             words.is_some()
         };
@@ -79,7 +79,7 @@ mod tests {
                 reason: Reason::Auth,
                 retryable: false,
             };
-            words(&error, setting)
+            logged_message(&error, setting)
                 .map(Cow::into_owned)
                 .unwrap_or_default()
         };

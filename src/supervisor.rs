@@ -122,7 +122,7 @@ impl std::fmt::Display for PartName {
 
 /// Owns a process's parts. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Parts(Arc<Owner>);
+pub struct Supervisor(Arc<Owner>);
 
 #[derive(Debug)]
 struct Owner {
@@ -131,7 +131,7 @@ struct Owner {
     failed: OnceLock<PartName>,
 }
 
-impl Parts {
+impl Supervisor {
     pub fn new(shutdown: Shutdown) -> Self {
         Self(Arc::new(Owner {
             shutdown,
@@ -151,11 +151,11 @@ impl Parts {
         until: &CancellationToken,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
-        let (parts, until) = (self.clone(), until.clone());
+        let (supervisor, until) = (self.clone(), until.clone());
         tokio::spawn(async move {
-            let ended = parts.guard(part, work).await;
+            let ended = supervisor.guard(part, work).await;
             if ended.is_some() && !until.is_cancelled() {
-                parts.fail(part, "it ended unasked");
+                supervisor.fail(part, "it ended unasked");
             }
         })
     }
@@ -210,9 +210,9 @@ mod tests {
 
     use super::*;
 
-    fn parts() -> (Shutdown, Parts) {
+    fn supervisor() -> (Shutdown, Supervisor) {
         let shutdown = Shutdown::default();
-        (shutdown.clone(), Parts::new(shutdown))
+        (shutdown.clone(), Supervisor::new(shutdown))
     }
 
     #[test]
@@ -223,36 +223,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_of_a_part_drains_the_process() {
-        let (shutdown, parts) = parts();
+        let (shutdown, supervisor) = supervisor();
         let panics = async { panic!("out of ideas") };
-        let task = parts.spawn(PartName::Heartbeats, &shutdown.end, panics);
+        let task = supervisor.spawn(PartName::Heartbeats, &shutdown.end, panics);
         task.await.unwrap();
-        assert_eq!(parts.failed(), Some(PartName::Heartbeats));
+        assert_eq!(supervisor.failed(), Some(PartName::Heartbeats));
         assert!(shutdown.drain.is_cancelled() && !shutdown.cut.is_cancelled());
     }
 
     #[tokio::test]
     async fn an_end_that_was_not_asked_for_is_a_failure() {
-        let (shutdown, parts) = parts();
-        let task = parts.spawn(PartName::Host, &shutdown.end, async {});
+        let (shutdown, supervisor) = supervisor();
+        let task = supervisor.spawn(PartName::Host, &shutdown.end, async {});
         task.await.unwrap();
-        assert_eq!(parts.failed(), Some(PartName::Host));
+        assert_eq!(supervisor.failed(), Some(PartName::Host));
     }
 
     #[tokio::test]
     async fn an_end_that_was_asked_for_is_no_error() {
-        let (shutdown, parts) = parts();
+        let (shutdown, supervisor) = supervisor();
         shutdown.end.cancel();
-        parts
+        supervisor
             .spawn(PartName::Host, &shutdown.end, async {})
             .await
             .unwrap();
-        let aborted = parts.spawn(PartName::Http, &CancellationToken::new(), pending());
+        let aborted = supervisor.spawn(PartName::Http, &CancellationToken::new(), pending());
         aborted.abort();
         assert!(aborted.await.unwrap_err().is_cancelled());
-        let done = parts.guard(PartName::Control, async { 7 });
+        let done = supervisor.guard(PartName::Control, async { 7 });
         assert_eq!(done.await, Some(7));
-        assert_eq!(parts.failed(), None);
+        assert_eq!(supervisor.failed(), None);
         assert!(!shutdown.drain.is_cancelled());
     }
 
@@ -260,8 +260,8 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_a_drain_needs_cuts_it_short() {
         for part in PartName::ALL {
-            let (shutdown, parts) = parts();
-            let _: Option<()> = parts.guard(part, async { panic!() }).await;
+            let (shutdown, supervisor) = supervisor();
+            let _: Option<()> = supervisor.guard(part, async { panic!() }).await;
             assert!(shutdown.drain.is_cancelled(), "{part}");
             let cut = [PartName::Publisher, PartName::Signals, PartName::Worker].contains(&part);
             assert_eq!(shutdown.cut.is_cancelled(), cut, "{part}");
@@ -270,10 +270,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_failure_is_the_one_to_name() {
-        let (_, parts) = parts();
+        let (_, supervisor) = supervisor();
         for part in [PartName::Worker, PartName::Slot] {
-            let _: Option<()> = parts.guard(part, async { panic!() }).await;
+            let _: Option<()> = supervisor.guard(part, async { panic!() }).await;
         }
-        assert_eq!(parts.failed(), Some(PartName::Worker));
+        assert_eq!(supervisor.failed(), Some(PartName::Worker));
     }
 }

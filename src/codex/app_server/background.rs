@@ -19,7 +19,7 @@ use crate::event::Tokens;
 const MAX_AGENTS: usize = 1_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Others {
+pub(super) struct BackgroundWork {
     /// By thread.
     agents: BTreeMap<String, Agent>,
     /// There were more threads than are followed.
@@ -63,19 +63,19 @@ struct Unasked {
     runs: bool,
 }
 
-impl Others {
+impl BackgroundWork {
     /// All its work has ended, and no more starts by itself.
-    pub fn rest(&self) -> bool {
+    pub(super) fn rest(&self) -> bool {
         self.can_be_interrupted() && !self.any_agent_works()
     }
 
     /// Whether all that keeps it from resting are agents, which can be interrupted.
-    pub fn can_be_interrupted(&self) -> bool {
+    pub(super) fn can_be_interrupted(&self) -> bool {
         !self.doubted && !self.uncounted && !self.goal && self.unasked.is_none()
     }
 
     /// A turn starts, for which agents may go on that earlier ones have spawned.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.agents.retain(|_, agent| !agent.closed);
         for agent in self.agents.values_mut() {
             agent.growth.begin();
@@ -83,14 +83,14 @@ impl Others {
     }
 
     /// What the agents have spent since the turn started.
-    pub fn spent(&self) -> Option<Tokens> {
+    pub(super) fn spent(&self) -> Option<Tokens> {
         let agents = self.agents.values();
         let spent = agents.filter_map(|agent| agent.growth.spent());
         spent.reduce(Tokens::plus)
     }
 
     /// The server does not report all that it should.
-    pub fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         self.doubted = true;
     }
 
@@ -100,7 +100,7 @@ impl Others {
     }
 
     /// The turns that are still to be interrupted, with their threads.
-    pub fn interrupt(&mut self) -> Vec<(String, String)> {
+    pub(super) fn interrupt(&mut self) -> Vec<(String, String)> {
         let agents = self.agents.iter_mut();
         let to_interrupt = agents.filter_map(|(thread, agent)| match &mut agent.state {
             AgentState::Active {
@@ -116,40 +116,40 @@ impl Others {
     }
 
     /// A turn of the root's thread started that was not asked for.
-    pub fn unasked(&mut self, turn: String) {
+    pub(super) fn unasked(&mut self, turn: String) {
         self.unasked = Some(Unasked { turn, runs: true });
     }
 
     /// Whether that turn was not asked for.
-    pub fn is_unasked(&self, turn: &str) -> bool {
+    pub(super) fn is_unasked(&self, turn: &str) -> bool {
         self.unasked.as_ref().is_some_and(|of| of.turn == turn)
     }
 
     /// The turn that runs on the root's thread without having been asked for.
-    pub fn unasked_turn(&self) -> Option<&str> {
+    pub(super) fn unasked_turn(&self) -> Option<&str> {
         let unasked = self.unasked.as_ref().filter(|unasked| unasked.runs)?;
         Some(&unasked.turn)
     }
 
     /// A turn of the root's thread ended that was not asked for.
-    pub fn unasked_ended(&mut self, turn: &str) {
+    pub(super) fn unasked_ended(&mut self, turn: &str) {
         if let Some(unasked) = self.unasked.as_mut().filter(|of| of.turn == turn) {
             unasked.runs = false;
         }
     }
 
     /// Returns whether codex would start turns for it.
-    pub fn goal_updated(&mut self, goal: &Fields<'_>) -> bool {
+    pub(super) fn goal_updated(&mut self, goal: &Fields<'_>) -> bool {
         self.goal = !goal.is("status", "complete");
         goal.is("status", "active")
     }
 
-    pub fn goal_cleared(&mut self) {
+    pub(super) fn goal_cleared(&mut self) {
         self.goal = false;
     }
 
     /// An item of any thread, by which agents become known before their turns.
-    pub fn item(&mut self, item: &Fields<'_>) {
+    pub(super) fn item(&mut self, item: &Fields<'_>) {
         let is_end =
             |item: &Fields<'_>| item.is("kind", "completed") || item.is("kind", "interrupted");
         let spawned = match item.text("type").as_str() {
@@ -178,7 +178,7 @@ impl Others {
     }
 
     /// A notification of an agent's thread; some of them are published.
-    pub fn notified(
+    pub(super) fn notified(
         &mut self,
         thread: &str,
         method: &str,

@@ -39,11 +39,11 @@ struct Inner {
 
 impl Asking {
     /// Answers come to that queue from now on.
-    pub fn answers_to(&self, queue: Arc<str>) {
+    pub(super) fn answers_to(&self, queue: Arc<str>) {
         self.inner().reply_to = Some(queue);
     }
 
-    pub fn answered(&self, nonce: Uuid, answer: RecordsAnswer) {
+    pub(super) fn answered(&self, nonce: Uuid, answer: RecordsAnswer) {
         // The asker of a late one no longer waits for it.
         if let Some(waiting) = self.inner().waiting.remove(&nonce) {
             let _ = waiting.send(answer);
