@@ -1,7 +1,7 @@
 //! What the host can still spare for processes that only save time.
 
 mod cgroup;
-pub mod memory;
+pub(crate) mod memory;
 mod tasks;
 mod watchers;
 

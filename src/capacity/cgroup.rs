@@ -16,12 +16,12 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    pub fn text(&self, file: &str) -> Option<String> {
+    pub(super) fn text(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.folder.join(file)).ok()
     }
 
     /// Returns `None` for `max`, which stands for no limit.
-    pub fn number(&self, file: &str) -> Option<u64> {
+    pub(super) fn number(&self, file: &str) -> Option<u64> {
         self.text(file)?.trim().parse().ok()
     }
 }

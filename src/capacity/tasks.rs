@@ -13,7 +13,7 @@ pub(super) struct TaskCount {
 
 impl TaskCount {
     /// Of the fullest control group; `None` without a limit.
-    pub fn now() -> Option<Self> {
+    pub(super) fn now() -> Option<Self> {
         Self::under(Path::new("/"))
     }
 

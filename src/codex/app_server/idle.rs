@@ -39,7 +39,7 @@ pub enum ServerCount {
 }
 
 /// Reports the host's room. It may read files.
-pub type LookForHeadroom = Box<dyn Fn() -> Headroom + Send + Sync>;
+pub(super) type LookForHeadroom = Box<dyn Fn() -> Headroom + Send + Sync>;
 
 /// All that wait in a process; all clones are the same.
 #[derive(Debug, Clone)]
