@@ -50,6 +50,8 @@ const COMMANDS: &str = "docs/commands.md";
 const SETTINGS_PAGE: &str = "docs/settings.md";
 const PRODUCERS: &str = "docs/producers.md";
 const AMQP: &str = "docs/amqp.md";
+const PYTHON: &str = "docs/clients/python/README.md";
+const TYPESCRIPT: &str = "docs/clients/typescript/README.md";
 const GO: &str = "docs/clients/go/README.md";
 const JAVA: &str = "docs/clients/java/README.md";
 const CLIENTS: &str = "docs/clients";
@@ -403,28 +405,7 @@ fn files_and_tests_that_are_mentioned_exist() {
     }
     for document in ALL {
         let text = read(document);
-        let folder = path(document).parent().unwrap().to_owned();
-        for target in text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split_once(')'))
-        {
-            let (file, anchor) = target.0.split_once('#').unwrap_or((target.0, ""));
-            if file.contains("://") {
-                continue;
-            }
-            let linked = if file.is_empty() {
-                path(document)
-            } else {
-                folder.join(file)
-            };
-            assert!(linked.exists(), "{document} links to {file}");
-            assert!(
-                anchor.is_empty()
-                    || anchors(&fs::read_to_string(&linked).unwrap()).contains(anchor),
-                "{document} links to {file}#{anchor}"
-            );
-        }
+        assert_links(document, &text);
         for word in code_words(&text) {
             let word = word.trim_end_matches('/');
             let is_path = ["src/", "tests/", "ops/", "docs/"]
@@ -440,6 +421,38 @@ fn files_and_tests_that_are_mentioned_exist() {
                 );
             }
         }
+    }
+}
+
+/// To files and their headings; pages of the web are not fetched.
+fn assert_links(document: &str, text: &str) {
+    let folder = path(document).parent().unwrap().to_owned();
+    for target in text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+    {
+        let (file, anchor) = target.0.split_once('#').unwrap_or((target.0, ""));
+        if file.contains("://") {
+            continue;
+        }
+        let linked = if file.is_empty() {
+            path(document)
+        } else {
+            folder.join(file)
+        };
+        assert!(linked.exists(), "{document} links to {file}");
+        assert!(
+            anchor.is_empty() || anchors(&fs::read_to_string(&linked).unwrap()).contains(anchor),
+            "{document} links to {file}#{anchor}"
+        );
+    }
+}
+
+#[test]
+fn links_in_the_pages_of_the_clients_lead_somewhere() {
+    for document in [PYTHON, TYPESCRIPT, GO, JAVA] {
+        assert_links(document, &read(document));
     }
 }
 
