@@ -10,6 +10,7 @@ use crate::guard::confine::{User, as_user};
 
 use memory::Memory;
 use tasks::TaskCount;
+pub use watchers::{WATCHERS_PER_SERVER, max_watchers};
 
 /// Below this share of it, memory is scarce: more servers would take it from agents' commands.
 const SCARCE_MEMORY: u64 = 4;
@@ -19,7 +20,7 @@ const SHORT_MEMORY: u64 = 16;
 const MOST_TASKS: u64 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Headroom {
+pub(crate) enum Headroom {
     /// For more of them.
     Ample,
     /// For those that are expected, and no more.
@@ -29,7 +30,7 @@ pub enum Headroom {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScarceResource {
+pub(crate) enum ScarceResource {
     Memory,
     /// Processes and threads, by a control group's limit.
     Tasks,
@@ -40,7 +41,7 @@ pub enum ScarceResource {
 impl Headroom {
     /// For processes of that user; `None` if they run as this process does. Takes a
     /// fraction of a millisecond.
-    pub fn now(user: Option<&User>) -> Self {
+    pub(crate) fn now(user: Option<&User>) -> Self {
         let memory = Memory::now();
         if memory.is_some_and(is_short) {
             return Self::Short;

@@ -35,7 +35,7 @@ pub mod sequencer;
 
 pub mod workspace;
 
-pub(crate) mod capacity;
+pub mod capacity;
 pub mod codex;
 pub mod guard;
 pub mod host;

@@ -37,8 +37,8 @@ use crate::turn::Runner;
 use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
 use crate::workspace::{DiskError, Root, RootError};
 pub use build::{
-    EngineError, agents, connector, engine, homes, lock_lost_after, process_id, root, runner,
-    topology, tried,
+    EngineError, WARM_PER_SLOT, agents, connector, engine, homes, lock_lost_after, process_id,
+    root, runner, topology, tried,
 };
 use build::{host, idle_servers, warn_of_trust};
 use monitor::{EventWatch, Watched};

@@ -1,22 +1,28 @@
 //! Whether the user may still have inotify instances.
 //!
 //! The system counts them by user, 128 by default, for all processes of the host together, and does not
-//! report how many there are. Each codex app-server takes two (0.171.0). Without them it works; agents' tools
-//! that wait for changes of files fail.
+//! report how many there are. Each codex app-server takes two (0.171.0). It works without them; agents' tools
+//! that watch files fail.
 
 use std::fs;
 
 use rustix::fs::inotify::{CreateFlags, init};
 
+/// How many a codex app-server takes.
+pub const WATCHERS_PER_SERVER: usize = 2;
+
 /// How many are tried at most.
 const MOST: usize = 64;
 
+/// How many a user may have; `None` if the system does not report it.
+pub fn max_watchers() -> Option<usize> {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").ok()?;
+    limit.trim().parse().ok()
+}
+
 /// Whether a quarter of what a user may have is free, by taking it for a moment.
 pub(super) fn are_free() -> bool {
-    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances");
-    // A system without inotify has no limit, either.
-    let limit = limit.ok().and_then(|text| text.trim().parse().ok());
-    limit.is_none_or(|limit: usize| has((limit / 4).min(MOST)))
+    max_watchers().is_none_or(|limit| has((limit / 4).min(MOST)))
 }
 
 fn has(count: usize) -> bool {

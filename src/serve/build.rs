@@ -38,7 +38,7 @@ use super::ServeError;
 const WARM_SHARE: u64 = 4;
 /// So many servers wait also where the host has little room: one runs a turn, and another
 /// conversation's waits.
-const EXPECTED_FOR_A_SLOT: usize = 2;
+pub const WARM_PER_SLOT: usize = 2;
 
 /// codex can't be run by these settings.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub(super) fn idle_servers(
     let ttl = settings.codex_idle_ttl;
     let count = match settings.codex_warm {
         Some(most) => ServerCount::AtMost(most),
-        None => ServerCount::Expected(settings.slots * EXPECTED_FOR_A_SLOT),
+        None => ServerCount::Expected(settings.slots * WARM_PER_SLOT),
     };
     if ttl.is_zero() || matches!(count, ServerCount::AtMost(0)) {
         return None;

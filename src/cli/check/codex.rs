@@ -5,15 +5,17 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::Access;
+use turn_worker::capacity::{WATCHERS_PER_SERVER, max_watchers};
 use turn_worker::codex::config_file::ConfigFile;
 use turn_worker::codex::home::Homes;
 use turn_worker::codex::process::Codex;
 use turn_worker::codex::program::ProgramError;
-use turn_worker::config::Settings;
+use turn_worker::config::{EngineKind, Settings};
 use turn_worker::error::with_sources;
 use turn_worker::guard;
 use turn_worker::guard::confine::as_user;
 use turn_worker::isolation::access;
+use turn_worker::serve::WARM_PER_SLOT;
 use turn_worker::versions;
 use turn_worker::workspace::Root;
 
@@ -35,9 +37,30 @@ pub(super) async fn check(settings: &Settings, root: Option<&Root>, report: &mut
         isolation::check(settings, root, codex, report);
     }
     version(codex, report).await;
+    if settings.codex_engine == EngineKind::AppServer {
+        let warm = settings
+            .codex_warm
+            .unwrap_or(settings.slots * WARM_PER_SLOT);
+        let lack = max_watchers().and_then(|limit| lack_of_watchers(settings.slots + warm, limit));
+        if let Some(lack) = lack {
+            report.warn("warm servers", &lack);
+        }
+    }
     if let Some(root) = root {
         home(settings, root, codex, report).await;
     }
+}
+
+/// Why so many app-servers are too many for a user with so many inotify instances.
+fn lack_of_watchers(servers: usize, limit: usize) -> Option<String> {
+    let needed = servers * WATCHERS_PER_SERVER;
+    (needed > limit).then(|| {
+        format!(
+            "{servers} app-servers, running or warm, take {needed} inotify instances of the {limit} that a user may have; \
+             agents' tools that watch files may fail: raise fs.inotify.max_user_instances, \
+             or lower SLOTS or CODEX_WARM"
+        )
+    })
 }
 
 async fn version(codex: &Codex, report: &mut Report) {
@@ -207,5 +230,21 @@ async fn login(home: &Path, has_key: bool, codex: &Codex, report: &mut Report) {
             auth.display()
         );
         report.warn("login", &detail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_on_inotify_instances_is_compared_with_what_app_servers_take() {
+        assert_eq!(lack_of_watchers(64, 128), None);
+        let lack = lack_of_watchers(65, 128).unwrap();
+        assert!(
+            lack.starts_with(
+                "65 app-servers, running or warm, take 130 inotify instances of the 128"
+            )
+        );
     }
 }

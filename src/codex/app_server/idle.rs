@@ -142,7 +142,7 @@ pub struct Taken {
 }
 
 impl IdleServers {
-    pub fn new(bounds: Bounds, look: LookForHeadroom, metrics: Metrics) -> Self {
+    pub(crate) fn new(bounds: Bounds, look: LookForHeadroom, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             bounds,
             look,

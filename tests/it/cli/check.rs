@@ -26,6 +26,8 @@ fn call(command: &str, dir: &Path, url: &str, arguments: &[&str]) -> Call {
         .set("CODEX_BIN", stand_in().to_str().unwrap())
         .set("CODEX_ENV", "PATH,HOME,CODEX_API_KEY")
         .set("HTTP_ADDR", "127.0.0.1:0")
+        // With many cores the default would warn of inotify instances.
+        .set("SLOTS", "4")
         .env("HOME", &path("home"))
         .env("CODEX_API_KEY", "k-s3cret")
 }
