@@ -1,11 +1,11 @@
 //! RabbitMQ nodes for tests, run by `ops/rabbitmq/node`. One is shared by all
-//! tests of the process, each in a vhost of its own; a test that stops or
+//! tests of a run, each in a vhost of its own; a test that stops or
 //! kills its broker takes a private one.
 
 #![allow(dead_code, reason = "not every test binary needs all of it")]
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio, id};
@@ -14,13 +14,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use super::shared;
 
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
 
-/// Vhosts are made so many at a time, since each call of `rabbitmqctl` starts an Erlang of its own: the first with the
-/// shared node, and the next whenever a test takes the first of those before.
-const VHOSTS: usize = 64;
+/// Lets the node make a vhost for each connection to a port of its own, and answer with the name: `rabbitmqctl` would
+/// start an Erlang for each.
+const MAKE_VHOSTS: &str = r#"
+    Self = self(),
+    spawn(fun() ->
+        {ok, Listener} = gen_tcp:listen(0, [binary, {active, false}, {ip, {127, 0, 0, 1}}]),
+        {ok, Port} = inet:port(Listener),
+        Self ! {vhosts, Port},
+        Accept = fun Accept(Number) ->
+            {ok, Caller} = gen_tcp:accept(Listener),
+            spawn(fun() ->
+                Name = iolist_to_binary(["t", integer_to_list(Number)]),
+                All = <<".*">>,
+                rabbit_vhost:add(Name, <<"test">>),
+                rabbit_auth_backend_internal:set_permissions(<<"guest">>, Name, All, All, All, <<"test">>),
+                gen_tcp:send(Caller, [Name, "\n"]),
+                gen_tcp:close(Caller)
+            end),
+            Accept(Number + 1)
+        end,
+        Accept(0)
+    end),
+    receive {vhosts, Port} -> Port end.
+"#;
 
 /// A node of its own folder and port.
 #[derive(Debug)]
@@ -31,56 +52,60 @@ pub struct Broker {
     running: Option<Running>,
 }
 
-/// The node ends when this end of its standard input closes: also when this process is killed.
 #[derive(Debug)]
 struct Running {
     script: Child,
-    stdin: ChildStdin,
+    /// The node ends when this end of its standard input closes: also when this process is killed. A node of the run
+    /// ends with the run.
+    stdin: Option<ChildStdin>,
 }
 
 impl Broker {
-    /// The node that all tests of this process share. The first call starts it, which takes some seconds.
+    /// The node that all tests of a run share. The first call starts it, which takes some seconds.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(|| {
-            let mut broker = Self::new("shared");
-            let vhosts = VHOSTS.to_string();
-            broker.launch(&["--temporary", "--vhosts", &vhosts]);
-            broker
+            Self::of_the_run("broker", |broker| {
+                broker.launch(&["--temporary"], Some("broker"));
+            })
         })
+    }
+
+    /// A node that the run has once, of that name.
+    pub fn of_the_run(name: &str, start: impl FnOnce(&mut Self)) -> Self {
+        let (dir, port) = shared::shared(name, || {
+            let mut broker = Self::new(name);
+            start(&mut broker);
+            let node = (broker.dir.clone(), broker.port);
+            // It is the run's now, and outlives this process.
+            std::mem::forget(broker);
+            node
+        });
+        Self {
+            dir,
+            port,
+            running: None,
+        }
     }
 
     /// The URL of a vhost of the shared node of its own.
     pub fn vhost() -> String {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let shared = Self::shared();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        if number.is_multiple_of(VHOSTS) {
-            thread::spawn(move || shared.made_vhosts(number / VHOSTS + 1));
-        }
-        shared.made_vhosts(number / VHOSTS);
-        format!("amqp://guest:guest@127.0.0.1:{}/t{number}", shared.port)
-    }
-
-    /// Until those vhosts are there.
-    fn made_vhosts(&self, batch: usize) {
-        static MADE: [OnceLock<()>; 32] = [const { OnceLock::new() }; 32];
-        if batch == 0 {
-            return;
-        }
-        MADE[batch].get_or_init(|| {
-            let names = (batch * VHOSTS..(batch + 1) * VHOSTS).map(|number| format!("t{number}"));
-            let (vhosts, permissions): (Vec<_>, Vec<_>) = names
-                .map(|name| {
-                    let all = ".*";
-                    let permission = json!({"user": "guest", "vhost": name,
-                        "configure": all, "write": all, "read": all});
-                    (json!({"name": name}), permission)
-                })
-                .unzip();
-            let definitions = json!({"vhosts": vhosts, "permissions": permissions});
-            self.ctl_with(&["import_definitions"], &definitions.to_string());
+        let port: u16 = shared::shared("vhosts", || {
+            let port = shared.ctl(&["eval", MAKE_VHOSTS]);
+            port.trim()
+                .parse()
+                .unwrap_or_else(|_| panic!("no port: {port:?}"))
         });
+        let mut name = String::new();
+        let read = TcpStream::connect(("127.0.0.1", port))
+            .and_then(|mut made| made.read_to_string(&mut name));
+        assert!(read.is_ok() && name.ends_with('\n'), "no vhost: {read:?}");
+        format!(
+            "amqp://guest:guest@127.0.0.1:{}/{}",
+            shared.port,
+            name.trim()
+        )
     }
 
     /// A running node for one test alone, which may stop, kill and start it.
@@ -100,13 +125,24 @@ impl Broker {
         prepare: impl FnOnce(&std::path::Path) -> String,
     ) -> Self {
         let mut broker = Self::new(name);
-        let conf = broker.dir.join("more.conf");
-        let lines = fs::create_dir_all(&broker.dir).map(|()| prepare(&broker.dir));
+        broker.launch_configured(plugins, prepare, None);
+        broker
+    }
+
+    /// The same for [`Self::of_the_run`], in its `start`.
+    pub fn launch_configured(
+        &mut self,
+        plugins: &str,
+        prepare: impl FnOnce(&std::path::Path) -> String,
+        of_the_run: Option<&str>,
+    ) {
+        let conf = self.dir.join("more.conf");
+        let lines = fs::create_dir_all(&self.dir).map(|()| prepare(&self.dir));
         let written = lines.and_then(|lines| fs::write(&conf, lines));
         written.unwrap_or_else(|error| panic!("{}: {error}", conf.display()));
         let conf = conf.to_string_lossy().into_owned();
-        broker.launch(&["--temporary", "--conf", &conf, "--plugins", plugins]);
-        broker
+        let options = ["--temporary", "--conf", &conf, "--plugins", plugins];
+        self.launch(&options, of_the_run);
     }
 
     /// Of the default vhost; the same after a restart.
@@ -118,10 +154,14 @@ impl Broker {
         self.port
     }
 
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Takes it up again with its data, on its port.
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "the node is running");
-        self.launch(&[]);
+        self.launch(&[], None);
     }
 
     /// Shuts it down in order, and waits for that.
@@ -175,16 +215,12 @@ impl Broker {
 
     /// Runs `rabbitmqctl` and returns what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        self.ctl_with(arguments, "")
-    }
-
-    fn ctl_with(&self, arguments: &[&str], stdin: &str) -> String {
         let [node, first @ ..] = self.ctl_command();
         let output = Command::new(node)
             .args(first)
             .arg("--quiet")
             .args(arguments)
-            .stdin(with_content(stdin))
+            .stdin(Stdio::null())
             .output()
             .unwrap_or_else(|error| panic!("{NODE}: {error}"));
         assert!(
@@ -205,38 +241,35 @@ impl Broker {
         }
     }
 
-    fn launch(&mut self, options: &[&str]) {
-        let mut script = Command::new(NODE)
+    /// `of_the_run` names a node that ends with the run, rather than with this process.
+    fn launch(&mut self, options: &[&str], of_the_run: Option<&str>) {
+        let mut command = Command::new(NODE);
+        command
             .args(["start", "--until-stdin-closes", "--dir"])
             .arg(&self.dir)
             .args(["--port", &self.port.to_string()])
             .args(options)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{NODE}: {error}"));
-        let (Some(stdin), Some(stdout)) = (script.stdin.take(), script.stdout.take()) else {
-            unreachable!("both are piped")
-        };
+            .stdout(Stdio::piped());
+        let log = of_the_run.map(|name| {
+            let (path, file) = shared::log(name);
+            command.stdin(shared::until_the_run_ends()).stderr(file);
+            path
+        });
+        let spawned = command.spawn();
+        let mut script = spawned.unwrap_or_else(|error| panic!("{NODE}: {error}"));
+        let stdin = script.stdin.take();
         let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
+        let read = script.stdout.take().map(BufReader::new);
+        let read = read.map(|mut stdout| stdout.read_line(&mut line));
         let port = line.trim().rsplit(':').next().map(str::parse);
-        let (Ok(_), Some(Ok(port))) = (read, port) else {
-            panic!("the broker did not start: {line:?}; what it said stands above");
+        let (Some(Ok(_)), Some(Ok(port))) = (read, port) else {
+            let said = log.and_then(|log| fs::read_to_string(log).ok());
+            panic!("the broker did not start: {line:?}; what it said: {said:?}, or stands above");
         };
         self.port = port;
         self.running = Some(Running { script, stdin });
     }
-}
-
-/// A file to read from that has this in it.
-fn with_content(text: &str) -> File {
-    let file = tempfile::tempfile().and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.rewind()?;
-        Ok(file)
-    });
-    file.unwrap_or_else(|error| panic!("a temporary file: {error}"))
 }
 
 impl Drop for Broker {

@@ -19,4 +19,5 @@ pub mod processes;
 pub mod proxy;
 pub mod raw_amqp;
 pub mod reachable;
+pub mod shared;
 pub mod undeliverable_proxy;

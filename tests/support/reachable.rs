@@ -5,36 +5,34 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 
-/// A copy of codex's package, and what removes it when this process ends, however that is.
-struct Copy {
-    codex: PathBuf,
-    _remover: Child,
-}
+use super::shared::{shared, until_the_run_ends};
 
 /// The program, or the one in a copy of its package where a folder on the way is closed: codex
 /// looks for its helpers beside it.
 pub fn reachable(program: &Path) -> PathBuf {
-    static COPY: OnceLock<Copy> = OnceLock::new();
     let codex = program.canonicalize().unwrap();
     let is_open = |folder: &Path| folder.metadata().unwrap().permissions().mode() & 0o001 != 0;
     if codex.ancestors().all(is_open) {
         return codex;
     }
-    COPY.get_or_init(|| copy(&codex)).codex.clone()
+    shared("reachable-codex", || copy(&codex))
 }
 
-fn copy(codex: &Path) -> Copy {
+/// Of codex's package; it is removed when the run ends, however that is.
+fn copy(codex: &Path) -> PathBuf {
     let folder = tempfile::tempdir().unwrap().keep();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
     let remover = Command::new("sh")
         .args(["-c", "cat; rm -rf \"$0\""])
         .arg(&folder)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdin(until_the_run_ends())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    // It outlives this process.
+    drop(remover.unwrap());
     let package = codex.parent().and_then(Path::parent).unwrap();
     let to = folder.join("package");
     // By links where that can be. In another process: what is open for writing in this one
@@ -47,8 +45,5 @@ fn copy(codex: &Path) -> Copy {
         }
     });
     assert!(copied, "can't copy {package:?} to {to:?}");
-    Copy {
-        codex: to.join("bin/codex"),
-        _remover: remover,
-    }
+    to.join("bin/codex")
 }

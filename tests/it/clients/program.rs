@@ -2,9 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::cli::call::{Call, Called};
+use crate::support::shared::shared;
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/clients");
 
@@ -43,8 +43,7 @@ impl Language {
     /// Compiles its programs; once in a run. Before a test has connections to the broker: those would not outlive so
     /// long a wait.
     pub fn build(self) {
-        static BUILT: [OnceLock<()>; 4] = [const { OnceLock::new() }; 4];
-        BUILT[self as usize].get_or_init(|| {
+        shared(&format!("client-{}", self.name()), || {
             let built = Command::new(CLIENTS).args(["build", self.name()]).output();
             let built = built.unwrap_or_else(|error| panic!("{CLIENTS}: {error}"));
             assert!(built.status.success(), "{built:#?}");

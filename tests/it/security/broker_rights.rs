@@ -4,19 +4,23 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use tokio::sync::OnceCell;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use turn_worker::amqp::connect::Connector;
 use turn_worker::amqp::link::Link;
 use turn_worker::amqp::topology::Topology;
 
 use crate::support::broker::Broker;
+use crate::support::shared::shared;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/deploy/rabbitmq/users");
 
 /// What the users' passwords have in common.
 const MARK: &str = "zQ7";
 
+#[derive(Serialize, Deserialize)]
 pub struct Users {
     /// As the one who may do everything.
     pub admin: String,
@@ -36,10 +40,11 @@ pub struct Users {
 }
 
 impl Users {
-    /// The first call makes them, which takes seconds.
-    pub async fn get() -> &'static Self {
-        static USERS: OnceCell<Users> = OnceCell::const_new();
-        USERS.get_or_init(Self::make).await
+    /// The first call in a run makes them, which takes seconds.
+    pub async fn get() -> Self {
+        let runtime = Handle::current();
+        let get = move || shared("users", || runtime.block_on(Self::make()));
+        spawn_blocking(get).await.unwrap()
     }
 
     async fn make() -> Self {

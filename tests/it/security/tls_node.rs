@@ -10,11 +10,16 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
 
+use serde_json::json;
+
 use crate::support::broker::Broker;
 use crate::support::ports::free_ports;
 
 /// Of the user with all rights, who is also named by a certificate.
 pub const PASSWORD: &str = "s3cret";
+
+/// Of the node's three listeners, in its folder.
+const PORTS: &str = "ports.json";
 
 /// A setting, named without its prefix.
 pub type Set = (&'static str, String);
@@ -43,32 +48,24 @@ impl Node {
     }
 
     fn start() -> Self {
-        let [strict, lenient, expired] = free_ports();
-        let mut dir = PathBuf::new();
-        let broker = Broker::configured("tls", "rabbitmq_auth_mechanism_ssl", |folder| {
-            folder.clone_into(&mut dir);
-            write_certificates(folder);
-            documented_conf()
-                .replace("/etc/rabbitmq/tls", "@DIR@")
-                .replace("5671", &format!("127.0.0.1:{strict}"))
+        let broker = Broker::of_the_run("tls", |broker| {
+            let ports = free_ports();
+            broker.launch_configured(
+                "rabbitmq_auth_mechanism_ssl",
+                |folder| {
+                    write_certificates(folder);
+                    fs::write(folder.join(PORTS), json!(ports).to_string()).unwrap();
+                    documented_conf()
+                        .replace("/etc/rabbitmq/tls", "@DIR@")
+                        .replace("5671", &format!("127.0.0.1:{}", ports[0]))
+                },
+                Some("tls"),
+            );
+            configure(broker, ports);
         });
-        let listen = |port: u16, name: &str| {
-            format!(
-                "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
-                 [{{certfile, File(\"{name}.pem\")}}, {{keyfile, File(\"{name}-key.pem\")}}], 1)"
-            )
-        };
-        let all = "<<\".*\">>";
-        broker.ctl(&[
-            "eval",
-            &format!(
-                "File = fun(Name) -> filename:join(os:getenv(\"HOME\"), Name) end, {}, {}, \
-                 rabbit_auth_backend_internal:add_user(<<\"worker\">>, <<\"{PASSWORD}\">>, <<\"test\">>), \
-                 rabbit_auth_backend_internal:set_permissions(<<\"worker\">>, <<\"/\">>, {all}, {all}, {all}, <<\"test\">>).",
-                listen(lenient, "server"),
-                listen(expired, "expired"),
-            ),
-        ]);
+        let dir = broker.dir().to_owned();
+        let ports = fs::read(dir.join(PORTS)).unwrap();
+        let [strict, lenient, expired] = serde_json::from_slice(&ports).unwrap();
         Self {
             broker,
             strict,
@@ -101,6 +98,27 @@ impl Node {
             ),
         ]
     }
+}
+
+/// Makes it listen without asking for a certificate, too, and makes the user.
+fn configure(broker: &Broker, [_, lenient, expired]: [u16; 3]) {
+    let listen = |port: u16, name: &str| {
+        format!(
+            "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
+             [{{certfile, File(\"{name}.pem\")}}, {{keyfile, File(\"{name}-key.pem\")}}], 1)"
+        )
+    };
+    let all = "<<\".*\">>";
+    broker.ctl(&[
+        "eval",
+        &format!(
+            "File = fun(Name) -> filename:join(os:getenv(\"HOME\"), Name) end, {}, {}, \
+             rabbit_auth_backend_internal:add_user(<<\"worker\">>, <<\"{PASSWORD}\">>, <<\"test\">>), \
+             rabbit_auth_backend_internal:set_permissions(<<\"worker\">>, <<\"/\">>, {all}, {all}, {all}, <<\"test\">>).",
+            listen(lenient, "server"),
+            listen(expired, "expired"),
+        ),
+    ]);
 }
 
 /// What operators are asked to write.
