@@ -125,6 +125,13 @@ end_process() {
   wait_until "$2" process_gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
 
+# or_gone PID COMMAND…: for what is waited for from a process: it does not come any more once that has ended.
+or_gone() {
+  local pid=$1
+  shift
+  "$@" || process_gone "$pid"
+}
+
 # A child that ended but was not waited for counts as gone.  One with only its first thread ended is a zombie, too, but
 # lives: the 20th field of its stat counts its threads.
 process_gone() {
