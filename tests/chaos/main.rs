@@ -17,6 +17,8 @@ mod hosts;
 mod hung;
 mod judge;
 mod load;
+#[path = "../support/not_tested.rs"]
+mod not_tested;
 #[cfg(test)]
 #[path = "../support/faults.rs"]
 mod places;

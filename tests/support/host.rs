@@ -32,6 +32,7 @@ use tempfile::TempDir;
 
 use super::engine;
 use super::limit::{GROWING, LIMIT};
+use super::not_tested::not_tested;
 use super::processes::{self, of_workspace};
 
 /// What `probe` finds, as soon as it finds something.
@@ -46,13 +47,11 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether this test can be done. If not, says so where also those see it
-/// who are not shown what tests print.
+/// Whether this test can be done; if not, that is reported.
 pub fn is_root(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        let line = format!("NOT TESTED, since that takes root: {what}\n");
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        not_tested(&format!("{what}: that takes root"));
     }
     root
 }

@@ -20,6 +20,8 @@ use std::thread::{self, JoinHandle};
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::not_tested::not_tested;
+
 /// A command of a turn that leaves a process there, and its pid in `pid`, once it hangs.
 pub fn leave(folder: &Path, pid: &Path) -> String {
     let (folder, asked, pid) = (
@@ -52,8 +54,7 @@ impl HungFolder {
             .open("/dev/fuse");
         let mounted = opened.ok().filter(|fuse| mount(fuse, path));
         let Some(fuse) = mounted else {
-            let line = "NOT TESTED, since nothing can be mounted here: a file system that hangs\n";
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            not_tested("a file system that hangs: nothing can be mounted here");
             return None;
         };
         let over = Arc::new(AtomicBool::new(false));

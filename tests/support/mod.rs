@@ -11,6 +11,7 @@ pub mod limit;
 )]
 #[path = "../stand_in/model_server.rs"]
 pub mod model_server;
+pub mod not_tested;
 pub mod operator;
 pub mod poison;
 pub mod pool;

@@ -11,6 +11,7 @@ use super::scripted::Scripted;
 use crate::docs;
 use crate::security::tls_node::Node;
 use crate::support::broker::Broker;
+use crate::support::not_tested::not_tested;
 use crate::support::pool::{Pool, turn};
 use crate::support::proxy::Proxy;
 
@@ -441,8 +442,8 @@ pub async fn the_chat_page_in_a_browser() {
         .output()
         .is_err()
     {
-        eprintln!(
-            "NOT TESTED, as there is no chromedriver (apt-get install chromium-driver, 300 MB): the chat page in a browser"
+        not_tested(
+            "the chat page in a browser: there is no chromedriver (apt-get install chromium-driver, 300 MB)",
         );
         return;
     }

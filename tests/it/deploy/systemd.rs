@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
 
 use super::{SETTLING, needed_privileges, read, settings, sorted};
+use crate::support::not_tested::not_tested;
 
 const UNIT: &str = "ops/deploy/systemd/turn-worker.service";
 const ENVIRONMENT: &str = "ops/deploy/systemd/turn-worker.env";
@@ -44,8 +45,7 @@ pub fn privileges() -> Vec<String> {
         .collect()
 }
 
-/// `None` without such a program; that is reported where also those see
-/// it who are not shown what tests print.
+/// `None` without such a program, which is reported.
 fn systemd_analyze(arguments: &[&str]) -> Option<(bool, String)> {
     match Command::new("systemd-analyze").args(arguments).output() {
         Ok(done) => {
@@ -53,8 +53,7 @@ fn systemd_analyze(arguments: &[&str]) -> Option<(bool, String)> {
             Some((done.status.success(), String::from_utf8(said).unwrap()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let line = format!("NOT TESTED, as there is no systemd-analyze: {UNIT}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            not_tested(&format!("{UNIT}: there is no systemd-analyze"));
             None
         }
         Err(error) => panic!("systemd-analyze: {error}"),

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::engine::is_exec;
 use crate::support::host::{Host, Running, awkward, is_root, until, write_program};
+use crate::support::not_tested::not_tested;
 use crate::support::processes::{lives, of_workspace, parent, stat};
 
 /// Nobody's.
@@ -254,7 +255,7 @@ fn g3_what_both_left_is_found_under_another_path_of_the_root() {
         mounted.is_ok_and(|status| status.success())
     };
     if !mount(&["--bind".as_ref(), root.as_ref(), other.as_ref()]) {
-        eprintln!("NOT TESTED, since nothing can be mounted here: two paths of one root");
+        not_tested("two paths of one root: nothing can be mounted here");
         return;
     }
     kill_both(messy.guard, messy.running);
