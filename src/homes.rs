@@ -64,14 +64,19 @@ pub struct LostDisk {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order {
-    /// The disks of that host, or of that id, are gone for good.
+    /// The disks of that host, or of that id, are gone for good. Its outcome is
+    /// reported under `id`.
     Lost {
+        #[serde(default)]
+        id: Uuid,
         host: String,
         at: Timestamp,
         by: String,
     },
     /// The workspace is to live there.
     Move {
+        #[serde(default)]
+        id: Uuid,
         workspace: String,
         host: String,
         at: Timestamp,
@@ -122,6 +127,16 @@ struct Versioned {
 }
 
 const VERSION: u32 = 1;
+
+impl Order {
+    /// Of an order that is carried out by steps, and answered.
+    pub fn id(&self) -> Option<Uuid> {
+        match self {
+            Self::Lost { id, .. } | Self::Move { id, .. } => Some(*id),
+            Self::Pause { .. } | Self::Resume { .. } | Self::ResumeAll => None,
+        }
+    }
+}
 
 impl HomeEntry {
     pub fn encode(&self) -> Vec<u8> {
@@ -385,6 +400,7 @@ mod tests {
     #[test]
     fn entries_of_other_versions_are_errors() {
         let entry = HomeEntry::Order(Order::Lost {
+            id: Uuid::from_u128(1),
             host: "one".to_owned(),
             at: Timestamp::UNIX_EPOCH,
             by: "operator".to_owned(),

@@ -30,7 +30,7 @@ pub use backlog::{
 };
 pub use control::{Cancel, ControlFault, ControlRequest, DescribeTurn, IgnoredControl};
 pub use description::{Description, TurnPosition};
-pub use homes::{HomesReport, HostReport, MAX_HOSTS};
+pub use homes::{HomesReport, HostReport, MAX_HOSTS, MAX_ORDERS, OrderProgress, OrderState};
 pub use records::{RecordsAnswer, RecordsRequest, RecordsTask};
 
 /// The version of the messages among workers.

@@ -8,11 +8,13 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::Instant;
+use turn_worker::amqp::messages::OrderState;
 use turn_worker::config::{Settings, is_host_name};
 use turn_worker::homes::Order;
-use turn_worker::operator::{Operator, PoolStatus};
+use turn_worker::operator::Operator;
 use turn_worker::serve::process_id;
 use turn_worker::workspace::can_be_paused;
+use uuid::Uuid;
 
 use super::dead::operator;
 use super::output::{self, Output};
@@ -30,9 +32,9 @@ TURN_WORKER_WORKSPACE_HOST of its processes says, by default the host's name, or
 shows. Of the settings, only TURN_WORKER_AMQP_… and TURN_WORKER_PREFIX matter. `lost` and `move` take a worker's rights \
 at the broker, and the order is kept there until the active sequencer has carried it out.
 
-Exit status: 0 done or, of move, ordered; 1 not, or not within 30 s; 2 wrong arguments or settings.";
+Exit status: 0 done or, of move, ordered and not rejected within 30 s; 1 rejected, or not done within 30 s; 2 wrong arguments or settings.";
 
-/// How long `lost` waits until it is carried out: a sequencer listens for 10 s before.
+/// How long an order is waited for: a sequencer listens for 10 s before it carries one out.
 const CARRIED_OUT: Duration = Duration::from_secs(30);
 const REPORTS: Duration = Duration::from_secs(10);
 
@@ -87,21 +89,25 @@ pub(super) async fn home(settings: Settings, args: HomeArgs) -> anyhow::Result<E
     match args.command {
         Command::List { json } => list(&operator, json).await,
         Command::Lost { host } => {
-            let name = host.clone();
-            operator.order(Order::Lost { host, at, by }).await?;
-            lost(&operator, &name).await
+            let id = Uuid::new_v4();
+            let order = Order::Lost { id, host, at, by };
+            operator.order(order).await?;
+            outcome(&operator, id, false).await?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Move { workspace, host } => {
+            let id = Uuid::new_v4();
             let order = Order::Move {
+                id,
                 workspace: workspace.clone(),
-                host: host.clone(),
+                host,
                 at,
                 by,
             };
             operator.order(order).await?;
+            outcome(&operator, id, true).await?;
             notice(&format!(
-                "ordered: {workspace} is to live on {host}; `turn-worker home list` shows the order until it is carried out. \
-                 Then copy the workspace, and resume it"
+                "once it is carried out, copy the files and records there, then `turn-worker resume {workspace}`"
             ));
             Ok(ExitCode::SUCCESS)
         }
@@ -122,25 +128,37 @@ async fn list(operator: &Operator, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn lost(operator: &Operator, host: &str) -> anyhow::Result<ExitCode> {
+/// Waits until the active sequencer reports what has become of the order. `may_wait`: one
+/// that is not carried out yet is not a failure.
+async fn outcome(operator: &Operator, order: Uuid, may_wait: bool) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
         let status = operator.status(REPORTS).await?;
-        if is_lost(&status, host) {
-            notice(&format!("the disk of {host} is lost: its open turns end"));
-            return Ok(ExitCode::SUCCESS);
-        }
-        if began.elapsed() >= CARRIED_OUT {
-            bail!(
-                "the order is not carried out within {} s: no sequencer is active, in which case it will be when one is; or no disk is called {host}, or its processes were still heard, as the log of the active sequencer says",
+        let progress = status.homes.iter().flat_map(|homes| &homes.progress);
+        let last = progress.filter(|progress| progress.order == order).last();
+        match last.map(|progress| (progress.state, &progress.detail)) {
+            Some((OrderState::Done, what)) => {
+                notice(what);
+                return Ok(());
+            }
+            Some((OrderState::Rejected, why)) => bail!("rejected: {why}"),
+            Some((OrderState::Pending, why)) if began.elapsed() >= CARRIED_OUT => {
+                let waits = format!(
+                    "ordered, and not carried out within {} s: {why}; `turn-worker home list` shows the order until it is",
+                    CARRIED_OUT.as_secs()
+                );
+                if !may_wait {
+                    bail!(waits);
+                }
+                notice(&waits);
+                return Ok(());
+            }
+            None if began.elapsed() >= CARRIED_OUT => bail!(
+                "no active sequencer has reported the order within {} s, expected one: it is kept, and carried out once a sequencer has \
+                 a turn; see `turn-worker home list`",
                 CARRIED_OUT.as_secs()
-            );
+            ),
+            Some((OrderState::Pending, _)) | None => {}
         }
     }
-}
-
-fn is_lost(status: &PoolStatus, host: &str) -> bool {
-    let hosts = status.homes.iter().flat_map(|homes| &homes.hosts);
-    let mut lost = hosts.filter(|one| one.lost);
-    lost.any(|one| one.host == host || one.disk.to_string() == host)
 }

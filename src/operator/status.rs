@@ -15,7 +15,7 @@ use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
     About, BacklogReport, BlockedReport, Decoded, HeldReport, HomesReport, HostReport, MAX_BLOCKED,
-    MAX_HELD, MAX_HOSTS, Running, Status,
+    MAX_HELD, MAX_HOSTS, MAX_ORDERS, OrderProgress, Running, Status,
 };
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
@@ -282,6 +282,12 @@ fn bounded_homes(homes: HomesReport) -> HomesReport {
             .iter()
             .take(8)
             .map(|order| bounded(order))
+            .collect(),
+        progress: (homes.progress.into_iter().take(2 * MAX_ORDERS))
+            .map(|progress| OrderProgress {
+                detail: progress.detail.chars().take(1_000).collect(),
+                ..progress
+            })
             .collect(),
     }
 }

@@ -9,7 +9,7 @@ use super::actions::Actor;
 use super::queue::{HostSummary, LineSummary, Oldest, Queue, StuckTurn};
 use crate::amqp::messages::{
     BacklogReport, HomesReport, HostReport, LineReport, MAX_HOSTS, MAX_LINES, MAX_NEXT, MAX_STUCK,
-    Status, StuckReport, WaitReport,
+    OrderProgress, Status, StuckReport, WaitReport,
 };
 use crate::amqp::publish::json_properties;
 use crate::conditions::ConditionReport;
@@ -40,7 +40,12 @@ pub(super) fn told(
 
 /// Of a pool without shared storage: where its workspaces live. `orders`: what is not
 /// carried out yet.
-pub(super) fn homes(hosts: Vec<HostSummary>, homes: &Homes, orders: Vec<String>) -> HomesReport {
+pub(super) fn homes(
+    hosts: Vec<HostSummary>,
+    homes: &Homes,
+    orders: Vec<String>,
+    progress: Vec<OrderProgress>,
+) -> HomesReport {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let host = |host: HostSummary| HostReport {
         disk: host.disk,
@@ -54,6 +59,7 @@ pub(super) fn homes(hosts: Vec<HostSummary>, homes: &Homes, orders: Vec<String>)
         hosts: hosts.into_iter().map(host).take(MAX_HOSTS).collect(),
         pauses: homes.pauses().clone(),
         orders,
+        progress,
     }
 }
 

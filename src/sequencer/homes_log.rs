@@ -20,10 +20,11 @@ use super::intake::PREFETCH;
 use super::remote_records::{ANSWER_LIMIT, unexpected};
 use crate::amqp::consume::{ConsumeError, ConsumerHold, Delivery, Receipt};
 use crate::amqp::link::Link;
-use crate::amqp::messages::{RecordsAnswer, RecordsTask};
+use crate::amqp::messages::{MAX_ORDERS, OrderProgress, OrderState, RecordsAnswer, RecordsTask};
 use crate::amqp::publish::{PublishError, json_properties};
 use crate::error::with_sources;
 use crate::event::SealedEvent;
+use crate::fault;
 use crate::homes::{HomeEntry, HomeRecord, Homes, Order};
 
 /// Entries beyond which they are replaced by snapshots.
@@ -57,10 +58,15 @@ pub(super) enum LogAnswer {
 pub(super) struct PendingOrder {
     pub order: Order,
     receipt: Receipt,
+    pub since: Instant,
     /// It is being carried out.
     pub is_under_way: bool,
     /// Why it is not.
     pub why: String,
+    /// The workspace's disk may have let go of it, for this sequencer or for one before.
+    pub may_be_released: bool,
+    /// It is not to be carried out: the disk takes the workspace back first.
+    pub rejected: Option<String>,
 }
 
 /// What an entry leads to.
@@ -79,6 +85,8 @@ pub(super) struct HomesLog {
     open: Option<OpenLog>,
     orders: BTreeMap<u64, PendingOrder>,
     last_order: u64,
+    /// The last ones that were settled.
+    settled: VecDeque<OrderProgress>,
 }
 
 #[derive(Debug)]
@@ -163,9 +171,12 @@ impl HomesLog {
                 self.last_order += 1;
                 let pending = PendingOrder {
                     order,
+                    may_be_released: delivery.redelivered,
                     receipt: delivery.into_receipt(),
+                    since: Instant::now(),
                     is_under_way: false,
                     why: "it has just come".to_owned(),
+                    rejected: None,
                 };
                 self.orders.insert(self.last_order, pending);
                 return Ok(LogStep::None);
@@ -261,15 +272,43 @@ impl HomesLog {
         shown.take(8).collect()
     }
 
+    /// For the commands that wait for them.
+    pub(super) fn progress(&self) -> Vec<OrderProgress> {
+        let pending = self.orders.values().take(MAX_ORDERS);
+        let pending = pending.filter_map(|pending| {
+            Some(OrderProgress {
+                order: pending.order.id()?,
+                state: OrderState::Pending,
+                detail: pending.why.clone(),
+            })
+        });
+        self.settled.iter().cloned().chain(pending).collect()
+    }
+
     pub(super) fn order(&mut self, number: u64) -> Option<&mut PendingOrder> {
         self.orders.get_mut(&number)
     }
 
     /// It is carried out, or can't be.
-    pub(super) async fn settle(&mut self, number: u64) {
-        if let Some(order) = self.orders.remove(&number) {
-            let _ = order.receipt.ack().await;
+    pub(super) async fn settle(&mut self, number: u64, state: OrderState, detail: String) {
+        let Some(pending) = self.orders.remove(&number) else {
+            return;
+        };
+        let (order, what) = (&pending.order, &*detail);
+        match state {
+            OrderState::Rejected => tracing::warn!(?order, what, "rejected an operator's order"),
+            _ => tracing::info!(?order, what, "carried an operator's order out"),
         }
+        if let Some(order) = order.id() {
+            self.settled.truncate(MAX_ORDERS - 1);
+            self.settled.push_front(OrderProgress {
+                order,
+                state,
+                detail,
+            });
+        }
+        let _ = pending.receipt.ack().await;
+        fault::at("sequencer.order_settled");
     }
 }
 
@@ -292,13 +331,24 @@ impl Actor {
             .await
     }
 
+    /// A disk that the workspace was moved away from takes it back first.
+    async fn keep_home(&self, record: HomeRecord) -> Result<(), String> {
+        if let Some(disk) = record.home.as_ref().filter(|_| record.number > 1) {
+            self.ask_release(disk.id, &record.workspace, disk.id)
+                .await?;
+        }
+        let written = self.write_log(&HomeEntry::Home(record)).await;
+        written.map_err(|error| with_sources(&error))
+    }
+
     /// It counts when it was read back.
     pub(super) fn set_home(&self, record: HomeRecord, answers: &mpsc::UnboundedSender<Answer>) {
         let (actor, answers) = (self.clone(), answers.clone());
         let workspace = Arc::clone(&record.workspace);
         tokio::spawn(async move {
-            if let Err(error) = actor.write_log(&HomeEntry::Home(record)).await {
-                let error = with_sources(&error);
+            let kept = actor.keep_home(record).await;
+            fault::at("sequencer.home_written");
+            if let Err(error) = kept {
                 let name = &*workspace;
                 tracing::warn!(
                     error,
@@ -325,14 +375,28 @@ impl Actor {
             for entry in entries {
                 if let HomeEntry::DiskLost(lost) = &entry {
                     actor.topology.delete_of_disk(&link, lost.disk.id).await;
+                    fault::at("sequencer.lost_disk_deleted");
                 }
                 if let Err(error) = actor.write_log(&entry).await {
                     written = Err(with_sources(&error));
                     break;
                 }
             }
+            fault::at("sequencer.order_written");
             let _ = answers.send(Answer::Log(LogAnswer::Written { order, written }));
         });
+    }
+
+    /// `from` and `to` are the same for a disk that takes the workspace back.
+    async fn ask_release(&self, from: Uuid, workspace: &str, to: Uuid) -> Result<(), String> {
+        let workspace = workspace.to_owned();
+        // Also here: one way for all disks.
+        let task = RecordsTask::Release { workspace, to };
+        match self.ask(from, task, ANSWER_LIMIT).await? {
+            RecordsAnswer::Released(true) => Ok(()),
+            RecordsAnswer::Released(false) => Err("a turn of it is under way".to_owned()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Has the disk `from` let go of a workspace that moves to `to`.
@@ -347,14 +411,8 @@ impl Actor {
         let (actor, answers) = (self.clone(), answers.clone());
         let workspace = workspace.to_owned();
         tokio::spawn(async move {
-            // Also here: one way for all disks.
-            let task = RecordsTask::Release { workspace, to };
-            let released = match actor.ask(from, task, ANSWER_LIMIT).await {
-                Ok(RecordsAnswer::Released(true)) => Ok(()),
-                Ok(RecordsAnswer::Released(false)) => Err("a turn of it is under way".to_owned()),
-                Ok(other) => Err(unexpected(&other)),
-                Err(why) => Err(why),
-            };
+            let released = actor.ask_release(from, &workspace, to).await;
+            fault::at("sequencer.released");
             let _ = answers.send(Answer::Log(LogAnswer::Released { order, released }));
         });
     }

@@ -213,7 +213,11 @@ impl Actor {
             RecordsTask::Release { workspace, to } => {
                 let id = workspace.clone();
                 self.reading(&workspace, move || {
-                    let workspace = root.workspace(&id).map_err(|error| with_sources(&error))?;
+                    let workspace = match root.workspace(&id) {
+                        // It can't be here, so it has not left, either.
+                        Err(_) if to == root.id() => return Ok(true),
+                        workspace => workspace.map_err(|error| with_sources(&error))?,
+                    };
                     workspace
                         .leave_for(to)
                         .map_err(|error| with_sources(&error))

@@ -8,6 +8,7 @@ use crate::workspace::Pauses;
 
 /// Kept short, as reports are many.
 pub const MAX_HOSTS: usize = 100;
+pub const MAX_ORDERS: usize = 16;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HomesReport {
@@ -19,6 +20,26 @@ pub struct HomesReport {
     /// What operators have ordered and is not carried out yet, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<String>,
+    /// Of these, and of the last ones that were settled, for the commands that wait for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub progress: Vec<OrderProgress>,
+}
+
+/// What has become of an operator's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderProgress {
+    pub order: Uuid,
+    pub state: OrderState,
+    /// Why it is in that state.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderState {
+    Pending,
+    Done,
+    Rejected,
 }
 
 impl HomesReport {

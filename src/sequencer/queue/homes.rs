@@ -39,6 +39,16 @@ pub(crate) struct HostSummary {
     pub away_for: Option<Duration>,
 }
 
+/// The disks that an operator's name for a host may mean.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CalledDisks {
+    /// These can be gone for good.
+    pub away: Vec<Disk>,
+    pub heard: Vec<Disk>,
+    /// Another one is gone for good.
+    pub is_any_lost: bool,
+}
+
 impl Queue {
     /// Where each workspace lives on one host's disk. Until [`Queue::homes_read`]
     /// no message must be delivered.
@@ -314,21 +324,28 @@ impl Queue {
         })
     }
 
-    /// The disks of that name or id that can be gone for good: those that are away.
-    pub(crate) fn disks_to_lose(&self, now: Instant, host: &str) -> Vec<Disk> {
+    /// The disks of hosts of that name, or the disk of that id, that are not lost.
+    pub(crate) fn disks_called(&self, now: Instant, host: &str) -> CalledDisks {
+        let mut called = CalledDisks::default();
         let Some(homes) = &self.homes else {
-            return Vec::new();
+            return called;
         };
+        let is_called = |id: Uuid, name: &str| name == host || id.to_string() == host;
         let hosts = self.hosts.iter();
-        let called = hosts.filter(|(disk, queue)| {
-            let is_called = *queue.host == *host || disk.to_string() == host;
-            !homes.is_lost(*disk) && is_called && queue.is_away(now)
-        });
-        let disk = |(id, queue): (Uuid, &HostQueue)| Disk {
-            id,
-            host: Arc::clone(&queue.host),
-        };
-        called.map(disk).collect()
+        for (id, queue) in hosts.filter(|(id, queue)| is_called(*id, &queue.host)) {
+            let disk = Disk {
+                id,
+                host: Arc::clone(&queue.host),
+            };
+            match (homes.is_lost(id), queue.is_away(now)) {
+                (true, _) => {}
+                (false, true) => called.away.push(disk),
+                (false, false) => called.heard.push(disk),
+            }
+        }
+        let mut lost = homes.lost();
+        called.is_any_lost = lost.any(|lost| is_called(lost.disk.id, &lost.disk.host));
+        called
     }
 
     /// Every disk that is known, for operators and metrics. Looks at every line.

@@ -1,32 +1,42 @@
 //! The log of homes and operators' orders, as a session hears them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Ended, Sequencer, Session};
 use crate::amqp::consume::{ConsumeError, Consumer, Delivery};
 use crate::amqp::link::Link;
-use crate::amqp::messages::HomesReport;
+use crate::amqp::messages::{HomesReport, OrderState};
 use crate::conditions::Condition;
-use crate::homes::{HomeEntry, Homes, LostDisk, Order};
+use crate::heartbeat::HEARTBEAT;
+use crate::homes::{Disk, HomeEntry, Homes, LostDisk, Order};
 use crate::sequencer::backlog_report;
-use crate::sequencer::homes_log::{HomesLog, LogAnswer, LogStep, heed};
+use crate::sequencer::homes_log::{HomesLog, LogAnswer, LogStep, PendingOrder, heed};
 use crate::sequencer::queue::{AWAY_AFTER, HostSummary};
 
 /// Questions about this disk's records that are under way.
 const RECORDS_PREFETCH: u16 = 32;
 
+/// By then the last process of a disk that ended just before an order is not heard any more.
+const ENDED_WITHIN: Duration = AWAY_AFTER.saturating_add(HEARTBEAT.saturating_mul(2));
+
 /// What becomes of an order now.
 enum Carried {
     Later(String),
     /// It can't be carried out.
-    Dropped(String),
+    Rejected(String),
     Write(Vec<HomeEntry>),
     Release {
         workspace: String,
         from: uuid::Uuid,
-        to: uuid::Uuid,
+        to: Disk,
     },
-    Done,
+    /// It can't be carried out, and the disk may have let go of the workspace for it.
+    TakeBack {
+        workspace: String,
+        home: uuid::Uuid,
+        why: String,
+    },
+    Done(String),
 }
 
 impl Sequencer {
@@ -130,37 +140,42 @@ impl Session<'_> {
         match answer {
             LogAnswer::NotBegun(why) => return Err(Ended::Homes(why)),
             LogAnswer::Replaced { entries, done } => log.replaced(entries, done).await,
-            LogAnswer::Written { order, written } => match written {
-                Ok(()) => log.settle(order).await,
-                Err(why) => later(log, order, why),
-            },
+            LogAnswer::Written { order, written } => {
+                let pending = log.order(order).map(|pending| &pending.order);
+                match (written, pending) {
+                    (Ok(()), Some(lost @ Order::Lost { .. })) => {
+                        let done = done(lost);
+                        log.settle(order, OrderState::Done, done).await;
+                    }
+                    // It is done when that was read back, unless another record came first.
+                    (Ok(()), _) => later(log, order, "it is being written".to_owned()),
+                    (Err(why), _) => later(log, order, why),
+                }
+            }
             LogAnswer::Released { order, released } => match released {
                 Ok(()) => {
-                    let entries = self.moved(log, order);
-                    let actor = &self.sequencer.actor;
-                    actor.write_for(&self.link, order, entries, &self.answers);
+                    let rejected = log.order(order).and_then(|order| order.rejected.take());
+                    if let Some(why) = rejected {
+                        log.settle(order, OrderState::Rejected, why).await;
+                        return Ok(());
+                    }
+                    // It may have been resumed meanwhile, or the other disk lost.
+                    let carried = log.order(order).map(|pending| self.carry_out(pending));
+                    let homes = self.queue.homes();
+                    match (carried, homes) {
+                        (Some(Carried::Release { workspace, to, .. }), Some(homes)) => {
+                            let record = homes.next(&workspace.into(), Some(to));
+                            let entries = vec![HomeEntry::Home(record)];
+                            let actor = &self.sequencer.actor;
+                            actor.write_for(&self.link, order, entries, &self.answers);
+                        }
+                        _ => later(log, order, "what it needs has changed".to_owned()),
+                    }
                 }
                 Err(why) => later(log, order, why),
             },
         }
         Ok(())
-    }
-
-    /// The record of a workspace that its disk has let go of.
-    fn moved(&self, log: &mut HomesLog, number: u64) -> Vec<HomeEntry> {
-        let Some(pending) = log.order(number) else {
-            return Vec::new();
-        };
-        let Order::Move {
-            workspace, host, ..
-        } = &pending.order
-        else {
-            return Vec::new();
-        };
-        let disk = self.queue.disk_called(Instant::now(), host);
-        let record = self.queue.homes().zip(disk);
-        let record = record.map(|(homes, disk)| homes.next(&(**workspace).into(), Some(disk)));
-        record.map(HomeEntry::Home).into_iter().collect()
     }
 
     /// Once it is known which disks are there.
@@ -174,15 +189,12 @@ impl Session<'_> {
             let Some(pending) = log.order(number) else {
                 continue;
             };
-            let carried = self.carry_out(&pending.order);
+            let carried = self.carry_out(pending);
             let actor = &self.sequencer.actor;
             match carried {
                 Carried::Later(why) => pending.why = why,
-                Carried::Dropped(why) => {
-                    tracing::warn!(order = ?pending.order, why, "dropped an operator's order");
-                    log.settle(number).await;
-                }
-                Carried::Done => log.settle(number).await,
+                Carried::Rejected(why) => log.settle(number, OrderState::Rejected, why).await,
+                Carried::Done(what) => log.settle(number, OrderState::Done, what).await,
                 Carried::Write(entries) => {
                     pending.is_under_way = true;
                     actor.write_for(&self.link, number, entries, &self.answers);
@@ -193,23 +205,41 @@ impl Session<'_> {
                     to,
                 } => {
                     pending.is_under_way = true;
-                    actor.release(number, &workspace, from, to, &self.answers);
+                    pending.may_be_released = true;
+                    actor.release(number, &workspace, from, to.id, &self.answers);
+                }
+                Carried::TakeBack {
+                    workspace,
+                    home,
+                    why,
+                } => {
+                    pending.is_under_way = true;
+                    pending.rejected = Some(why);
+                    actor.release(number, &workspace, home, home, &self.answers);
                 }
             }
         }
     }
 
-    fn carry_out(&self, order: &Order) -> Carried {
+    fn carry_out(&self, pending: &PendingOrder) -> Carried {
         let (now, queue) = (Instant::now(), &*self.queue);
-        match order {
-            Order::Lost { host, at, by } => {
-                let disks = queue.disks_to_lose(now, host);
-                if disks.is_empty() {
-                    return Carried::Dropped(format!(
-                        "no disk is called {host:?} of which all processes are away"
-                    ));
+        match &pending.order {
+            Order::Lost { host, at, by, .. } => {
+                let called = queue.disks_called(now, host);
+                if called.away.is_empty() {
+                    return match (called.heard.is_empty(), called.is_any_lost) {
+                        (true, true) => Carried::Done(done(&pending.order)),
+                        (true, false) => Carried::Rejected(self.unknown_host(now, host)),
+                        (false, _) if pending.since.elapsed() < ENDED_WITHIN => {
+                            Carried::Later("its processes were heard just now".to_owned())
+                        }
+                        (false, _) => Carried::Rejected(format!(
+                            "found processes of {host} that are heard, expected that all have ended: \
+                             a disk in use can't be lost"
+                        )),
+                    };
                 }
-                let lost = disks.into_iter().map(|disk| {
+                let lost = called.away.into_iter().map(|disk| {
                     let (at, by) = (*at, by.clone());
                     HomeEntry::DiskLost(LostDisk { disk, at, by })
                 });
@@ -217,26 +247,47 @@ impl Session<'_> {
             }
             Order::Move {
                 workspace, host, ..
-            } => self.carry_out_move(now, workspace, host),
-            Order::Pause { .. } | Order::Resume { .. } | Order::ResumeAll => Carried::Done,
+            } => self.carry_out_move(now, pending, workspace, host),
+            Order::Pause { .. } | Order::Resume { .. } | Order::ResumeAll => {
+                Carried::Done(String::new())
+            }
         }
     }
 
-    fn carry_out_move(&self, now: Instant, workspace: &str, host: &str) -> Carried {
+    fn carry_out_move(
+        &self,
+        now: Instant,
+        pending: &PendingOrder,
+        workspace: &str,
+        host: &str,
+    ) -> Carried {
         let queue = &*self.queue;
         let homes = queue.homes();
         let Some(from) = homes.and_then(|homes| homes.disk_of(workspace)) else {
-            return Carried::Dropped("the workspace has no home".to_owned());
+            return Carried::Rejected(format!(
+                "found no home of {workspace}, expected that it has had a turn"
+            ));
+        };
+        // A disk that has let go of it for an order that is rejected takes it back.
+        let rejected = |why: String| match pending.may_be_released {
+            false => Carried::Rejected(why),
+            true => Carried::TakeBack {
+                workspace: workspace.to_owned(),
+                home: from.id,
+                why,
+            },
         };
         let Some(to) = queue.disk_called(now, host) else {
-            return Carried::Dropped(format!("no disk is called {host:?}"));
+            return rejected(self.unknown_host(now, host));
         };
         if from.id == to.id {
-            return Carried::Done;
+            return Carried::Done(done(&pending.order));
         }
         let is_paused = homes.is_some_and(|homes| homes.pauses().of(workspace, None).is_some());
         if !is_paused {
-            return Carried::Dropped("the workspace is not paused".to_owned());
+            return rejected(format!(
+                "found {workspace} not paused, expected that it is: `turn-worker pause {workspace}` first"
+            ));
         }
         if queue.may_run(now, workspace) {
             return Carried::Later("a turn of it is under way".to_owned());
@@ -244,8 +295,24 @@ impl Session<'_> {
         Carried::Release {
             workspace: workspace.to_owned(),
             from: from.id,
-            to: to.id,
+            to,
         }
+    }
+
+    fn unknown_host(&self, now: Instant, host: &str) -> String {
+        const SHOWN: usize = 8;
+        let hosts = self.queue.host_summaries(now);
+        let known = hosts.iter().filter(|host| !host.is_lost);
+        let mut known: Vec<&str> = known.map(|host| &*host.host).collect();
+        known.dedup();
+        let more = known.len().saturating_sub(SHOWN);
+        known.truncate(SHOWN);
+        let known = match (known.is_empty(), more) {
+            (true, _) => "a host that has reported".to_owned(),
+            (false, 0) => known.join(", "),
+            (false, more) => format!("{} or one of {more} more", known.join(", ")),
+        };
+        format!("found no disk of a host called {host}, expected {known}")
     }
 
     pub(super) fn homes_report(&self, now: Instant, log: &HomesLog) -> Option<HomesReport> {
@@ -257,7 +324,8 @@ impl Session<'_> {
         let away = homes_away(&hosts);
         let conditions = &self.sequencer.conditions;
         conditions.set(Condition::HomeAway, "", away);
-        Some(backlog_report::homes(hosts, homes, log.pending()))
+        let (orders, progress) = (log.pending(), log.progress());
+        Some(backlog_report::homes(hosts, homes, orders, progress))
     }
 }
 
@@ -279,9 +347,21 @@ fn homes_away(hosts: &[HostSummary]) -> Option<String> {
     ))
 }
 
+/// What is reported of an order that is carried out.
+fn done(order: &Order) -> String {
+    match order {
+        Order::Lost { host, .. } => format!("the disk of {host} is lost: its open turns end"),
+        Order::Move {
+            workspace, host, ..
+        } => format!("{workspace} lives on {host}"),
+        Order::Pause { .. } | Order::Resume { .. } | Order::ResumeAll => String::new(),
+    }
+}
+
 fn later(log: &mut HomesLog, number: u64, why: String) {
     if let Some(order) = log.order(number) {
         order.is_under_way = false;
+        order.rejected = None;
         order.why = why;
     }
 }

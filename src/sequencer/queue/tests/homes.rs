@@ -109,8 +109,8 @@ fn g2_a_home_that_is_away_is_offered_nothing_until_it_is_back() {
     assert_eq!(b.fresh(2, "a/2"), NONE);
     let (_, away) = b.queue.home_of(b.now, "a").unwrap();
     assert_eq!(away, Some(Duration::from_secs(12)));
-    assert_eq!(b.queue.disks_to_lose(b.now, "h1"), [disk(1)]);
-    assert_eq!(b.queue.disks_to_lose(b.now, "h2"), []);
+    assert_eq!(b.queue.disks_called(b.now, "h1").away, [disk(1)]);
+    assert_eq!(b.queue.disks_called(b.now, "h2").away, []);
     assert_eq!(b.beat_of(1, 1), [offer("a/2")]);
 }
 
