@@ -55,14 +55,23 @@ impl Run<'_> {
         let serving = self.pool.serving();
         let slots: usize = serving.iter().map(|process| process.slots).sum();
         let turns: Vec<Turn> = (0..slots).map(|number| Turn::waiting(number, GO)).collect();
-        let mut missing: Vec<String> = turns.iter().map(|turn| turn.id.clone()).collect();
-        self.producer.enqueue(turns).await;
         let setup = &self.pool.setup;
+        // A new workspace gets a disk with a free slot, as far as is known by then.
+        let together = if setup.disks.is_some() {
+            1
+        } else {
+            slots.max(1)
+        };
         let deadline = Instant::now() + LIMIT;
-        while !missing.is_empty() && Instant::now() < deadline {
-            sleep(LOOK).await;
-            let runs = runs::read(&setup.stand_in_dir(), &setup.root());
-            missing.retain(|turn| runs.iter().all(|run| run.tag != *turn));
+        let mut missing = Vec::new();
+        for turns in turns.chunks(together) {
+            missing.extend(turns.iter().map(|turn| turn.id.clone()));
+            self.producer.enqueue(turns.to_vec()).await;
+            while !missing.is_empty() && Instant::now() < deadline {
+                sleep(LOOK).await;
+                let runs = runs::read(&setup.stand_in_dir(), &setup.roots());
+                missing.retain(|turn| runs.iter().all(|run| run.tag != *turn));
+            }
         }
         let go = std::fs::write(setup.stand_in_dir().join(GO), "");
         let go = go
@@ -98,6 +107,9 @@ impl Run<'_> {
                 .filter(|(name, ready, unacked)| match name.as_str() {
                     "codex.turns.dead" => *ready < poisoned,
                     "codex.turns" | "codex.turns.work" | events::QUEUE => ready + unacked > 0,
+                    // Where the workspaces live.
+                    "codex.turns.homes" => false,
+                    _ if name.starts_with("codex.turns.records.") => ready + unacked > 0,
                     // One of a killed process is there for a minute.
                     _ if name.starts_with("codex.turns.work.") => ready + unacked > 0,
                     _ => true,

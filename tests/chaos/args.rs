@@ -44,6 +44,10 @@ pub struct Args {
     /// Some 20 seconds: fewer turns, no fault that takes long
     #[arg(long)]
     pub short: bool,
+    /// Without shared storage: three disks, each with its own processes. Disks are
+    /// away for a time or lost, and workspaces move
+    #[arg(long, conflicts_with = "hosts")]
+    pub local: bool,
     /// On three nodes of RabbitMQ; the queues' leaders are killed
     #[arg(long)]
     pub cluster: bool,
@@ -169,6 +173,7 @@ impl Args {
         let engine = self.engine.to_possible_value();
         let engine = engine.filter(|_| self.engine != Engines::Mixed);
         words.extend(engine.map(|engine| format!("--engine {}", engine.get_name())));
+        words.extend(self.local.then(|| "--local".to_owned()));
         words.extend(self.cluster.then(|| "--cluster".to_owned()));
         words.extend(self.turns.map(|turns| format!("--turns {turns}")));
         words.extend(self.minutes.map(|minutes| format!("--minutes {minutes}")));

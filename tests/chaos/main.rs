@@ -10,6 +10,7 @@ mod aftermath;
 mod args;
 mod broker;
 mod clock;
+mod disks;
 mod full_reader;
 mod hangs;
 mod hosts;
@@ -53,6 +54,9 @@ use plan::{Sabotage, Shape};
 use process::Programs;
 use report::{Report, World};
 use run::{Order, Ran};
+
+/// Without shared storage.
+const DISKS: usize = 3;
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -127,7 +131,11 @@ fn order(
     dir: &Path,
 ) -> Order {
     let short = args.short || sabotage.is_some();
-    let processes = args.processes.unwrap_or(if short { 3 } else { 5 });
+    let processes = args.processes.unwrap_or(match (args.local, short) {
+        (true, _) => 2 * DISKS,
+        (false, true) => 3,
+        (false, false) => 5,
+    });
     Order {
         programs: programs.clone(),
         shape: Shape {
@@ -143,6 +151,7 @@ fn order(
             short,
             sabotage,
             host_fault: args.host_fault(),
+            disks: if args.local { DISKS } else { 0 },
         },
         length: args.length(sabotage.is_some()),
         processes,

@@ -49,7 +49,8 @@ pub struct Exit {
 
 impl Pool {
     pub async fn start(setup: Setup, broker: Rc<Broker>) -> anyhow::Result<Rc<Self>> {
-        for folder in [setup.root(), setup.stand_in_dir(), setup.dir.join("home")] {
+        let folders = [setup.stand_in_dir(), setup.dir.join("home")];
+        for folder in setup.roots().into_iter().chain(folders) {
             fs::create_dir_all(folder)?;
         }
         let awkward = setup.stand_in_dir().join("awkward-process");
@@ -64,8 +65,8 @@ impl Pool {
             unfit: Cell::new(None),
             watching: RefCell::default(),
         });
-        for _ in 0..pool.setup.processes {
-            pool.spawn(None).await?;
+        while let Some(disk) = pool.lacking() {
+            pool.spawn(disk, None).await?;
         }
         let watching = spawn_local(Rc::clone(&pool).watch()).abort_handle();
         *pool.watching.borrow_mut() = Some(watching);
@@ -83,11 +84,28 @@ impl Pool {
         format!("amqp://guest:guest@{}/{}", proxy.address, self.setup.vhost)
     }
 
+    /// The disk that a process is to be started on; 0 if all share one.
+    fn lacking(&self) -> Option<usize> {
+        let serving = self.serving();
+        let Some(disks) = &self.setup.disks else {
+            return (serving.len() < self.setup.processes).then_some(0);
+        };
+        let wanted = self.setup.processes / disks.count();
+        let on = |disk: usize| serving.iter().filter(|one| one.disk == disk).count();
+        disks.there().into_iter().find(|disk| on(*disk) < wanted)
+    }
+
     /// One more process; `failpoints` says where it dies.
-    pub async fn spawn(&self, failpoints: Option<String>) -> anyhow::Result<()> {
+    pub async fn spawn(&self, disk: usize, failpoints: Option<String>) -> anyhow::Result<()> {
         let number = self.next.replace(self.next.get() + 1);
         let proxy = self.proxy(number).await?;
-        let process = Process::start(number, &self.url(&proxy), proxy, &self.setup, failpoints)?;
+        let process = Process::start(
+            (number, disk),
+            &self.url(&proxy),
+            proxy,
+            &self.setup,
+            failpoints,
+        )?;
         self.processes.borrow_mut().push(Rc::new(process));
         Ok(())
     }
@@ -188,11 +206,13 @@ impl Pool {
                     by_itself: (!expected).then_some(status),
                 });
             }
-            while self.replaces.get() && self.serving().len() < self.setup.processes {
+            while self.replaces.get()
+                && let Some(disk) = self.lacking()
+            {
                 if self.unfit.get().is_some_and(|until| until > Instant::now()) {
                     sleep(UNFIT_PAUSE).await;
                 }
-                if let Err(error) = self.spawn(None).await {
+                if let Err(error) = self.spawn(disk, None).await {
                     eprintln!("can't start a process: {error:#}");
                     sleep(Duration::from_secs(1)).await;
                 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::args::Engines;
+use crate::disks::Disks;
 use crate::hosts::{self, Host, Hosts};
 use crate::plan::settings::OwnSettings;
 use crate::plan::{Plan, Sabotage};
@@ -48,10 +50,23 @@ pub struct Setup {
     pub sabotage: Option<Sabotage>,
     /// Where they run, unless it is here.
     pub hosts: Option<Hosts>,
+    /// Where their workspaces live, without shared storage.
+    pub disks: Option<Rc<Disks>>,
 }
 
 impl Setup {
-    pub fn root(&self) -> PathBuf {
+    /// Of all disks.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        match &self.disks {
+            Some(disks) => disks.roots(),
+            None => vec![self.root(0)],
+        }
+    }
+
+    pub fn root(&self, disk: usize) -> PathBuf {
+        if let Some(disks) = &self.disks {
+            return disks.root(disk);
+        }
         match &self.hosts {
             Some(hosts) => hosts.root(),
             None => self.dir.join("workspaces"),
@@ -103,6 +118,11 @@ impl Programs {
         beside.unwrap_or(&self.worker)
     }
 
+    /// For commands.
+    pub fn operator(&self) -> &Path {
+        &self.worker
+    }
+
     /// What cargo has built beside this program. A copy, for a run shall not
     /// change when something is built meanwhile.
     pub fn copied(to: &Path, beside: Option<&Path>) -> anyhow::Result<Self> {
@@ -126,6 +146,8 @@ impl Programs {
 
 pub struct Process {
     pub number: usize,
+    /// Where its workspaces live.
+    pub disk: usize,
     pub pid: i32,
     /// What has started it on another host, and ends with it.
     pub launcher: Option<i32>,
@@ -143,7 +165,7 @@ pub struct Process {
 impl Process {
     /// `url` leads through `proxy`; `failpoints` says where it dies.
     pub fn start(
-        number: usize,
+        (number, disk): (usize, usize),
         url: &str,
         proxy: Proxy,
         setup: &Setup,
@@ -163,7 +185,7 @@ impl Process {
         let host = host.transpose()?;
         let mut settings = vec![
             ("AMQP_URL", url.to_owned()),
-            ("WORKSPACE_ROOT", shown(&setup.root())),
+            ("WORKSPACE_ROOT", shown(&setup.root(disk))),
             ("SLOTS", slots.to_string()),
             ("BACKLOG", backlog.to_string()),
             ("CODEX_BIN", shown(&setup.programs.codex)),
@@ -189,6 +211,11 @@ impl Process {
             settings.push(("CODEX_HOME", "per-workspace".to_owned()));
         }
         let enter = host.as_ref().map(Host::enter).unwrap_or_default();
+        if setup.disks.is_some() {
+            fs::create_dir_all(setup.root(disk))?;
+            settings.push(("WORKSPACE_STORAGE", "local".to_owned()));
+            settings.push(("WORKSPACE_HOST", Disks::host(disk)));
+        }
         // Dies with this process, as its main thread starts it.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
@@ -212,6 +239,7 @@ impl Process {
         let launcher = host.is_some().then_some(started);
         Ok(Self {
             number,
+            disk,
             pid: launcher.map_or(Ok(started), hosts::entered)?,
             launcher,
             proxy,

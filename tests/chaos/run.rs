@@ -12,8 +12,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::args::Engines;
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
+use crate::disks::{Disks, lives_in};
 use crate::hangs::Hangs;
 use crate::hosts::Hosts;
+use crate::judge::homes::HomesRecord;
 use crate::judge::{After, Records};
 use crate::load::{Load, Producer};
 use crate::plan::turn::LASTS_LONGER_S;
@@ -73,6 +75,7 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
             plan: Plan(order.shape),
             sabotage: order.shape.sabotage,
             hosts: order.hosts.clone(),
+            disks: (order.shape.disks > 0).then(|| Disks::new(&order.dir, order.shape.disks)),
         },
         Rc::clone(&broker),
     )
@@ -107,14 +110,27 @@ pub async fn run(order: &Order, broker: Rc<Broker>) -> anyhow::Result<Ran> {
     if let Some(hosts) = &order.hosts {
         hosts.mount_here().await?;
     }
-    let root = run.pool.setup.root().canonicalize()?;
+    let roots = run.pool.setup.roots().into_iter();
+    let roots: Vec<PathBuf> = roots
+        .map(|root| root.canonicalize())
+        .collect::<Result<_, _>>()?;
+    let disks = run.pool.setup.disks.as_ref();
+    let homes = disks.map(|disks| homes(disks, &run.producer.load.borrow()));
+    let mut by_loss: Vec<usize> = (0..roots.len()).collect();
+    // What a lost disk has came before what a new home has.
+    by_loss.sort_by_key(|disk| {
+        homes
+            .as_ref()
+            .is_some_and(|homes| homes.lost_at(*disk).is_none())
+    });
     let load = run.producer.load.take();
     let exits = run.pool.exits().into_iter().filter(|exit| exit.killed);
     let records = Records {
         told: run.events.told.take(),
         malformed: run.events.malformed.take(),
-        runs: runs::read(&run.pool.setup.stand_in_dir(), &root),
-        journals: journals::read(&root, &load)?,
+        runs: runs::read(&run.pool.setup.stand_in_dir(), &roots),
+        journals: journals::read(by_loss.iter().map(|disk| &*roots[*disk]), &load)?,
+        homes,
         killed: run.striker.killed.take(),
         dead_workers: exits.map(|exit| exit.pid).collect(),
         load,
@@ -148,6 +164,13 @@ impl Run<'_> {
         let hangs = (self.order.hosts.is_none()).then(|| Hangs::start(&hung));
         let all_ended = self.under_fire().await?;
         drop(hangs);
+        for struck in self.striker.struck.borrow().iter() {
+            if let Err(why) = &struck.detail
+                && why.contains("STUCK")
+            {
+                after.left_behind.push(format!("{}: {why}", struck.name));
+            }
+        }
         if all_ended {
             self.calm(&mut after).await?;
         } else {
@@ -274,6 +297,24 @@ impl Run<'_> {
         load.accepted
             .iter()
             .all(|accepted| self.events.has_ended(&accepted.turn.id))
+    }
+}
+
+/// What was done to disks and homes.
+fn homes(disks: &Disks, load: &Load) -> HomesRecord {
+    let lost = disks.lost.borrow().clone();
+    let lived = lost.iter().flat_map(|lost| {
+        let workspaces = load
+            .accepted
+            .iter()
+            .map(|accepted| &accepted.turn.workspace);
+        let there = workspaces.filter(|name| lives_in(&disks.root(lost.disk), name));
+        there.map(|name| (lost.disk, name.clone()))
+    });
+    HomesRecord {
+        lived: lived.collect(),
+        moved: disks.moved.borrow().clone(),
+        lost,
     }
 }
 

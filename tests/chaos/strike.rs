@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::broker::Broker;
 use crate::clock::{Nanos, now};
+use crate::disks::Disks;
 use crate::full_reader::FullReader;
 use crate::plan::Planned;
 use crate::plan::fault::Fault;
@@ -167,11 +168,14 @@ impl Striker {
                 hosts.end(fault).await?;
                 format!("for {seconds} s")
             }
+            Fault::DiskAway { how, ms } => self.disks()?.away(pool, pick, how, ms).await?,
+            Fault::LoseDisk => self.disks()?.lose(pool, pick).await?,
+            Fault::MoveHome => self.disks()?.move_one(pool, pick).await?,
             Fault::FailPoint { place, skip } => {
                 let process = self.process(pick)?;
                 let how = format!("{place}={skip}*off->1*return(kill)");
                 // First, so that it is not replaced by another one.
-                pool.spawn(Some(how.clone())).await?;
+                pool.spawn(process.disk, Some(how.clone())).await?;
                 process.signal(Signal::KILL);
                 format!("process {} becomes one with {how}", process.number)
             }
@@ -246,16 +250,18 @@ impl Striker {
                 "all connections".to_owned()
             }
             Fault::PurgeOffers => {
+                let work = self.work(pick)?;
                 broker
-                    .ctl(node, &["purge_queue", "-p", vhost, WORK])
+                    .ctl(node, &["purge_queue", "-p", vhost, &work])
                     .await?;
-                WORK.to_owned()
+                work
             }
             Fault::DeleteOffers => {
+                let work = self.work(pick)?;
                 broker
-                    .ctl(node, &["delete_queue", "-p", vhost, WORK])
+                    .ctl(node, &["delete_queue", "-p", vhost, &work])
                     .await?;
-                WORK.to_owned()
+                work
             }
             Fault::StopBroker { ms } => {
                 broker.ctl(node, &["stop_app"]).await?;
@@ -270,8 +276,11 @@ impl Striker {
                 format!("node {node} for {ms} ms")
             }
             Fault::KillLeader { offers, ms } => {
-                let queue = if offers { WORK } else { TURNS };
-                let node = broker.leader(vhost, queue).await?;
+                let queue = match offers {
+                    true => self.work(pick)?,
+                    false => TURNS.to_owned(),
+                };
+                let node = broker.leader(vhost, &queue).await?;
                 broker.kill(node).await?;
                 pause(ms).await;
                 broker.restart(node).await?;
@@ -279,6 +288,23 @@ impl Striker {
             }
             other => bail!("{} is none of the broker's", other.name()),
         })
+    }
+
+    fn disks(&self) -> anyhow::Result<&Rc<Disks>> {
+        let disks = self.pool.setup.disks.as_ref();
+        disks.context("all share one disk")
+    }
+
+    /// The work queue, of a disk that is there.
+    fn work(&self, pick: usize) -> anyhow::Result<String> {
+        let Ok(disks) = self.disks() else {
+            return Ok(WORK.to_owned());
+        };
+        let there = disks.there();
+        let disk = there.get(pick % there.len().max(1));
+        let root = disks.root(*disk.context("no disk is there")?);
+        let id = std::fs::read_to_string(root.join(".turn-worker/root-id"))?;
+        Ok(format!("{WORK}.{}", id.trim()))
     }
 
     /// As long as that file is there.
@@ -328,7 +354,7 @@ impl Striker {
     /// A turn that runs under one of the pool's workers.
     fn running(&self, pick: usize) -> anyhow::Result<Running> {
         let setup = &self.pool.setup;
-        let runs = runs::read(&setup.stand_in_dir(), &setup.root());
+        let runs = runs::read(&setup.stand_in_dir(), &setup.roots());
         let living = self.pool.living();
         let mut running = runs::running(&runs);
         running.retain(|run| living.iter().any(|process| Some(process.pid) == run.worker));

@@ -53,6 +53,7 @@ mod tests {
         Run {
             tag: tag.to_owned(),
             workspace: workspace.to_owned(),
+            disk: 0,
             pid: 1,
             start: start * second,
             end: end.map(|end| end * second),

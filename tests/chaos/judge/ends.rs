@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use turn_worker::event::{SealedEvent, StopReason};
 use turn_worker::workspace::Finished;
 
+use super::homes::{LOST, LOST_ATTEMPT};
 use super::{ByTurn, Check, Finding, Records, finding};
 use crate::load::Accepted;
 use crate::plan::turn::Ends;
@@ -28,7 +29,9 @@ pub(super) fn judge(records: &Records) -> Vec<Finding> {
     }
     for (turn, told) in &by_turn.told {
         gaps(turn, told, &mut findings);
-        conflicts(turn, told, &mut findings);
+        let accepted = by_turn.accepted.get(turn);
+        let may_be_lost = accepted.is_some_and(|accepted| records.may_be_lost(accepted));
+        conflicts(turn, told, may_be_lost, &mut findings);
         if records.across_hosts {
             late(turn, told, &mut findings);
         }
@@ -43,7 +46,10 @@ pub(super) fn judge(records: &Records) -> Vec<Finding> {
             .map(Vec::as_slice)
             .unwrap_or_default();
         let end = told.iter().find(|told| told.kind == "message_end");
+        let is_lost = end.is_some_and(|end| end.attempt == LOST_ATTEMPT);
         match (end, recorded.get(turn)) {
+            // A lost disk's records are not told from.
+            (Some(_), _) if is_lost && records.may_be_lost(accepted) => {}
             (None, None) => {
                 let what = "neither told nor recorded to have ended";
                 findings.push(finding(Check::Lost, turn, what));
@@ -117,7 +123,9 @@ fn gaps(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
 }
 
 /// What comes again is what came first, and no new event comes after the end.
-fn conflicts(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
+///
+/// `may_be_lost`: with its disk, whose sequencer did not hear that it had ended.
+fn conflicts(turn: &str, told: &[&Told], may_be_lost: bool, findings: &mut Vec<Finding>) {
     let mut first: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut end: Option<(u32, u64)> = None;
     let mut reported = BTreeSet::new();
@@ -126,6 +134,8 @@ fn conflicts(turn: &str, told: &[&Told], findings: &mut Vec<Finding>) {
         let known = *first.entry(place).or_insert(event.hash);
         let what = if known != event.hash {
             Some("came again with another body")
+        } else if may_be_lost && event.attempt == LOST_ATTEMPT {
+            None
         } else if end.is_some_and(|end| place > end) {
             Some("came after the turn's end")
         } else {
@@ -191,8 +201,9 @@ fn outcome(
         let mut runs = by_turn.runs.get(turn.id.as_str()).into_iter().flatten();
         code == Some("codex.exited") && runs.any(|run| records.killed.contains(&run.pid))
     };
+    let was_lost = || code == Some(LOST) && records.may_be_lost(accepted);
     if !is_planned {
-        return (!was_cancelled() && !was_killed())
+        return (!was_cancelled() && !was_killed() && !was_lost())
             .then(|| format!("it ended as {stop} ({code:?}), planned was {:?}", turn.ends));
     }
     let texts: BTreeSet<u64> = last.filter_map(|event| event.message).collect();

@@ -1,6 +1,7 @@
 //! The verdict: three records of one run, laid side by side. Pure.
 
 mod ends;
+pub mod homes;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use crate::load::{Accepted, Load};
 use crate::record::events::Told;
 use crate::record::journals::Journals;
 use crate::record::runs::Run;
+use homes::HomesRecord;
 
 /// Everything that is known of a run.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub struct Records {
     pub after: After,
     /// A host can be cut off from its storage and live.
     pub across_hosts: bool,
+    /// Without shared storage.
+    pub homes: Option<HomesRecord>,
 }
 
 /// What there still was when all should have been gone.
@@ -61,10 +65,11 @@ pub enum Check {
     LeftBehind,
     Processes,
     Died,
+    Homes,
 }
 
 impl Check {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lost,
         Self::RunAgain,
         Self::OutOfOrder,
@@ -78,6 +83,7 @@ impl Check {
         Self::LeftBehind,
         Self::Processes,
         Self::Died,
+        Self::Homes,
     ];
 
     pub fn text(self) -> &'static str {
@@ -95,6 +101,7 @@ impl Check {
             Self::LeftBehind => "slots, turns or messages left behind",
             Self::Processes => "processes left behind",
             Self::Died => "workers that died by themselves",
+            Self::Homes => "run elsewhere than on their workspace's disk",
         }
     }
 }
@@ -110,6 +117,7 @@ pub struct Finding {
 pub fn judge(records: &Records) -> Vec<Finding> {
     let mut findings = ends::judge(records);
     findings.extend(order::judge(records));
+    findings.extend(homes::judge(records));
     let After {
         deaf_slots,
         left_behind,

@@ -42,6 +42,7 @@ fn out_of_order(records: &Records, findings: &mut Vec<Finding>) {
     let places: BTreeMap<&str, usize> = accepted
         .map(|(place, accepted)| (accepted.turn.id.as_str(), place))
         .collect();
+    let again = &records.may_run_again();
     let by_stand_in = records
         .runs
         .iter()
@@ -65,6 +66,9 @@ fn out_of_order(records: &Records, findings: &mut Vec<Finding>) {
             let Some(&place) = places.get(turn) else {
                 continue;
             };
+            if again.contains(turn) {
+                continue;
+            }
             let furthest = furthest.entry(workspace).or_insert((place, turn));
             if place < furthest.0 {
                 let what = format!("began after {} in {workspace}, says {source}", furthest.1);
@@ -102,7 +106,12 @@ fn cut_off(records: &Records, findings: &mut Vec<Finding>) {
 }
 
 fn run_again(records: &Records, by_turn: &ByTurn<'_>, findings: &mut Vec<Finding>) {
-    let mut again = |turn: &str, what: String| findings.push(finding(Check::RunAgain, turn, what));
+    let may_run_again = records.may_run_again();
+    let mut again = |turn: &str, what: String| {
+        if !may_run_again.contains(turn) {
+            findings.push(finding(Check::RunAgain, turn, what));
+        }
+    };
     let mut attempts: BTreeMap<&str, usize> = BTreeMap::new();
     for record in records.journals.records.values() {
         let mut finished: BTreeMap<&str, u32> = BTreeMap::new();

@@ -33,6 +33,14 @@ impl HostFault {
     }
 }
 
+/// How a disk's processes are not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    Killed,
+    Frozen,
+    Cut,
+}
+
 /// Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
@@ -117,6 +125,15 @@ pub enum Fault {
         fault: HostFault,
         seconds: u32,
     },
+    /// Without shared storage: all processes of a disk are not heard for a time.
+    DiskAway {
+        how: Absence,
+        ms: u64,
+    },
+    /// The same, for good: an operator declares the disk lost.
+    LoseDisk,
+    /// A workspace moves to another disk.
+    MoveHome,
     /// A process is replaced by one that dies at a certain step.
     FailPoint {
         place: &'static str,
@@ -185,6 +202,10 @@ impl Fault {
             Self::Partition { hang_up, .. } => *hang_up = random.bool(),
             Self::KillLeader { offers, .. } => *offers = random.bool(),
             Self::Poison { from } => *from = random.usize(0..1_000),
+            Self::DiskAway { how, ms } => {
+                *how = [Absence::Killed, Absence::Frozen, Absence::Cut][random.usize(0..3)];
+                *ms = random.u64(300..if shape.short { 4_000 } else { 20_000 });
+            }
             Self::FailPoint { place, skip } => {
                 *place = PLACES[random.usize(0..PLACES.len())];
                 *skip = random.u32(0..8);
@@ -221,6 +242,9 @@ impl Fault {
             Self::NoProcesses { .. } => "no more processes",
             Self::NoCodex { .. } => "no codex",
             Self::FailPoint { .. } => "die at a step",
+            Self::DiskAway { .. } => "a disk away",
+            Self::LoseDisk => "lose a disk",
+            Self::MoveHome => "move a workspace",
             Self::Host { fault, .. } => fault.name(),
         }
     }
@@ -277,6 +301,15 @@ pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
         (2, Fault::NoProcesses { ms }),
         (3, Fault::NoCodex { ms }),
         (6, Fault::FailPoint { place: "", skip: 0 }),
+        (
+            only(shape.disks > 0, 10),
+            Fault::DiskAway {
+                how: Absence::Killed,
+                ms,
+            },
+        ),
+        (only(shape.disks > 0, 4), Fault::LoseDisk),
+        (only(shape.disks > 0, 16), Fault::MoveHome),
     ]
 }
 

@@ -22,6 +22,8 @@ pub struct Shape {
     pub sabotage: Option<Sabotage>,
     /// On several hosts: the one fault that strikes, and for how many seconds.
     pub host_fault: Option<(HostFault, u32)>,
+    /// Without shared storage: how many there are; else 0.
+    pub disks: usize,
 }
 
 /// Something that the workers leave out on purpose, for the verdict to find.
@@ -150,6 +152,7 @@ mod tests {
             short: false,
             sabotage: None,
             host_fault: None,
+            disks: 0,
         })
     }
 
@@ -214,9 +217,10 @@ mod tests {
 
     #[test]
     fn every_fault_comes_up() {
-        for cluster in [false, true] {
+        for (cluster, disks) in [(false, 0), (true, 0), (false, 3)] {
             let plan = Plan(Shape {
                 cluster,
+                disks,
                 ..plan(7).0
             });
             let met: std::collections::BTreeSet<&str> = plan

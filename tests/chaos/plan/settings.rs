@@ -57,6 +57,7 @@ mod tests {
             short: false,
             sabotage: None,
             host_fault: None,
+            disks: 0,
         });
         let all: Vec<_> = (0..50).map(|number| plan.settings(number, 5, 3)).collect();
         assert_eq!(all[3], plan.settings(3, 5, 3));

@@ -1,6 +1,6 @@
 //! The journals as they stand on disk, record by record, and the claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -30,10 +30,32 @@ pub enum Record {
     Finished(Box<Finished>),
 }
 
-/// Once all writers have ended.
-pub fn read(root: &Path, load: &Load) -> anyhow::Result<Journals> {
+/// Once all writers have ended. Of several roots, what they have of a workspace in that
+/// order, less what is a copy.
+pub fn read<'a>(roots: impl Iterator<Item = &'a Path>, load: &Load) -> anyhow::Result<Journals> {
     let mut journals = Journals::default();
+    let mut seen = BTreeMap::new();
+    for root in roots {
+        read_one(root, load, &mut journals, &mut seen)?;
+    }
+    Ok(journals)
+}
+
+/// By workspace, lines that were read.
+type Seen = BTreeMap<String, BTreeSet<String>>;
+
+fn read_one(
+    root: &Path,
+    load: &Load,
+    journals: &mut Journals,
+    seen: &mut Seen,
+) -> anyhow::Result<()> {
+    // A disk that was never used.
+    if !root.join(".turn-worker").exists() {
+        return Ok(());
+    }
     let opened = Root::open(root)?;
+    let mut here = BTreeSet::new();
     for accepted in &load.accepted {
         let (id, name) = (&accepted.turn.id, &accepted.turn.workspace);
         let state = root
@@ -43,19 +65,24 @@ pub fn read(root: &Path, load: &Load) -> anyhow::Result<Journals> {
         if !state.join("lock").exists() {
             continue;
         }
-        if !journals.records.contains_key(name) {
-            let records = records(&state, &mut journals.unreadable);
-            journals.records.insert(name.clone(), records);
+        if here.insert(name) {
+            let seen = seen.entry(name.clone()).or_default();
+            let records = records(&state, seen, &mut journals.unreadable);
+            journals
+                .records
+                .entry(name.clone())
+                .or_default()
+                .extend(records);
         }
         match opened.workspace(name)?.claims().find(id) {
             Ok(claim) => drop(claim.map(|claim| journals.claims.insert(id.clone(), claim))),
             Err(error) => journals.unreadable.push(error.to_string()),
         }
     }
-    Ok(journals)
+    Ok(())
 }
 
-fn records(state: &Path, unreadable: &mut Vec<String>) -> Vec<Record> {
+fn records(state: &Path, seen: &mut BTreeSet<String>, unreadable: &mut Vec<String>) -> Vec<Record> {
     let mut records = Vec::new();
     for name in ["journal.old", "journal"] {
         let path = state.join(name);
@@ -67,6 +94,10 @@ fn records(state: &Path, unreadable: &mut Vec<String>) -> Vec<Record> {
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
         {
+            // Those that begin a segment may be alike.
+            if !seen.insert(line.to_owned()) && !line.contains("\"segment\"") {
+                continue;
+            }
             match parse(line.trim_end()) {
                 Ok(record) => records.push(record),
                 Err(error) => unreadable.push(format!("{}: {error}: {line}", path.display())),

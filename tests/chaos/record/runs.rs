@@ -1,7 +1,7 @@
 //! What the stand-in recorded of its runs.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::clock::Nanos;
 use crate::processes::{is_guard, lives, parent};
@@ -11,6 +11,8 @@ pub struct Run {
     /// The prompt's first word: the turn's id, unless it is another body's.
     pub tag: String,
     pub workspace: String,
+    /// Which of the roots it is in.
+    pub disk: usize,
     pub pid: i32,
     pub start: Nanos,
     /// When codex was done by itself, rather than killed.
@@ -20,19 +22,22 @@ pub struct Run {
 }
 
 /// All runs so far, in the order in which they started.
-pub fn read(stand_in_dir: &Path, root: &Path) -> Vec<Run> {
+pub fn read(stand_in_dir: &Path, roots: &[PathBuf]) -> Vec<Run> {
     let text = fs::read_to_string(stand_in_dir.join("log")).unwrap_or_default();
-    parse(&text, root)
+    parse(&text, roots)
 }
 
-fn parse(text: &str, root: &Path) -> Vec<Run> {
+fn parse(text: &str, roots: &[PathBuf]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let &[what, dir, pid, tag, time] = words.as_slice() else {
             continue;
         };
-        let workspace = Path::new(dir).strip_prefix(root).unwrap_or(Path::new(dir));
+        let dir = Path::new(dir);
+        let mut places = roots.iter().enumerate();
+        let place = places.find_map(|(disk, root)| Some((disk, dir.strip_prefix(root).ok()?)));
+        let (disk, workspace) = place.unwrap_or((0, dir));
         let (Ok(pid), Ok(time)) = (pid.parse(), time.parse()) else {
             continue;
         };
@@ -40,6 +45,7 @@ fn parse(text: &str, root: &Path) -> Vec<Run> {
             runs.push(Run {
                 tag: tag.to_owned(),
                 workspace: workspace.display().to_string(),
+                disk,
                 pid,
                 start: time,
                 end: None,
@@ -91,7 +97,7 @@ mod tests {
     #[test]
     fn a_process_id_that_two_hosts_have_is_two_processes() {
         let log = "start /r/a 7 t1 100\nstart /r/b 7 t2 150\nend /r/a 7 t1 200\n";
-        let ends: Vec<_> = parse(log, Path::new("/r"))
+        let ends: Vec<_> = parse(log, &["/r".into()])
             .into_iter()
             .map(|run| (run.tag, run.end))
             .collect();
@@ -105,10 +111,11 @@ mod tests {
     fn a_log_is_runs_in_the_order_of_their_starts() {
         let log = "start /r/a/b 7 t1 100\noverlap /r/a/b 7 t1 101\nstart /r/c 8 t2 150\n\
                    end /r/a/b 7 t1 200\nstart /r/a/b 7 t3 300\n";
-        let runs = parse(log, Path::new("/r"));
+        let runs = parse(log, &["/r".into()]);
         let run = |tag: &str, workspace: &str, pid, start, end, overlapped| Run {
             tag: tag.to_owned(),
             workspace: workspace.to_owned(),
+            disk: 0,
             pid,
             start,
             end,
