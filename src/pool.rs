@@ -69,7 +69,7 @@ struct Inner {
     own: Own,
     processes: Processes,
     /// Held for the life of the process; `None` if the disk did not allow it.
-    lock: Mutex<Option<ProcessLock>>,
+    lock: Mutex<Option<Arc<ProcessLock>>>,
     /// `None` while a round is being written, and before the lock is held.
     prober: Mutex<Option<Prober>>,
     /// The last round, and when it was written.

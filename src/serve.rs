@@ -34,7 +34,7 @@ use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::supervisor::{PartName, Shutdown, Supervisor};
 use crate::telemetry::{self, Telemetry};
 use crate::turn::Runner;
-use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Worker};
+use crate::worker::{BlockedTurns, PrivateOffers, RunningTurns, Takeovers, Worker};
 use crate::workspace::{DiskError, Root, RootError};
 pub use build::{
     EngineError, WARM_PER_SLOT, agents, connector, engine, homes, lock_lost_after, process_id,
@@ -354,6 +354,7 @@ async fn run(
             log_errors: settings.log_errors,
             failed_requests: settings.failed_requests,
             private,
+            takeovers: Takeovers::default(),
             turns: TaskTracker::new(),
             supervisor: supervisor.clone(),
         })

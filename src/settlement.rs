@@ -37,6 +37,8 @@ impl Settlement {
             // Given back, it would come again at once, and this worker is well and would take it.
             Outcome::NotStarted(_) => Self::Drop,
             Outcome::Returned => Self::GiveBack,
+            // Once another host's attempt must have ended; the worker keeps it unsettled until then.
+            Outcome::Takeover(_) => Self::GiveBack,
             // It comes again after a while, so another turn is tried first: this one's
             // failure may be its own fault after all.
             Outcome::Unfit(finding) if finding.lack.is_of_account() => Self::Drop,

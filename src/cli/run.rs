@@ -14,6 +14,7 @@ use turn_worker::metrics::Metrics;
 use turn_worker::request::TurnRequest;
 use turn_worker::serve::{self, EngineError};
 use turn_worker::turn::{EventSink, Hints, Immediate, Outcome, Stop, StopHandle};
+use turn_worker::workspace::StateError;
 
 use super::exit::{self, Usage};
 use super::interrupt::Interrupts;
@@ -85,8 +86,20 @@ pub(super) async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<Exi
         patient: true,
         journal: None,
     };
+    let take = async {
+        loop {
+            match runner.take(&request, &hints, &sink, &stop).await {
+                Outcome::Takeover(takeover) => {
+                    if !takeover.outlive(stop.shutting_down()).await? {
+                        return Ok(Outcome::Busy);
+                    }
+                }
+                outcome => return Ok::<_, StateError>(outcome),
+            }
+        }
+    };
     let outcome = tokio::select! {
-        outcome = runner.take(&request, &hints, &sink, &stop) => outcome,
+        outcome = take => outcome?,
         // The guard ends what runs as soon as this process is gone.
         () = interrupts.second.cancelled() => return Ok(ExitCode::from(exit::INTERRUPTED)),
     };
@@ -94,7 +107,7 @@ pub(super) async fn run(settings: Settings, args: RunArgs) -> anyhow::Result<Exi
         Outcome::Ended(_) => {}
         Outcome::AlreadyEnded(ended) => sink.push_final(&ended.events),
         Outcome::Rejected { events, .. } => sink.push_final(&events),
-        Outcome::Busy => bail!(
+        Outcome::Busy | Outcome::Takeover(_) => bail!(
             "workspace {} is in use by another turn; try again when that has ended",
             request.workspace
         ),

@@ -1,5 +1,5 @@
-//! The guard's own side: without a runtime, and with one thread, besides that which
-//! confirms a lock, so that little can go wrong in it.
+//! The guard's own side: without a runtime, and with one thread, besides those which
+//! confirm a lock and wait for the disk, so that little can go wrong in it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -24,6 +24,7 @@ use rustix::process::{
 use super::Unkillable;
 use super::confine::{self, Confinement};
 use super::confirm::LockConfirmer;
+use super::disk::Disk;
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
 use super::receive::{exactly, next_start};
 use super::tree::{Cleared, Clearing};
@@ -105,15 +106,15 @@ fn serve(
     // This description is the workspace's lock.
     let [lock, record, dir, stdin, stdout, stderr] = exactly(fds)?;
     fault::at("guard.asked");
-    let mut confirmer = None;
+    let mut disk = Disk::default();
     let (codex, watched) = match spawn(start, dir, stdin, stdout, stderr, files) {
         Ok(codex) => match confirmer_of(start, &lock) {
-            Ok(of_lock) => {
-                let of_lock = confirmer.insert(of_lock).as_ref();
+            Ok(confirmer) => {
+                disk.confirmer = confirmer;
                 let pid = codex.as_raw_pid();
                 send_report(worker, &Report::Started { pid });
                 fault::at("guard.started");
-                let watched = watch(worker, children, codex, &mut server, of_lock);
+                let watched = watch(worker, children, codex, &mut server, &disk);
                 (Some(codex), watched)
             }
             Err(error) => {
@@ -126,8 +127,8 @@ fn serve(
             (None, Ok(()))
         }
     };
-    let (confirmer, record) = (confirmer.flatten(), File::from(record));
-    let lost = confirmer.as_ref().and_then(LockConfirmer::lost);
+    let record = Arc::new(File::from(record));
+    let lost = disk.lost();
     if let Some(why) = &lost {
         let why = why.clone();
         send_report(worker, &Report::LockLost { why });
@@ -142,7 +143,7 @@ fn serve(
                 limit: start.kill_timeout,
             };
             let record = lost.is_none().then_some(&record);
-            clear(&clearing, worker, children, record)
+            clear(&clearing, worker, children, &disk, record)
         }
         true => Cleared {
             leftovers: 0,
@@ -151,8 +152,8 @@ fn serve(
         },
     };
     fault::at("guard.cleared");
-    // While it works, the lock must not be released: it would be acquired again.
-    let lost_now = confirmer.and_then(LockConfirmer::stop);
+    // While it is confirmed, the lock must not be released: it would be acquired again.
+    let lost_now = disk.stop();
     if let (None, Some(why)) = (&lost, &lost_now) {
         let why = why.clone();
         send_report(worker, &Report::LockLost { why });
@@ -186,13 +187,18 @@ fn clear(
     clearing: &Clearing<'_>,
     worker: &mut UnixStream,
     children: &UnixStream,
-    record: Option<&File>,
+    disk: &Disk,
+    record: Option<&Arc<File>>,
 ) -> Cleared {
     /// Shorter pauses are not worth a wake-up for each process that ends.
     const SHORT: Duration = Duration::from_millis(500);
     let overdue = |leftovers, left: &[_]| {
         let unkillable = Unkillable::of(left);
-        if let Some(Err(error)) = record.map(|record| unkillable.write(record)) {
+        let write = |record: &Arc<File>| {
+            let (unkillable, record) = (unkillable.clone(), Arc::clone(record));
+            disk.call(move || unkillable.write(&record))
+        };
+        if let Some(Err(error)) = record.map(write) {
             eprintln!("turn-worker guard: can't record what can't be killed: {error}");
         }
         let report = Report::Unkillable {
@@ -212,8 +218,12 @@ fn clear(
         let _ = poll(&mut ended, Timespec::try_from(pause).ok().as_ref());
     };
     let cleared = clearing.run(overdue, nap);
+    let empty = |record: &Arc<File>| {
+        let record = Arc::clone(record);
+        disk.call(move || Unkillable::clear(&record))
+    };
     if cleared.was_overdue
-        && let Some(Err(error)) = record.map(Unkillable::clear)
+        && let Some(Err(error)) = record.map(empty)
     {
         eprintln!("turn-worker guard: can't clear the record of what is gone: {error}");
     }
@@ -283,7 +293,7 @@ fn watch(
     children: &UnixStream,
     codex: Pid,
     server: &mut Option<Server>,
-    confirmer: Option<&LockConfirmer>,
+    disk: &Disk,
 ) -> io::Result<()> {
     let mut bytes = [0; 64];
     loop {
@@ -292,7 +302,8 @@ fn watch(
             PollFd::new(children, PollFlags::IN),
         ];
         let timeout = server.as_ref().and_then(Server::timeout);
-        let timeout = timeout.or_else(|| Timespec::try_from(confirmer?.tick()).ok());
+        let tick = || Timespec::try_from(disk.confirmer.as_ref()?.tick()).ok();
+        let timeout = timeout.or_else(tick);
         match poll(&mut ready, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -303,7 +314,7 @@ fn watch(
             send_report(worker, &report);
             return Ok(());
         }
-        if confirmer.is_some_and(|confirmer| confirmer.lost().is_some()) {
+        if disk.lost().is_some() {
             return Ok(());
         }
         if from_worker {
@@ -317,7 +328,10 @@ fn watch(
                     // Reaped only above, so the pid is still codex's.
                     INTERRUPT => drop(kill_process(codex, Signal::INT)),
                     KILL => return Ok(()),
-                    order => match server.as_mut().map(|server| server.hear(order, codex)) {
+                    order => match server
+                        .as_mut()
+                        .map(|server| server.hear(order, codex, disk))
+                    {
                         Some(Next::Report(report)) => send_report(worker, &report),
                         Some(Next::Nothing) | None => {}
                     },
@@ -326,7 +340,10 @@ fn watch(
             if read == 0 {
                 return Ok(());
             }
-        } else if let Some(why) = server.as_mut().and_then(|server| server.leaves(codex)) {
+        } else if let Some(why) = server
+            .as_mut()
+            .and_then(|server| server.leaves(codex, disk))
+        {
             send_report(worker, &Report::Leaves { why });
             return Ok(());
         }
@@ -407,8 +424,8 @@ fn spawn(
         unsafe_code,
         reason = "std has no death signal, groups, limits or fchdir; the closure makes system calls without allocating"
     )]
-    // SAFETY: all of it is async-signal-safe, and this process has one thread: that which
-    // confirms the lock starts later, and has ended before the next turn.
+    // SAFETY: all of it is async-signal-safe, and this process has one thread: those which
+    // confirm the lock and wait for the disk start later, and have ended before the next turn.
     unsafe {
         command.pre_exec(move || {
             heed_signals();

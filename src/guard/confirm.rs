@@ -100,6 +100,11 @@ impl LockConfirmer {
         locked(&self.shared).check(since_boot(), self.timeout)
     }
 
+    #[cfg(test)]
+    pub fn lose(&self, why: &str) {
+        locked(&self.shared).lost.get_or_insert(why.to_owned());
+    }
+
     /// How long the caller may wait before it checks again.
     pub(super) fn tick(&self) -> Duration {
         TICK.min(self.timeout / PER_TIMEOUT)

@@ -18,6 +18,7 @@ mod child;
 pub(crate) mod child_pids;
 pub mod confine;
 mod confirm;
+mod disk;
 mod exit;
 mod handle;
 mod held_workspaces;

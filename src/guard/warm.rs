@@ -13,12 +13,14 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
+use super::disk::{Disk, Pending};
 use super::helpers::{Descendants, Helpers, Rest, Unrest};
 use super::protocol::{ADOPT, Leave, MARK, REST, Report, TAKE, WAIT};
 use super::tree::Known;
@@ -26,6 +28,8 @@ use crate::fault;
 
 /// How long a ring may go unheard.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long the bell may take to be looked at before the guard turns to other things meanwhile.
+const LOOK_LIMIT: Duration = Duration::from_millis(5);
 /// What a turn has just ended may need a moment to be gone: so long before each
 /// further look, in milliseconds.
 const LOOKS: [u64; 6] = [5, 10, 10, 15, 30, 50];
@@ -48,7 +52,9 @@ pub(super) struct Server {
     finishing: Option<Instant>,
     /// Of all that lived when its turn was over, in bytes.
     memory: u64,
-    bell: File,
+    bell: Arc<File>,
+    /// A look at the bell that has no answer yet.
+    look: Option<Pending<bool>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +73,8 @@ impl Server {
             helpers: Helpers::default(),
             finishing: None,
             memory: 0,
-            bell: bell.into(),
+            bell: Arc::new(bell.into()),
+            look: None,
         }
     }
 
@@ -76,7 +83,7 @@ impl Server {
         &self.helpers.met
     }
 
-    pub(super) fn hear(&mut self, order: u8, codex: Pid) -> Next {
+    pub(super) fn hear(&mut self, order: u8, codex: Pid, disk: &Disk) -> Next {
         match (order, self.phase) {
             (MARK, Phase::Turn) => {
                 match Descendants::now(codex) {
@@ -85,7 +92,7 @@ impl Server {
                     Err(_) => self.helpers.forget(),
                 }
                 self.finishing = None;
-                self.set_idle(false);
+                self.set_idle(false, disk);
                 fault::at("guard.marked");
                 Next::Report(Report::Marked)
             }
@@ -95,7 +102,7 @@ impl Server {
                 }
                 Next::Nothing
             }
-            (REST, Phase::Turn) => match self.rest(codex) {
+            (REST, Phase::Turn) => match self.rest(codex, disk) {
                 Ok((rest, memory)) => {
                     self.memory = memory;
                     let finishes = rest == Rest::Finishing;
@@ -118,6 +125,7 @@ impl Server {
             }
             (TAKE, Phase::Resting | Phase::Waiting) => {
                 self.phase = Phase::Turn;
+                self.look = None;
                 fault::at("guard.taken");
                 Next::Report(Report::Taken)
             }
@@ -133,16 +141,12 @@ impl Server {
     }
 
     /// Why it is to end, if it is, though its worker has not asked for that.
-    pub(super) fn leaves(&mut self, codex: Pid) -> Option<Leave> {
+    pub(super) fn leaves(&mut self, codex: Pid, disk: &Disk) -> Option<Leave> {
         if self.phase != Phase::Waiting {
             return None;
         }
-        match self.bell.try_lock_shared() {
-            Ok(()) => {
-                // A description of our own, so this frees no other process's lock.
-                let _ = self.bell.unlock();
-            }
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => return Some(Leave::Wanted),
+        if self.rings(disk) {
+            return Some(Leave::Wanted);
         }
         let until = self.finishing?;
         let look = Descendants::now(codex).map(|look| self.helpers.judge(&look));
@@ -153,10 +157,29 @@ impl Server {
         (Instant::now() >= until).then_some(Leave::Helper)
     }
 
-    /// When all of it has ended. Its worker has the lock's
+    /// Whether the bell rings. One that does not answer is asked on, and rings if it can't be asked.
+    fn rings(&mut self, disk: &Disk) -> bool {
+        let look = self.look.take().map_or_else(
+            || {
+                let bell = Arc::clone(&self.bell);
+                disk.begin(move || is_locked(&bell))
+            },
+            Ok,
+        );
+        match look.map(|look| look.within(LOOK_LIMIT)) {
+            Ok(Ok(rings)) => rings.unwrap_or(true),
+            Ok(Err(pending)) => {
+                self.look = Some(pending);
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// When all of it has ended, and the thread for the disk. Its worker has the lock's
     /// description too, and needs it no more only between turns.
     pub(super) fn let_go(&self, lock: &OwnedFd) -> io::Result<()> {
-        self.set_idle(false);
+        let _ = write_idle(&self.bell, false);
         match self.phase {
             Phase::Waiting => Ok(flock(lock, FlockOperation::Unlock)?),
             Phase::Turn | Phase::Resting => Ok(()),
@@ -164,17 +187,14 @@ impl Server {
     }
 
     /// On the bell, for others to see. False where that can't be written.
-    fn set_idle(&self, idle: bool) -> bool {
-        let written = match idle {
-            true => self.bell.write_all_at(b"idle\n", 0),
-            false => self.bell.set_len(0),
-        };
-        written.is_ok()
+    fn set_idle(&self, idle: bool, disk: &Disk) -> bool {
+        let bell = Arc::clone(&self.bell);
+        disk.call(move || write_idle(&bell, idle)).is_ok()
     }
 
     /// Whether all that lives is the server's own, and the turn has ended in
     /// it; with the memory of all of it.
-    fn rest(&mut self, codex: Pid) -> Result<(Rest, u64), Unrest> {
+    fn rest(&mut self, codex: Pid, disk: &Disk) -> Result<(Rest, u64), Unrest> {
         let mut looks = LOOKS.into_iter();
         let found = loop {
             let look = Descendants::now(codex).map_err(|_| Unrest::Processes);
@@ -187,9 +207,28 @@ impl Server {
                 },
             }
         };
-        match self.set_idle(true) {
+        match self.set_idle(true, disk) {
             true => Ok(found),
             false => Err(Unrest::Bell),
         }
+    }
+}
+
+fn is_locked(bell: &File) -> bool {
+    let _ = fault::lock("guard.bell");
+    match bell.try_lock_shared() {
+        Ok(()) => {
+            // A description of our own, so this frees no other process's lock.
+            let _ = bell.unlock();
+            false
+        }
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
+    }
+}
+
+fn write_idle(bell: &File, idle: bool) -> io::Result<()> {
+    match idle {
+        true => bell.write_all_at(b"idle\n", 0),
+        false => bell.set_len(0),
     }
 }

@@ -1,6 +1,7 @@
 //! Listens to the other processes, now and then, and tries their locks.
 
-use std::sync::{Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -22,6 +23,9 @@ use crate::error::with_sources;
 use crate::heartbeat::{HEARTBEAT, LISTEN};
 use crate::workspace::{DiskError, LockTry, Processes};
 
+/// Between two confirmations of this process's lock: a shared file system drops it while it does not
+/// hear this host, and the others try it.
+const KEEP_LOCK: Duration = Duration::from_secs(5);
 /// Before a connection that ended is replaced.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two times of listening: 2.5 s in each 32.5 s are 8 % of what always
@@ -116,16 +120,20 @@ impl Pool {
         tokio::join!(announcing, watching);
     }
 
-    async fn watch_on(
-        &self,
-        link: &Link,
-        topology: &Topology,
-    ) -> Result<std::convert::Infallible, PoolError> {
+    async fn watch_on(&self, link: &Link, topology: &Topology) -> Result<Infallible, PoolError> {
         *self.0.broker.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(link.target().to_string());
         topology.declare(link).await?;
+        self.keep_lock().await;
+        // A disk that hangs does not keep this process from listening.
+        tokio::select! {
+            ended = self.compare_on(link, topology) => ended,
+            never = self.hold_lock() => match never {},
+        }
+    }
+
+    async fn compare_on(&self, link: &Link, topology: &Topology) -> Result<Infallible, PoolError> {
         loop {
-            self.keep_lock().await;
             let findings = self.listen(link, topology).await?;
             let pause = match findings {
                 Findings {
@@ -197,8 +205,15 @@ impl Pool {
         }
     }
 
+    async fn hold_lock(&self) -> Infallible {
+        loop {
+            sleep(KEEP_LOCK).await;
+            self.keep_lock().await;
+        }
+    }
+
     /// Holds the lock that is named after this process, also where its file was
-    /// removed.
+    /// removed, or the file system has dropped it.
     async fn keep_lock(&self) {
         let pool = self.clone();
         let kept = tokio::task::spawn_blocking(move || pool.renew_lock()).await;
@@ -217,24 +232,27 @@ impl Pool {
             lock,
             ..
         } = &*self.0;
-        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_place = held.as_ref().map(|lock| lock.is_in_place()).transpose()?;
-        drop(held);
-        if in_place == Some(true) {
-            return Ok(());
-        }
-        if in_place.is_none() {
-            processes.sweep()?;
+        // Not locked while the disk is asked, which may hang: heartbeats need it.
+        let locked = || lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = locked().clone();
+        let is_first = held.is_none();
+        match held.as_ref().map(|held| held.retake()) {
+            Some(Ok(true)) => return Ok(()),
+            Some(Ok(false)) => {}
+            // A descriptor may stay bad after its file system is back.
+            Some(Err(error)) => tracing::debug!(
+                error = with_sources(&error),
+                "cannot keep the lock of this process; taking a new one"
+            ),
+            None => processes.sweep()?,
         }
         let new = processes.hold(&own.id)?;
-        let mut held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lost) = held.take() {
+        if let Some(lost) = held {
             lost.forget();
         }
-        *held = new;
-        drop(held);
+        *locked() = new.map(Arc::new);
         // Only now, or a process that starts would remove its files.
-        if in_place.is_none() {
+        if is_first {
             let new = processes.prober(&own.id)?;
             *self.0.prober.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }

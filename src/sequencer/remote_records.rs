@@ -189,8 +189,10 @@ impl Actor {
             },
             RecordsTask::HasEnded { workspace, turn_id } => {
                 let id = workspace.clone();
+                let known = self.records.pool.journal_end(&workspace);
                 self.reading(&workspace, move || {
-                    verdict::has_ended(&root, &id, &turn_id).map_err(|error| with_sources(&error))
+                    verdict::has_ended(&root, &id, &turn_id, known.as_ref())
+                        .map_err(|error| with_sources(&error))
                 })
                 .await
                 .map_or_else(RecordsAnswer::Failed, RecordsAnswer::HasEnded)

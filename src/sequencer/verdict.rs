@@ -20,7 +20,8 @@ use crate::request::{Limits, Properties, TurnRequest};
 use crate::trace::TraceContext;
 use crate::turn::{NotStarted, cancelled_ending, lost_ending, simple_ending};
 use crate::workspace::{
-    CancelMark, Claim, ClaimOutcome, Root, StateError, Verdict, Workspace, WorkspaceError,
+    CancelMark, Claim, ClaimOutcome, JournalEnd, Root, StateError, Verdict, Workspace,
+    WorkspaceError,
 };
 
 /// What the records say, once the verdict was tried.
@@ -85,7 +86,8 @@ impl Actor {
                 Some(other) if self.is_here(other) => {
                     let (root, id) = (self.records.root.clone(), workspace.to_string());
                     let turn_id = turn.turn_id.to_string();
-                    let look = move || has_ended(&root, &id, &turn_id);
+                    let known = self.records.pool.journal_end(workspace);
+                    let look = move || has_ended(&root, &id, &turn_id, known.as_ref());
                     let looked = tokio::task::spawn_blocking(look).await;
                     let looked = looked.map_err(|error| error.to_string())?;
                     looked.map_err(|error| with_sources(&error))?
@@ -153,13 +155,27 @@ impl Actor {
         let _place = self.place_for_ending().await;
         let decided = match lane {
             Ok(lane) => {
-                lane.run(move || claim(&root, &turn_, wanted, by, other_ended))
+                let pool = self.records.pool.clone();
+                let known = move |workspace: &str| pool.journal_end(workspace);
+                lane.run(move || claim(&root, &turn_, wanted, by, other_ended, known))
                     .await
             }
             Err(error) => Err(error),
         };
         let decided = match decided {
             Ok(Ok(decided)) => decided,
+            // It is tried again.
+            Ok(Err(error)) if error.is_old_read() => {
+                let error = with_sources(&error);
+                let (turn_id, workspace) = (&*turn.turn_id, &*turn.workspace);
+                tracing::warn!(
+                    error,
+                    turn_id,
+                    workspace,
+                    "reading the records of a workspace again"
+                );
+                return ClaimAnswer::Failed;
+            }
             Ok(Err(error)) => {
                 self.not_recorded(&error).await;
                 let error = with_sources(&error);
@@ -248,12 +264,14 @@ impl Actor {
     }
 }
 
+/// `known`: how far the journals of workspaces are known to reach.
 fn claim(
     root: &Root,
     turn: &QueuedTurn,
     wanted: Wanted,
     by: String,
     other_ended: Option<bool>,
+    known: impl Fn(&str) -> Option<JournalEnd>,
 ) -> Result<Decided, NotStarted> {
     let claims = match root.workspace(&turn.workspace) {
         Ok(workspace) => workspace.claims().clone(),
@@ -288,7 +306,8 @@ fn claim(
             (StopReason::Cancelled, None)
         }
         Wanted::Busy { ahead } => {
-            if all_have_ended(&root.workspace(&turn.workspace)?, ahead)? {
+            let known = known(&turn.workspace);
+            if all_have_ended(&root.workspace(&turn.workspace)?, ahead, known.as_ref())? {
                 return Ok(Decided::AllEnded);
             }
             (StopReason::Error, Some(busy(&turn.workspace)))
@@ -296,7 +315,7 @@ fn claim(
         Wanted::IdTaken { workspace } => {
             let ended = match other_ended {
                 Some(ended) => ended,
-                None => has_ended(root, workspace, &turn.turn_id)?,
+                None => has_ended(root, workspace, &turn.turn_id, known(workspace).as_ref())?,
             };
             if ended {
                 return Ok(Decided::AllEnded);
@@ -356,9 +375,13 @@ fn claim(
     })
 }
 
-fn all_have_ended(workspace: &Workspace, turns: &[Arc<str>]) -> Result<bool, StateError> {
+fn all_have_ended(
+    workspace: &Workspace,
+    turns: &[Arc<str>],
+    known: Option<&JournalEnd>,
+) -> Result<bool, StateError> {
     for turn_id in turns {
-        if !workspace.has_ended(turn_id)? {
+        if !workspace.has_ended(turn_id, known)? {
             return Ok(false);
         }
     }
@@ -366,9 +389,15 @@ fn all_have_ended(workspace: &Workspace, turns: &[Arc<str>]) -> Result<bool, Sta
 }
 
 /// In a workspace that can't be, no turn's end is known.
-pub(super) fn has_ended(root: &Root, workspace: &str, turn_id: &str) -> Result<bool, NotStarted> {
+/// `known`: how far its journal is known to reach.
+pub(super) fn has_ended(
+    root: &Root,
+    workspace: &str,
+    turn_id: &str,
+    known: Option<&JournalEnd>,
+) -> Result<bool, NotStarted> {
     match root.workspace(workspace) {
-        Ok(workspace) => Ok(workspace.has_ended(turn_id)?),
+        Ok(workspace) => Ok(workspace.has_ended(turn_id, known)?),
         Err(WorkspaceError::Rejected { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -441,6 +470,16 @@ fn expired(limit: Option<Duration>) -> TurnError {
 mod tests {
     use super::*;
     use crate::request::OnBusy;
+
+    fn claim(
+        root: &Root,
+        turn: &QueuedTurn,
+        wanted: Wanted,
+        by: String,
+        other_ended: Option<bool>,
+    ) -> Result<Decided, NotStarted> {
+        super::claim(root, turn, wanted, by, other_ended, |_| None)
+    }
 
     fn turn(workspace: &str) -> QueuedTurn {
         let request = format!(
@@ -519,6 +558,41 @@ mod tests {
         let ahead = vec!["waits".into()];
         let decided = claim(&root, &turn("b"), Wanted::Busy { ahead }, "me".into(), None);
         assert!(matches!(decided.unwrap(), Decided::Runs));
+    }
+
+    /// A network file system may show the records as they were before that turn has ended.
+    #[test]
+    fn g4_no_turn_is_refused_by_records_that_are_older_than_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let workspace = root.workspace("a").unwrap();
+        workspace.claims().claim("ahead", &run_claim()).unwrap();
+        let lock = workspace.try_lock().unwrap().unwrap();
+        let journal = lock.open_journal(None).unwrap();
+        let seen = journal.end().unwrap();
+        drop(journal);
+        let later = JournalEnd {
+            len: seen.len + 1,
+            ..seen
+        };
+        let busy = || Wanted::Busy {
+            ahead: vec!["ahead".into()],
+        };
+        let id_taken = || Wanted::IdTaken {
+            workspace: "a".into(),
+        };
+        for wanted in [busy as fn() -> Wanted, id_taken] {
+            let decide = |known| {
+                let known = |workspace: &str| (workspace == "a").then_some(known);
+                let (turn, by) = (turn("a"), "me".to_owned());
+                super::claim(&root, &turn, wanted(), by, None, known)
+            };
+            let error = decide(later).err().expect("it is refused by old records");
+            assert!(error.is_old_read(), "{error}");
+            assert!(workspace.claims().find("t").unwrap().is_none());
+            assert!(matches!(decide(seen), Ok(Decided::Ended { .. })));
+            std::fs::remove_file(workspace.state_dir().join("claims/t.claim")).unwrap();
+        }
     }
 
     #[test]

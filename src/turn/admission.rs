@@ -7,6 +7,7 @@ use tokio::task::block_in_place;
 
 use super::attempt::Attempt;
 use super::ending::{Ending, cancelled_ending, failure, simple_ending};
+use super::fence::Takeover;
 use super::lease::{Hints, Lease, Taken};
 use super::{Ended, EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
 use crate::codex::engine::Engine;
@@ -87,6 +88,13 @@ impl<E: Engine> Runner<E> {
             }
         };
         fault::at("turn.locked");
+        if let Some(predecessor) = lease.predecessor.take() {
+            let found = block_in_place(|| look_up(&workspace, request))?;
+            if !matches!(found, Found::Ended(_)) {
+                let takeover = Takeover::new(predecessor, workspace, lease);
+                return Ok(Outcome::Takeover(Box::new(takeover)));
+            }
+        }
         let outcome = self
             .serve(request, &workspace, &mut lease, sink, stop)
             .await;
@@ -119,19 +127,7 @@ impl<E: Engine> Runner<E> {
             return Ok(Some(Outcome::Busy));
         }
         // Again: it may have ended while we waited for the lock.
-        let mut found = block_in_place(|| look_up(workspace, request))?;
-        if let Some(predecessor) = lease.predecessor.take()
-            && !matches!(found, Found::Ended(_))
-        {
-            if !predecessor.outlived(workspace, stop).await? {
-                return Ok(Some(Outcome::Returned));
-            }
-            // No guard has confirmed it meanwhile.
-            if !block_in_place(|| lease.journal.lock().is_held()).map_err(StateError::from)? {
-                return Ok(Some(Outcome::Busy));
-            }
-            found = block_in_place(|| look_up(workspace, request))?;
-        }
+        let found = block_in_place(|| look_up(workspace, request))?;
         let mut history = match found {
             Found::Ended(ended) => return Ok(Some(Outcome::AlreadyEnded(ended))),
             Found::Started(history) => Some(history),

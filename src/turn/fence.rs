@@ -4,20 +4,22 @@
 //! Until then the attempt may go on without the lock, so the next holder, on another host,
 //! waits that long before it starts anything.
 
+use std::fmt::{self, Display, Formatter};
+use std::pin::pin;
 use std::thread;
 use std::time::Duration;
 
 use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
-use super::StopHandle;
+use super::lease::Lease;
 use crate::error::with_sources;
 use crate::guard;
 use crate::workspace::{Claims, Fence, Started, StateError, Workspace};
 
 /// What the processes of an attempt may take to be gone, once its guard kills them.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How often to check whether they are known to be gone.
+/// How often to check whether they are known to be gone, and the lock is still held.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to note a lost attempt: its file system does not answer, or has errors.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
@@ -49,38 +51,96 @@ impl Predecessor {
             started: open,
         })
     }
+}
 
-    /// Completes when all of its processes must have ended; false if the worker shuts down first.
-    pub(super) async fn outlived(
-        &self,
-        workspace: &Workspace,
-        stop: &StopHandle,
-    ) -> Result<bool, StateError> {
+impl Display for Predecessor {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Started {
-            turn_id,
-            attempt,
-            worker,
-            ..
+            attempt, worker, ..
         } = &self.started;
-        let wait_s = self.wait.as_secs_f64();
+        let wait = self.wait.as_secs_f64();
+        write!(
+            f,
+            "attempt {attempt} of worker {worker} on another host has no end; its guard kills it within {wait} s"
+        )
+    }
+}
+
+/// A workspace whose lock is held until no process of another host's attempt can be left. A
+/// later offer of the turn then starts it, so that this wait needs no slot.
+#[derive(Debug)]
+pub struct Takeover {
+    predecessor: Predecessor,
+    workspace: Workspace,
+    lease: Lease,
+    since: Instant,
+}
+
+impl Takeover {
+    pub(super) fn new(predecessor: Predecessor, workspace: Workspace, lease: Lease) -> Self {
+        Self {
+            predecessor,
+            workspace,
+            lease,
+            since: Instant::now(),
+        }
+    }
+
+    /// Completes when the turn can be offered again, with the lock released. Returns false if that
+    /// is before the attempt must have ended: when `leave` completes, or the lock is lost.
+    pub async fn outlive(self, leave: impl Future<Output = ()>) -> Result<bool, StateError> {
+        let outlived = self.wait(leave).await;
+        match outlived {
+            Ok(true) => drop(self.lease),
+            // Its file system may not answer.
+            Ok(false) | Err(_) => self.lease.abandon(),
+        }
+        outlived
+    }
+
+    async fn wait(&self, leave: impl Future<Output = ()>) -> Result<bool, StateError> {
+        let Self {
+            predecessor: Predecessor { started, wait },
+            workspace,
+            lease,
+            since,
+        } = self;
         tracing::warn!(
-            attempt,
-            worker,
-            wait_s,
+            turn_id = started.turn_id,
+            workspace = workspace.id(),
+            attempt = started.attempt,
+            worker = started.worker,
+            wait_s = wait.as_secs_f64(),
             "an attempt of another host has no end: waiting until its guard must have killed it"
         );
-        let until = Instant::now() + self.wait;
-        while Instant::now() < until {
-            let lost = block_in_place(|| workspace.claims().lost_attempts(turn_id))?;
-            if lost.contains(attempt) {
-                break;
+        let until = *since + *wait;
+        let mut leave = pin!(leave);
+        loop {
+            // No guard confirms this lock, and while it is held, that of the attempt can't confirm its own.
+            let look = || {
+                let is_held = lease.journal.lock().is_held()?;
+                Ok::<_, StateError>((is_held, workspace.is_gone(started)?))
+            };
+            match block_in_place(look)? {
+                (false, _) => return Ok(false),
+                (true, true) => return Ok(true),
+                (true, false) if Instant::now() >= until => break,
+                (true, false) => {}
             }
             tokio::select! {
-                () = sleep(CHECK_EVERY.min(until - Instant::now())) => {}
-                () = stop.shutting_down() => return Ok(false),
+                () = sleep_until(until.min(Instant::now() + CHECK_EVERY)) => {}
+                () = &mut leave => return Ok(false),
             }
         }
+        // It stays true if the lock is lost before this is written.
+        block_in_place(|| workspace.note_outlived(started))?;
         Ok(true)
+    }
+}
+
+impl Display for Takeover {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.predecessor.fmt(f)
     }
 }
 

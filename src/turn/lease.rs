@@ -229,6 +229,7 @@ fn open(
     let mut predecessor = None;
     if journal.has_open_attempt()
         && let Some(open) = workspace.open_attempt()?
+        && !workspace.is_gone(&open)?
     {
         predecessor = Predecessor::of(open, &guard::place());
     }

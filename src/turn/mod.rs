@@ -33,6 +33,7 @@ use std::time::Duration;
 
 pub use ending::{cancelled_ending, lost_ending, rejected_ending, simple_ending};
 pub use event_sink::{EventSink, Immediate};
+pub use fence::Takeover;
 pub use lease::Hints;
 pub use stop::{Stop, StopHandle};
 
@@ -88,6 +89,9 @@ pub enum Outcome {
     Busy,
     /// Processes of an earlier turn have the workspace, and can't be killed.
     Held(Box<Unkillable>),
+    /// Processes of another host's attempt may still run: the lock is held until they can't,
+    /// which needs no slot.
+    Takeover(Box<Takeover>),
     /// The worker shuts down; the turn starts again elsewhere, uncharged.
     Returned,
     /// Its processes were killed, as the workspace's lock could not be confirmed; the turn

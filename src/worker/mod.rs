@@ -22,6 +22,7 @@ mod offer;
 mod private_offers;
 mod running;
 mod sink;
+mod takeover;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,7 @@ pub(crate) use crate::supervisor::Shutdown;
 pub(crate) use blocked_turns::BlockedTurns;
 pub(crate) use private_offers::PrivateOffers;
 pub(crate) use running::RunningTurns;
+pub(crate) use takeover::Takeovers;
 
 /// A connection that ends sooner counts as a failed attempt.
 const STABLE: Duration = Duration::from_secs(10);
@@ -98,6 +100,7 @@ pub(crate) struct Worker<E> {
     /// How many requests of failed turns are kept for each workspace.
     pub failed_requests: usize,
     pub private: PrivateOffers,
+    pub takeovers: Takeovers,
     /// The slots that are at work.
     pub turns: TaskTracker,
     pub supervisor: Supervisor,
@@ -266,7 +269,11 @@ impl<E: Engine> Worker<E> {
 
     /// One offer after the other, until the connection ends or the worker
     /// drains; no consumers while the host can't run turns, but for trials.
-    async fn serve_slot(&self, link: &Link, shutdown: &Shutdown) -> Result<(), ConsumeError> {
+    async fn serve_slot(
+        self: &Arc<Self>,
+        link: &Link,
+        shutdown: &Shutdown,
+    ) -> Result<(), ConsumeError> {
         let host = &self.runner.host;
         loop {
             let trial = tokio::select! {
@@ -299,6 +306,14 @@ impl<E: Engine> Worker<E> {
                 };
                 self.leave(slot).await;
                 let mut served = self.serve_offer(&delivery, Way::Shared, shutdown).await;
+                if let Some(takeover) = served.takeover.take() {
+                    served.trace.settled(served.settlement);
+                    self.take_over(*takeover, delivery, Way::Shared, shutdown)
+                        .await;
+                    // Its only offer stays unsettled.
+                    consumer.stop().await;
+                    break;
+                }
                 if trial.is_some() {
                     // A trial is one turn.
                     self.settle_served(delivery, Way::Shared, &mut served).await;
@@ -319,12 +334,18 @@ impl<E: Engine> Worker<E> {
 
     /// Private offers, one after the other, as long as the next one of the
     /// workspace comes at once.
-    async fn serve_private(&self, mut delivery: Delivery, shutdown: &Shutdown) {
+    async fn serve_private(self: &Arc<Self>, mut delivery: Delivery, shutdown: &Shutdown) {
         loop {
             let mut served = self.serve_offer(&delivery, Way::Private, shutdown).await;
             let mut slot = self.private.free.enter();
-            self.settle_served(delivery, Way::Private, &mut served)
-                .await;
+            if let Some(takeover) = served.takeover.take() {
+                served.trace.settled(served.settlement);
+                self.take_over(*takeover, delivery, Way::Private, shutdown)
+                    .await;
+            } else {
+                self.settle_served(delivery, Way::Private, &mut served)
+                    .await;
+            }
             match self.reserved(&mut slot, &served).await {
                 Some(next) => delivery = next,
                 None => {

@@ -29,7 +29,7 @@ use crate::fault;
 use crate::request::{Limits, Properties, TurnRequest, plausible_wait};
 use crate::settlement::Settlement;
 use crate::telemetry::TurnSpan;
-use crate::turn::{Hints, NotStarted, Outcome, Stop, Summary};
+use crate::turn::{Hints, NotStarted, Outcome, Stop, Summary, Takeover};
 use crate::workspace::JournalEnd;
 
 impl<E: Engine> Worker<E> {
@@ -53,6 +53,7 @@ impl<E: Engine> Worker<E> {
             };
             return Served {
                 settlement,
+                takeover: None,
                 next_waits: false,
                 trace,
             };
@@ -70,16 +71,28 @@ impl<E: Engine> Worker<E> {
             again: delivery.redelivered,
             reply: self.reply_to(delivery, &request),
         };
-        let served = self.serve_turn(&offer, &request, arrived, &mut trace, shutdown);
+        let served = async {
+            let mut takeover = None;
+            let served = self.serve_turn(
+                &offer,
+                &request,
+                arrived,
+                &mut trace,
+                &mut takeover,
+                shutdown,
+            );
+            (served.await, takeover)
+        };
         let served = AssertUnwindSafe(served).catch_unwind().instrument(span);
-        let settlement = served.await.unwrap_or_else(|_| {
+        let (settlement, takeover) = served.await.unwrap_or_else(|_| {
             tracing::error!(turn_id = %request.turn_id, workspace = %request.workspace,
                 "serving the turn panicked; its attempt is charged");
             // Left unsettled, the offer would come again at once, and panic again.
-            Settlement::Drop
+            (Settlement::Drop, None)
         });
         Served {
             settlement,
+            takeover,
             next_waits: offer.next_waits && settlement == Settlement::Done,
             trace,
         }
@@ -90,7 +103,7 @@ impl<E: Engine> Worker<E> {
         served.trace.settled(served.settlement);
     }
 
-    async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
+    pub(super) async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
         let settled = match (settlement, way) {
             (Settlement::Done | Settlement::Drop, _) => delivery.ack().await,
             (Settlement::GiveBack, Way::Shared) => delivery.give_back().await,
@@ -177,6 +190,7 @@ impl<E: Engine> Worker<E> {
         request: &TurnRequest,
         arrived: Arrived,
         trace: &mut TurnSpan,
+        takeover: &mut Option<Box<Takeover>>,
         shutdown: &Shutdown,
     ) -> Settlement {
         if self.runner.host.is_barred() {
@@ -279,6 +293,7 @@ impl<E: Engine> Worker<E> {
                 %unkillable,
                 "the turn waits: processes of an earlier turn can't be killed"
             ),
+            Outcome::Takeover(waits) => *takeover = Some(waits),
             Outcome::Returned => tracing::info!("gave the turn back"),
             // Logged where it was found.
             Outcome::LockLost => {}
@@ -347,6 +362,10 @@ impl<E: Engine> Worker<E> {
                     NotStarted::Home(_) | NotStarted::Spawn(_) => Hindrance::Other,
                 };
                 self.blocked.note(request, why, &with_sources(error));
+            }
+            Outcome::Takeover(takeover) => {
+                let detail = takeover.to_string();
+                self.blocked.note(request, Hindrance::Locked, &detail);
             }
             // Reported in other ways.
             Outcome::Held(_) | Outcome::Returned | Outcome::LockLost | Outcome::Unfit(_) => {}
@@ -487,6 +506,8 @@ struct Arrived {
 /// What became of an offer.
 pub(super) struct Served {
     pub settlement: Settlement,
+    /// Only after this is it settled.
+    pub takeover: Option<Box<Takeover>>,
     /// The workspace's next turn is about to be offered.
     pub next_waits: bool,
     pub trace: TurnSpan,

@@ -17,6 +17,7 @@
 //!         lock                              who holds it may run codex; made last
 //!         bell                              says that the lock is held for a server that waits
 //!         unkillable                        says what the lock is held for that can't be killed
+//!         outlived                          an attempt of another host that must have been killed
 //!         journal, journal.old              what happened to the turns
 //!         journal-id                        a random id, under which processes report how far it reaches
 //!         checkpoint                        how far the journal has been understood
@@ -49,6 +50,7 @@ mod journal;
 mod line;
 mod lock;
 mod lock_holder;
+mod outlived;
 mod pauses;
 mod probe;
 mod processes;
@@ -273,6 +275,17 @@ impl Workspace {
         journal::open_attempt(&self.state)
     }
 
+    /// Whether the attempt, which has no end, is known to have no processes left.
+    pub fn is_gone(&self, started: &Started) -> Result<bool, StateError> {
+        let lost = self.claims.lost_attempts(&started.turn_id)?;
+        Ok(lost.contains(&started.attempt) || outlived::is_noted(&self.state, started)?)
+    }
+
+    /// For one that has held the lock for as long as the attempt's processes may live without it.
+    pub fn note_outlived(&self, started: &Started) -> Result<(), StateError> {
+        outlived::note(&self.state, started)
+    }
+
     /// The turn's end, at the cost of a bounded read. Returns `None` also if it
     /// has ended, but is not in the journal's index; then [`Self::history`] knows.
     pub fn indexed_end(&self, turn_id: &str) -> Result<Option<Finished>, StateError> {
@@ -285,15 +298,20 @@ impl Workspace {
         journal::end_of(&self.state, id::turn_id(turn_id)?)
     }
 
-    /// Whether the turn has ended, by its records. If so, for ever.
-    pub fn has_ended(&self, turn_id: &str) -> Result<bool, StateError> {
-        Ok(match self.claims.find(turn_id)? {
+    /// Whether the turn has ended, by its records. If so, for ever; if not, by a journal that
+    /// reaches `known`: else [`StateError::OldRead`].
+    pub fn has_ended(&self, turn_id: &str, known: Option<&JournalEnd>) -> Result<bool, StateError> {
+        let has_ended = match self.claims.find(turn_id)? {
             None => false,
             Some(claim) if claim.verdict.ending().is_some() => true,
             Some(_) => {
                 self.indexed_end(turn_id)?.is_some() || self.history(turn_id)?.finished.is_some()
             }
-        })
+        };
+        if let Some(known) = known.filter(|_| !has_ended) {
+            journal::check_unlocked(&self.state, known)?;
+        }
+        Ok(has_ended)
     }
 
     /// How the turn ended: `error`, if there was one, and `message_end`, or all

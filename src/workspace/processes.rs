@@ -7,6 +7,9 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -17,6 +20,9 @@ use super::lock;
 
 const SUFFIX: &str = ".lock";
 const MAX_NAME_BYTES: usize = 128;
+/// How often a process tries to take its own lock again before it takes a new one.
+const TRIES: usize = 50;
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
 /// The folder of these locks.
 #[derive(Debug, Clone)]
@@ -31,7 +37,7 @@ pub struct ProcessLock {
     name: String,
     file: File,
     /// It stays when this is dropped: it is another one by now.
-    lost: bool,
+    lost: AtomicBool,
 }
 
 /// What became of trying another process's lock.
@@ -67,7 +73,7 @@ impl Processes {
             dir: Arc::clone(&self.dir),
             name,
             file,
-            lost: false,
+            lost: AtomicBool::new(false),
         }))
     }
 
@@ -113,8 +119,24 @@ impl Processes {
 }
 
 impl ProcessLock {
+    /// Takes the lock again where the file system has dropped it. Returns false where others
+    /// would not find it held all the same: it takes a new one then.
+    pub fn retake(&self) -> Result<bool, DiskError> {
+        if !self.is_in_place()? {
+            return Ok(false);
+        }
+        for _ in 0..TRIES {
+            if lock::take(&self.dir, &self.name, &self.file)? {
+                return Ok(true);
+            }
+            // A process that tries it has it for a moment.
+            thread::sleep(TRY_EVERY);
+        }
+        Ok(false)
+    }
+
     /// Whether its file still is the one of that name: others try that one.
-    pub fn is_in_place(&self) -> Result<bool, DiskError> {
+    fn is_in_place(&self) -> Result<bool, DiskError> {
         let held = rustix::fs::fstat(&self.file)
             .map_err(|errno| self.dir.error("look at", &self.name, errno))?;
         let named = self.dir.stat(&self.name)?;
@@ -123,14 +145,14 @@ impl ProcessLock {
 
     /// For one with a file that is not in place any more: the one of its name is not
     /// removed.
-    pub fn forget(mut self) {
-        self.lost = true;
+    pub fn forget(&self) {
+        self.lost.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for ProcessLock {
     fn drop(&mut self) {
-        if self.lost {
+        if self.lost.load(Ordering::Relaxed) {
             return;
         }
         // A file that stays is removed by the next process that starts.
@@ -184,11 +206,29 @@ mod tests {
     }
 
     #[test]
+    fn g3_a_lock_that_the_file_system_has_dropped_is_held_again() {
+        let (_tmp, root) = root();
+        let processes = root.processes();
+        let tried = || processes.try_lock("host-1-a").unwrap();
+        let held = processes.hold("host-1-a").unwrap().unwrap();
+        assert!(held.retake().unwrap());
+        held.file.unlock().unwrap();
+        assert_eq!(tried(), Some(LockTry::Free));
+        assert!(held.retake().unwrap());
+        assert_eq!(tried(), Some(LockTry::Held));
+        // A process that has it for good can't be waited for.
+        held.file.unlock().unwrap();
+        let (_, other) = processes.try_file("host-1-a.lock").unwrap();
+        assert!(!held.retake().unwrap());
+        drop(other);
+    }
+
+    #[test]
     fn a_lock_without_its_file_is_not_in_place() {
         let (_tmp, root) = root();
         let held = root.processes().hold("host-1-a").unwrap().unwrap();
         root.processes().dir.remove("host-1-a.lock").unwrap();
-        assert!(!held.is_in_place().unwrap());
+        assert!(!held.is_in_place().unwrap() && !held.retake().unwrap());
     }
 
     #[test]

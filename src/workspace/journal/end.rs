@@ -102,6 +102,23 @@ pub(super) fn check_absent(known: Option<&JournalEnd>, path: &Path) -> Result<()
     })
 }
 
+/// For readers without the lock. Returns an error if the journal is older than is known.
+pub(in crate::workspace) fn check_unlocked(
+    state: &Dir,
+    known: &JournalEnd,
+) -> Result<(), StateError> {
+    if read_id(state)? != Some(known.journal) {
+        return Ok(());
+    }
+    let path = state.path().join(JOURNAL);
+    // For a moment there is none while a segment begins.
+    let Some(file) = state.file(JOURNAL, OFlags::RDONLY)? else {
+        return check_absent(Some(known), &path);
+    };
+    let number = header(&file, &path)?.0.number;
+    check(known, number, &file, &path, super::read::len(&file, &path)?)
+}
+
 fn older(path: &Path, found: String, known: &JournalEnd) -> StateError {
     StateError::OldRead {
         path: path.to_owned(),
@@ -194,6 +211,10 @@ mod tests {
             let error = opened(&workspace, &known).unwrap_err();
             assert!(matches!(error, StateError::OldRead { .. }), "{error}");
             assert_eq!(&read(JOURNAL), old, "cut");
+            // A negative answer may be as old; a positive one holds for ever.
+            let ended = |id| workspace.has_ended(id, Some(&known));
+            let error = ended("c").unwrap_err();
+            assert!(matches!(error, StateError::OldRead { .. }), "{error}");
         }
         std::fs::remove_file(state.join(JOURNAL)).unwrap();
         let error = opened(&workspace, &known).unwrap_err();
@@ -203,6 +224,7 @@ mod tests {
         std::fs::write(state.join(JOURNAL), &whole).unwrap();
         assert_eq!(opened(&workspace, &known).unwrap().end().unwrap(), known);
         assert_eq!(opened(&workspace, &before).unwrap().end().unwrap(), known);
+        assert!(!workspace.has_ended("c", Some(&known)).unwrap());
     }
 
     #[test]

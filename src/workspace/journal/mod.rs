@@ -19,6 +19,7 @@ mod rotate;
 mod tests;
 
 pub use end::JournalEnd;
+pub(super) use end::check_unlocked;
 pub use locked::LockedJournal;
 pub(super) use read::{end_of, history, indexed_end};
 pub(super) use recent::Progress;

@@ -63,6 +63,61 @@ async fn g4_a_turn_that_keeps_its_lock_runs_on() {
     }
 }
 
+/// Guards `Takeovers`: with each slot waiting for the dead host, the living one would run nothing.
+#[tokio::test]
+async fn g2_waiting_for_another_hosts_attempt_takes_no_slot() {
+    let one_slot = [("ROLES", "worker"), ("SLOTS", "1")];
+    let mut pool = Pool::start(0, &[("LOCK_LOST_AFTER", "1h")]).await;
+    pool.spawn(&[("ROLES", "sequencer")]);
+    let first = pool.spawn(&one_slot);
+    pool.ready().await;
+    pool.enqueue(&[turn("t", "a", &["wait go"])]).await;
+    pool.started("t", 1).await;
+    let elsewhere = pool.spawn(&[&one_slot[..], &[("FAILPOINTS", "guard.place=return")]].concat());
+    pool.process(elsewhere).ready().await;
+    pool.process(first).kill();
+    let waits =
+        "an attempt of another host has no end: waiting until its guard must have killed it";
+    pool.process(elsewhere).logged(waits).await;
+    pool.enqueue(&[turn("u", "b", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("u").await.attempt(), 1);
+    assert_eq!(pool.runs().of_turn("t").count(), 1);
+    // It does not keep its process from draining, either.
+    pool.process(elsewhere).terminate();
+    assert_eq!(pool.process(elsewhere).exited().await, Some(0));
+}
+
+/// Guards `guard::disk`: the thread that looks at the bell hangs, and the guard does not.
+#[tokio::test]
+async fn g3_a_server_that_waits_on_a_disk_that_hangs_is_ended() {
+    let mut pool = Pool::start(0, &[]).await;
+    let disconnected = pool.stand_in_file("disconnected");
+    let hangs = format!("return(hang-while:{})", disconnected.display());
+    let faults = format!("guard.confirm={hangs};guard.bell={hangs}");
+    let worker = pool.spawn(&[
+        ("LOCK_LOST_AFTER", "1s"),
+        ("CODEX_ENGINE", "app-server"),
+        ("FAILPOINTS", &faults),
+    ]);
+    pool.ready().await;
+    pool.enqueue(&[turn("t", "a", &["say hi"])]).await;
+    pool.events.ended("t").await;
+    pool.process(worker)
+        .metric_is("turn_worker_servers_idle", 1.0)
+        .await;
+    fs::write(&disconnected, "").unwrap();
+    pool.process(worker)
+        .logged("lost the workspace's lock; killing the turn's processes")
+        .await;
+    pool.process(worker)
+        .metric_is("turn_worker_servers_idle", 0.0)
+        .await;
+    fs::remove_file(&disconnected).unwrap();
+    pool.enqueue(&[turn("u", "a", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("u").await.attempt(), 1);
+    pool.stop().await;
+}
+
 /// Guards `Predecessor`: the first host's processes may still run, and can't be seen from the second.
 #[tokio::test]
 async fn g3_another_hosts_attempt_is_outlived_before_the_next_starts() {
