@@ -67,7 +67,7 @@ async fn g4_a_turn_that_keeps_its_lock_runs_on() {
 #[tokio::test]
 async fn g2_waiting_for_another_hosts_attempt_takes_no_slot() {
     let one_slot = [("ROLES", "worker"), ("SLOTS", "1")];
-    let mut pool = Pool::start(0, &[("LOCK_LOST_AFTER", "1h")]).await;
+    let mut pool = Pool::start(0, &[("LOCK_LOST_AFTER", "10m")]).await;
     pool.spawn(&[("ROLES", "sequencer")]);
     let first = pool.spawn(&one_slot);
     pool.ready().await;
