@@ -25,7 +25,7 @@ pub(crate) enum Headroom {
     Ample,
     /// For those that are expected, and no more.
     Scarce(ScarceResource),
-    /// For none: memory is short.
+    /// Memory is short: end servers that wait.
     Short,
 }
 
@@ -60,7 +60,7 @@ impl Headroom {
         }
         let free = match user {
             None => watchers::are_free(),
-            // A look that fails reports nothing of the watchers.
+            // The watchers are unknown if the look fails.
             Some(user) => as_user(user, watchers::are_free).unwrap_or(true),
         };
         match free {
