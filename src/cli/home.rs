@@ -134,9 +134,9 @@ async fn outcome(operator: &Operator, order: Uuid, may_wait: bool) -> anyhow::Re
     let began = Instant::now();
     loop {
         let status = operator.status(REPORTS).await?;
-        let progress = status.homes.iter().flat_map(|homes| &homes.progress);
-        let last = progress.filter(|progress| progress.order == order).last();
-        match last.map(|progress| (progress.state, &progress.detail)) {
+        let mut progress = status.homes.iter().flat_map(|homes| &homes.progress);
+        let progress = progress.find(|progress| progress.order == order);
+        match progress.map(|progress| (progress.state, &progress.detail)) {
             Some((OrderState::Done, what)) => {
                 notice(what);
                 return Ok(());

@@ -99,8 +99,8 @@ fn may_change(homes: &HomesRecord, from: &Run, to: &Run) -> bool {
 /// Of the runs' workspace, between them.
 fn last_move<'a>(homes: &'a HomesRecord, from: &Run, to: &Run) -> Option<&'a Moved> {
     let moved = homes.moved.iter();
-    let moved = moved.filter(|moved| moved.workspace == to.workspace && moved.at < to.start);
-    moved.last().filter(|moved| moved.at > from.start)
+    let mut moved = moved.filter(|moved| moved.workspace == to.workspace && moved.at < to.start);
+    moved.next_back().filter(|moved| moved.at > from.start)
 }
 
 impl HomesRecord {

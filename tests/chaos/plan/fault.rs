@@ -168,6 +168,15 @@ const PLACES: [&str; 22] = [
     "turn.settled",
 ];
 
+/// The same, of an operator's order in a pool without shared storage.
+const HOME_PLACES: [&str; 5] = [
+    "sequencer.home_written",
+    "sequencer.lost_disk_deleted",
+    "sequencer.order_settled",
+    "sequencer.order_written",
+    "sequencer.released",
+];
+
 impl Fault {
     pub(super) fn new(shape: &Shape, random: &mut fastrand::Rng) -> Self {
         let mut fault = weighted(random, &table(shape));
@@ -207,7 +216,9 @@ impl Fault {
                 *ms = random.u64(300..if shape.short { 4_000 } else { 20_000 });
             }
             Self::FailPoint { place, skip } => {
-                *place = PLACES[random.usize(0..PLACES.len())];
+                let homes: &[&str] = if shape.disks > 0 { &HOME_PLACES } else { &[] };
+                let places = [&PLACES[..], homes].concat();
+                *place = places[random.usize(0..places.len())];
                 *skip = random.u32(0..8);
             }
             _ => {}
@@ -317,7 +328,7 @@ pub(super) fn table(shape: &Shape) -> Vec<(u32, Fault)> {
 mod tests {
     #[test]
     fn the_steps_are_there() {
-        for place in super::PLACES {
+        for place in super::PLACES.into_iter().chain(super::HOME_PLACES) {
             crate::places::must_exist(place);
         }
     }
