@@ -23,6 +23,9 @@ const MOST_LOST: usize = 1_000;
 /// What one order may pause beside others.
 const MOST_PAUSES: usize = crate::workspace::MAX_PAUSES;
 
+/// Stands for the disk of a pool that shares its root.
+pub(crate) const SHARED: Uuid = Uuid::nil();
+
 /// A disk, and what its host calls it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Disk {

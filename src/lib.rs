@@ -12,6 +12,7 @@ pub mod config;
 pub mod error;
 pub mod fault;
 pub(crate) mod heartbeat;
+pub mod labels;
 pub mod supervisor;
 pub(crate) mod throttle;
 pub mod versions;
@@ -19,6 +20,8 @@ pub mod versions;
 /// Of this program, with the commit if it is a release build.
 pub const VERSION: &str = env!("BUILD_VERSION");
 
+#[warn(missing_docs)]
+pub mod codes;
 #[warn(missing_docs)]
 pub mod event;
 #[warn(missing_docs)]

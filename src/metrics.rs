@@ -22,13 +22,9 @@ use crate::amqp::frames::{RepairKind, Repairs};
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::amqp::reply::ReplyOutcome;
-use crate::codex::app_server::DismissReason;
-use crate::codex::rate_limits::RateLimit;
-use crate::conditions::Condition;
 use crate::event::{ErrorCode, StopReason, Tokens, TurnError};
 use crate::guard::Unkillable;
-use crate::host::Lack;
-use crate::sequencer::queue::{Destination, WhyShared};
+use crate::labels::{Condition, DismissReason, Lack, RateLimit, WhyShared};
 use crate::tenants::Tenants;
 pub use models::Model;
 use models::ModelLabels;
@@ -435,14 +431,14 @@ impl Metrics {
         self.series().workspaces_stuck.set(workspaces.map(gauge));
     }
 
-    /// A turn is offered.
-    pub fn offer_made(&self, to: &Destination) {
-        let labels = match to {
-            Destination::Private { .. } => [PRIVATE, ""],
-            Destination::Shared(why) => [SHARED, why.as_str()],
+    /// A turn is offered: to all, for that reason, or to one process.
+    pub fn offer_made(&self, shared: Option<WhyShared>) {
+        let labels = match shared {
+            None => [PRIVATE, ""],
+            Some(why) => [SHARED, why.as_str()],
         };
         self.series().offers.with_label_values(&labels).inc();
-        if *to == Destination::Shared(WhyShared::NoWord) {
+        if shared == Some(WhyShared::NoWord) {
             self.offer_answered(OfferAnswer::NoWord);
         }
     }

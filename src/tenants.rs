@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::TenantFrom;
 use crate::request::{TurnRequest, WorkspaceId};
 
 /// The label of tenants without one of their own: names come from producers, who
@@ -14,6 +13,28 @@ pub(crate) const NONE: &str = "none";
 
 /// How many tenants may have a label of their own; each has some 100 series.
 pub(crate) const MAX_TENANTS: usize = 50;
+
+/// What names the tenant of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantFrom {
+    /// The request's field.
+    Request,
+    /// The first segment of the workspace.
+    Workspace,
+}
+
+impl TenantFrom {
+    /// As a setting names them.
+    pub const WORDS: &'static [&'static str] = &["request", "workspace"];
+
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "request" => Some(Self::Request),
+            "workspace" => Some(Self::Workspace),
+            _ => None,
+        }
+    }
+}
 
 /// Where the tenant of a turn is found, and which tenants have a label. The same in all
 /// processes with the same settings. Clones share the list.

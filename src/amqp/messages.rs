@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 
+mod agreement;
 mod backlog;
+mod claim;
 mod control;
 mod description;
 mod homes;
@@ -19,15 +21,16 @@ use serde_json::value::RawValue;
 
 use uuid::Uuid;
 
-use crate::conditions::ConditionReport;
 use crate::event::Tokens;
-use crate::pool::Agreement;
+use crate::labels::ConditionReport;
 use crate::request::TurnId;
 use crate::workspace::JournalEnd;
 
+pub use agreement::Agreement;
 pub use backlog::{
     BacklogReport, LineReport, MAX_LINES, MAX_NEXT, MAX_STUCK, StuckReport, WaitReport,
 };
+pub(crate) use claim::{ClaimAnswer, Verdict};
 pub use control::{Cancel, ControlFault, ControlRequest, DescribeTurn, IgnoredControl};
 pub use description::{Description, TurnPosition};
 pub use homes::{HomesReport, HostReport, MAX_HOSTS, MAX_ORDERS, OrderProgress, OrderState};

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::declare_error::{DeclareError, Operation};
 use super::link::Link;
-use crate::sequencer::queue::SHARED;
+use crate::homes::SHARED;
 
 /// The routing key under which producers publish their requests.
 pub const REQUEST_KEY: &str = "turn";

@@ -13,10 +13,10 @@ use super::app_server::{IdleServers, Server};
 use super::home::Home;
 use super::process::Codex;
 use super::protocol::CliEvent;
-use super::rate_limits::RateLimit;
 use crate::event::Tokens;
 use crate::guard::Exit;
 use crate::guard::{SpawnError, Tag, Unkillable};
+use crate::labels::RateLimit;
 use crate::request::{Effort, MediaType, OutputSchema, ServiceTier};
 
 /// What the model is asked.

@@ -24,7 +24,6 @@ pub(crate) mod obstacle;
 pub mod process;
 pub mod program;
 pub mod protocol;
-pub mod rate_limits;
 pub(crate) mod recorded_cause;
 pub(crate) mod rollout;
 pub(crate) mod seal;

@@ -33,6 +33,7 @@ use uuid::Uuid;
 use crate::event::Reason;
 use crate::homes::Disk;
 use crate::request::{Effort, Limits, MAX_METADATA_BYTES, MAX_PROMPT_CHARS, ServiceTier};
+pub use crate::tenants::TenantFrom;
 use crate::tenants::Tenants;
 
 /// The reasons of failed turns that may mean the account, see
@@ -382,16 +383,6 @@ words! {
         Shared = "shared",
         /// Each host has a root of its own, and a workspace lives on one of them.
         Local = "local",
-    }
-}
-
-words! {
-    /// What names the tenant of a turn.
-    TenantFrom {
-        /// The request's field.
-        Request = "request",
-        /// The first segment of the workspace.
-        Workspace = "workspace",
     }
 }
 

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Finding, Lack};
-use crate::codex::rate_limits::RateLimit;
 use crate::event::Reason;
+use crate::labels::RateLimit;
 
 /// So many ends by a fault, without one that shows that the account works.
 const IN_A_ROW: u32 = 3;
@@ -230,7 +230,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codex::rate_limits::RateLimitWindow;
+    use crate::labels::RateLimitWindow;
 
     const AUTH: Sign = Sign::Fault {
         lack: Lack::Auth,

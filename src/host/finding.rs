@@ -4,6 +4,7 @@ use std::io;
 
 use crate::codex::program::ProgramError;
 use crate::error::{is_out_of_resources, with_sources};
+pub use crate::labels::Lack;
 use crate::workspace::DiskError;
 
 /// What turns need of a host, and what can be tried apart from any turn.
@@ -15,54 +16,6 @@ pub enum Part {
     Codex,
     /// A login with an allowance left. Turns try it, no probe does.
     Account,
-}
-
-/// What a host lacks. A closed set: it labels metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
-    Disk,
-    Codex,
-    /// Memory, processes or file descriptors.
-    Resources,
-    /// A login or key that the model's API accepts.
-    Auth,
-    /// Allowance of the account.
-    UsageLimit,
-    /// A configuration of codex with which turns run.
-    Config,
-}
-
-impl Lack {
-    pub const ALL: &'static [Self] = &[
-        Self::Disk,
-        Self::Codex,
-        Self::Resources,
-        Self::Auth,
-        Self::UsageLimit,
-        Self::Config,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Codex => "codex",
-            Self::Resources => "resources",
-            Self::Auth => "auth",
-            Self::UsageLimit => "usage_limit",
-            Self::Config => "config",
-        }
-    }
-
-    /// Whether turns show that it is lacking, and not the host itself.
-    pub const fn is_of_account(self) -> bool {
-        matches!(self, Self::Auth | Self::UsageLimit | Self::Config)
-    }
-}
-
-impl std::fmt::Display for Lack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// What a probe found lacking.

@@ -8,11 +8,8 @@ use crate::amqp::frames::RepairKind;
 use crate::amqp::messages::ControlFault;
 use crate::amqp::outbox::DropReason;
 use crate::amqp::reply::ReplyOutcome;
-use crate::codex::app_server::DismissReason;
-use crate::conditions::Condition;
 use crate::event::{ErrorCode, Reason, StopReason, Tokens};
-use crate::host::Lack;
-use crate::sequencer::queue::WhyShared;
+use crate::labels::{Condition, DismissReason, Lack, WhyShared};
 use crate::tenants::Tenants;
 
 use super::{DescriptionOutcome, OfferAnswer, OldRead, ServerStart};

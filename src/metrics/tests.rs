@@ -1,8 +1,8 @@
 use super::*;
-use crate::codex::rate_limits::{RateLimit, RateLimitWindow};
 use crate::config::TenantFrom;
 use crate::event::{EventBody, NoticeCode, Reason};
 use crate::guard::Unkillable;
+use crate::labels::{RateLimit, RateLimitWindow};
 
 fn text(metrics: &Metrics) -> String {
     metrics.gather_text().unwrap()

@@ -20,8 +20,8 @@ use crate::amqp::messages::{
 use crate::amqp::topology::Fanout;
 use crate::conditions::ConditionReport;
 use crate::heartbeat::LISTEN;
+use crate::homes::SHARED;
 use crate::pool::Agreement;
-use crate::sequencer::queue::SHARED;
 
 /// Status messages on their way to us.
 const PREFETCH: u16 = 100;

@@ -1,54 +1,17 @@
-//! What a process reports of itself for the others to compare.
+//! Compares what processes report of themselves.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use crate::amqp::messages::Agreement;
 use crate::config::Settings;
 use crate::homes::Disk;
-use crate::workspace::ProbeRound;
 
 /// Of the settings that one process reports.
 const MAX_SETTINGS: usize = 16;
 const MAX_NAME_CHARS: usize = 40;
 const MAX_VALUE_CHARS: usize = 200;
-
-/// What must agree among the processes of a pool, and what it is compared by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Agreement {
-    /// The random id of the workspace root; [`LOCAL_POOL`] where each host has its own.
-    pub root: Uuid,
-    /// The host's own root, in a pool without shared storage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk: Option<Disk>,
-    /// For how long the process has run.
-    pub uptime_ms: u64,
-    /// Its wall clock when this was sent.
-    pub clock: Timestamp,
-    /// It has compared itself with the others and takes turns, as far as its
-    /// roles and its host allow.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub in_service: bool,
-    /// It takes no turns, as processes that it does not agree with are in
-    /// service, or lately were. With neither, it has just started.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stands_back: bool,
-    /// It holds the lock in the root that is named after it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub holds_lock: bool,
-    /// What it has written in the root last, for the others to read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<ProbeRound>,
-    /// The settings that decide about turns, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub settings: BTreeMap<String, String>,
-    /// The broker that it is connected to, as its URL names it. For operators:
-    /// one broker may have several names. `None` before it is connected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broker: Option<String>,
-}
 
 /// What the processes of a pool without shared storage have in common in place of a
 /// root: "local-pool" in ASCII.
@@ -152,6 +115,8 @@ pub(super) fn printable(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn settings(vars: &[(&str, &str)]) -> BTreeMap<String, String> {

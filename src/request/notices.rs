@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::messages::IgnoredParts;
 use super::rejection::quoted;
 use super::{Limits, Properties};
-use crate::event::NoticeCode;
+use crate::codes::NoticeCode;
 
 /// As many as there are kinds, and room for those of newer sequencers.
 const MAX_NOTICES: usize = 8;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Metadata, TurnId, WorkspaceId};
-use crate::event::ErrorCode;
+use crate::codes::ErrorCode;
 use crate::trace::TraceContext;
 
 /// More than this many are counted, not kept: a body of ten thousand

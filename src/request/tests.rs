@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::ErrorCode;
+use crate::codes::ErrorCode;
 
 fn limits() -> Limits {
     Limits {

@@ -259,7 +259,7 @@ impl Actor {
         if repeat {
             self.metrics.offer_repeated();
         }
-        self.metrics.offer_made(to);
+        self.metrics.offer_made(to.why_shared());
         let request = std::str::from_utf8(&turn.request)?.to_owned();
         let offer = Offer {
             repeat,

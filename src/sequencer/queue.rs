@@ -94,24 +94,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use affinity::{Destination, WhyShared};
+pub(crate) use affinity::Destination;
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub(crate) use counts::{LineSummary, Oldest, Place};
 use held::{Held, Line};
-pub(crate) use held::{QueuedTurn, Ticket, Verdict};
+pub(crate) use held::{QueuedTurn, Ticket};
 pub(crate) use homes::HostSummary;
+pub(crate) use hosts::AWAY_AFTER;
 use hosts::Hosts;
-pub(crate) use hosts::{AWAY_AFTER, SHARED};
-pub(crate) use messages::{Action, Arrival, ClaimAnswer};
+pub(crate) use messages::{Action, Arrival};
 pub(crate) use processes::WorkerReport;
 pub(crate) use stuck::StuckTurn;
 
 use uuid::Uuid;
 
+pub(crate) use crate::amqp::messages::{ClaimAnswer, Verdict};
 use crate::fault;
 use crate::heartbeat::LISTEN;
 use crate::homes::Homes;
+pub(crate) use crate::homes::SHARED;
 use crate::workspace::Pauses;
 
 /// Until an offered head without a sign of life is offered again. The first

@@ -24,7 +24,6 @@ use crate::codex::default_model::DefaultModel;
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::{thread_lost, thread_refused};
 use crate::codex::home::Home;
-use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::{Finished, Verdict};
 use crate::codex::{obstacle, recorded_cause, stderr};
 use crate::error::with_sources;
@@ -33,6 +32,7 @@ use crate::fault;
 use crate::guard::{Exit, SpawnError, drop_elsewhere, log_strays, proc};
 use crate::host::Part;
 use crate::host::account::TurnEnd;
+use crate::labels::RateLimit;
 use crate::metrics::ServerStart;
 use crate::request::{RequestNotice, ThreadChoice, TurnRequest};
 use crate::workspace::{

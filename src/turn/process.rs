@@ -16,11 +16,11 @@ use super::stop::{Clocks, Stop};
 use crate::codex::app_server::Server;
 use crate::codex::engine::{Ask, End, Engine, EngineRun, Output, Reported, TurnInput};
 use crate::codex::protocol::CliEvent;
-use crate::codex::rate_limits::RateLimit;
 use crate::codex::translate::Translator;
 use crate::event::{EventBody, NoticeCode, Tokens, Usage};
 use crate::fault;
 use crate::guard::SpawnError;
+use crate::labels::RateLimit;
 
 /// From the interrupt to the kill. codex stops its command and ends within
 /// a tenth of a second; the rest is for a busy machine.

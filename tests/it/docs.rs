@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod modules;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
@@ -11,11 +13,11 @@ use std::process::Command;
 
 use serde_json::Value;
 use turn_worker::amqp::topology::{REQUEST_KEY, Topology};
-use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::codex::tool::ToolKind;
 use turn_worker::config::{SETTINGS, Settings, settings_markdown};
 use turn_worker::event::{ErrorCode, EventBody, NoticeCode, Reason, StopReason, TurnEvent};
 use turn_worker::guard::Unkillable;
+use turn_worker::labels::{RateLimit, RateLimitWindow};
 use turn_worker::metrics::{Backlog, Metrics};
 use turn_worker::request::{Properties, TurnRequest};
 use turn_worker::versions;

@@ -4,9 +4,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DecodeError, MAX_OFFER_BYTES, VERSION, bounded, encode, json};
+use super::{ClaimAnswer, DecodeError, MAX_OFFER_BYTES, VERSION, Verdict, bounded, encode, json};
 use crate::event::SealedEvent;
-use crate::sequencer::queue::{ClaimAnswer, Verdict};
 use crate::workspace::TurnStage;
 
 /// To be answered to the message's `reply_to`.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::super::protocol::{CliEvent, Item, ItemKind};
-use super::super::rate_limits::{RateLimit, RateLimitWindow};
 use super::error_info;
 use super::items::{self, Translated};
 use super::wire::Fields;
 use crate::event::NoticeCode;
+use crate::labels::{RateLimit, RateLimitWindow};
 
 /// What the server is asked not to send at all.
 pub(super) const UNWANTED: &[&str] = &[

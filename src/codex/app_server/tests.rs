@@ -2,9 +2,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::codex::protocol::{Item, ItemKind};
-use crate::codex::rate_limits::RateLimitWindow;
 use crate::codex::tool::{ToolCall, ToolKind};
 use crate::event::{NoticeCode, Tokens};
+use crate::labels::RateLimitWindow;
 
 mod agents;
 mod ends;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::held::Ticket;
 use super::processes::{FRESH, Process, Processes, Room, WorkerReport};
 use super::waiting_heads::{Group, Waiting, WaitingHead};
+use crate::labels::WhyShared;
 
 /// How many workspaces have a preferred process at most; the oldest go first.
 pub(super) const MOST_KEPT: usize = 10_000;
@@ -33,7 +34,7 @@ pub(super) const LOOK_AGAIN: Duration = FRESH;
 
 /// Where an offer goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// To one process: it keeps the workspace's server, or has a slot that has
     /// just got free.
     Private {
@@ -43,42 +44,12 @@ pub enum Destination {
     Shared(WhyShared),
 }
 
-/// Why an offer goes to the shared queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhyShared {
-    /// No process is known to keep a server for the workspace.
-    NoServer,
-    /// The process has no free slot.
-    Full,
-    /// The process has not been heard lately, or takes no offers now.
-    Stale,
-    /// Other turns have waited for too long.
-    Guard,
-    /// The private offer got no answer.
-    NoWord,
-    /// It was offered before.
-    Repeat,
-}
-
-impl WhyShared {
-    pub const ALL: [Self; 6] = [
-        Self::NoServer,
-        Self::Full,
-        Self::Stale,
-        Self::Guard,
-        Self::NoWord,
-        Self::Repeat,
-    ];
-
-    /// As metrics name it.
-    pub fn as_str(self) -> &'static str {
+impl Destination {
+    /// Returns `None` if it is one process.
+    pub(crate) fn why_shared(&self) -> Option<WhyShared> {
         match self {
-            Self::NoServer => "none",
-            Self::Full => "full",
-            Self::Stale => "stale",
-            Self::Guard => "guard",
-            Self::NoWord => "no_word",
-            Self::Repeat => "repeat",
+            Self::Private { .. } => None,
+            Self::Shared(why) => Some(*why),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::held::{Held, Line, Ticket, Verdict};
-use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue};
+use super::held::{Held, Line, Ticket};
+use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue, Verdict};
 use crate::request::OnBusy;
 
 /// Of how many turns ahead one look into the records reports, at most. Mostly the

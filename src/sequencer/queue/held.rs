@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Action;
+use super::{Action, Verdict};
 use crate::request::OnBusy;
 use crate::workspace::Pauses;
 
@@ -46,27 +45,6 @@ impl QueuedTurn {
 /// [`Queue::reset`]: super::Queue::reset
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(pub(super) u64);
-
-/// How a turn ends that does not run.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Verdict {
-    /// It was cancelled.
-    Cancelled,
-    /// Its workspace has as many turns in line as it may have.
-    BacklogFull,
-    /// It was not started in time.
-    Expired,
-    /// It was not to wait, and one of these turns ahead of it has not ended.
-    /// They are few; if all of them have, others may be asked about.
-    Busy { ahead: Vec<Arc<str>> },
-    /// That turn behind it interrupts it.
-    Superseded { by: Arc<str> },
-    /// The turn of the same id in that workspace came first and has not ended.
-    /// If it has, that of another workspace may be asked about.
-    IdTaken { workspace: Arc<str> },
-    /// The disk of its workspace is gone for good, and it may have been started there.
-    HostLost { host: Arc<str> },
-}
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LastOffer {

@@ -13,10 +13,7 @@ use uuid::Uuid;
 use super::affinity::Affinity;
 use super::held::LastOffer;
 use super::{LIES_AT_MOST, WorkerReport};
-use crate::homes::Disk;
-
-/// Stands for the disk of a pool that shares its root.
-pub(crate) const SHARED: Uuid = Uuid::nil();
+use crate::homes::{Disk, SHARED};
 
 /// A disk of which no process was heard for so long is away: five heartbeats.
 pub(crate) const AWAY_AFTER: Duration = Duration::from_secs(10);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::homes::HomeRecord;
@@ -83,24 +82,4 @@ pub(crate) enum Arrival {
     /// A turn that is held already; acked together with it, as the two may be
     /// one message.
     Redelivered { other_body: bool },
-}
-
-/// How the claim came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ClaimAnswer {
-    /// Created by us; the ending it holds is published and confirmed.
-    Won,
-    /// The turn had ended already; what its record holds is published and confirmed.
-    AlreadyEnded,
-    /// The turn has been started: it stays in line. (Where its run has also
-    /// ended, a worker will answer its next offer from the journal.)
-    AlreadyRun,
-    /// The turns that [`Verdict::Busy`] or [`Verdict::IdTaken`] names have all ended,
-    /// so no claim is written.
-    AllEnded,
-    /// The turn that was to supersede this one has been decided itself, so
-    /// no claim or mark is written.
-    Spent,
-    /// It could not be written, read, or published; or no mark could be.
-    Failed,
 }

@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use super::affinity::Placement;
 use super::held::LastOffer;
-use super::{
-    Action, Destination, NO_WORD, OFFER_FAILED, Queue, REPEAT, Ticket, WhyShared, WorkerReport,
-};
+use super::{Action, Destination, NO_WORD, OFFER_FAILED, Queue, REPEAT, Ticket, WorkerReport};
 use crate::homes::Homes;
+use crate::labels::WhyShared;
 
 impl Queue {
     /// Before [`Queue::done`], also of turns that are not held here: which

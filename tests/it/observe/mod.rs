@@ -15,8 +15,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use turn_worker::codex::rate_limits::{RateLimit, RateLimitWindow};
 use turn_worker::guard::Unkillable;
+use turn_worker::labels::{RateLimit, RateLimitWindow};
 use turn_worker::metrics::{Backlog, Metrics};
 
 const PROMETHEUS: &str = "ops/deploy/prometheus/prometheus.yml";
