@@ -53,6 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const ROUND_PERIOD: Duration = Duration::from_secs(30);
 /// How long a heartbeat waits for a round.
 const ROUND_LIMIT: Duration = Duration::from_millis(500);
+/// A process that could not confirm its lock for so long does not report that it holds it: a shared file
+/// system that does not hear it drops the lock some time later.
+const LOCK_DOUBTED_AFTER: Duration = Duration::from_secs(15);
 
 /// How many rounds of each process are read before the first turn is taken: one shows whether the
 /// root is the same, and on a shared file system more show whether what is cached is renewed.
@@ -70,6 +73,8 @@ struct Inner {
     processes: Processes,
     /// Held for the life of the process; `None` if the disk did not allow it.
     lock: Mutex<Option<Arc<ProcessLock>>>,
+    /// When that was last known to be held.
+    lock_confirmed: Mutex<Option<Instant>>,
     /// `None` while a round is being written, and before the lock is held.
     prober: Mutex<Option<Prober>>,
     /// The last round, and when it was written.
@@ -117,6 +122,7 @@ impl Pool {
             own,
             processes: root.processes().clone(),
             lock: Mutex::default(),
+            lock_confirmed: Mutex::default(),
             host,
             conditions,
             broker: Mutex::default(),
@@ -133,7 +139,7 @@ impl Pool {
         let Inner {
             own,
             host,
-            lock,
+            lock_confirmed,
             broker,
             ..
         } = &*self.0;
@@ -145,10 +151,10 @@ impl Pool {
             clock: Timestamp::now(),
             in_service: !host.is_barred(),
             stands_back: self.stands_back(),
-            holds_lock: lock
+            holds_lock: lock_confirmed
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .is_some(),
+                .is_some_and(|at| at.elapsed() < LOCK_DOUBTED_AFTER),
             probe: self.last_round().map(|(round, _)| round),
             settings: own.settings.clone(),
             broker: broker

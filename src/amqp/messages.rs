@@ -156,13 +156,15 @@ pub enum Status {
     Pool { process: String, pool: Agreement },
 }
 
-/// Why a worker does not take a private offer.
+/// Why a worker does not take a private offer, or requeues one that it has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeclineReason {
     /// It has no free slot.
     Full,
     /// Its host can't run turns.
     NotServing,
+    /// It was taken, and is another slot's now.
+    Requeued,
 }
 
 impl DeclineReason {
@@ -170,6 +172,7 @@ impl DeclineReason {
         match self {
             Self::Full => "full",
             Self::NotServing => "not_serving",
+            Self::Requeued => "requeued",
         }
     }
 }

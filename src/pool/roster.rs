@@ -201,7 +201,11 @@ impl Roster {
         peer.started = peer.started.min(started);
         peer.heard = listened;
         peer.clock.heard(reported.clock, clock);
-        peer.lock.heard(now);
+        match reported.holds_lock {
+            true => peer.lock.heard(now),
+            // It knows that it has lost it, as a host without its storage does.
+            false => peer.lock = LockRecord::default(),
+        }
         peer.probe.heard(now);
         peer.agreement = reported.bounded();
     }

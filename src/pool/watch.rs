@@ -124,7 +124,9 @@ impl Pool {
         *self.0.broker.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(link.target().to_string());
         topology.declare(link).await?;
-        self.keep_lock().await;
+        if let Err(error) = self.keep_lock().await {
+            log_unkept(&error);
+        }
         // A disk that hangs does not keep this process from listening.
         tokio::select! {
             ended = self.compare_on(link, topology) => ended,
@@ -206,23 +208,23 @@ impl Pool {
     }
 
     async fn hold_lock(&self) -> Infallible {
+        let mut kept = true;
         loop {
             sleep(KEEP_LOCK).await;
-            self.keep_lock().await;
+            match self.keep_lock().await {
+                Ok(()) => kept = true,
+                Err(error) if std::mem::take(&mut kept) => log_unkept(&error),
+                Err(_) => {}
+            }
         }
     }
 
     /// Holds the lock that is named after this process, also where its file was
     /// removed, or the file system has dropped it.
-    async fn keep_lock(&self) {
+    async fn keep_lock(&self) -> Result<(), DiskError> {
         let pool = self.clone();
         let kept = tokio::task::spawn_blocking(move || pool.renew_lock()).await;
-        if let Ok(Err(error)) = kept {
-            tracing::warn!(
-                error = with_sources(&error),
-                "cannot hold the lock of this process"
-            );
-        }
+        kept.unwrap_or(Ok(()))
     }
 
     fn renew_lock(&self) -> Result<(), DiskError> {
@@ -234,22 +236,34 @@ impl Pool {
         } = &*self.0;
         // Not locked while the disk is asked, which may hang: heartbeats need it.
         let locked = || lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = locked().clone();
+        let confirmed = |at: Option<Instant>| {
+            let mut last = (self.0.lock_confirmed.lock()).unwrap_or_else(PoisonError::into_inner);
+            *last = at;
+        };
+        let (held, asked) = (locked().clone(), Instant::now());
         let is_first = held.is_none();
         match held.as_ref().map(|held| held.retake()) {
-            Some(Ok(true)) => return Ok(()),
-            Some(Ok(false)) => {}
+            Some(Ok(true)) => {
+                confirmed(Some(asked));
+                return Ok(());
+            }
+            Some(Ok(false)) => confirmed(None),
             // A descriptor may stay bad after its file system is back.
-            Some(Err(error)) => tracing::debug!(
-                error = with_sources(&error),
-                "cannot keep the lock of this process; taking a new one"
-            ),
+            Some(Err(error)) => {
+                confirmed(None);
+                tracing::debug!(
+                    error = with_sources(&error),
+                    "cannot keep the lock of this process; taking a new one"
+                );
+            }
             None => processes.sweep()?,
         }
+        let asked = Instant::now();
         let new = processes.hold(&own.id)?;
         if let Some(lost) = held {
             lost.forget();
         }
+        confirmed(new.is_some().then_some(asked));
         *locked() = new.map(Arc::new);
         // Only now, or a process that starts would remove its files.
         if is_first {
@@ -258,6 +272,11 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+fn log_unkept(error: &DiskError) {
+    let error = with_sources(error);
+    tracing::warn!(error, "cannot hold the lock of this process");
 }
 
 /// What an operator is shown of a pool.

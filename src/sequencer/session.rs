@@ -40,8 +40,8 @@ use crate::amqp::consume::{
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
 use crate::amqp::messages::{
-    About, BacklogReport, Cancel, ControlRequest, Decoded, HomesReport, IgnoredControl, MAX_IDLE,
-    Running, Status,
+    About, BacklogReport, Cancel, ControlRequest, DeclineReason, Decoded, HomesReport,
+    IgnoredControl, MAX_IDLE, Running, Status,
 };
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
@@ -593,14 +593,11 @@ impl Session<'_> {
                 worker,
                 why,
             })) => {
-                self.sequencer.metrics.offer_answered(OfferAnswer::Declined);
-                tracing::debug!(
-                    turn_id,
-                    workspace,
-                    worker,
-                    why,
-                    "a private offer was declined"
-                );
+                // Of a requeued one, the answer is counted already.
+                if why != DeclineReason::Requeued.as_str() {
+                    self.sequencer.metrics.offer_answered(OfferAnswer::Declined);
+                }
+                tracing::debug!(turn_id, workspace, worker, why, "an offer was declined");
                 let (queue, out) = (&mut *self.queue, &mut self.out);
                 queue.offer_declined(now, &workspace, &turn_id, &worker, out);
             }

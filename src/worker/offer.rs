@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::error_log::logged_message;
@@ -31,6 +31,9 @@ use crate::settlement::Settlement;
 use crate::telemetry::TurnSpan;
 use crate::turn::{Hints, NotStarted, Outcome, Stop, Summary, Takeover};
 use crate::workspace::JournalEnd;
+
+/// How long a sequencer may take to be informed that an offer is requeued.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(1);
 
 impl<E: Engine> Worker<E> {
     /// Until the turn's end is reported. The delivery is still to be settled.
@@ -104,6 +107,9 @@ impl<E: Engine> Worker<E> {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, way: Way, settlement: Settlement) {
+        if (settlement, way) == (Settlement::GiveBack, Way::Shared) {
+            self.announce_return(&delivery).await;
+        }
         let settled = match (settlement, way) {
             (Settlement::Done | Settlement::Drop, _) => delivery.ack().await,
             (Settlement::GiveBack, Way::Shared) => delivery.give_back().await,
@@ -116,6 +122,16 @@ impl<E: Engine> Worker<E> {
                 error = with_sources(&error),
                 "an offer could not be settled"
             );
+        }
+    }
+
+    /// Before the offer is requeued: its sequencer counts it as taken, and would let private offers
+    /// overtake it for as long as they come.
+    async fn announce_return(&self, delivery: &Delivery) {
+        let reply =
+            (self.read(&delivery.body)).and_then(|(_, request)| self.reply_to(delivery, &request));
+        if let Some(reply) = reply {
+            let _ = timeout(ANNOUNCE_LIMIT, reply.returned()).await;
         }
     }
 
@@ -551,18 +567,36 @@ impl Reply {
         });
     }
 
+    /// Completes when the broker has it.
+    async fn returned(self) {
+        let (workspace, turn_id, worker) = (
+            self.workspace.clone(),
+            self.turn_id.clone(),
+            self.worker.clone(),
+        );
+        let returned = Status::Declined {
+            workspace,
+            turn_id,
+            worker,
+            why: DeclineReason::Requeued.as_str().to_owned(),
+        };
+        self.publish(returned).await;
+    }
+
     fn send(self, answer: Status) {
+        tokio::spawn(self.publish(answer));
+    }
+
+    async fn publish(self, answer: Status) {
         if !self.publisher.is_connected() {
             return;
         }
-        tokio::spawn(async move {
-            let (publisher, body) = (self.publisher, answer.encode());
-            let sent =
-                publisher.publish_confirmed("", &self.queue, transient_properties(), &body, false);
-            if let Err(error) = sent.await {
-                tracing::debug!(error = with_sources(&error), "an offer was not answered");
-            }
-        });
+        let (publisher, body) = (self.publisher, answer.encode());
+        let sent =
+            publisher.publish_confirmed("", &self.queue, transient_properties(), &body, false);
+        if let Err(error) = sent.await {
+            tracing::debug!(error = with_sources(&error), "an offer was not answered");
+        }
     }
 }
 

@@ -261,6 +261,30 @@ fn g3_a_lock_that_can_be_taken_while_its_process_lives_is_found() {
     assert_eq!(world.findings(second).locks, None);
 }
 
+/// Else the older of two hosts, without its storage, would keep the other from all work.
+#[test]
+fn g2_a_process_that_reports_its_lock_lost_is_in_no_others_way() {
+    let mut world = World::new();
+    let first = world.start("a-1-x", root(1));
+    world.round(&[first]);
+    world.pass(SAME_AGE * 3);
+    let second = world.start("b-1-x", root(1));
+    world.round(&[first, second]);
+    for _ in 1..=LOCK_MISSES {
+        let now = world.now;
+        world.processes[second].0.lock_tried(now, "a-1-x", false);
+        world.round(&[first, second]);
+    }
+    assert!(world.findings(second).locks.is_some());
+    let (id, mut report) = world.report(first);
+    report.holds_lock = false;
+    let (now, clock) = (world.now, world.clock);
+    let roster = &mut world.processes[second].0;
+    roster.heard(now, clock, &id, &report);
+    assert!(roster.locks_to_try(now, 10).is_empty());
+    assert_eq!(world.findings(second), Findings::default());
+}
+
 #[test]
 fn a_lock_that_is_free_because_its_process_has_ended_is_no_finding() {
     let mut world = World::new();

@@ -66,8 +66,8 @@ impl Queue {
         self.attend(ticket, now, out);
     }
 
-    /// A worker has not taken a private offer: the broker has moved it to the
-    /// shared queue.
+    /// A worker has not taken a private offer, or requeued one that it had taken: it
+    /// is in the shared queue now.
     pub(crate) fn offer_declined(
         &mut self,
         now: Instant,
@@ -82,15 +82,22 @@ impl Queue {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
-        if held.offered_to.as_deref() != Some(worker) {
+        let was_private = held.offered_to.as_deref() == Some(worker);
+        let is_requeued = held.offered_to.is_none()
+            && held.taken_at.is_some()
+            && held.unanswered.is_none()
+            && !held.in_flight;
+        if !(was_private || is_requeued) {
             return;
         }
         held.offered_to = None;
         let Some(host) = self.hosts.of(held.disk) else {
             return;
         };
-        let processes = &mut host.affinity.processes;
-        processes.private_declined(now, ticket, worker);
+        if was_private {
+            let processes = &mut host.affinity.processes;
+            processes.private_declined(now, ticket, worker);
+        }
         host.offers += 1;
         held.last_offer = Some(LastOffer {
             first: host.offers,

@@ -89,6 +89,30 @@ fn the_next_turn_is_offered_to_the_process_that_keeps_the_server() {
     assert_eq!(b.fresh(3, "a/3"), [offer("a/3")]);
 }
 
+/// Else private offers would keep the slots busy, and it would lie in the shared queue for good.
+#[test]
+fn g2_an_offer_that_its_worker_requeues_is_not_overtaken_for_long() {
+    for requeued in [false, true] {
+        let mut b = Bench::new(10);
+        b.queue = Queue::new(100, 1).with_guard(Duration::from_secs(1));
+        b.beat("p", &[], &[]);
+        b.warmed(1, "a/1", "p", 0.2);
+        assert_eq!(b.fresh(2, "b/1"), [offer("b/1")]);
+        b.confirm("b/1");
+        b.taken("b/1", "p");
+        if requeued {
+            assert_eq!(b.declined("b/1", "p"), NONE);
+        }
+        b.pass(1.1);
+        let out = b.fresh(3, "a/2");
+        assert_eq!(out == [private("a/2", "p")], !requeued, "{out:?}");
+        // Once it is taken again, private offers go on.
+        b.taken("b/1", "p");
+        b.done_by("b/1", "p", true);
+        assert_eq!(b.fresh(4, "b/2"), [private("b/2", "p")], "{requeued}");
+    }
+}
+
 #[test]
 fn g2_a_private_offer_without_an_answer_goes_to_all() {
     let mut b = Bench::new(10);
