@@ -109,7 +109,7 @@ fn g2_an_offer_that_its_worker_requeues_is_not_overtaken_for_long() {
         // Once it is taken again, private offers go on.
         b.taken("b/1", "p");
         b.done_by("b/1", "p", true);
-        assert_eq!(b.fresh(4, "b/2"), [private("b/2", "p")], "{requeued}");
+        assert_eq!(b.fresh(4, "b/3"), [private("b/3", "p")], "{requeued}");
     }
 }
 
