@@ -41,7 +41,7 @@ pub(crate) struct HostSummary {
 
 /// The disks that an operator's name for a host may mean.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct CalledDisks {
+pub(crate) struct CalledDisks {
     /// These can be gone for good.
     pub away: Vec<Disk>,
     pub heard: Vec<Disk>,
