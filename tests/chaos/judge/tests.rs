@@ -76,6 +76,7 @@ impl World {
         let run = Run {
             tag: turn.to_owned(),
             workspace: workspace.to_owned(),
+            disk: 0,
             pid: 100 + self.records.runs.len() as i32,
             start: self.now(),
             end: Some(self.now()),
