@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::pool::{Pool, turn};
 
+/// Where the log of homes is.
+const HOMES: &str = "codex.turns.homes";
 const LOCAL: (&str, &str) = ("WORKSPACE_STORAGE", "local");
 
 /// A pool of hosts that share nothing, each with one process.
@@ -59,6 +61,19 @@ impl Hosts {
         let roots = self.roots.iter().enumerate();
         let has = roots.filter(|(_, root)| root.join(workspace).is_dir());
         has.map(|(number, _)| number).collect()
+    }
+
+    /// Copies a workspace and its records, as the docs say.
+    fn copy(&self, workspace: &str, from: usize, to: usize) {
+        for part in [
+            workspace.to_owned(),
+            format!(".turn-worker/workspaces/{workspace}"),
+        ] {
+            let (from, to) = (self.roots[from].join(&part), self.roots[to].join(&part));
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let copied = Command::new("cp").arg("-a").arg(&from).arg(&to).status();
+            assert!(copied.unwrap().success());
+        }
     }
 
     async fn command(&self, arguments: &[&str]) -> (bool, String) {
@@ -244,17 +259,96 @@ async fn g1_a_paused_workspace_is_moved_to_another_hosts_disk() {
         .deadline
         .until("the disk lets go of it", left)
         .await;
-    for part in ["a", ".turn-worker/workspaces/a"] {
-        let (from, to) = (hosts.roots[home].join(part), hosts.roots[other].join(part));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let copied = Command::new("cp").arg("-a").arg(&from).arg(&to).status();
-        assert!(copied.unwrap().success());
-    }
+    hosts.copy("a", home, other);
     let (ok, shown) = hosts.command(&["resume", "a"]).await;
     assert!(ok, "{shown}");
     hosts.pool.events.ended("a2").await;
     let run = hosts.pool.started("a2", 1).await;
     let there = hosts.roots[other].join("a").canonicalize().unwrap();
     assert_eq!(Path::new(&run.workspace), there);
+    hosts.pool.stop().await;
+}
+
+/// Guards `Session::carry_out`: an order that can't be carried out is answered.
+#[tokio::test]
+async fn orders_that_cannot_be_carried_out_are_rejected_with_the_reason() {
+    let (hosts, home, other) = Hosts::start_with_a().await;
+    let (home, other) = (host_name(home), host_name(other));
+    let url = &hosts.pool.url;
+    let rejected = async |arguments: Vec<&str>, why: &str| {
+        let (ok, shown) = command(url, &arguments).await;
+        assert!(!ok && shown.contains("rejected"), "{arguments:?}: {shown}");
+        assert!(shown.contains(why), "{arguments:?}: {shown}");
+    };
+    let unknown = "no disk of a host called host-9, expected host-0, host-1";
+    tokio::join!(
+        rejected(vec!["home", "move", "a", &other], "found a not paused"),
+        rejected(vec!["home", "move", "b", &other], "found no home of b"),
+        rejected(vec!["home", "move", "a", "host-9"], unknown),
+        rejected(vec!["home", "lost", "host-9"], unknown),
+        rejected(vec!["home", "lost", &home], "that are heard"),
+    );
+    hosts.pool.stop().await;
+}
+
+/// Guards `HomesLog::tidy`: what snapshots stand for is known after the next takeovers.
+#[tokio::test]
+async fn g1_homes_outlive_a_log_that_was_replaced_by_snapshots() {
+    let mut hosts = Hosts::start(2, &[]).await;
+    for host in [0, 1] {
+        hosts.spawn(host);
+    }
+    hosts.pool.ready().await;
+    let names: Vec<String> = (0..20).map(|number| format!("w{number}")).collect();
+    let turns = |round: usize| {
+        let turns = names
+            .iter()
+            .map(|name| turn(&format!("{name}-{round}"), name, &[]));
+        turns.collect::<Vec<_>>()
+    };
+    let ids = |round: usize| names.iter().map(move |name| format!("{name}-{round}"));
+    hosts.pool.enqueue(&turns(1)).await;
+    hosts.pool.events.all_ended(ids(1)).await;
+    hosts.pool.idle().await;
+    let before: Vec<_> = names.iter().map(|name| hosts.homes(name)).collect();
+    for round in [2, 3] {
+        let active = hosts.pool.active_sequencer().await;
+        hosts.pool.process(active).kill();
+        // One of each host is left.
+        hosts.spawn(active % 2);
+        hosts.pool.enqueue(&turns(round)).await;
+        hosts.pool.events.all_ended(ids(round)).await;
+        hosts.pool.idle().await;
+    }
+    // Its reader has them unacked: what is ready is seen once none reads.
+    for number in 0..hosts.pool.processes().len() {
+        if hosts.pool.processes()[number].lives() {
+            hosts.pool.process(number).terminate();
+            assert_eq!(hosts.pool.process(number).exited().await, Some(0));
+        }
+    }
+    hosts.pool.ready_in(HOMES, 2).await;
+    let after: Vec<_> = names.iter().map(|name| hosts.homes(name)).collect();
+    assert_eq!(before, after);
+}
+
+/// Guards `Actor::keep_home`: a disk that a workspace was moved away from can be its home again.
+#[tokio::test]
+async fn g1_a_workspace_returns_to_the_disk_it_left_when_its_new_one_is_lost() {
+    let (mut hosts, home, other) = Hosts::start_with_a().await;
+    let (ok, shown) = hosts.command(&["pause", "a"]).await;
+    assert!(ok, "{shown}");
+    let to = host_name(other);
+    let (ok, shown) = hosts.command(&["home", "move", "a", &to]).await;
+    assert!(ok && shown.contains("lives on"), "{shown}");
+    hosts.copy("a", home, other);
+    hosts.pool.process(other).kill();
+    let (ok, shown) = hosts.command(&["home", "lost", &to]).await;
+    assert!(ok, "{shown}");
+    let (ok, shown) = hosts.command(&["resume", "a"]).await;
+    assert!(ok, "{shown}");
+    hosts.pool.enqueue(&[turn("a2", "a", &[])]).await;
+    hosts.pool.events.ended("a2").await;
+    assert_eq!(hosts.pool.events.turn("a2").stop_reason(), "end_turn");
     hosts.pool.stop().await;
 }
