@@ -101,7 +101,7 @@ impl LockConfirmer {
     }
 
     #[cfg(test)]
-    pub fn lose(&self, why: &str) {
+    pub(super) fn lose(&self, why: &str) {
         locked(&self.shared).lost.get_or_insert(why.to_owned());
     }
 

@@ -35,12 +35,12 @@ pub(super) struct Pending<T>(Receiver<T>);
 
 impl Disk {
     /// Why the lock counts as lost. Returns `None` while it is confirmed, or is not confirmed at all.
-    pub fn lost(&self) -> Option<String> {
+    pub(super) fn lost(&self) -> Option<String> {
         self.confirmer.as_ref().and_then(LockConfirmer::lost)
     }
 
     /// Calls follow each other.
-    pub fn begin<T: Send + 'static>(
+    pub(super) fn begin<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Pending<T>> {
@@ -59,7 +59,7 @@ impl Disk {
     }
 
     /// Waits for the call until the lock is lost.
-    pub fn call<T: Send + 'static>(
+    pub(super) fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
@@ -70,7 +70,7 @@ impl Disk {
 
     /// Ends the threads, which have let go of their descriptors then; or returns why the lock counts
     /// as lost.
-    pub fn stop(self) -> Option<String> {
+    pub(super) fn stop(self) -> Option<String> {
         let Self {
             confirmer,
             mut thread,
@@ -116,7 +116,7 @@ impl DiskThread {
 
 impl<T> Pending<T> {
     /// Returns `Err` with itself if it takes longer, and `Ok(None)` if there will be no result.
-    pub fn within(self, limit: Duration) -> Result<Option<T>, Self> {
+    pub(super) fn within(self, limit: Duration) -> Result<Option<T>, Self> {
         match self.0.recv_timeout(limit) {
             Ok(result) => Ok(Some(result)),
             Err(RecvTimeoutError::Disconnected) => Ok(None),

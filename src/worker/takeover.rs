@@ -20,7 +20,7 @@ const AT_ONCE: usize = 256;
 
 /// The permits of one process.
 #[derive(Debug)]
-pub struct Takeovers(Arc<Semaphore>);
+pub(crate) struct Takeovers(Arc<Semaphore>);
 
 impl Default for Takeovers {
     fn default() -> Self {
