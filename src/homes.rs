@@ -4,8 +4,8 @@
 //! workspace's *home* is the disk that it lives on. Homes are kept in a log: a
 //! queue at the broker, which the active sequencer reads from its beginning when
 //! it takes over. Nothing takes effect before it was read back from there, so two
-//! sequencers that both believe to be active have the same homes, in whatever
-//! order their entries came.
+//! sequencers that both believe to be active have the same homes, in any order
+//! in which their entries came.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -287,7 +287,7 @@ fn conditions(status: &PoolStatus, style: Style, width: usize) -> String {
     table.render(style, width)
 }
 
-/// The hosts whose disks workspaces live on, in a pool without shared storage.
+/// The hosts with the disks of workspaces, in a pool without shared storage.
 pub(crate) fn homes(status: &PoolStatus, style: Style, width: usize) -> String {
     let Some(homes) = &status.homes else {
         return String::new();

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where room is missing, this share of those that wait goes at each look.
 const SHARE_TO_END: usize = 8;
-/// Whatever room the host has: heartbeats and metrics are made for no more.
+/// Also where the host has room for more: heartbeats and metrics are made for no more.
 const MAX_COUNT: usize = 1000;
 
 /// How many servers may wait.
