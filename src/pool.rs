@@ -137,11 +137,7 @@ impl Pool {
     /// What this process reports of itself.
     pub fn agreement(&self) -> Agreement {
         let Inner {
-            own,
-            host,
-            lock_confirmed,
-            broker,
-            ..
+            own, host, broker, ..
         } = &*self.0;
         let uptime = own.started.elapsed().as_millis();
         Agreement {
@@ -151,10 +147,7 @@ impl Pool {
             clock: Timestamp::now(),
             in_service: !host.is_barred(),
             stands_back: self.stands_back(),
-            holds_lock: lock_confirmed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_some_and(|at| at.elapsed() < LOCK_DOUBTED_AFTER),
+            holds_lock: self.holds_lock(),
             probe: self.last_round().map(|(round, _)| round),
             settings: own.settings.clone(),
             broker: broker
@@ -162,6 +155,18 @@ impl Pool {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
         }
+    }
+
+    fn holds_lock(&self) -> bool {
+        let confirmed = self.0.lock_confirmed.lock();
+        let confirmed = confirmed.unwrap_or_else(PoisonError::into_inner);
+        confirmed.is_some_and(|at| at.elapsed() < LOCK_DOUBTED_AFTER)
+    }
+
+    /// The storage does not confirm the lock of this process any more: it is disconnected from it.
+    pub fn is_without_storage(&self) -> bool {
+        let held = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        held.is_some() && !self.holds_lock()
     }
 
     /// Writes the next round for the others to read, before a heartbeat reports it: at each one

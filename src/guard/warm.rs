@@ -26,8 +26,12 @@ use super::protocol::{ADOPT, Leave, MARK, REST, Report, TAKE, WAIT};
 use super::tree::Known;
 use crate::fault;
 
-/// How long a ring may go unheard.
+/// How long a ring may go unheard at first. A server that has waited for long is less likely to be wanted
+/// elsewhere, and there may be hundreds: their looks would cost as much as the servers themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY_LATER: Duration = Duration::from_millis(500);
+/// The share of the time waited that passes before the next look.
+const LOOK_SHARE: u32 = 20;
 /// How long the bell may take to be looked at before the guard turns to other things meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_millis(5);
 /// What a turn has just ended may need a moment to be gone: so long before each
@@ -63,7 +67,14 @@ enum Phase {
     /// The turn is over, and its worker still records that.
     Resting,
     /// The workspace is not needed, unless the bell rings.
-    Waiting,
+    Waiting {
+        since: Instant,
+    },
+}
+
+/// How long after a look the next one is, by how long the server has waited.
+fn look_after(waited: Duration) -> Duration {
+    (waited / LOOK_SHARE).clamp(LOOK_EVERY, LOOK_EVERY_LATER)
 }
 
 impl Server {
@@ -119,11 +130,13 @@ impl Server {
                 memory: self.memory,
             }),
             (WAIT, Phase::Resting) => {
-                self.phase = Phase::Waiting;
+                self.phase = Phase::Waiting {
+                    since: Instant::now(),
+                };
                 fault::at("guard.waiting");
                 Next::Nothing
             }
-            (TAKE, Phase::Resting | Phase::Waiting) => {
+            (TAKE, Phase::Resting | Phase::Waiting { .. }) => {
                 self.phase = Phase::Turn;
                 self.look = None;
                 fault::at("guard.taken");
@@ -136,15 +149,17 @@ impl Server {
 
     /// After how long to look up without a message.
     pub(super) fn timeout(&self) -> Option<Timespec> {
-        let waits = self.phase == Phase::Waiting;
-        waits.then(|| Timespec::try_from(LOOK_EVERY).ok()).flatten()
+        let Phase::Waiting { since } = self.phase else {
+            return None;
+        };
+        Timespec::try_from(look_after(since.elapsed())).ok()
     }
 
     /// Why it is to end, if it is, though its worker has not asked for that.
     pub(super) fn leaves(&mut self, codex: Pid, disk: &Disk) -> Option<Leave> {
-        if self.phase != Phase::Waiting {
+        let Phase::Waiting { .. } = self.phase else {
             return None;
-        }
+        };
         if self.rings(disk) {
             return Some(Leave::Wanted);
         }
@@ -181,7 +196,7 @@ impl Server {
     pub(super) fn let_go(&self, lock: &OwnedFd) -> io::Result<()> {
         let _ = write_idle(&self.bell, false);
         match self.phase {
-            Phase::Waiting => Ok(flock(lock, FlockOperation::Unlock)?),
+            Phase::Waiting { .. } => Ok(flock(lock, FlockOperation::Unlock)?),
             Phase::Turn | Phase::Resting => Ok(()),
         }
     }
@@ -230,5 +245,19 @@ fn write_idle(bell: &File, idle: bool) -> io::Result<()> {
     match idle {
         true => bell.write_all_at(b"idle\n", 0),
         false => bell.set_len(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_become_rarer_while_a_server_waits() {
+        let after = |waited| look_after(Duration::from_millis(waited)).as_millis();
+        assert_eq!(
+            [0, 1_000, 4_000, 10_000, 600_000].map(after),
+            [50, 50, 200, 500, 500]
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::amqp::pool::PublisherLink;
 use crate::amqp::publish::json_properties;
 use crate::amqp::topology::{Fanout, Topology};
 use crate::error::with_sources;
+use crate::fault;
 use crate::heartbeat::{HEARTBEAT, LISTEN};
 use crate::workspace::{DiskError, LockTry, Processes};
 
@@ -241,6 +242,10 @@ impl Pool {
             *last = at;
         };
         let (held, asked) = (locked().clone(), Instant::now());
+        if held.is_some() && fault::lock("pool.lock").is_err() {
+            confirmed(None);
+            return Ok(());
+        }
         let is_first = held.is_none();
         match held.as_ref().map(|held| held.retake()) {
             Some(Ok(true)) => {

@@ -38,9 +38,17 @@ pub(super) struct Peers {
 #[derive(Debug, Clone, Copy)]
 struct Peer {
     at: Instant,
-    active: bool,
+    report: PeerReport,
+}
+
+/// What a sequencer reports of itself, as far as the others decide by it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PeerReport {
+    pub active: bool,
     /// It would answer producers' questions.
-    describes: bool,
+    pub describes: bool,
+    /// It holds its lock in this pool's workspace root, so it can read the records.
+    pub has_storage: bool,
 }
 
 impl Peers {
@@ -57,17 +65,18 @@ impl Peers {
         }
     }
 
-    pub(super) fn heard(&mut self, now: Instant, process: String, active: bool, describes: bool) {
+    pub(super) fn heard(&mut self, now: Instant, process: String, report: PeerReport) {
         self.forget(now);
         let known = self.heard.len() < MOST || self.heard.contains_key(&process);
-        let peer = Peer {
-            at: now,
-            active,
-            describes,
-        };
         if process != self.me && known {
-            self.heard.insert(process, peer);
+            self.heard.insert(process, Peer { at: now, report });
         }
+    }
+
+    /// Whether another sequencer could take over, with storage that works.
+    pub(super) fn any_with_storage(&mut self, now: Instant) -> bool {
+        self.forget(now);
+        self.heard.values().any(|peer| peer.report.has_storage)
     }
 
     /// Whether this process answers producers' questions. The active sequencer
@@ -75,8 +84,9 @@ impl Peers {
     /// to be active, the process with the smallest id does.
     pub(super) fn is_to_describe(&mut self, now: Instant, active: bool) -> bool {
         self.forget(now);
-        let yields_to =
-            |(process, peer): (&String, &Peer)| peer.active || peer.describes && *process < self.me;
+        let yields_to = |(process, peer): (&String, &Peer)| {
+            peer.report.active || peer.report.describes && *process < self.me
+        };
         let has_listened = now.duration_since(self.since) >= LISTEN;
         active || has_listened && !self.heard.iter().any(yields_to)
     }
@@ -105,7 +115,7 @@ impl Peers {
             self.stalled = 0;
             return None;
         }
-        let others_active = self.heard.values().any(|peer| peer.active);
+        let others_active = self.heard.values().any(|peer| peer.report.active);
         let delivered = std::mem::take(&mut self.delivered);
         let stalls = depth.ready > 0 && depth.consumers > 0 && room;
         if others_active {
@@ -153,12 +163,39 @@ mod tests {
         }
     }
 
+    fn hear(peers: &mut Peers, now: Instant, process: String, active: bool, describes: bool) {
+        let report = PeerReport {
+            active,
+            describes,
+            has_storage: false,
+        };
+        peers.heard(now, process, report);
+    }
+
+    #[test]
+    fn g2_only_a_live_sequencer_with_storage_can_take_over() {
+        let now = Instant::now();
+        let mut peers = Peers::new(now, "me", 0);
+        hear(&mut peers, now, "without".to_owned(), false, true);
+        assert!(!peers.any_with_storage(now));
+        let report = PeerReport {
+            active: false,
+            describes: true,
+            has_storage: true,
+        };
+        peers.heard(now, "me".to_owned(), report);
+        assert!(!peers.any_with_storage(now));
+        peers.heard(now, "with".to_owned(), report);
+        assert!(peers.any_with_storage(now));
+        assert!(!peers.any_with_storage(now + KNOWN_FOR));
+    }
+
     #[test]
     fn turns_that_no_sequencer_gets_are_found_at_the_second_look() {
         let now = Instant::now();
         let mut peers = Peers::new(now, "me", 0);
-        peers.heard(now, "me".to_owned(), true, true);
-        peers.heard(now, "standby".to_owned(), false, true);
+        hear(&mut peers, now, "me".to_owned(), true, true);
+        hear(&mut peers, now, "standby".to_owned(), false, true);
         assert_eq!(peers.look(now, "q", depth(3), true, false), None);
         assert!(peers.look(now, "q", depth(3), true, false).is_some());
         peers.delivered();
@@ -167,7 +204,7 @@ mod tests {
             assert_eq!(peers.look(now, "q", depth(0), true, false), None);
             assert_eq!(peers.look(now, "q", depth(3), false, false), None);
         }
-        peers.heard(now, "active".to_owned(), true, true);
+        hear(&mut peers, now, "active".to_owned(), true, true);
         for _ in 0..LOOKS {
             assert_eq!(peers.look(now, "q", depth(3), true, false), None);
         }
@@ -180,10 +217,10 @@ mod tests {
         let mut peers = Peers::new(start, "me", 1);
         // Others may not have reported yet.
         assert_eq!(peers.look(start, "q", depth(0), true, false), None);
-        peers.heard(later, "me".to_owned(), false, true);
+        hear(&mut peers, later, "me".to_owned(), false, true);
         assert!(peers.look(later, "q", depth(0), true, false).is_some());
         // It may be that one.
-        peers.heard(later, "other".to_owned(), false, true);
+        hear(&mut peers, later, "other".to_owned(), false, true);
         assert_eq!(peers.look(later, "q", depth(0), true, false), None);
         let mut peers = Peers::new(start, "me", 1);
         peers.delivered();
@@ -194,7 +231,7 @@ mod tests {
     fn a_broker_that_takes_no_publishes_makes_no_consumer_foreign() {
         let start = Instant::now();
         let mut peers = Peers::new(start, "me", 1);
-        peers.heard(start, "active".to_owned(), true, true);
+        hear(&mut peers, start, "active".to_owned(), true, true);
         let mut second = Peers::new(start, "me", 1);
         let mut now = start;
         for _ in 0..=LOOKS {
@@ -213,7 +250,7 @@ mod tests {
         let later = now + KNOWN_FOR * 2;
         let found = second.look(later, "q", depth(0), true, false);
         assert!(found.is_some());
-        peers.heard(later, "active".to_owned(), true, true);
+        hear(&mut peers, later, "active".to_owned(), true, true);
         assert_eq!(peers.look(later, "q", depth(0), true, false), None);
     }
 
@@ -225,15 +262,15 @@ mod tests {
         assert!(!peers.is_to_describe(start, false), "others may be there");
         assert!(peers.is_to_describe(start, true));
         assert!(peers.is_to_describe(now, false));
-        peers.heard(now, "z".to_owned(), false, true);
+        hear(&mut peers, now, "z".to_owned(), false, true);
         // It has no queue for questions, or is too old to answer any.
-        peers.heard(now, "b".to_owned(), false, false);
+        hear(&mut peers, now, "b".to_owned(), false, false);
         assert!(peers.is_to_describe(now, false));
-        peers.heard(now, "a".to_owned(), false, true);
+        hear(&mut peers, now, "a".to_owned(), false, true);
         assert!(!peers.is_to_describe(now, false));
         assert!(peers.is_to_describe(now, true));
         assert!(peers.is_to_describe(now + KNOWN_FOR, false));
-        peers.heard(now + KNOWN_FOR, "z".to_owned(), true, false);
+        hear(&mut peers, now + KNOWN_FOR, "z".to_owned(), true, false);
         assert!(!peers.is_to_describe(now + KNOWN_FOR, false));
     }
 
@@ -242,7 +279,7 @@ mod tests {
         let now = Instant::now();
         let mut peers = Peers::new(now, "me", 0);
         for number in 0..2 * MOST {
-            peers.heard(now, number.to_string(), false, true);
+            hear(&mut peers, now, number.to_string(), false, true);
         }
         assert_eq!(peers.heard.len(), MOST);
     }

@@ -23,7 +23,7 @@ use super::describe::Questions;
 use super::homes_log::HomesLog;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
-use super::peers::Peers;
+use super::peers::{PeerReport, Peers};
 use super::queue::{Action, Arrival, Queue, SHARED, WorkerReport};
 use super::rejection::Refused;
 use super::remote_records::queued_turn;
@@ -105,6 +105,8 @@ enum Ended {
     StandBack,
     #[error("the log of homes can't be read: {0}")]
     Homes(String),
+    #[error("this host is disconnected from the workspaces' storage, and another sequencer is not")]
+    NoStorage,
     #[error("it is asked to end")]
     Drain,
 }
@@ -213,17 +215,18 @@ impl Sequencer {
         }
     }
 
-    /// Waits until this process may take turns; false if drained before. Until
+    /// Waits until this process may take turns and has storage; false if drained before. Until
     /// then it only reports that it is there.
     async fn admitted(&self, id: &str, drain: &CancellationToken) -> bool {
         let host = &self.actor.records.host;
         let mut telling = interval(HEARTBEAT);
         telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let has_storage = !self.pool.is_without_storage();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return false,
-                () = host.turns_barred(false) => return true,
+                () = host.turns_barred(false), if has_storage => return true,
                 _ = telling.tick() => self.report(id, None, false, None),
             }
         }
@@ -281,6 +284,7 @@ impl Sequencer {
             queue,
             intake: Intake::new(KEPT_BYTES),
             peers: Peers::new(began, id, before.consumers),
+            looks_without_storage: 0,
             held: HashMap::new(),
             callers: HashMap::new(),
             next_tag: 0,
@@ -355,6 +359,10 @@ impl Sequencer {
                 never = &mut upkeep => match never {},
                 _ = pulse.tick() => {}
                 _ = telling.tick() => {
+                    if session.should_hand_over() {
+                        turns.close().await;
+                        return Err(Ended::NoStorage);
+                    }
                     if began.elapsed() >= HEALTHY {
                         self.conditions.set(Condition::TurnUndeliverable, "", None);
                     }
@@ -427,6 +435,8 @@ struct Session<'a> {
     /// What comes from `codex.turns`, until the queue takes it.
     intake: Intake<Receipt, TurnMessage>,
     peers: Peers,
+    /// Looks in a row at which another sequencer had storage and this process did not.
+    looks_without_storage: u32,
     /// Unacked deliveries that the queue has taken, by the tags that it knows.
     held: HashMap<u64, Receipt>,
     /// Who wants the end of a held turn sent to a queue, by the tag of the
@@ -616,10 +626,18 @@ impl Session<'_> {
                 active,
                 describes,
                 homes,
+                pool,
                 ..
             })) => {
+                let report = PeerReport {
+                    active,
+                    describes,
+                    has_storage: pool.is_some_and(|pool| {
+                        pool.holds_lock && pool.root == self.sequencer.pool.root()
+                    }),
+                };
                 self.heed_active(&process, homes);
-                self.peers.heard(now, process, active, describes);
+                self.peers.heard(now, process, report);
             }
             Ok(Decoded::Known(Status::Recorded { nonce, answer })) => {
                 self.sequencer.actor.asking.answered(nonce, answer);
@@ -629,6 +647,19 @@ impl Session<'_> {
             Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
         }
         delivery.ack().await
+    }
+
+    /// Without storage no turn can be looked up, so none would be offered. A single look may
+    /// come while the lock is taken again.
+    fn should_hand_over(&mut self) -> bool {
+        const LOOKS: u32 = 2;
+        let can = self.active && self.sequencer.pool.is_without_storage();
+        let should = can && self.peers.any_with_storage(Instant::now());
+        self.looks_without_storage = match should {
+            true => self.looks_without_storage + 1,
+            false => 0,
+        };
+        self.looks_without_storage >= LOOKS
     }
 
     fn heartbeat(

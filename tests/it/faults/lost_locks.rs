@@ -139,3 +139,35 @@ async fn g3_another_hosts_attempt_is_outlived_before_the_next_starts() {
     assert_eq!((ended.stop_reason(), ended.attempt()), ("end_turn", 2));
     pool.stop().await;
 }
+
+/// Guards `Session::should_hand_over`: without storage the active sequencer can offer no turn.
+#[tokio::test]
+async fn g2_a_sequencer_without_storage_hands_over_to_one_with_storage() {
+    const ACTIVE: &str = "turn_worker_sequencer_active";
+    let mut pool = Pool::start(0, &[]).await;
+    let disconnected = pool.stand_in_file("disconnected");
+    let fault = format!("pool.lock=return(lost-while:{})", disconnected.display());
+    let first = pool.spawn(&[("FAILPOINTS", &fault)]);
+    pool.ready().await;
+    pool.enqueue(&[turn("s", "a", &["say hi"])]).await;
+    pool.events.ended("s").await;
+    assert_eq!(pool.process(first).metrics().await.get(ACTIVE), 1.0);
+    // With no other sequencer it stays.
+    fs::write(&disconnected, "").unwrap();
+    pool.heartbeats(4).await;
+    assert_eq!(pool.process(first).metrics().await.get(ACTIVE), 1.0);
+
+    let second = pool.spawn(&[]);
+    pool.process(second).ready().await;
+    pool.process(first).metric_is(ACTIVE, 0.0).await;
+    pool.enqueue(&[turn("t", "a", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("t").await.attempt(), 1);
+    assert_eq!(pool.process(second).metrics().await.get(ACTIVE), 1.0);
+
+    // It is there again once its storage is.
+    fs::remove_file(&disconnected).unwrap();
+    pool.process(second).kill();
+    pool.enqueue(&[turn("u", "a", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("u").await.attempt(), 1);
+    pool.stop().await;
+}
