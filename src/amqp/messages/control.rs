@@ -1,295 +1,132 @@
-//! A control message as it is acted on, or why it is ignored.
+//! A control message, as it is sent.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::borrow::Cow;
 
-use serde_json::Value;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 
-use super::{Control, Decoded};
-use crate::request::{IdError, TurnId, WorkspaceId, json, shown};
+use super::codec::{DecodeError, Decoded, bounded, encode, json, shown};
+use super::id_rules::{TURN_ID_RULE, check, check_turn_id, is_turn_id};
+use crate::request::TurnId;
 
-/// A control message that can be acted on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlRequest {
-    Cancel(Cancel),
-    Describe(DescribeTurn),
+/// The longest control message. A cancel has a few hundred bytes.
+pub(super) const MAX_CONTROL_BYTES: usize = 16 << 10;
+
+/// A question to all processes, from any client.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Control {
+    /// `workspace` is as the sender spelt it: not checked here.
+    Cancel {
+        turn_id: String,
+        workspace: Option<String>,
+        /// For which turn, where a sequencer asks the workers; who is older
+        /// than this field takes it for a plain cancel.
+        superseded_by: Option<String>,
+    },
+    /// Where is the turn? `workspace` is as the sender spelt it.
+    Describe { turn_id: String, workspace: String },
 }
 
-/// A cancel that can be acted on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cancel {
-    pub turn_id: String,
-    pub workspace: Option<WorkspaceId>,
-    /// For which turn, if a sequencer asks.
-    pub superseded_by: Option<String>,
-}
-
-/// The question where a turn is. It names the workspace, too: who knows only a
-/// turn's id learns no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DescribeTurn {
-    pub turn_id: String,
-    pub workspace: WorkspaceId,
-}
-
-/// What kind of thing is wrong with a control message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlFault {
-    /// No JSON object of a control message's size.
-    Unreadable,
-    /// It asks for something that this version doesn't know.
-    UnknownAction,
-    /// One of its fields is missing or can't be used.
-    UnusableField,
-}
-
-impl ControlFault {
-    pub const ALL: [Self; 3] = [Self::Unreadable, Self::UnknownAction, Self::UnusableField];
-
-    /// As the metric names it.
-    pub fn as_str(self) -> &'static str {
+impl Control {
+    pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Unreadable => "unreadable",
-            Self::UnknownAction => "unknown_action",
-            Self::UnusableField => "unusable_field",
-        }
-    }
-}
-
-/// A control message that is ignored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IgnoredControl {
-    pub fault: ControlFault,
-    /// `body` for the message as a whole.
-    pub field: &'static str,
-    /// Of bounded length and safe to print on one line.
-    pub found: String,
-    pub expected: String,
-}
-
-impl fmt::Display for IgnoredControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            field,
-            found,
-            expected,
-            ..
-        } = self;
-        write!(f, "{field}: found {found}, expected {expected}")
-    }
-}
-
-impl IgnoredControl {
-    /// A question without a queue for its answer, or with one that another user may have.
-    pub fn without_address(reply_to: Option<&str>) -> Self {
-        let found = reply_to.map(Value::from);
-        let expected = "a queue named by the broker or with a name that ends in a UUID, as the \
-                        message's property";
-        unusable("reply_to", found.as_ref(), expected.to_owned())
-    }
-}
-
-impl ControlRequest {
-    /// `roots`: under which a workspace may be named by its path.
-    pub fn read(body: &[u8], roots: &[PathBuf]) -> Result<Self, IgnoredControl> {
-        let Ok(Decoded::Known(control)) = Control::decode(body) else {
-            return Err(why_ignored(body));
-        };
-        let id = |name: String| {
-            WorkspaceId::parse(&name, roots)
-                .map_err(|rule| unusable("workspace", Some(&name.into()), rule.to_string()))
-        };
-        Ok(match control {
-            Control::Cancel {
+            Self::Cancel {
                 turn_id,
                 workspace,
                 superseded_by,
-            } => Self::Cancel(Cancel {
-                turn_id,
-                workspace: workspace.map(id).transpose()?,
-                superseded_by,
+            } => encode(&CancelWire {
+                action: "cancel".into(),
+                turn_id: turn_id.into(),
+                workspace: workspace.as_deref().map(Cow::Borrowed),
+                superseded_by: superseded_by.as_deref().map(Cow::Borrowed),
             }),
-            Control::Describe { turn_id, workspace } => Self::Describe(DescribeTurn {
-                turn_id,
-                workspace: id(workspace)?,
+            Self::Describe { turn_id, workspace } => encode(&DescribeWire {
+                action: "describe".into(),
+                turn_id: turn_id.into(),
+                workspace: workspace.into(),
             }),
+        }
+    }
+
+    /// Part of the contract with the outside, which has no version field.
+    pub fn decode(body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
+        #[derive(Deserialize)]
+        struct Head {
+            action: String,
+        }
+        let what = "control message";
+        bounded(what, body, MAX_CONTROL_BYTES)?;
+        let Head { action } = json(what, body)?;
+        match &*action {
+            "cancel" => Self::cancel(what, body),
+            "describe" => {
+                let wire: DescribeWire<'_> = json(what, body)?;
+                check_turn_id(what, &wire.turn_id)?;
+                Ok(Decoded::Known(Self::Describe {
+                    turn_id: wire.turn_id.into_owned(),
+                    workspace: wire.workspace.into_owned(),
+                }))
+            }
+            other => Ok(Decoded::Unknown(format!("action {:?}", shown(other)))),
+        }
+    }
+
+    fn cancel(what: &'static str, body: &[u8]) -> Result<Decoded<Self>, DecodeError> {
+        let wire: CancelWire<'_> = json(what, body)?;
+        check_turn_id(what, &wire.turn_id)?;
+        if let Some(id) = &wire.superseded_by {
+            check(what, "superseded_by", id, TURN_ID_RULE, is_turn_id)?;
+        }
+        Ok(Decoded::Known(Self::Cancel {
+            turn_id: wire.turn_id.into_owned(),
+            workspace: wire.workspace.map(Cow::into_owned),
+            superseded_by: wire.superseded_by.map(Cow::into_owned),
+        }))
+    }
+}
+
+/// Ends a turn, waiting or running, as cancelled. One that has ended is left
+/// as it is.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Cancel")]
+struct CancelWire<'a> {
+    #[schemars(extend("const" = "cancel"))]
+    action: Cow<'a, str>,
+    #[schemars(with = "TurnId")]
+    turn_id: Cow<'a, str>,
+    /// In any workspace, if no workspace is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workspace: Option<Cow<'a, str>>,
+    /// Among workers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    superseded_by: Option<Cow<'a, str>>,
+}
+
+/// Asks where a turn is. The answer goes to the queue that the message's property `reply_to` names.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Describe")]
+struct DescribeWire<'a> {
+    #[schemars(extend("const" = "describe"))]
+    action: Cow<'a, str>,
+    #[schemars(with = "TurnId")]
+    turn_id: Cow<'a, str>,
+    workspace: Cow<'a, str>,
+}
+
+impl JsonSchema for Control {
+    fn schema_name() -> Cow<'static, str> {
+        "Control".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let choices = [
+            generator.subschema_for::<CancelWire<'_>>(),
+            generator.subschema_for::<DescribeWire<'_>>(),
+        ];
+        json_schema!({
+            "description": "What a producer may ask of the workers about a turn that it knows.",
+            "oneOf": choices,
         })
-    }
-}
-
-fn unusable(field: &'static str, found: Option<&Value>, expected: String) -> IgnoredControl {
-    IgnoredControl {
-        fault: ControlFault::UnusableField,
-        field,
-        found: shown(found),
-        expected,
-    }
-}
-
-fn why_ignored(body: &[u8]) -> IgnoredControl {
-    let unreadable = |found| IgnoredControl {
-        fault: ControlFault::Unreadable,
-        field: "body",
-        found,
-        expected: format!(
-            "a JSON object of at most {} bytes",
-            super::MAX_CONTROL_BYTES
-        ),
-    };
-    if body.len() > super::MAX_CONTROL_BYTES {
-        return unreadable(format!("{} bytes", body.len()));
-    }
-    let message = match json::from_slice(body) {
-        Ok(message) if message.is_object() => message,
-        Ok(other) => return unreadable(shown(Some(&other))),
-        Err(_) => return unreadable(format!("{} bytes that are no JSON", body.len())),
-    };
-    let action = message.get("action");
-    if !matches!(action.and_then(Value::as_str), Some("cancel" | "describe")) {
-        return IgnoredControl {
-            fault: ControlFault::UnknownAction,
-            field: "action",
-            found: shown(action),
-            expected: "\"cancel\" or \"describe\"".to_owned(),
-        };
-    }
-    let is_turn_id = |id: &Value| id.as_str().is_some_and(|id| id.parse::<TurnId>().is_ok());
-    let turn_id = message.get("turn_id");
-    if !turn_id.is_some_and(is_turn_id) {
-        return unusable("turn_id", turn_id, IdError::TurnId.to_string());
-    }
-    let by = message.get("superseded_by").filter(|by| !by.is_null());
-    if by.is_some_and(|by| !is_turn_id(by)) {
-        return unusable("superseded_by", by, IdError::TurnId.to_string());
-    }
-    let workspace = message.get("workspace");
-    unusable("workspace", workspace, IdError::Workspace.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &str) -> Result<ControlRequest, IgnoredControl> {
-        ControlRequest::read(body.as_bytes(), &["/srv/ws".into()])
-    }
-
-    #[test]
-    fn each_is_read_with_its_workspace_in_either_spelling() {
-        for spelling in ["a/b", "/srv/ws/a/b"] {
-            let body =
-                format!(r#"{{"action":"cancel","turn_id":"t","workspace":"{spelling}","x":1}}"#);
-            let cancel = Cancel {
-                turn_id: "t".to_owned(),
-                workspace: Some("a/b".parse().unwrap()),
-                superseded_by: None,
-            };
-            assert_eq!(read(&body), Ok(ControlRequest::Cancel(cancel)));
-            let question = DescribeTurn {
-                turn_id: "t".to_owned(),
-                workspace: "a/b".parse().unwrap(),
-            };
-            let body = body.replace("cancel", "describe");
-            assert_eq!(read(&body), Ok(ControlRequest::Describe(question)));
-        }
-        let cancel = read(r#"{"action":"cancel","turn_id":"t","workspace":null}"#);
-        let Ok(ControlRequest::Cancel(cancel)) = cancel else {
-            panic!("{cancel:?}");
-        };
-        assert_eq!(cancel.workspace, None);
-    }
-
-    #[test]
-    fn what_is_ignored_is_named_by_its_field() {
-        use ControlFault::{UnknownAction, Unreadable, UnusableField};
-        for (body, fault, text) in [
-            (
-                r#"{"action":"Cancel","turn_id":"t"}"#,
-                UnknownAction,
-                r#"action: found "Cancel", expected "cancel" or "describe""#,
-            ),
-            (
-                r#"{"action":"stop"}"#,
-                UnknownAction,
-                r#"action: found "stop", expected "cancel" or "describe""#,
-            ),
-            (
-                "{}",
-                UnknownAction,
-                r#"action: found nothing, expected "cancel" or "describe""#,
-            ),
-            (
-                r#"{"action":7}"#,
-                UnknownAction,
-                r#"action: found 7, expected "cancel" or "describe""#,
-            ),
-            (
-                r#"{"action":"cancel","turnId":"t"}"#,
-                UnusableField,
-                "turn_id: found nothing, expected 1 to 128 of A-Z a-z 0-9 . _ -",
-            ),
-            (
-                r#"{"action":"cancel","turn_id":"a b"}"#,
-                UnusableField,
-                "turn_id: found \"a b\", expected 1 to 128 of A-Z a-z 0-9 . _ -",
-            ),
-            (
-                r#"{"action":"cancel","turn_id":"t","workspace":"/etc"}"#,
-                UnusableField,
-                "workspace: found \"/etc\", expected a path under the workspace root",
-            ),
-            (
-                r#"{"action":"cancel","turn_id":"t","workspace":7}"#,
-                UnusableField,
-                "workspace: found 7, expected 1 to 4 segments",
-            ),
-            (
-                r#"{"action":"cancel","turn_id":"t","superseded_by":""}"#,
-                UnusableField,
-                "superseded_by: found \"\", expected 1 to 128",
-            ),
-            (
-                r#"{"action":"describe","turn_id":"t"}"#,
-                UnusableField,
-                "workspace: found nothing, expected 1 to 4 segments",
-            ),
-            (
-                r#"{"action":"describe","turn_id":"t","workspace":null}"#,
-                UnusableField,
-                "workspace: found null, expected 1 to 4 segments",
-            ),
-            (
-                r#"{"action":"describe","turn_id":"a b","workspace":"a"}"#,
-                UnusableField,
-                "turn_id: found \"a b\", expected 1 to 128",
-            ),
-            (
-                "cancel",
-                Unreadable,
-                "body: found 6 bytes that are no JSON, expected a JSON object of at most 16384 bytes",
-            ),
-            ("[1]", Unreadable, "body: found an array of 1, expected"),
-            (
-                "",
-                Unreadable,
-                "body: found 0 bytes that are no JSON, expected",
-            ),
-            (
-                &" ".repeat(20_000),
-                Unreadable,
-                "body: found 20000 bytes, expected",
-            ),
-        ] {
-            let ignored = read(body).unwrap_err();
-            assert_eq!(ignored.fault, fault, "{body}");
-            assert!(ignored.to_string().starts_with(text), "{ignored}");
-        }
-    }
-
-    #[test]
-    fn g10_what_is_shown_of_it_is_bounded() {
-        let body = format!(r#"{{"action":"\u001b[31m{}"}}"#, "x".repeat(10_000));
-        let text = read(&body).unwrap_err().to_string();
-        assert!(text.len() < 200 && !text.contains('\u{1b}'), "{text}");
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::codec::encode;
 use crate::event::{SealedEvent, TurnError, rfc3339_ms};
 use crate::request::TurnId;
 
@@ -78,7 +79,7 @@ impl TurnPosition {
 
 impl Description {
     pub fn encode(&self) -> Vec<u8> {
-        super::encode(self)
+        encode(self)
     }
 
     /// What is sent in its place where the broker takes no message of its size.

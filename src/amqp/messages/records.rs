@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ClaimAnswer, DecodeError, MAX_OFFER_BYTES, VERSION, Verdict, bounded, encode, json};
+use super::codec::{DecodeError, VERSION, bounded, encode, json};
+use super::offer::MAX_OFFER_BYTES;
+use super::{ClaimAnswer, Verdict};
 use crate::event::SealedEvent;
 use crate::workspace::TurnStage;
 

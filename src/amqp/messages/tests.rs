@@ -1,6 +1,15 @@
+use super::control::MAX_CONTROL_BYTES;
+use super::offer::MAX_OFFER_BYTES;
+use super::status::MAX_STATUS_BYTES;
 use super::*;
 use crate::error::with_sources;
+use crate::event::Tokens;
+use crate::labels::ConditionReport;
+use crate::workspace::JournalEnd;
+use jiff::Timestamp;
 use proptest::prelude::*;
+use serde_json::value::RawValue;
+use uuid::Uuid;
 
 fn time() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
