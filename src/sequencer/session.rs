@@ -1,8 +1,12 @@
 //! One connection of the sequencer: what it hears, and in which order it acts
 //! on it. The queue decides everything; this only listens and obeys.
 
+mod controls;
+mod depths;
 mod homes;
 mod questions;
+mod runs;
+mod statuses;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,9 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::actions::{Actor, Answer};
 use super::backlog_report;
@@ -23,37 +26,28 @@ use super::describe::Questions;
 use super::homes_log::HomesLog;
 use super::intake::{Intake, KEPT_BYTES, NextTurn, PREFETCH};
 use super::message::TurnMessage;
-use super::peers::{PeerReport, Peers};
-use super::queue::{Action, Arrival, Queue, SHARED, WorkerReport};
+use super::peers::Peers;
+use super::queue::{Action, Arrival, Queue, SHARED};
 use super::rejection::Refused;
 use super::remote_records::queued_turn;
-use super::removal::{Removal, RemovalError};
 use super::reply::Callers;
-use super::restarts::{Restarts, cause};
 use super::stuck_log::StuckLog;
-use super::undeliverable::{CrashCount, HeadState, is_crash};
 use super::watchdog::Watchdog;
 use crate::amqp::connect::Connector;
-use crate::amqp::consume::{
-    ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError, ack_all,
-};
+use crate::amqp::consume::{ConsumeError, Consumer, ConsumerHold, Delivery, Receipt, SettleError};
 use crate::amqp::declare_error::DeclareError;
 use crate::amqp::link::Link;
-use crate::amqp::messages::{
-    About, BacklogReport, Cancel, ControlRequest, DeclineReason, Decoded, HomesReport,
-    IgnoredControl, MAX_IDLE, Running, Status,
-};
+use crate::amqp::messages::{BacklogReport, HomesReport};
 use crate::amqp::reply::{ReplyAddress, ReplyOutcome};
 use crate::amqp::topology::{Depth, Fanout, Topology};
 use crate::conditions::{Condition, Conditions};
-use crate::error::with_sources;
 use crate::fault;
 use crate::heartbeat::HEARTBEAT;
 use crate::http::{Health, SequencerState};
-use crate::metrics::{Backlog, Metrics, OfferAnswer};
+use crate::metrics::{Backlog, Metrics};
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
-use crate::request::{Limits, TurnRequest, WorkspaceId};
+use crate::request::{Limits, TurnRequest};
 use crate::supervisor::Supervisor;
 use crate::tenants::Tenants;
 
@@ -65,8 +59,6 @@ const CONTROL_BATCH: usize = 100;
 const HEALTHY: Duration = Duration::from_secs(10);
 /// So that an idle loop shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
-/// How often the broker is asked how full the queues are.
-const DEPTH_PULSE: Duration = Duration::from_secs(10);
 
 /// What a sequencer is made of.
 pub struct Sequencer {
@@ -112,126 +104,6 @@ enum Ended {
 }
 
 impl Sequencer {
-    /// Until `drain`: then it closes its connection at once, and the next
-    /// process's sequencer takes over with everything that is unacked.
-    pub async fn run(self, id: &str, drain: CancellationToken) {
-        let mut queue = Queue::new(self.max_waiting, rand_seed()).with_guard(self.overtaking);
-        if self.topology.is_local() {
-            queue = queue.with_local_storage(Instant::now());
-        }
-        let connector = self.connector.named(format!("{id} sequencer"));
-        let mut restarts = Restarts::default();
-        let mut crashes = CrashCount::default();
-        let mut first = true;
-        while self.admitted(id, &drain).await
-            && let Some(link) = connector.connect_with_backoff(&drain).await
-        {
-            let began = Instant::now();
-            // A process that has seen no crash has no reason to ask.
-            let ended = match crashes.any() {
-                true => self.stand_back(&link).await,
-                false => Ok(()),
-            };
-            let ended = match ended {
-                Ok(()) => self.session(id, &link, &mut queue, first, &drain).await,
-                Err(ended) => Err(ended),
-            };
-            first = false;
-            let closed = cause(&link).await;
-            // Never by cancelling the consumer: its successor would start before
-            // the unacked deliveries are back, out of order (G1).
-            link.close().await;
-            queue.reset();
-            self.health.set_sequencer(SequencerState::Absent);
-            self.metrics.set_sequencer_active(false);
-            self.metrics.set_backlog(None);
-            self.metrics.set_workspaces_stuck(None);
-            self.conditions.set(Condition::HomeAway, "", None);
-            let Err(ended) = ended;
-            let text = with_sources(&ended);
-            match ended {
-                Ended::Drain => return,
-                Ended::TakeAgain => {
-                    tracing::info!("the sequencer takes all turns again");
-                    continue;
-                }
-                Ended::StandBack => {}
-                _ => {
-                    let crashed = is_crash(&text) || closed.as_deref().is_some_and(is_crash);
-                    crashes.ended(crashed, began.elapsed());
-                }
-            }
-            let pause = restarts.pause(began.elapsed(), closed, &text);
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = drain.cancelled() => return,
-            }
-            let isolating = connector.named(format!("{id} isolation"));
-            self.attend_to_head(&mut crashes, &isolating, &drain).await;
-        }
-    }
-
-    /// Another process removes a message, and no process may consume meanwhile.
-    async fn stand_back(&self, link: &Link) -> Result<(), Ended> {
-        match self.topology.turns_are_locked(link).await? {
-            true => Err(Ended::StandBack),
-            false => Ok(()),
-        }
-    }
-
-    /// Alerts, and then removes the message at the head of `codex.turns`, if
-    /// session after session crashes on it.
-    async fn attend_to_head(
-        &self,
-        crashes: &mut CrashCount,
-        connector: &Connector,
-        drain: &CancellationToken,
-    ) {
-        let state = crashes.state();
-        if state == HeadState::Deliverable {
-            return;
-        }
-        let found = format!(
-            "found a message at the head of {} that the broker cannot deliver (connections end with INTERNAL_ERROR), expected one that it can: it is searched for and removed, and recorded in {}",
-            self.topology.turns, self.topology.dead
-        );
-        self.conditions
-            .set(Condition::TurnUndeliverable, "", Some(found));
-        // If the broker itself is the trouble, the other connections end, too.
-        if state == HeadState::Suspicious || !self.actor.publisher.is_connected() {
-            return;
-        }
-        let removal = self.remove_undeliverable(connector, drain).await;
-        crashes.tried();
-        match removal {
-            Ok(Removal::Removed) => {
-                self.conditions.set(Condition::TurnUndeliverable, "", None);
-            }
-            Ok(Removal::Elsewhere | Removal::NotFound) | Err(RemovalError::Drain) => {}
-            Err(error) => tracing::error!(
-                error = with_sources(&error),
-                "can't remove the message that cannot be delivered yet"
-            ),
-        }
-    }
-
-    /// Waits until this process may take turns and has storage; false if drained before. Until
-    /// then it only reports that it is there.
-    async fn admitted(&self, id: &str, drain: &CancellationToken) -> bool {
-        let host = &self.actor.records.host;
-        let mut telling = interval(HEARTBEAT);
-        telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let has_storage = !self.pool.is_without_storage();
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return false,
-                () = host.turns_barred(false), if has_storage => return true,
-                _ = telling.tick() => self.report(id, None, false, None),
-            }
-        }
-    }
-
     /// `backlog`: of an active sequencer. `describes`: it hears questions where a turn is.
     /// `homes`: of an active one, in a pool without shared storage.
     fn report(
@@ -390,44 +262,6 @@ impl Sequencer {
     }
 }
 
-/// What the broker says of the queues.
-#[derive(Debug, Clone)]
-struct Depths {
-    /// Offers that lie in each work queue.
-    offers: Vec<(Uuid, u64)>,
-    turns: Depth,
-}
-
-impl Sequencer {
-    /// Asks for as long as it is polled. What the broker does not answer is
-    /// asked again; a link that is gone ends the session by itself.
-    async fn watch_depths(
-        &self,
-        link: &Link,
-        depths: &watch::Sender<Option<Depths>>,
-        disks: &watch::Sender<Vec<Uuid>>,
-    ) -> Infallible {
-        let mut pulse = interval(DEPTH_PULSE);
-        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            pulse.tick().await;
-            let mut offers = Vec::new();
-            let known = disks.borrow().clone();
-            for disk in known {
-                let work = self.topology.work_of(disk);
-                // That of a disk that never came is not there.
-                if let Ok(depth) = self.topology.depth(link, &work).await {
-                    offers.push((disk, depth.ready));
-                }
-            }
-            let turns = self.topology.depth(link, &self.topology.turns).await;
-            if let Ok(turns) = turns {
-                depths.send_replace(Some(Depths { offers, turns }));
-            }
-        }
-    }
-}
-
 /// What belongs to one connection.
 struct Session<'a> {
     sequencer: &'a Sequencer,
@@ -568,172 +402,6 @@ impl Session<'_> {
         }
     }
 
-    async fn status(&mut self, delivery: Delivery) -> Result<(), SettleError> {
-        let now = Instant::now();
-        match Status::decode(&delivery.body) {
-            Ok(Decoded::Known(Status::Done {
-                workspace,
-                turn_id,
-                worker,
-                warm,
-                journal,
-            })) => {
-                fault::at("sequencer.done");
-                if let Some(end) = journal {
-                    self.sequencer.pool.note_journal_end(&workspace, end);
-                }
-                let (queue, out) = (&mut *self.queue, &mut self.out);
-                queue.served(now, &workspace, &turn_id, &worker, warm);
-                // Heads that wait for a slot there came first.
-                queue.use_room(now, &worker, out);
-                queue.done(now, &workspace, &turn_id, out);
-            }
-            Ok(Decoded::Known(Status::Taken {
-                workspace,
-                turn_id,
-                worker,
-            })) => {
-                self.sequencer.metrics.offer_answered(OfferAnswer::Taken);
-                let (queue, out) = (&mut *self.queue, &mut self.out);
-                queue.offer_taken(now, &workspace, &turn_id, &worker, out);
-            }
-            Ok(Decoded::Known(Status::Declined {
-                workspace,
-                turn_id,
-                worker,
-                why,
-            })) => {
-                // Of a requeued one, the answer is counted already.
-                if why != DeclineReason::Requeued.as_str() {
-                    self.sequencer.metrics.offer_answered(OfferAnswer::Declined);
-                }
-                tracing::debug!(turn_id, workspace, worker, why, "an offer was declined");
-                let (queue, out) = (&mut *self.queue, &mut self.out);
-                queue.offer_declined(now, &workspace, &turn_id, &worker, out);
-            }
-            Ok(Decoded::Known(Status::Heartbeat {
-                worker,
-                slots,
-                running,
-                about,
-                ..
-            })) => {
-                self.heartbeat(now, &worker, slots, &running, &about);
-                self.stuck.heard(now, about.blocked);
-            }
-            Ok(Decoded::Known(Status::Sequencer {
-                process,
-                active,
-                describes,
-                homes,
-                pool,
-                ..
-            })) => {
-                let report = PeerReport {
-                    active,
-                    describes,
-                    has_storage: pool.is_some_and(|pool| {
-                        pool.holds_lock && pool.root == self.sequencer.pool.root()
-                    }),
-                };
-                self.heed_active(&process, homes);
-                self.peers.heard(now, process, report);
-            }
-            Ok(Decoded::Known(Status::Recorded { nonce, answer })) => {
-                self.sequencer.actor.asking.answered(nonce, answer);
-            }
-            Ok(Decoded::Known(Status::Pool { .. })) => {}
-            Ok(Decoded::Unknown(what)) => tracing::debug!(what, "unknown status message"),
-            Err(error) => tracing::warn!(error = with_sources(&error), "ignored a status message"),
-        }
-        delivery.ack().await
-    }
-
-    /// Without storage no turn can be looked up, so none would be offered. A single look may
-    /// come while the lock is taken again.
-    fn should_hand_over(&mut self) -> bool {
-        const LOOKS: u32 = 2;
-        let can = self.active && self.sequencer.pool.is_without_storage();
-        let should = can && self.peers.any_with_storage(Instant::now());
-        self.looks_without_storage = match should {
-            true => self.looks_without_storage + 1,
-            false => 0,
-        };
-        self.looks_without_storage >= LOOKS
-    }
-
-    fn heartbeat(
-        &mut self,
-        now: Instant,
-        worker: &str,
-        slots: u32,
-        running: &[Running],
-        about: &About,
-    ) {
-        let sequencer = self.sequencer;
-        let root = about.pool.as_ref().map(|pool| pool.root);
-        let running = running.iter();
-        let running: Vec<(&str, &str)> = running
-            .map(|turn| (&*turn.workspace, &*turn.turn_id))
-            .collect();
-        let idle: Vec<&str> = about
-            .idle
-            .iter()
-            .take(MAX_IDLE)
-            .map(|name| &**name)
-            .collect();
-        let is_serving = !about.draining && about.lacks.is_empty();
-        let report = WorkerReport {
-            worker,
-            slots: usize::try_from(slots).unwrap_or(usize::MAX),
-            serves: is_serving,
-            offers_to: (about.offers_to.as_deref())
-                .filter(|queue| is_serving && sequencer.topology.is_private_work(queue)),
-            running: &running,
-            idle: &idle,
-            idle_is_cut: about.idle.len() >= MAX_IDLE,
-            answers: about.answers_offers,
-            disk: about.pool.as_ref().and_then(|pool| pool.disk.as_ref()),
-        };
-        // Workspaces of another root have the same names.
-        if root.is_none_or(|root| root == sequencer.pool.root()) {
-            self.queue.worker_heard(now, &report, &mut self.out);
-        }
-        self.queue.heartbeat(now, running, &mut self.out);
-    }
-
-    async fn controls(&mut self, deliveries: Vec<Delivery>) -> Result<(), SettleError> {
-        for delivery in &deliveries {
-            self.control(delivery);
-        }
-        ack_all(deliveries).await
-    }
-
-    fn control(&mut self, delivery: &Delivery) {
-        fault::at("sequencer.control");
-        match ControlRequest::read(&delivery.body, &self.sequencer.limits.roots) {
-            // Another sequencer's word to the workers: which turn interrupts which is in the records.
-            Ok(ControlRequest::Cancel(Cancel {
-                superseded_by: Some(_),
-                ..
-            })) => {}
-            Ok(ControlRequest::Cancel(Cancel {
-                turn_id, workspace, ..
-            })) => {
-                let workspace = workspace.as_ref().map(WorkspaceId::as_str);
-                self.queue
-                    .cancel(Instant::now(), &turn_id, workspace, &mut self.out);
-            }
-            Ok(ControlRequest::Describe(turn)) => self.asked(turn, delivery),
-            Err(ignored) => self.ignored(&ignored),
-        }
-    }
-
-    fn ignored(&mut self, ignored: &IgnoredControl) {
-        self.sequencer.metrics.control_ignored(ignored.fault);
-        self.complaints.control(ignored);
-    }
-
     fn answer(&mut self, answer: Answer) {
         let now = Instant::now();
         let out = &mut self.out;
@@ -784,21 +452,6 @@ impl Session<'_> {
         self.sequencer.report(id, backlog, true, homes);
     }
 
-    fn depths(&mut self, depths: &Depths) {
-        for (disk, offers) in &depths.offers {
-            self.queue.work_queue_depth(*disk, *offers);
-        }
-        self.ready = depths.turns.ready;
-        let sequencer = self.sequencer;
-        let turns = &sequencer.topology.turns;
-        let room = self.held.len() + self.intake.len() < usize::from(PREFETCH);
-        let muted = sequencer.conditions.holds(Condition::BrokerBlocked);
-        let found = (self.peers).look(Instant::now(), turns, depths.turns, room, muted);
-        sequencer
-            .conditions
-            .set(Condition::ForeignConsumer, "", found);
-    }
-
     fn observe(&self) {
         let backlog = || Backlog {
             turns: self.queue.turns(),
@@ -817,9 +470,4 @@ async fn next_of(consumer: &mut Option<Consumer>) -> Result<Delivery, ConsumeErr
         Some(consumer) => consumer.next().await,
         None => pending().await,
     }
-}
-
-/// Sequencers should not wait in step.
-fn rand_seed() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }
