@@ -20,6 +20,7 @@ use super::process::{self, Ran};
 use super::stop::{Clocks, Limits};
 use super::usage::{Meter, Spent, UsageReport};
 use super::{EventSink, NotStarted, Outcome, Runner, Stop, StopHandle};
+use crate::codex::app_server::Server;
 use crate::codex::default_model::DefaultModel;
 use crate::codex::engine::{Ask, Engine, Image, TurnInput};
 use crate::codex::failure::{thread_lost, thread_refused};
@@ -57,6 +58,39 @@ struct StartedAttempt {
     /// Why the thread that was found is not resumed.
     ignored: Option<String>,
     meter: Meter,
+    /// Set where the turn leaves the model to codex.
+    default: Option<DefaultModel>,
+}
+
+/// The last exit of codex in an attempt.
+struct Exited {
+    ran: Result<Ran, SpawnError>,
+    /// Set if the session file could not be made to name the thread.
+    unkept: Option<Unkept>,
+}
+
+/// Why an attempt has no ending of codex's to record.
+enum Aborted {
+    /// The turn ends, as codex can't be started for it.
+    Unstartable(TurnError),
+    LockLost {
+        leftovers: u64,
+    },
+    /// A newer attempt has started elsewhere.
+    Outdated,
+    /// The turn starts again later, uncharged.
+    Returned(Result<Outcome, NotStarted>),
+}
+
+impl From<NoImages> for Aborted {
+    fn from(why: NoImages) -> Self {
+        match why {
+            NoImages::Unusable(message) => {
+                Self::Unstartable(failure(ErrorCode::ImageUnusable, message, false))
+            }
+            NoImages::NotRead(error) => Self::Returned(Err(error)),
+        }
+    }
 }
 
 impl<'a, E: Engine> Attempt<'a, E> {
@@ -82,123 +116,135 @@ impl<'a, E: Engine> Attempt<'a, E> {
         sink: &S,
         stop: &StopHandle,
     ) -> Result<Outcome, NotStarted> {
-        let Lease {
-            journal,
-            server,
-            took_over,
-            predecessor: _,
-        } = lease;
-        let mut start = match (&server, took_over) {
-            (Some(_), _) => ServerStart::Warm,
-            (None, true) => ServerStart::TookOver,
-            (None, false) => ServerStart::Cold,
-        };
-        let engine = &self.runner.engine;
+        let start = server_start(lease);
+        let (journal, server) = (&mut lease.journal, &mut lease.server);
         let dir = self.workspace.open_dir()?;
-        let bell = engine.idle().map(|_| self.workspace.bell()).transpose();
+        let keeps_server = self.runner.engine.idle().is_some();
+        let bell = keeps_server.then(|| self.workspace.bell()).transpose();
         let bell = bell.map_err(StateError::from)?;
         let tag = lease::tag(self.workspace);
         let began = proc::now();
         let unkillable = self.workspace.unkillable().map_err(StateError::from)?;
-        let StartedAttempt {
-            home,
-            resume,
-            ignored,
-            mut meter,
-        } = block_in_place(|| self.begin(journal))?;
+        let mut started = block_in_place(|| self.begin(journal))?;
         fault::at("turn.started");
         self.runner.metrics.attempt_started(self.number);
-        let default = engine.codex().filter(|_| self.model().is_none());
-        let default = default.map(|codex| DefaultModel::of(codex, &home));
-        let model = self.model();
-        let model = model.or_else(|| default.as_ref().and_then(DefaultModel::known));
-        tracing::info!(
-            attempt = self.number,
-            resumes = resume,
-            model,
-            "turn started"
-        );
 
         let mut out = self.emitter(sink);
         let mut clocks = Clocks::start(stop.clone(), self.limits());
-        // A stop that comes this early is met again as soon as codex runs.
-        let _ = out
-            .emit(message_start(self.request, model), &mut clocks)
-            .await;
-        for RequestNotice { code, message } in &self.request.notices {
-            let _ = out.emit(notice(*code, message.clone()), &mut clocks).await;
-        }
-        if let Some(why) = ignored {
-            let notice = notice(NoticeCode::SessionIgnored, why);
-            let _ = out.emit(notice, &mut clocks).await;
-        }
-        let mut input = TurnInput {
+        self.announce(&started, &mut out, &mut clocks).await;
+        let input = TurnInput {
             model: self.model(),
             effort: self.request.reasoning_effort,
             models: self.runner.models.as_ref(),
-            resume: resume.as_deref(),
+            resume: started.resume.as_deref(),
             tag: &tag,
             dir,
             dir_path: self.workspace.dir(),
-            home: &home,
+            home: &started.home,
             lock: journal.lock().as_fd(),
             unkillable: unkillable.as_fd(),
             lock_lost_after: self.runner.lock_lost_after,
             bell: bell.as_ref().map(File::as_fd),
         };
+        let meter = &mut started.meter;
+        let exited = self.run_codex(input, server, start, meter, &mut out, &mut clocks);
+        let exited = exited.await;
+        let ending = exited.and_then(|exited| self.ending(exited, server, &started, stop));
+        match ending {
+            Ok(ending) => {
+                let outcome = self.record(journal, ending, out, sink, stop).await;
+                block_in_place(|| log_strays(&tag, began));
+                Ok(outcome)
+            }
+            Err(Aborted::Unstartable(error)) => {
+                let spent = started.meter.unrun();
+                let ending = Ending::not_run(StopReason::Error, Some(error), spent);
+                Ok(self.record(journal, ending, out, sink, stop).await)
+            }
+            // No file there is touched any more, not even to record that: it may hang.
+            Err(Aborted::LockLost { leftovers }) => {
+                drop_elsewhere((bell, unkillable));
+                Ok(self.lock_lost(leftovers).await)
+            }
+            // What the newer one has recorded stands in the journal.
+            Err(Aborted::Outdated) => Ok(Outcome::Busy),
+            Err(Aborted::Returned(outcome)) => {
+                self.give_back(journal);
+                outcome
+            }
+        }
+    }
+
+    /// Logs and publishes that the attempt has started.
+    async fn announce<S: EventSink>(
+        &self,
+        started: &StartedAttempt,
+        out: &mut Emitter<'_, S>,
+        clocks: &mut Clocks,
+    ) {
+        let default = started.default.as_ref();
+        let model = self.model();
+        let model = model.or_else(|| default.and_then(DefaultModel::known));
+        tracing::info!(
+            attempt = self.number,
+            resumes = started.resume,
+            model,
+            "turn started"
+        );
+        // A stop that comes this early is met again as soon as codex runs.
+        let _ = out.emit(message_start(self.request, model), clocks).await;
+        for RequestNotice { code, message } in &self.request.notices {
+            let _ = out.emit(notice(*code, message.clone()), clocks).await;
+        }
+        if let Some(why) = &started.ignored {
+            let notice = notice(NoticeCode::SessionIgnored, why.clone());
+            let _ = out.emit(notice, clocks).await;
+        }
+    }
+
+    /// Runs codex, and again where its first exit is not the turn's.
+    async fn run_codex<S: EventSink>(
+        &self,
+        mut input: TurnInput<'_>,
+        server: &mut Option<Server>,
+        mut start: ServerStart,
+        meter: &mut Meter,
+        out: &mut Emitter<'_, S>,
+        clocks: &mut Clocks,
+    ) -> Result<Exited, Aborted> {
+        let engine = &self.runner.engine;
         let unkept = Mutex::new(None);
         let on_thread = |thread: &str| {
             *unkept.lock().unwrap_or_else(PoisonError::into_inner) =
                 block_in_place(|| self.keep_thread(thread));
         };
         if let Some(message) = block_in_place(|| obstacle::find(self.workspace.dir())) {
-            let error = TurnError {
+            return Err(Aborted::Unstartable(TurnError {
                 reason: Reason::Workspace,
                 ..failure(ErrorCode::StartFailed, message, false)
-            };
-            return Ok(self.not_run(error, meter, journal, out, sink, stop).await);
+            }));
         }
         let ran = loop {
             let generation = engine.generation();
-            let read = block_in_place(|| images::read(&self.request.images, self.workspace));
-            let images = match read {
-                Ok(images) => images,
-                Err(NoImages::Unusable(message)) => {
-                    let error = failure(ErrorCode::ImageUnusable, message, false);
-                    return Ok(self.not_run(error, meter, journal, out, sink, stop).await);
-                }
-                Err(NoImages::NotRead(error)) => {
-                    self.give_back(journal);
-                    return Err(error);
-                }
-            };
+            let images = block_in_place(|| images::read(&self.request.images, self.workspace))?;
             if engine.idle().is_some() {
                 self.runner.metrics.server_started(start);
             }
             start = ServerStart::Cold;
-            let ran = process::run(
-                engine,
-                input,
-                self.ask(images),
-                server.take(),
-                &mut out,
-                &mut clocks,
-                on_thread,
-            );
-            let ran = ran.await;
+            let (ask, kept) = (self.ask(images), server.take());
+            let ran = process::run(engine, input, ask, kept, out, clocks, on_thread).await;
             if leaves_no_room(&ran) || is_lock_lost(&ran) {
                 break ran;
             }
             let stale = input.resume.and_then(|_| self.stale_thread(&ran));
             if let Some(why) = stale {
                 let notice = notice(NoticeCode::ThreadLost, why);
-                let _ = out.emit(notice, &mut clocks).await;
+                let _ = out.emit(notice, clocks).await;
                 meter.forget_thread();
                 input.resume = None;
             } else if may_be_the_hosts_fault(&ran) {
                 if let Some(finding) = self.runner.host.examine(Part::Codex).await {
-                    self.give_back(journal);
-                    return Ok(Outcome::Unfit(finding));
+                    return Err(Aborted::Returned(Ok(Outcome::Unfit(finding))));
                 }
                 if engine.generation() == generation {
                     break ran;
@@ -209,90 +255,82 @@ impl<'a, E: Engine> Attempt<'a, E> {
             }
         };
         fault::at("turn.exited");
-        let ending = match ran {
-            // No file there is touched any more, not even to record that: it may hang.
-            Ok(ran) if ran.end.lock_lost.is_some() => {
-                drop_elsewhere((bell, unkillable));
-                return Ok(self.lock_lost(ran.end.leftovers).await);
-            }
+        let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Exited { ran, unkept })
+    }
+
+    /// What the last exit of codex is to the turn.
+    fn ending(
+        &self,
+        Exited { ran, unkept }: Exited,
+        server: &mut Option<Server>,
+        started: &StartedAttempt,
+        stop: &StopHandle,
+    ) -> Result<Ending, Aborted> {
+        match ran {
+            Ok(ran) if ran.end.lock_lost.is_some() => Err(Aborted::LockLost {
+                leftovers: ran.end.leftovers,
+            }),
             Ok(ran) if ran.stop == Some(Stop::Shutdown) => {
-                self.give_back(journal);
-                return Ok(Outcome::Returned);
+                Err(Aborted::Returned(Ok(Outcome::Returned)))
             }
-            // What the newer one has recorded stands in the journal.
-            Ok(ran) if ran.stop == Some(Stop::Outdated) => return Ok(Outcome::Busy),
-            Ok(ran) => {
-                *server = ran.kept;
-                let has_ended = ran.translator.is_over();
-                self.runner.metrics.rate_limits(&ran.rate_limits);
-                let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
-                let finished = block_in_place(|| with_recorded_cause(finished, home.path()));
-                let end = turn_end(&finished, ran.stop, &ran.rate_limits);
-                if let Some(finding) = self.runner.host.turn_ended(end)
-                    && !finished.heard_model
-                {
-                    self.give_back(journal);
-                    return Ok(Outcome::Unfit(finding));
-                }
-                for (what, times) in &finished.unknown {
-                    tracing::warn!(
-                        what,
-                        times,
-                        "codex said something unknown, which was left out"
-                    );
-                }
-                let told = match ran.reported {
-                    Some(reported) if ran.stop.is_none() && has_ended => UsageReport::All(reported),
-                    Some(reported) => UsageReport::SoFar(reported),
-                    None => UsageReport::AtEnd(finished.reported_total),
-                };
-                let spent = block_in_place(|| meter.finish(finished.thread_id.as_deref(), told));
-                if let (Some(default), Some(model)) = (&default, &spent.model) {
-                    default.learn(model);
-                }
-                let unkept = unkept.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let ending = Ending::ran(finished, ran.stop, spent, ran.end.leftovers)
-                    .superseded_by(stop.superseded_by())
-                    .unkept(unkept);
-                match self.request.output_schema {
+            Ok(ran) if ran.stop == Some(Stop::Outdated) => Err(Aborted::Outdated),
+            Ok(mut ran) => {
+                *server = ran.kept.take();
+                let ending = self.codex_ended(ran, started)?;
+                let ending = (ending.superseded_by(stop.superseded_by())).unkept(unkept);
+                Ok(match self.request.output_schema {
                     Some(_) => ending.structured(),
                     None => ending,
-                }
+                })
             }
             // codex was not started: the turn waits until they are gone.
             Err(SpawnError::Held(unkillable)) => {
-                self.give_back(journal);
-                return Ok(Outcome::Held(unkillable));
+                Err(Aborted::Returned(Ok(Outcome::Held(unkillable))))
             }
             // For a moment only, as the host is well: no fault of the turn's.
-            Err(error) if error.is_out_of_resources() => {
-                self.give_back(journal);
-                return Err(error.into());
-            }
+            Err(error) if error.is_out_of_resources() => Err(Aborted::Returned(Err(error.into()))),
             // The guard, not codex, could not be started.
             Err(error) => {
                 let message = with_sources(&error);
                 let error = failure(ErrorCode::WorkerInternal, message, true);
-                Ending::not_run(StopReason::Error, Some(error), meter.unrun())
+                let spent = started.meter.unrun();
+                Ok(Ending::not_run(StopReason::Error, Some(error), spent))
             }
-        };
-        let outcome = self.record(journal, ending, out, sink, stop).await;
-        block_in_place(|| log_strays(&tag, began));
-        Ok(outcome)
+        }
     }
 
-    /// Ends the started turn: codex can't be started for it.
-    async fn not_run<S: EventSink>(
-        &self,
-        error: TurnError,
-        meter: Meter,
-        journal: &mut LockedJournal,
-        out: Emitter<'_, S>,
-        sink: &S,
-        stop: &StopHandle,
-    ) -> Outcome {
-        let ending = Ending::not_run(StopReason::Error, Some(error), meter.unrun());
-        self.record(journal, ending, out, sink, stop).await
+    /// Of a turn that codex is done with, or was stopped at, unless the host is at fault.
+    fn codex_ended(&self, ran: Ran, started: &StartedAttempt) -> Result<Ending, Aborted> {
+        let has_ended = ran.translator.is_over();
+        self.runner.metrics.rate_limits(&ran.rate_limits);
+        let finished = ran.translator.finish(&ran.end.exit, &ran.end.stderr_tail);
+        let home = started.home.path();
+        let finished = block_in_place(|| with_recorded_cause(finished, home));
+        let end = turn_end(&finished, ran.stop, &ran.rate_limits);
+        if let Some(finding) = self.runner.host.turn_ended(end)
+            && !finished.heard_model
+        {
+            return Err(Aborted::Returned(Ok(Outcome::Unfit(finding))));
+        }
+        for (what, times) in &finished.unknown {
+            tracing::warn!(
+                what,
+                times,
+                "codex said something unknown, which was left out"
+            );
+        }
+        let report = match ran.reported {
+            Some(reported) if ran.stop.is_none() && has_ended => UsageReport::All(reported),
+            Some(reported) => UsageReport::SoFar(reported),
+            None => UsageReport::AtEnd(finished.reported_total),
+        };
+        let thread = finished.thread_id.as_deref();
+        let spent = block_in_place(|| started.meter.finish(thread, report));
+        if let (Some(default), Some(model)) = (&started.default, &spent.model) {
+            default.learn(model);
+        }
+        Ok(Ending::ran(finished, ran.stop, spent, ran.end.leftovers))
     }
 
     /// Returned, uncharged. Until it is known whether the file system still works here, the slot
@@ -320,11 +358,15 @@ impl<'a, E: Engine> Attempt<'a, E> {
         };
         let meter = self.meter(home.path(), resume.as_deref(), journal);
         journal.started(&self.started(&meter))?;
+        let codex = self.runner.engine.codex();
+        let codex = codex.filter(|_| self.model().is_none());
+        let default = codex.map(|codex| DefaultModel::of(codex, &home));
         Ok(StartedAttempt {
             home,
             resume,
             ignored,
             meter,
+            default,
         })
     }
 
@@ -481,6 +523,15 @@ impl<'a, E: Engine> Attempt<'a, E> {
             workspace.write_session(thread)?;
         }
         Ok(())
+    }
+}
+
+/// Where the server of the attempt's first start comes from.
+fn server_start(lease: &Lease) -> ServerStart {
+    match (&lease.server, lease.took_over) {
+        (Some(_), _) => ServerStart::Warm,
+        (None, true) => ServerStart::TookOver,
+        (None, false) => ServerStart::Cold,
     }
 }
 
