@@ -7,6 +7,7 @@ mod monitor;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,7 @@ use crate::amqp::frames::{RepairLog, RepairedFrame};
 use crate::amqp::outbox::{OutboxSettings, REFUSAL_LIMIT};
 use crate::amqp::pool::PublisherLink;
 use crate::amqp::topology::{REQUEST_KEY, Topology};
+use crate::codex::app_server::IdleServers;
 use crate::codex::engine::Engine;
 use crate::codex::engines::AnyEngine;
 use crate::conditions::Conditions;
@@ -30,6 +32,7 @@ use crate::isolation::IsolationError;
 use crate::metrics::Metrics;
 use crate::pauses::PauseWatch;
 use crate::pool::Pool;
+use crate::request::Limits;
 use crate::sequencer::{self, Actor, Records, Sequencer};
 use crate::supervisor::{PartName, Shutdown, Supervisor};
 use crate::telemetry::{self, Telemetry};
@@ -223,6 +226,8 @@ struct Local {
     telemetry: Telemetry,
 }
 
+/// Runs the parts that need the broker until all of them have ended, in this order: what takes
+/// and runs turns, what watches for the drain, and last the publishing connection.
 async fn run(
     settings: Settings,
     id: &str,
@@ -231,148 +236,33 @@ async fn run(
     supervisor: &Supervisor,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
-    let Local {
-        root,
-        host,
-        metrics,
-        health,
-        conditions,
-        pool,
-        pauses,
-        telemetry,
-    } = local;
-    let topology = topology(&settings, root.id());
-    let connector = connector(&settings, id).on_repair(repairs(metrics.clone()));
+    let topology = topology(&settings, local.root.id());
+    let connector = connector(&settings, id).on_repair(repairs(local.metrics.clone()));
     let mut news = LogNews::default();
     let log = settings.event_log.map(|log| (log, &mut news));
     if !declare(&connector, &topology, log, &shutdown.drain).await? {
         return Ok(());
     }
 
-    let watched = Watched::new(
-        metrics.clone(),
-        health.clone(),
-        conditions.clone(),
-        settings.slots,
-    );
-    let keeping = watched.keep_together(topology.clone(), shutdown.end.clone());
-    supervisor.spawn(PartName::Connections, &shutdown.end, keeping);
-    let publisher_connector = watched
-        .connector(&connector, monitor::PUBLISHER)
-        .named(format!("{id} publisher"))
-        .publishing();
-    let end = &shutdown.end;
-    let channels = settings.slots + EXTRA_CHANNELS;
-    let (publisher, keep_connected) =
-        PublisherLink::new(publisher_connector, channels, end.clone());
-    supervisor.spawn(PartName::Publisher, end, keep_connected);
-    let outbox = OutboxSettings {
-        exchange: topology.events.clone(),
-        metrics: Arc::new(EventWatch::new(metrics.clone(), conditions.clone())),
-        refusal_limit: REFUSAL_LIMIT,
-        alarm: LogAlarm::default(),
-    };
-    if let Some(log) = settings.event_log {
-        let keeper = LogKeeper {
-            topology: topology.clone(),
-            log,
-            publisher: publisher.clone(),
-            alarm: outbox.alarm.clone(),
-            told: news,
-        };
-        supervisor.spawn(PartName::EventLog, end, keeper.run(end.clone()));
-    }
-    let limits = settings.request_limits(vec![
-        settings.workspace_root.clone(),
-        root.path().to_owned(),
-    ]);
-
-    let comparing = pool.clone().watch(
-        connector.clone(),
-        topology.clone(),
-        publisher.clone(),
-        shutdown.drain.clone(),
-    );
-    let mut tasks = vec![supervisor.spawn(PartName::Pool, &shutdown.drain, comparing)];
-    if settings.roles.sequencer {
-        let records = Records {
-            root: root.clone(),
-            host,
-            by: id.to_owned(),
-            pool: pool.clone(),
-        };
-        let sequencer = Sequencer {
-            connector: watched.connector(&connector, monitor::SEQUENCER),
-            topology: topology.clone(),
-            backlog: settings.backlog,
-            max_waiting: settings.max_waiting,
-            overtaking: settings.overtaking,
-            limits: limits.clone(),
-            actor: Actor::new(
-                publisher.clone(),
-                topology.clone(),
-                outbox.clone(),
-                records,
-                metrics.clone(),
-                shutdown.cut.clone(),
-            ),
-            metrics: metrics.clone(),
-            health: health.clone(),
-            conditions: conditions.clone(),
-            pool: pool.clone(),
-            pauses: pauses.clone(),
-            tenants: settings.tenants.clone(),
-            supervisor: supervisor.clone(),
-        };
-        let (id, drain) = (id.to_owned(), shutdown.drain.clone());
-        let sequencing = async move { sequencer.run(&id, drain).await };
-        tasks.push(supervisor.spawn(PartName::Sequencer, &shutdown.drain, sequencing));
-    }
     let idle = runner
         .as_ref()
         .and_then(|runner| runner.engine.idle().cloned());
-    let private = PrivateOffers::new(&topology, idle.is_some());
-    let worker = runner.map(|runner| {
-        Arc::new(Worker {
-            runner,
-            id: id.to_owned(),
-            slots: settings.slots,
-            connector: watched.connector(&connector, monitor::WORKER),
-            publisher: publisher.clone(),
-            topology,
-            outbox,
-            limits,
-            metrics,
-            health: health.clone(),
-            conditions,
-            pool,
-            pauses,
-            tenants: settings.tenants,
-            telemetry,
-            running: RunningTurns::default(),
-            blocked: BlockedTurns::default(),
-            log_errors: settings.log_errors,
-            failed_requests: settings.failed_requests,
-            private,
-            takeovers: Takeovers::default(),
-            turns: TaskTracker::new(),
-            supervisor: supervisor.clone(),
-        })
-    });
+    let remote = Remote::start(
+        &settings, id, &local, connector, topology, supervisor, shutdown,
+    );
+    remote.keep_log(settings.event_log, news);
+    let mut tasks = vec![remote.compare_pool()];
+    if settings.roles.sequencer {
+        tasks.push(remote.start_sequencer());
+    }
+    let worker = runner.map(|runner| remote.worker(runner));
     if let Some(worker) = &worker {
         let working = Arc::clone(worker).run(shutdown.clone());
         tasks.push(supervisor.spawn(PartName::Worker, &shutdown.drain, working));
     }
-    let drain = shutdown.drain.clone();
-    let draining = async move {
-        drain.cancelled().await;
-        health.set_draining();
-        // No turn will ask for them any more.
-        if let Some(idle) = idle {
-            idle.close();
-        }
-    };
+    let draining = drain(shutdown.drain.clone(), local.health.clone(), idle);
     let draining = supervisor.spawn(PartName::Drain, &shutdown.drain, draining);
+
     for task in tasks {
         // What went wrong in it, `supervisor` knows.
         let _ = task.await;
@@ -382,9 +272,186 @@ async fn run(
     }
     draining.abort();
     shutdown.end.cancel();
+    let publisher = remote.publisher;
+    // With the process's lock: its pool need not wait for the connections to close.
+    drop(local);
     let _ = timeout(CLOSE_LIMIT, publisher.closed()).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Once the process drains, its readiness says so.
+async fn drain(drain: CancellationToken, health: Health, idle: Option<IdleServers>) {
+    drain.cancelled().await;
+    health.set_draining();
+    // No turn will ask for them any more.
+    if let Some(idle) = idle {
+        idle.close();
+    }
+}
+
+/// What a process has with the broker: its connections, and what the parts that use them share.
+struct Remote<'a> {
+    settings: &'a Settings,
+    id: &'a str,
+    local: &'a Local,
+    supervisor: &'a Supervisor,
+    shutdown: &'a Shutdown,
+    connector: Connector,
+    topology: Topology,
+    watched: Watched,
+    publisher: PublisherLink,
+    outbox: OutboxSettings,
+    limits: Limits,
+}
+
+impl<'a> Remote<'a> {
+    /// Starts the publishing connection, and what keeps all connections on one broker.
+    fn start(
+        settings: &'a Settings,
+        id: &'a str,
+        local: &'a Local,
+        connector: Connector,
+        topology: Topology,
+        supervisor: &'a Supervisor,
+        shutdown: &'a Shutdown,
+    ) -> Self {
+        let (metrics, conditions) = (&local.metrics, &local.conditions);
+        let watched = Watched::new(
+            metrics.clone(),
+            local.health.clone(),
+            conditions.clone(),
+            settings.slots,
+        );
+        let end = &shutdown.end;
+        let keeping = watched.keep_together(topology.clone(), end.clone());
+        supervisor.spawn(PartName::Connections, end, keeping);
+        let publisher_connector = watched
+            .connector(&connector, monitor::PUBLISHER)
+            .named(format!("{id} publisher"))
+            .publishing();
+        let channels = settings.slots + EXTRA_CHANNELS;
+        let (publisher, keep_connected) =
+            PublisherLink::new(publisher_connector, channels, end.clone());
+        supervisor.spawn(PartName::Publisher, end, keep_connected);
+        let outbox = OutboxSettings {
+            exchange: topology.events.clone(),
+            metrics: Arc::new(EventWatch::new(metrics.clone(), conditions.clone())),
+            refusal_limit: REFUSAL_LIMIT,
+            alarm: LogAlarm::default(),
+        };
+        let roots = vec![
+            settings.workspace_root.clone(),
+            local.root.path().to_owned(),
+        ];
+        Self {
+            settings,
+            id,
+            local,
+            supervisor,
+            shutdown,
+            connector,
+            topology,
+            watched,
+            publisher,
+            outbox,
+            limits: settings.request_limits(roots),
+        }
+    }
+
+    fn keep_log(&self, log: Option<EventLog>, news: LogNews) {
+        let Some(log) = log else { return };
+        let keeper = LogKeeper {
+            topology: self.topology.clone(),
+            log,
+            publisher: self.publisher.clone(),
+            alarm: self.outbox.alarm.clone(),
+            told: news,
+        };
+        let end = &self.shutdown.end;
+        (self.supervisor).spawn(PartName::EventLog, end, keeper.run(end.clone()));
+    }
+
+    fn compare_pool(&self) -> JoinHandle<()> {
+        let drain = &self.shutdown.drain;
+        let comparing = self.local.pool.clone().watch(
+            self.connector.clone(),
+            self.topology.clone(),
+            self.publisher.clone(),
+            drain.clone(),
+        );
+        self.supervisor.spawn(PartName::Pool, drain, comparing)
+    }
+
+    fn start_sequencer(&self) -> JoinHandle<()> {
+        let (id, drain) = (self.id.to_owned(), self.shutdown.drain.clone());
+        let sequencer = self.sequencer();
+        let sequencing = async move { sequencer.run(&id, drain).await };
+        (self.supervisor).spawn(PartName::Sequencer, &self.shutdown.drain, sequencing)
+    }
+
+    fn sequencer(&self) -> Sequencer {
+        let (settings, local) = (self.settings, self.local);
+        let records = Records {
+            root: local.root.clone(),
+            host: local.host.clone(),
+            by: self.id.to_owned(),
+            pool: local.pool.clone(),
+        };
+        Sequencer {
+            connector: (self.watched).connector(&self.connector, monitor::SEQUENCER),
+            topology: self.topology.clone(),
+            backlog: settings.backlog,
+            max_waiting: settings.max_waiting,
+            overtaking: settings.overtaking,
+            limits: self.limits.clone(),
+            actor: Actor::new(
+                self.publisher.clone(),
+                self.topology.clone(),
+                self.outbox.clone(),
+                records,
+                local.metrics.clone(),
+                self.shutdown.cut.clone(),
+            ),
+            metrics: local.metrics.clone(),
+            health: local.health.clone(),
+            conditions: local.conditions.clone(),
+            pool: local.pool.clone(),
+            pauses: local.pauses.clone(),
+            tenants: settings.tenants.clone(),
+            supervisor: self.supervisor.clone(),
+        }
+    }
+
+    fn worker(&self, runner: Runner<AnyEngine>) -> Arc<Worker<AnyEngine>> {
+        let (settings, local) = (self.settings, self.local);
+        let private = PrivateOffers::new(&self.topology, runner.engine.idle().is_some());
+        Arc::new(Worker {
+            runner,
+            id: self.id.to_owned(),
+            slots: settings.slots,
+            connector: (self.watched).connector(&self.connector, monitor::WORKER),
+            publisher: self.publisher.clone(),
+            topology: self.topology.clone(),
+            outbox: self.outbox.clone(),
+            limits: self.limits.clone(),
+            metrics: local.metrics.clone(),
+            health: local.health.clone(),
+            conditions: local.conditions.clone(),
+            pool: local.pool.clone(),
+            pauses: local.pauses.clone(),
+            tenants: settings.tenants.clone(),
+            telemetry: local.telemetry.clone(),
+            running: RunningTurns::default(),
+            blocked: BlockedTurns::default(),
+            log_errors: settings.log_errors,
+            failed_requests: settings.failed_requests,
+            private,
+            takeovers: Takeovers::default(),
+            turns: TaskTracker::new(),
+            supervisor: self.supervisor.clone(),
+        })
+    }
 }
 
 /// Once before anything runs: what does not fit is the operator's to fix, and
