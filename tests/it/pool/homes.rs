@@ -83,7 +83,8 @@ impl Hosts {
         hosts
     }
 
-    /// A workspace of the host 1, after a first turn of each; the other lives on host 0.
+    /// A workspace of the host 1, after a first turn of each; the other lives on host 0, since the
+    /// second one goes to the emptier host.
     async fn first_turns(&mut self) -> &'static str {
         for workspace in ["a", "b"] {
             let first = turn(&format!("{workspace}1"), workspace, &[]);
@@ -91,7 +92,7 @@ impl Hosts {
             self.pool.events.ended(&format!("{workspace}1")).await;
         }
         let there = ["a", "b"].into_iter().find(|name| self.homes(name) == [1]);
-        there.expect("the second workspace goes to the emptier host")
+        there.unwrap()
     }
 
     /// Copies a workspace and its records, as the docs say.
