@@ -210,49 +210,57 @@ impl Metrics {
 
     /// A turn's end can't be recorded until the value that this returns is dropped.
     pub fn turn_unrecorded(&self) -> Unrecorded {
-        Unrecorded::new(self.series().unrecorded.clone())
+        Unrecorded::new(self.series().turn.unrecorded.clone())
     }
 
     /// An attempt of that number, from 1 on, has started.
     pub fn attempt_started(&self, number: u32) {
         let start = if number > 1 { AGAIN } else { FIRST };
-        self.series().attempts.with_label_values(&[start]).inc();
+        self.series()
+            .turn
+            .attempts
+            .with_label_values(&[start])
+            .inc();
     }
 
     /// An offered turn could not be started: for what the host lacks, or else
     /// for its workspace's own state.
     pub fn turn_not_started(&self, lack: Option<Lack>) {
         let reason = lack.map_or(WORKSPACE, Lack::as_str);
-        self.series().not_started.with_label_values(&[reason]).inc();
+        self.series()
+            .turn
+            .not_started
+            .with_label_values(&[reason])
+            .inc();
     }
 
     /// A turn's lock could not be confirmed, so its processes were killed.
     pub fn lock_lost(&self) {
-        self.series().locks_lost.inc();
+        self.series().turn.locks_lost.inc();
     }
 
     /// An offer came from a sequencer that has another workspace root.
     pub fn offer_of_another_root(&self) {
-        let reasons = &self.series().not_started;
+        let reasons = &self.series().turn.not_started;
         reasons.with_label_values(&[OTHER_ROOT]).inc();
     }
 
     /// Whether turns can't run on this host for lack of that.
     pub fn set_host_unfit(&self, lack: Lack, unfit: bool) {
-        let series = &self.series().host_unfit;
+        let series = &self.series().process.host_unfit;
         series.with_label_values(&[lack.as_str()]).set(unfit.into());
     }
 
     /// Whether a condition holds in this process.
     pub fn set_condition(&self, condition: Condition, holds: bool) {
-        let series = &self.series().conditions;
+        let series = &self.series().process.conditions;
         let labels = [condition.as_str()];
         series.with_label_values(&labels).set(holds.into());
     }
 
     /// codex said its first words of a turn that started so long ago.
     pub fn first_text(&self, after: Duration) {
-        self.series().first_text.observe(after.as_secs_f64());
+        self.series().turn.first_text.observe(after.as_secs_f64());
     }
 
     /// A turn of that tenant that ran has ended for good, after so long.
@@ -263,7 +271,7 @@ impl Metrics {
         error: Option<&TurnError>,
         took: Duration,
     ) {
-        self.series().turn_duration.observe(took.as_secs_f64());
+        self.series().turn.turn_duration.observe(took.as_secs_f64());
         self.turn_decided(tenant, stop, error);
     }
 
@@ -286,7 +294,7 @@ impl Metrics {
         let model = self.inner.models.label(model);
         match spent {
             Some(spent) => series.tokens(model, &series.tenant_label(tenant), spent),
-            None => series.without_usage.inc(),
+            None => series.turn.without_usage.inc(),
         }
     }
 
@@ -300,19 +308,23 @@ impl Metrics {
     /// The broker has confirmed an event, so long after it was published.
     pub fn event_confirmed(&self, kind: &str, after: Duration) {
         let labels = [known_kind(kind)];
-        self.series().events.with_label_values(&labels).inc();
-        self.series().event_confirm.observe(after.as_secs_f64());
+        self.series().broker.events.with_label_values(&labels).inc();
+        self.series()
+            .broker
+            .event_confirm
+            .observe(after.as_secs_f64());
     }
 
     /// The broker has refused an event.
     pub fn event_nacked(&self) {
-        self.series().events_nacked.inc();
+        self.series().broker.events_nacked.inc();
     }
 
     /// Readers miss an event, as the broker did not take it.
     pub fn event_dropped(&self, kind: &str, reason: DropReason) {
         let labels = [known_kind(kind), reason.as_str()];
         self.series()
+            .broker
             .events_dropped
             .with_label_values(&labels)
             .inc();
@@ -320,39 +332,41 @@ impl Metrics {
 
     /// How many turns have events that wait for the broker.
     pub fn set_turns_unpublished(&self, turns: usize) {
-        self.series().unpublished.set(gauge(turns));
+        self.series().broker.unpublished.set(gauge(turns));
     }
 
     /// A delivery came that had been delivered before.
     /// An attempt's events were dropped, as a newer one had started.
     pub fn attempt_outdated(&self) {
-        self.series().attempts_outdated.inc();
+        self.series().turn.attempts_outdated.inc();
     }
 
     pub fn old_read(&self, outcome: OldRead) {
         let series = self.series();
         series
+            .turn
             .old_reads
             .with_label_values(&[outcome.as_str()])
             .inc();
     }
 
     pub fn redelivered(&self) {
-        self.series().redeliveries.inc();
+        self.series().broker.redeliveries.inc();
     }
 
     /// A turn came that is held, runs or has ended already.
     pub fn duplicate_turn(&self) {
-        self.series().duplicates.inc();
+        self.series().sequencer.duplicates.inc();
     }
 
     /// A message that the broker could not deliver was removed.
     pub fn undeliverable_turn(&self) {
-        self.series().undeliverable.inc();
+        self.series().broker.undeliverable.inc();
     }
 
     pub fn request_rejected(&self, code: ErrorCode) {
         self.series()
+            .sequencer
             .rejected
             .with_label_values(&[code.as_str()])
             .inc();
@@ -360,50 +374,57 @@ impl Metrics {
 
     /// A control message can't be acted on.
     pub fn control_ignored(&self, fault: ControlFault) {
-        let series = &self.series().controls_ignored;
+        let series = &self.series().sequencer.controls_ignored;
         series.with_label_values(&[fault.as_str()]).inc();
     }
 
     /// The end of a turn was to be sent to its caller's queue.
     pub fn reply(&self, outcome: ReplyOutcome) {
-        let series = &self.series().replies;
+        let series = &self.series().sequencer.replies;
         series.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// A producer has asked where a turn is.
     pub fn description(&self, outcome: DescriptionOutcome) {
-        let series = &self.series().descriptions;
+        let series = &self.series().sequencer.descriptions;
         series.with_label_values(&[outcome.as_str()]).inc();
     }
 
     pub fn set_slots(&self, slots: usize) {
-        self.series().slots.set(gauge(slots));
+        self.series().process.slots.set(gauge(slots));
     }
 
     /// How long a turn may take.
     pub fn set_turn_timeout(&self, timeout: Duration) {
-        self.series().turn_timeout.set(timeout.as_secs_f64());
+        self.series()
+            .process
+            .turn_timeout
+            .set(timeout.as_secs_f64());
     }
 
     /// How many turns the sequencer can hold.
     pub fn set_backlog_limit(&self, turns: usize) {
-        self.series().backlog_limit.set(gauge(turns));
+        self.series().sequencer.backlog_limit.set(gauge(turns));
     }
 
     pub fn set_connected(&self, connected: bool) {
-        self.series().connected.set(connected.into());
+        self.series().broker.connected.set(connected.into());
     }
 
     /// The connection of that name was lost and is there again.
     pub fn reconnected(&self, connection: &str) {
         let labels = [connection];
-        self.series().reconnects.with_label_values(&labels).inc();
+        self.series()
+            .broker
+            .reconnects
+            .with_label_values(&labels)
+            .inc();
     }
 
     /// The broker delivered what could not be read as it came.
     pub fn amqp_repaired(&self, repairs: &Repairs) {
         for kind in RepairKind::ALL {
-            let series = &self.series().repaired;
+            let series = &self.series().broker.repaired;
             series
                 .with_label_values(&[kind.as_str()])
                 .inc_by(repairs.of(kind));
@@ -412,12 +433,12 @@ impl Metrics {
 
     /// Whether the worker consumes offers.
     pub fn set_consumer_active(&self, active: bool) {
-        self.series().consumer_active.set(active.into());
+        self.series().broker.consumer_active.set(active.into());
     }
 
     /// Whether this process's sequencer is the one that offers.
     pub fn set_sequencer_active(&self, active: bool) {
-        self.series().sequencer_active.set(active.into());
+        self.series().sequencer.active.set(active.into());
     }
 
     /// `None`: this process's sequencer is not the active one, so it does not know.
@@ -428,7 +449,10 @@ impl Metrics {
     /// Workspaces where the first turn does not start though slots are free. `None`: this
     /// process's sequencer is not the active one, so it does not know.
     pub fn set_workspaces_stuck(&self, workspaces: Option<usize>) {
-        self.series().workspaces_stuck.set(workspaces.map(gauge));
+        self.series()
+            .sequencer
+            .workspaces_stuck
+            .set(workspaces.map(gauge));
     }
 
     /// A turn is offered: to all, for that reason, or to one process.
@@ -437,24 +461,28 @@ impl Metrics {
             None => [PRIVATE, ""],
             Some(why) => [SHARED, why.as_str()],
         };
-        self.series().offers.with_label_values(&labels).inc();
+        self.series()
+            .sequencer
+            .offers
+            .with_label_values(&labels)
+            .inc();
         if shared == Some(WhyShared::NoWord) {
             self.offer_answered(OfferAnswer::NoWord);
         }
     }
 
     pub fn offer_answered(&self, answer: OfferAnswer) {
-        let series = &self.series().offer_answers;
+        let series = &self.series().sequencer.offer_answers;
         series.with_label_values(&[answer.as_str()]).inc();
     }
 
     pub fn offer_repeated(&self) {
-        self.series().offers_repeated.inc();
+        self.series().sequencer.offers_repeated.inc();
     }
 
     /// Processes that a turn had left behind were killed.
     pub fn leftovers_killed(&self, processes: u64) {
-        self.series().leftovers.inc_by(processes);
+        self.series().turn.leftovers.inc_by(processes);
     }
 
     /// The workspaces that are locked by what can't be killed. The only labels from
@@ -462,8 +490,8 @@ impl Metrics {
     pub fn set_held_workspaces(&self, held: &[(String, Unkillable)]) {
         const MOST: usize = 16;
         let series = self.series();
-        series.workspaces_held.set(gauge(held.len()));
-        series.unkillable.reset();
+        series.process.workspaces_held.set(gauge(held.len()));
+        series.process.unkillable.reset();
         let processes = held.iter().flat_map(|(workspace, held)| {
             let processes = held.processes.iter();
             processes.map(move |process| (workspace, held, process))
@@ -477,7 +505,11 @@ impl Metrics {
                 &process.command,
             ];
             let since = held.since.as_millisecond() as f64 / 1000.0;
-            series.unkillable.with_label_values(&labels).set(since);
+            series
+                .process
+                .unkillable
+                .with_label_values(&labels)
+                .set(since);
         }
     }
 
@@ -488,10 +520,10 @@ impl Metrics {
         for limit in limits {
             let labels = [limit.window.as_str()];
             let used = limit.used_percent as f64 / 100.0;
-            let used_ratio = &series.rate_limit_used_ratio;
+            let used_ratio = &series.process.rate_limit_used_ratio;
             used_ratio.with_label_values(&labels).set(used);
             if let Some(at) = limit.resets_at {
-                let reset = &series.rate_limit_reset;
+                let reset = &series.process.rate_limit_reset;
                 reset.with_label_values(&labels).set(at as f64);
             }
         }
@@ -500,24 +532,24 @@ impl Metrics {
     /// `memory` is theirs, in bytes.
     pub fn set_idle_servers(&self, servers: usize, memory: u64) {
         let series = self.series();
-        series.servers_idle.set(gauge(servers));
-        series.servers_idle_bytes.set(memory.cast_signed());
+        series.servers.idle.set(gauge(servers));
+        series.servers.idle_bytes.set(memory.cast_signed());
     }
 
     /// A server that was to serve several turns ends.
     pub fn server_dismissed(&self, why: DismissReason) {
-        let series = &self.series().servers_dismissed;
+        let series = &self.series().servers.dismissed;
         series.with_label_values(&[why.as_str()]).inc();
     }
 
     /// A turn found its workspace's server waiting.
     pub fn server_reused(&self) {
-        self.series().servers_reused.inc();
+        self.series().servers.reused.inc();
     }
 
     /// A turn runs on a server of codex.
     pub fn server_started(&self, start: ServerStart) {
-        let series = &self.series().server_starts;
+        let series = &self.series().servers.starts;
         series.with_label_values(&[start.as_str()]).inc();
     }
 
@@ -535,7 +567,7 @@ impl Metrics {
     /// An export of spans or metrics to OpenTelemetry's collector was tried.
     pub fn telemetry_exported(&self, succeeded: bool) {
         let outcome = if succeeded { SENT } else { FAILED };
-        let series = &self.series().telemetry_exports;
+        let series = &self.series().process.telemetry_exports;
         series.with_label_values(&[outcome]).inc();
     }
 
@@ -592,15 +624,15 @@ impl Metrics {
         };
         let series = self.series();
         let (busy, oldest) = self.inner.running.now();
-        series.slots_busy.set(gauge(busy));
-        series.oldest_turn.set(age(oldest));
+        series.process.slots_busy.set(gauge(busy));
+        series.process.oldest_turn.set(age(oldest));
         let backlog = *lock(&self.inner.backlog);
         let turns = backlog.map(|backlog| gauge(backlog.turns));
-        series.backlog_turns.set(turns);
+        series.sequencer.backlog_turns.set(turns);
         let workspaces = backlog.map(|backlog| gauge(backlog.workspaces));
-        series.backlog_workspaces.set(workspaces);
+        series.sequencer.backlog_workspaces.set(workspaces);
         let oldest = backlog.map(|backlog| age(backlog.oldest));
-        series.oldest_waiting.set(oldest);
+        series.sequencer.oldest_waiting.set(oldest);
         TextEncoder::new().encode_to_string(&self.inner.registry.gather())
     }
 }
