@@ -98,7 +98,7 @@ pub(crate) use affinity::Destination;
 use backoff::{Backoff, Jitter};
 use cancels::Cancels;
 pub(crate) use counts::{LineSummary, Oldest, Place};
-use held::{Held, Line};
+use held::{Held, Line, LinePlace};
 pub(crate) use held::{QueuedTurn, Ticket};
 pub(crate) use homes::HostSummary;
 pub(crate) use hosts::AWAY_AFTER;
@@ -243,10 +243,12 @@ impl Queue {
         let not_before = if redelivered { now + LISTEN } else { now };
         let mut held = Held::new(Arc::clone(&turn), tag, now, not_before);
         held.cancelled = self.cancels.names(now, &turn.turn_id, &turn.workspace);
-        held.shares_id = self.by_id.contains_key(&turn.turn_id);
+        let shares_id = self.by_id.contains_key(&turn.turn_id);
+        if shares_id {
+            held.place = LinePlace::SharesId;
+        }
         held.redelivered = redelivered;
         held.to_be_received = held.deadline.is_some();
-        let shares_id = held.shares_id;
 
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -465,7 +467,7 @@ impl Queue {
         line.order.remove(&ticket);
         line.interrupts.remove(&ticket);
         line.by_id.remove(turn_id);
-        line.counted -= usize::from(held.counted);
+        line.counted -= usize::from(held.place == LinePlace::Counted);
         match line.head() {
             Some(head) => self.attend(head, now, out),
             None => {

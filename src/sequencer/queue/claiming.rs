@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::held::{Held, Line, Ticket};
+use super::held::{Held, Line, LinePlace, Ticket};
 use super::{Action, CLAIM_FAILED, ClaimAnswer, NEVER, Queue, Verdict};
 use crate::request::OnBusy;
 
@@ -22,7 +22,7 @@ impl Queue {
         out: &mut Vec<Action>,
     ) -> Option<Verdict> {
         let held = self.turns.get(&ticket)?;
-        if held.shares_id {
+        if held.place == LinePlace::SharesId {
             // The answer may be that the turn has been started.
             if held.asked.is_some() {
                 return None;
@@ -36,10 +36,10 @@ impl Queue {
         if held.cancelled && !held.marked {
             return Some(Verdict::Cancelled);
         }
-        if held.one_too_many {
+        if held.place == LinePlace::OneTooMany {
             return Some(Verdict::BacklogFull);
         }
-        if held.must_not_wait {
+        if held.place == LinePlace::MustNotWait {
             let ahead = self.not_known_to_have_ended(ticket);
             if !ahead.is_empty() {
                 return Some(Verdict::Busy { ahead });
@@ -73,7 +73,7 @@ impl Queue {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
-        held.shares_id = false;
+        held.place = LinePlace::Uncounted;
         // What failed was another claim; this one is for the line as it is now.
         held.claim_not_before = now;
         held.claim_failures = 0;
@@ -85,13 +85,12 @@ impl Queue {
         }
         let on_busy = held.turn.on_busy;
         match on_busy {
-            OnBusy::Enqueue => held.one_too_many = line.counted >= self.max_waiting,
-            OnBusy::Reject => held.must_not_wait = waits,
-            // It makes room itself.
-            OnBusy::Interrupt => {}
-        }
-        if !(held.one_too_many || held.must_not_wait) {
-            self.count(ticket);
+            OnBusy::Enqueue if line.counted >= self.max_waiting => {
+                held.place = LinePlace::OneTooMany
+            }
+            OnBusy::Reject if waits => held.place = LinePlace::MustNotWait,
+            // The last makes room itself.
+            OnBusy::Enqueue | OnBusy::Reject | OnBusy::Interrupt => self.let_in(ticket),
         }
         if on_busy == OnBusy::Interrupt {
             self.interrupt(ticket, now, out);
@@ -124,23 +123,12 @@ impl Queue {
         Some(Arc::clone(&self.turns.get(by)?.turn.turn_id))
     }
 
-    /// Limits do not apply to it any longer; it takes a place.
+    /// Limits do not apply to it any longer; it takes one of its workspace's `max_waiting` places.
     fn let_in(&mut self, ticket: Ticket) {
         let Some(held) = self.turns.get_mut(&ticket) else {
             return;
         };
-        held.one_too_many = false;
-        held.must_not_wait = false;
-        held.shares_id = false;
-        self.count(ticket);
-    }
-
-    /// It takes one of its workspace's `max_waiting` places.
-    fn count(&mut self, ticket: Ticket) {
-        let Some(held) = self.turns.get_mut(&ticket) else {
-            return;
-        };
-        if !std::mem::replace(&mut held.counted, true)
+        if std::mem::replace(&mut held.place, LinePlace::Counted) != LinePlace::Counted
             && let Some(line) = self.lines.get_mut(&held.turn.workspace)
         {
             line.counted += 1;

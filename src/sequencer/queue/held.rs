@@ -56,6 +56,21 @@ pub(super) struct LastOffer {
     pub at: Instant,
 }
 
+/// Whether a turn has one of its workspace's `max_waiting` places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinePlace {
+    /// It takes none: it was cancelled before it could.
+    Uncounted,
+    /// A turn of another workspace had its id first, and it is not known whether
+    /// that one has ended.
+    SharesId,
+    /// It came when its line was full.
+    OneTooMany,
+    /// It must not wait, and it is not known whether it would have to.
+    MustNotWait,
+    Counted,
+}
+
 #[derive(Debug)]
 pub(super) struct Held {
     pub turn: Arc<QueuedTurn>,
@@ -82,19 +97,11 @@ pub(super) struct Held {
     pub marked: bool,
     /// The cancel that they have is for this turn: heartbeats repeat it, too.
     pub superseded_by: Option<Arc<str>>,
-    /// It must not wait, and it is not known whether it would have to.
-    pub must_not_wait: bool,
     /// The records have its end, though its `done` has not been heard.
     pub has_ended: bool,
-    /// It came when its line was full.
-    pub one_too_many: bool,
-    /// A turn of another workspace had its id first, and it is not known whether
-    /// that one has ended.
-    pub shares_id: bool,
     /// By when it must have been started; `None` for a turn that has been.
     pub deadline: Option<Instant>,
-    /// It takes one of its workspace's `max_waiting` places.
-    pub counted: bool,
+    pub place: LinePlace,
     /// Before this it is not offered, head or not.
     pub not_before: Instant,
     /// When a heartbeat last reported it as running, or a worker first took it.
@@ -140,12 +147,9 @@ impl Held {
             cancelled: false,
             marked: false,
             superseded_by: None,
-            must_not_wait: false,
             has_ended: false,
-            one_too_many: false,
-            shares_id: false,
             deadline,
-            counted: false,
+            place: LinePlace::Uncounted,
             not_before,
             seen: None,
             without_effect: None,
