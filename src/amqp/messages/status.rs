@@ -72,7 +72,7 @@ pub enum Status {
         /// Of the active one, in a pool without shared storage.
         homes: Option<HomesReport>,
     },
-    /// The answer to a [`RecordsRequest`].
+    /// The answer to a [`super::RecordsRequest`].
     Recorded { nonce: Uuid, answer: RecordsAnswer },
     /// Of a process that has just started and does no work yet: for the other
     /// processes, so that two that start at once hear of each other.

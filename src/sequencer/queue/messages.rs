@@ -35,7 +35,7 @@ pub(crate) enum Action {
     /// For [`Verdict::Cancelled`] and [`Verdict::Superseded`] the durable cancel
     /// mark is written first, also where the turn turns out to have been run: its
     /// next attempt looks at it. But a turn that has a claim of its own supersedes
-    /// no turn: then the answer is [`ClaimAnswer::Spent`]. For [`Verdict::IdTaken`]
+    /// no turn: then the answer is [`crate::amqp::messages::ClaimAnswer::Spent`]. For [`Verdict::IdTaken`]
     /// no event is published: they would reach the other turn's readers.
     ///
     /// [`claim_answered`]: super::Queue::claim_answered

@@ -91,25 +91,29 @@ fn the_next_turn_is_offered_to_the_process_that_keeps_the_server() {
 
 /// Else private offers would keep the slots busy, and it would lie in the shared queue for good.
 #[test]
-fn g2_an_offer_that_its_worker_requeues_is_not_overtaken_for_long() {
+fn g2_a_slot_that_gets_free_is_left_to_an_offer_that_its_worker_has_requeued() {
     for requeued in [false, true] {
         let mut b = Bench::new(10);
-        b.queue = Queue::new(100, 1).with_guard(Duration::from_secs(1));
         b.beat("p", &[], &[]);
         b.warmed(1, "a/1", "p", 0.2);
-        assert_eq!(b.fresh(2, "b/1"), [offer("b/1")]);
-        b.confirm("b/1");
-        b.taken("b/1", "p");
-        if requeued {
-            assert_eq!(b.declined("b/1", "p"), NONE);
+        for (tag, turn) in [(2, "b/8"), (3, "c/9")] {
+            assert_eq!(b.fresh(tag, turn), [offer(turn)]);
+            b.confirm(turn);
+            b.taken(turn, "p");
         }
-        b.pass(1.1);
-        let out = b.fresh(3, "a/2");
-        assert_eq!(out == [private("a/2", "p")], !requeued, "{out:?}");
+        assert_eq!(b.fresh(4, "a/2"), NONE);
+        if requeued {
+            assert_eq!(b.declined("b/8", "p"), NONE);
+        }
+        let out = b.done_by("c/9", "p", false);
+        assert_eq!(out.contains(&private("a/2", "p")), !requeued, "{out:?}");
         // Once it is taken again, private offers go on.
-        b.taken("b/1", "p");
-        b.done_by("b/1", "p", true);
-        assert_eq!(b.fresh(4, "b/3"), [private("b/3", "p")], "{requeued}");
+        b.taken("b/8", "p");
+        b.done_by("b/8", "p", false);
+        b.confirm("a/2");
+        b.taken("a/2", "p");
+        assert_eq!(b.done_by("a/2", "p", true), [ack(4)]);
+        assert_eq!(b.fresh(5, "a/3"), [private("a/3", "p")], "{requeued}");
     }
 }
 
