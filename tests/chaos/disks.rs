@@ -42,6 +42,8 @@ pub struct Moved {
 #[derive(Debug, Clone)]
 pub struct Lost {
     pub disk: usize,
+    /// When the command was first given: a workspace that ran by then had its home.
+    pub ordered: Nanos,
     /// When the command returned.
     pub at: Nanos,
 }
@@ -180,8 +182,10 @@ impl Disks {
         each(&of_disk(pool, disk), Signal::KILL);
         sleep(TREES_END).await;
         let operator = Operator::of(pool).await?;
+        let ordered = now();
         operator.until(&["home", "lost", &Self::host(disk)]).await?;
-        self.lost.borrow_mut().push(Lost { disk, at: now() });
+        let at = now();
+        self.lost.borrow_mut().push(Lost { disk, ordered, at });
         Ok(format!("disk {disk}"))
     }
 

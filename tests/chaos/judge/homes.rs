@@ -39,7 +39,8 @@ impl Records {
         homes.lost.iter().any(|lost| {
             let mut runs = self.runs.iter();
             // Its home may have been chosen, and no more.
-            let mut is_new = || !runs.any(|run| run.workspace == *workspace && run.start < lost.at);
+            let mut is_new =
+                || !runs.any(|run| run.workspace == *workspace && run.start < lost.ordered);
             let lived = homes.lived.contains(&(lost.disk, workspace.clone()));
             accepted.at < lost.at && (lived || is_new())
         })
