@@ -58,6 +58,11 @@ impl Sabotage {
 /// workers have run some.
 const STRIKES_AFTER: usize = 30;
 
+/// Without shared storage, the faults with these numbers are a move and a loss instead of what
+/// is drawn: short runs, too, have both.
+const MOVES: usize = 2;
+const LOSES: usize = 4;
+
 /// Of a process on one of several hosts: room for what the others have run.
 pub const SLOTS_ON_HOST: usize = 6;
 
@@ -106,11 +111,13 @@ impl Plan {
             }
             let mut random = random(shape.seed, "fault", number);
             after += random.usize(fault::gap(&shape));
-            Planned {
-                after,
-                pick: random.usize(..),
-                fault: Fault::new(&shape, &mut random),
-            }
+            let pick = random.usize(..);
+            let fault = match number {
+                MOVES if shape.disks > 0 => Fault::MoveHome,
+                LOSES if shape.disks > 0 => Fault::LoseDisk,
+                _ => Fault::new(&shape, &mut random),
+            };
+            Planned { after, pick, fault }
         })
     }
 }
@@ -213,6 +220,23 @@ mod tests {
             .iter()
             .filter(|turn| turn.workspace.starts_with("long-"));
         assert_eq!(behind.count(), 6);
+    }
+
+    #[test]
+    fn without_shared_storage_each_short_run_moves_a_workspace_and_loses_a_disk() {
+        for seed in 0..20 {
+            let shape = Shape {
+                short: true,
+                disks: 3,
+                ..plan(seed).0
+            };
+            let faults = Plan(shape).faults();
+            let faults: Vec<_> = faults.take_while(|planned| planned.after < 100).collect();
+            for wanted in [Fault::MoveHome, Fault::LoseDisk] {
+                let is_there = faults.iter().any(|planned| planned.fault == wanted);
+                assert!(is_there, "{wanted:?} with seed {seed}");
+            }
+        }
     }
 
     #[test]
