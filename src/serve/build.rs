@@ -1,7 +1,9 @@
 //! What a process is made of, by its settings.
 
 use std::fs::File;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -39,6 +41,11 @@ const WARM_SHARE: u64 = 4;
 /// So many servers wait also where the host has little room: one runs a turn, and another
 /// conversation's waits.
 pub const WARM_PER_SLOT: usize = 2;
+/// A waiting server is not idle: each takes notice of what the others write in CODEX_HOME. On two
+/// cores 64 of them doubled no turn's CPU time; without this limit, some 150 made it worse than cold starts.
+const MAX_WARM_PER_CORE: usize = 32;
+/// As `CODEX_WARM` allows: heartbeats and metrics are made for no more.
+const MAX_WARM: usize = 1000;
 
 /// codex can't be run by these settings.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +116,12 @@ pub(super) fn idle_servers(
     let ttl = settings.codex_idle_ttl;
     let count = match settings.codex_warm {
         Some(most) => ServerCount::AtMost(most),
-        None => ServerCount::Expected(settings.slots * WARM_PER_SLOT),
+        None => {
+            let expected = settings.slots * WARM_PER_SLOT;
+            let cores = available_parallelism().map_or(1, NonZero::get);
+            let most = expected.max(cores * MAX_WARM_PER_CORE).min(MAX_WARM);
+            ServerCount::Range { expected, most }
+        }
     };
     if ttl.is_zero() || matches!(count, ServerCount::AtMost(0)) {
         return None;

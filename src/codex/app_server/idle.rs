@@ -17,8 +17,6 @@ use crate::metrics::Metrics;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where room is missing, this share of those that wait goes at each look.
 const SHARE_TO_END: usize = 8;
-/// Also where the host has room for more: heartbeats and metrics are made for no more.
-const MAX_COUNT: usize = 1000;
 
 /// How many servers may wait.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +32,11 @@ pub struct Bounds {
 #[derive(Debug, Clone, Copy)]
 pub enum ServerCount {
     AtMost(usize),
-    /// More only while the host has ample room.
-    Expected(usize),
+    /// More than expected only while the host has ample room.
+    Range {
+        expected: usize,
+        most: usize,
+    },
 }
 
 /// Reports the host's room. It may read files.
@@ -97,9 +98,9 @@ impl Bounds {
     ) -> Option<DismissReason> {
         let too_many = match self.count {
             ServerCount::AtMost(most) => (servers.len() > most).then_some(DismissReason::Count),
-            ServerCount::Expected(_) if servers.len() > MAX_COUNT => Some(DismissReason::Count),
-            ServerCount::Expected(expected) if servers.len() > expected => surplus_goes(room()),
-            ServerCount::Expected(_) => None,
+            ServerCount::Range { most, .. } if servers.len() > most => Some(DismissReason::Count),
+            ServerCount::Range { expected, .. } if servers.len() > expected => surplus_goes(room()),
+            ServerCount::Range { .. } => None,
         };
         too_many.or_else(|| (memory_of(servers) > self.memory).then_some(DismissReason::Memory))
     }
@@ -108,7 +109,7 @@ impl Bounds {
     fn lack(&self, waiting: usize, room: Headroom) -> Option<DismissReason> {
         match (self.count, room) {
             (_, Headroom::Short) => Some(DismissReason::Memory),
-            (ServerCount::Expected(expected), room) if waiting > expected => surplus_goes(room),
+            (ServerCount::Range { expected, .. }, room) if waiting > expected => surplus_goes(room),
             _ => None,
         }
     }
@@ -388,9 +389,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn more_than_expected_wait_while_the_host_has_ample_room() {
         let room = room();
-        let servers = servers(ServerCount::Expected(2), room);
+        let count = ServerCount::Range {
+            expected: 2,
+            most: 20,
+        };
+        let servers = servers(count, room);
+        let mut first = enter(&servers, 1);
         let mut calls: Vec<Call> = (0..20).map(|_| enter(&servers, 1)).collect();
         assert!(ended(&mut calls).iter().all(|how| *how == "waits"));
+        assert!(matches!(
+            first.try_recv(),
+            Ok(ServerCall::End(DismissReason::Count))
+        ));
 
         // New ones take the place of old ones, and the old ones give way.
         *room.lock().unwrap() = Headroom::Scarce(ScarceResource::Tasks);
