@@ -35,7 +35,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 /// The rows of a table, a pool each, some at a time: they mostly wait. Those
 /// that failed are listed at the end, so that each shows what it saw.
-pub async fn concurrently<T: Debug>(
+async fn concurrently<T: Debug>(
     rows: &'static [T],
     case: impl AsyncFn(&'static T) + Copy + 'static,
 ) {

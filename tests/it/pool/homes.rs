@@ -6,7 +6,6 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::faults::concurrently;
 use crate::support::pool::{Pool, turn};
 
 /// Where the log of homes is.
@@ -51,14 +50,10 @@ impl Hosts {
 
     /// A process of that host.
     fn spawn(&mut self, host: usize) -> usize {
-        self.spawn_with(host, &[])
-    }
-
-    fn spawn_with(&mut self, host: usize, settings: &[(&str, &str)]) -> usize {
         let root = self.roots[host].to_str().unwrap().to_owned();
         let name = host_name(host);
-        let own = [("WORKSPACE_ROOT", &*root), ("WORKSPACE_HOST", &*name)];
-        self.pool.spawn(&[&own, settings].concat())
+        self.pool
+            .spawn(&[("WORKSPACE_ROOT", &root), ("WORKSPACE_HOST", &name)])
     }
 
     /// The hosts on which the workspace's directory is.
@@ -66,34 +61,6 @@ impl Hosts {
         let roots = self.roots.iter().enumerate();
         let has = roots.filter(|(_, root)| root.join(workspace).is_dir());
         has.map(|(number, _)| number).collect()
-    }
-
-    /// A process of that host that dies at a place, and is the first: its sequencer is active.
-    async fn start_with_dying(fault: &str) -> Self {
-        let pool = Pool::start(0, &[LOCAL, ("SLOTS", "1")]).await;
-        let root = |number| pool.root().with_file_name(format!("disk-{number}"));
-        let roots = (0..2).map(root).collect();
-        let mut hosts = Self { pool, roots };
-        hosts.spawn_with(0, &[("FAILPOINTS", fault)]);
-        hosts.pool.ready().await;
-        hosts.spawn(0);
-        hosts.spawn(1);
-        hosts.pool.ready().await;
-        hosts.pool.heartbeats(9).await;
-        hosts
-    }
-
-    /// A workspace of the host 1, after a first turn of each. Host 0 has twice the slots, so the
-    /// third one at the latest lives on host 1.
-    async fn first_turns(&mut self) -> &'static str {
-        const WORKSPACES: [&str; 3] = ["a", "b", "c"];
-        for workspace in WORKSPACES {
-            let first = turn(&format!("{workspace}1"), workspace, &[]);
-            self.pool.enqueue(&[first]).await;
-            self.pool.events.ended(&format!("{workspace}1")).await;
-        }
-        let mut all = WORKSPACES.into_iter();
-        all.find(|name| self.homes(name) == [1]).unwrap()
     }
 
     /// Copies a workspace and its records, as the docs say.
@@ -363,93 +330,6 @@ async fn g1_homes_outlive_a_log_that_was_replaced_by_snapshots() {
     hosts.pool.ready_in(HOMES, 2).await;
     let after: Vec<_> = names.iter().map(|name| hosts.homes(name)).collect();
     assert_eq!(before, after);
-}
-
-#[derive(Debug)]
-struct OrderDeath {
-    fault: &'static str,
-    order: &'static str,
-}
-
-const fn death(order: &'static str, fault: &'static str) -> OrderDeath {
-    OrderDeath { fault, order }
-}
-
-const DEATHS: &[OrderDeath] = &[
-    death("lost", "sequencer.lost_disk_deleted=return(kill)"),
-    death("lost", "sequencer.order_written=return(kill)"),
-    death("lost", "sequencer.order_settled=return(kill)"),
-    // After the homes of the two workspaces: the names of the turns that are lost.
-    death("lost", "sequencer.home_written=2*off->return(kill)"),
-    death("lost", "sequencer.told=return(kill)"),
-    death("move", "sequencer.released=return(kill)"),
-    death("move", "sequencer.order_written=return(kill)"),
-    death("move", "sequencer.order_settled=return(kill)"),
-    death("resumed", "sequencer.released=return(kill)"),
-];
-
-/// Guards that orders are acked last, and that each of their steps can be repeated.
-#[tokio::test]
-async fn g1_g4_a_sequencer_killed_at_any_step_of_an_order_leaves_it_to_the_next_one() {
-    concurrently(DEATHS, OrderDeath::happens).await;
-}
-
-impl OrderDeath {
-    async fn happens(&self) {
-        let mut hosts = Hosts::start_with_dying(self.fault).await;
-        let workspace = hosts.first_turns().await;
-        let id = |number: usize| format!("{workspace}{number}");
-        match self.order {
-            "lost" => {
-                let waits = turn(&id(2), workspace, &["say hi", "wait never"]);
-                hosts.pool.enqueue(&[waits]).await;
-                hosts.pool.started(&id(2), 1).await;
-                hosts.pool.enqueue(&[turn(&id(3), workspace, &[])]).await;
-                hosts.pool.process(2).kill();
-                let url = hosts.pool.url.clone();
-                // It does not hear the end of what its sequencer did not report.
-                tokio::task::spawn_local(async move {
-                    command(&url, &["home", "lost", "host-1"]).await;
-                });
-                assert_eq!(hosts.pool.process(0).exited().await, None);
-                hosts.pool.events.all_ended([id(2), id(3)]).await;
-                for id in [id(2), id(3)] {
-                    let turn = hosts.pool.events.turn(&id);
-                    assert_eq!(turn.error_code(), Some("workspace.lost"), "{id}");
-                }
-                hosts.pool.enqueue(&[turn(&id(4), workspace, &[])]).await;
-                hosts.pool.events.ended(&id(4)).await;
-                assert_eq!(hosts.pool.runs().of_turn(&id(2)).count(), 1);
-                assert_eq!(hosts.pool.runs().of_turn(&id(3)).count(), 0);
-                assert_eq!(hosts.homes(workspace), [0, 1]);
-            }
-            order => {
-                let (ok, shown) = hosts.command(&["pause", workspace]).await;
-                assert!(ok, "{shown}");
-                hosts.pool.enqueue(&[turn(&id(2), workspace, &[])]).await;
-                let (url, moved) = (hosts.pool.url.clone(), workspace.to_owned());
-                tokio::task::spawn_local(async move {
-                    command(&url, &["home", "move", &moved, "host-0"]).await;
-                });
-                assert_eq!(hosts.pool.process(0).exited().await, None);
-                let home = if order == "move" { 0 } else { 1 };
-                if order == "move" {
-                    // Again, for its answer.
-                    let again = ["home", "move", workspace, "host-0"];
-                    let (ok, shown) = hosts.command(&again).await;
-                    assert!(ok && shown.contains("lives on host-0"), "{shown}");
-                    hosts.copy(workspace, 1, 0);
-                }
-                let (ok, shown) = hosts.command(&["resume", workspace]).await;
-                assert!(ok, "{shown}");
-                hosts.pool.events.ended(&id(2)).await;
-                let run = hosts.pool.started(&id(2), 1).await;
-                let there = hosts.roots[home].join(workspace).canonicalize().unwrap();
-                assert_eq!(Path::new(&run.workspace), there);
-            }
-        }
-        hosts.pool.stop().await;
-    }
 }
 
 /// Guards `Actor::keep_home`: a disk that a workspace was moved away from can be its home again.
