@@ -41,8 +41,8 @@ const WARM_SHARE: u64 = 4;
 /// So many servers wait also where the host has little room: one runs a turn, and another
 /// conversation's waits.
 pub const WARM_PER_SLOT: usize = 2;
-/// A waiting server is not idle: each takes notice of what the others write in CODEX_HOME. On two
-/// cores 64 of them doubled no turn's CPU time; without this limit, some 150 made it worse than cold starts.
+/// A waiting server is not idle: on two cores 64 of them added 0.4 to a turn's CPU time, and some 150
+/// made a turn cost four times a cold start.
 const MAX_WARM_PER_CORE: usize = 32;
 /// As `CODEX_WARM` allows: heartbeats and metrics are made for no more.
 const MAX_WARM: usize = 1000;
