@@ -48,7 +48,7 @@ pub(super) fn judge(records: &Records) -> Vec<Finding> {
         let end = told.iter().find(|told| told.kind == "message_end");
         let is_lost = end.is_some_and(|end| end.attempt == LOST_ATTEMPT);
         match (end, recorded.get(turn)) {
-            // A lost disk's records are not told from.
+            // Records of a lost disk are out of reach, so they can't confirm the end.
             (Some(_), _) if is_lost && records.may_be_lost(accepted) => {}
             (None, None) => {
                 let what = "neither told nor recorded to have ended";

@@ -76,7 +76,7 @@ fn g5_who_is_busy_is_decided_by_the_records_of_those_ahead() {
             ..
         } = decided
         else {
-            panic!("{ahead}: it is let in, or buried");
+            panic!("{ahead}: it is let in, or dead-lettered");
         };
     }
     // For good, even if others have ended since.
