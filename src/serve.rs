@@ -43,7 +43,7 @@ pub use build::{
     EngineError, WARM_PER_SLOT, agents, connector, engine, homes, lock_lost_after, process_id,
     root, runner, topology, tried,
 };
-use build::{host, idle_servers, warn_of_trust};
+use build::{host, idle_servers, quiet_skill_folders, warn_of_trust};
 use monitor::{EventWatch, Watched};
 pub use monitor::{channels_needed, too_few_channels};
 
@@ -103,6 +103,9 @@ pub async fn serve(
     if let Some(codex) = codex {
         warn_of_trust(&settings, &root, codex);
         tried(codex, &metrics).await?;
+        if idle.is_some() {
+            quiet_skill_folders(&codex.launch);
+        }
     }
     let telemetry = match settings.roles.worker {
         true => telemetry(&settings, &id, &metrics),

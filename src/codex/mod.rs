@@ -27,6 +27,7 @@ pub mod protocol;
 pub(crate) mod recorded_cause;
 pub(crate) mod rollout;
 pub(crate) mod seal;
+pub mod skill_folders;
 pub(crate) mod stderr;
 pub mod tool;
 pub mod translate;

@@ -21,8 +21,8 @@ use crate::codex::exec::Exec;
 use crate::codex::home::Homes;
 use crate::codex::process::Codex;
 use crate::codex::program::{Launch, Program, ProgramError};
-use crate::codex::seal;
 use crate::codex::workspace_config::WorkspaceConfig;
+use crate::codex::{seal, skill_folders};
 use crate::config::{CodexHome, EngineKind, FaultTurns, Settings};
 use crate::error::with_sources;
 use crate::guard::Guards;
@@ -136,6 +136,26 @@ pub(super) fn idle_servers(
     let user = launch.and_then(|launch| launch.user.clone());
     let look = Box::new(move || Headroom::now(user.as_ref()));
     Some(IdleServers::new(bounds, look, metrics.clone()))
+}
+
+/// Keeps servers that wait from being woken by what others do: by each login shell, and each program that
+/// starts. A failure costs CPU time only.
+pub(super) fn quiet_skill_folders(launch: &Launch) {
+    if let Some(home) = variable(&launch.env, "HOME")
+        && let Err(error) = skill_folders::make_user_folder(Path::new(home), launch.user.as_ref())
+    {
+        tracing::warn!(
+            home,
+            error = with_sources(&error),
+            "can't make .agents/skills there: each file opened in that folder wakes each warm server"
+        );
+    }
+    if let Some(folder) = skill_folders::missing_system_folder() {
+        tracing::info!(
+            folder = %folder.display(),
+            "codex watches all of /etc where this folder is missing: each program that starts wakes each warm server"
+        );
+    }
 }
 
 /// Runs `codex --version`: an operator's mistake is reported at once, while

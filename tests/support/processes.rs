@@ -39,6 +39,25 @@ pub fn of_workspace(dir: &Path) -> Vec<i32> {
     pids.collect()
 }
 
+/// The folders and files that a process watches, as inode numbers: one list for each inotify instance.
+pub fn watched(pid: i32) -> Vec<Vec<u64>> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"));
+    let open = open.into_iter().flatten().flatten();
+    let is_watcher = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:inotify")
+    };
+    let inodes = |entry: fs::DirEntry| {
+        let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().display());
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let inode = |line: &str| {
+            let (_, inode) = line.strip_prefix("inotify ")?.split_once("ino:")?;
+            u64::from_str_radix(inode.split_whitespace().next()?, 16).ok()
+        };
+        info.lines().filter_map(inode).collect()
+    };
+    open.filter(is_watcher).map(inodes).collect()
+}
+
 pub fn describe(pid: i32) -> String {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command).replace('\0', " ");

@@ -10,6 +10,7 @@ use turn_worker::codex::config_file::ConfigFile;
 use turn_worker::codex::home::Homes;
 use turn_worker::codex::process::Codex;
 use turn_worker::codex::program::ProgramError;
+use turn_worker::codex::skill_folders;
 use turn_worker::config::{EngineKind, Settings};
 use turn_worker::error::with_sources;
 use turn_worker::guard;
@@ -45,9 +46,29 @@ pub(super) async fn check(settings: &Settings, root: Option<&Root>, report: &mut
         if let Some(lack) = lack {
             report.warn("warm servers", &lack);
         }
+        if warm > 0 {
+            skills(report);
+        }
     }
     if let Some(root) = root {
         home(settings, root, codex, report).await;
+    }
+}
+
+fn skills(report: &mut Report) {
+    match skill_folders::missing_system_folder() {
+        None => report.ok(
+            "skills",
+            "warm servers watch no folder that other programs use",
+        ),
+        Some(folder) => {
+            let detail = format!(
+                "{} is missing, so codex watches all of /etc: each program that starts on this host wakes each \
+                 warm server; make it, empty: mkdir -p {0}",
+                folder.display()
+            );
+            report.warn("skills", &detail);
+        }
     }
 }
 

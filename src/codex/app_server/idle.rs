@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::reuse::Reuse;
 use super::{DismissReason, Server};
 use crate::capacity::{Headroom, ScarceResource};
 use crate::fault;
@@ -17,6 +18,9 @@ use crate::metrics::Metrics;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where room is missing, this share of those that wait goes at each look.
 const SHARE_TO_END: usize = 8;
+
+/// Of those that no turn will find, so many make way for a new one.
+const SURPLUS_TO_END: usize = 2;
 
 /// How many servers may wait.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +36,7 @@ pub struct Bounds {
 #[derive(Debug, Clone, Copy)]
 pub enum ServerCount {
     AtMost(usize),
-    /// More than expected only while the host has ample room.
+    /// More than expected only while the host has ample room, and turns find them.
     Range {
         expected: usize,
         most: usize,
@@ -52,6 +56,7 @@ struct Inner {
     /// What it has found last, and when.
     room: Mutex<Option<(Instant, Headroom)>>,
     waiting: Mutex<Waiting>,
+    reuse: Mutex<Reuse>,
     metrics: Metrics,
 }
 
@@ -149,6 +154,7 @@ impl IdleServers {
             look,
             room: Mutex::default(),
             waiting: Mutex::default(),
+            reuse: Mutex::default(),
             metrics,
         }))
     }
@@ -171,6 +177,7 @@ impl IdleServers {
 
     /// The server that waits in that workspace; `None` if it has made way.
     pub async fn take(&self, workspace: &str) -> Option<Taken> {
+        self.reuse().record(workspace);
         let entry = self.leave(|entry| entry.workspace == workspace)?;
         let (reply, server) = oneshot::channel();
         entry.call.send(ServerCall::Turn(reply)).ok()?;
@@ -310,8 +317,22 @@ impl IdleServers {
         while let Some(why) = bounds.exceeded_by(&waiting.servers, || self.room()) {
             waiting.servers.remove(0).end(why);
         }
+        // Not all at once, as to end them costs the turns' CPU time.
+        let useful = self.useful();
+        let surplus = waiting.servers.len().saturating_sub(useful);
+        for entry in waiting.servers.drain(..surplus.min(SURPLUS_TO_END)) {
+            entry.end(DismissReason::Count);
+        }
         self.count(&waiting);
         number
+    }
+
+    /// How many servers the next turns will find.
+    fn useful(&self) -> usize {
+        match self.0.bounds.count {
+            ServerCount::AtMost(most) => most,
+            ServerCount::Range { expected, most } => self.reuse().useful(expected, most),
+        }
     }
 
     fn leave(&self, is_meant: impl Fn(&Entry) -> bool) -> Option<Entry> {
@@ -327,6 +348,11 @@ impl IdleServers {
         self.0
             .metrics
             .set_idle_servers(waiting.servers.len(), memory);
+    }
+
+    fn reuse(&self) -> MutexGuard<'_, Reuse> {
+        let reuse = self.0.reuse.lock();
+        reuse.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

@@ -20,6 +20,7 @@ mod idle;
 mod incoming;
 mod items;
 mod notice;
+mod reuse;
 mod run;
 mod server;
 mod startup_inputs;

@@ -26,7 +26,8 @@ fn call(command: &str, dir: &Path, url: &str, arguments: &[&str]) -> Call {
         .set("CODEX_BIN", stand_in().to_str().unwrap())
         .set("CODEX_ENV", "PATH,HOME,CODEX_API_KEY")
         .set("HTTP_ADDR", "127.0.0.1:0")
-        // With many cores the default would warn of inotify instances.
+        // What warm servers need depends on the host.
+        .set("CODEX_WARM", "0")
         .set("SLOTS", "4")
         .env("HOME", &path("home"))
         .env("CODEX_API_KEY", "k-s3cret")
@@ -99,6 +100,19 @@ async fn a_good_set_up_passes_everything() {
     );
     assert!(text.out.contains("\nall 20 passed"), "{text:?}");
     assert!(!text.out.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn a_host_on_which_codex_watches_all_of_etc_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = check(dir.path(), &Broker::vhost(), &["--json"]).set("CODEX_WARM", "1");
+    let (status, detail) = lines(&call.run().await).remove("skills").unwrap();
+    let expected = match Path::new("/etc/codex").is_dir() {
+        true => ("ok", "watch no folder that other programs use"),
+        false => ("warn", "mkdir -p /etc/codex/skills"),
+    };
+    assert_eq!(status, expected.0, "{detail}");
+    assert!(detail.contains(expected.1), "{detail}");
 }
 
 /// That there is a file is no login; whether the model's API takes it only a turn shows.

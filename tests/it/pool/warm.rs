@@ -1,6 +1,8 @@
 //! Servers that wait for the next turn of their workspace.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -8,7 +10,7 @@ use crate::support::broker::Broker;
 use crate::support::host::until;
 use crate::support::limit::GROWING;
 use crate::support::pool::{Pool, Run, turn};
-use crate::support::processes::{lives, parent};
+use crate::support::processes::{lives, parent, watched};
 
 const IDLE: &str = "turn_worker_servers_idle";
 const REUSED: &str = "turn_worker_servers_reused_total";
@@ -297,6 +299,19 @@ async fn more_servers_wait_while_the_host_has_room() {
     pool.metric_is(IDLE, 2.0).await;
     let dismissed = r#"turn_worker_servers_dismissed_total{reason="tasks"}"#;
     pool.metric_is(dismissed, 2.0).await;
+    pool.stop().await;
+}
+
+/// Guards `codex::skill_folders`: else each file that is opened in the home wakes each server.
+#[tokio::test]
+async fn a_waiting_server_does_not_watch_the_whole_home() {
+    let mut pool = pool(1, &[]).await;
+    let run = ran(&mut pool, "t", "a", &["say hi"], "end_turn").await;
+    let watched = watched(run.pid).concat();
+    let home = pool.codex_home().with_file_name("");
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert!(watched.contains(&inode(&home.join(".agents/skills"))));
+    assert!(!watched.contains(&inode(&home)));
     pool.stop().await;
 }
 

@@ -1,7 +1,8 @@
 //! The real codex in a pool, from a producer's request to a reader's event.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::{cost, program, write_home};
 use crate::support::host::stand_in;
 use crate::support::model_server::{ModelServer, Request};
 use crate::support::pool::{Pool, Turn, turn};
-use crate::support::processes::of_workspace;
+use crate::support::processes::{of_workspace, watched};
 
 /// A pool of one process with the real codex.
 pub(super) async fn pool(settings: &[(&str, &str)]) -> (Pool, ModelServer, tempfile::TempDir) {
@@ -185,8 +186,15 @@ async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_scri
         );
         // What `src/capacity/watchers.rs` and the docs count on; fewer where the user has no more.
         let workspace = pool.root().canonicalize().unwrap().join("a");
-        let watchers: usize = of_workspace(&workspace).into_iter().map(watchers).sum();
+        let watched: Vec<_> = of_workspace(&workspace)
+            .into_iter()
+            .flat_map(watched)
+            .collect();
+        let watchers = watched.len();
         assert!(watchers <= 2, "{watchers} inotify instances after {id}");
+        // What `codex::skill_folders` counts on: all that opens files in there would wake it.
+        let user_home = fs::metadata(pool.codex_home().parent().unwrap()).unwrap();
+        assert!(!watched.concat().contains(&user_home.ino()), "{id}");
     }
     assert_eq!(pool.metric("turn_worker_servers_reused_total").await, 3.0);
     let dismissed = r#"turn_worker_servers_dismissed_total{reason="script"}"#;
@@ -195,16 +203,6 @@ async fn g3_a_server_stays_with_code_mode_and_a_slow_profile_and_not_with_a_scri
     pool.unlocked("a").await;
     assert!(!pool.root().join("a/late").exists());
     pool.stop().await;
-}
-
-/// How many inotify instances a process has.
-fn watchers(pid: i32) -> usize {
-    let open = fs::read_dir(format!("/proc/{pid}/fd"));
-    let open = open.into_iter().flatten().flatten();
-    let is_watcher = |link: &PathBuf| link.as_os_str() == "anon_inode:inotify";
-    open.filter_map(|entry| fs::read_link(entry.path()).ok())
-        .filter(is_watcher)
-        .count()
 }
 
 /// The first attempt had one whole answer, and one that its worker's death cut off.

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustix::fs::inotify::{CreateFlags, init};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use serde_json::{Value, json};
 
 use super::commands;
@@ -40,7 +40,7 @@ const WATCHERS: usize = 2;
 
 struct Server {
     dir: PathBuf,
-    /// As the real one, which watches its configuration and skills; it does without where there are no more.
+    /// As the real one, which does without where there are no more.
     _watchers: [rustix::io::Result<OwnedFd>; WATCHERS],
     unwanted: Arc<HashSet<String>>,
     initialized: bool,
@@ -71,7 +71,7 @@ pub fn run(dir: PathBuf, args: &[String]) {
     end_on_term(Arc::clone(&deaf));
     let mut server = Server {
         dir,
-        _watchers: array::from_fn(|_| init(CreateFlags::CLOEXEC)),
+        _watchers: watchers(),
         unwanted: Arc::default(),
         initialized: false,
         threads: HashMap::new(),
@@ -90,6 +90,21 @@ pub fn run(dir: PathBuf, args: &[String]) {
     }
     commands::end_all();
     exit(0);
+}
+
+/// One of them watches for skills: in the nearest folder that exists where theirs is missing.
+fn watchers() -> [rustix::io::Result<OwnedFd>; WATCHERS] {
+    let watchers = array::from_fn(|_| init(CreateFlags::CLOEXEC));
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".agents/skills"));
+    let folders = home.into_iter().chain(["/etc/codex/skills".into()]);
+    for folder in folders {
+        let nearest = folder.ancestors().find(|folder| folder.is_dir()).unwrap();
+        if let Ok(watcher) = &watchers[0] {
+            let events = WatchFlags::OPEN | WatchFlags::CREATE | WatchFlags::CLOSE_WRITE;
+            add_watch(watcher, nearest, events).unwrap();
+        }
+    }
+    watchers
 }
 
 fn inputs<'a>(params: &'a Value, kind: &'static str) -> impl Iterator<Item = &'a Value> {
