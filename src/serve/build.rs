@@ -41,9 +41,9 @@ const WARM_SHARE: u64 = 4;
 /// So many servers wait also where the host has little room: one runs a turn, and another
 /// conversation's waits.
 pub const WARM_PER_SLOT: usize = 2;
-/// A waiting server is not idle: on two cores 64 of them added 0.4 to a turn's CPU time, and some 150
-/// made a turn cost four times a cold start.
-const MAX_WARM_PER_CORE: usize = 32;
+/// Where each program that starts wakes all of them: on two cores 64 of them then made a turn cost half as
+/// much again.
+const MAX_WOKEN_PER_CORE: usize = 32;
 /// As `CODEX_WARM` allows: heartbeats and metrics are made for no more.
 const MAX_WARM: usize = 1000;
 
@@ -118,9 +118,14 @@ pub(super) fn idle_servers(
         Some(most) => ServerCount::AtMost(most),
         None => {
             let expected = settings.slots * WARM_PER_SLOT;
-            let cores = available_parallelism().map_or(1, NonZero::get);
-            let most = expected.max(cores * MAX_WARM_PER_CORE).min(MAX_WARM);
-            ServerCount::Range { expected, most }
+            let most = match skill_folders::missing_system_folder() {
+                None => MAX_WARM,
+                Some(_) => available_parallelism().map_or(1, NonZero::get) * MAX_WOKEN_PER_CORE,
+            };
+            ServerCount::Range {
+                expected,
+                most: most.clamp(expected, MAX_WARM.max(expected)),
+            }
         }
     };
     if ttl.is_zero() || matches!(count, ServerCount::AtMost(0)) {

@@ -275,6 +275,7 @@ impl IdleServers {
         for entry in waiting.servers.drain(..count.div_ceil(SHARE_TO_END)) {
             entry.end(why);
         }
+        self.reuse().record_bound(waiting.servers.len());
         self.count(&waiting);
     }
 
@@ -316,6 +317,9 @@ impl IdleServers {
         let bounds = self.0.bounds;
         while let Some(why) = bounds.exceeded_by(&waiting.servers, || self.room()) {
             waiting.servers.remove(0).end(why);
+            if why != DismissReason::Count {
+                self.reuse().record_bound(waiting.servers.len());
+            }
         }
         // Not all at once, as to end them costs the turns' CPU time.
         let useful = self.useful();

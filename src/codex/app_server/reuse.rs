@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 const TURNS: usize = 256;
 /// So many conversations are known; `CODEX_WARM` allows as many servers.
 const CONVERSATIONS: usize = 1000;
+/// For so many turns it counts that the host had room for no more servers. Then more are tried again.
+const BOUND_TURNS: usize = 4 * TURNS;
 /// A cold start with so many servers waiting takes twice the CPU time: codex opens some forty files of skills in
 /// it, and each open wakes all servers of the same `CODEX_HOME` (1.4 of 200 ms for each server, codex 0.171.0).
 const DOUBLING: usize = 128;
@@ -23,11 +25,21 @@ pub(super) struct Reuse {
     /// For each of the last [`TURNS`] turns: how many other conversations have had one since its own had
     /// one; `None` if it is not known to have had one.
     distances: VecDeque<Option<usize>>,
+    bound: Option<Bound>,
+}
+
+/// The host had room for no more servers.
+#[derive(Debug)]
+struct Bound {
+    servers: usize,
+    /// Since then.
+    turns: usize,
 }
 
 impl Reuse {
     /// A turn of that workspace starts.
     pub(super) fn record(&mut self, workspace: &str) {
+        self.bound = self.bound.take().and_then(Bound::after_turn);
         let known = self.latest.iter().rposition(|known| known == workspace);
         let distance = known.map(|at| self.latest.len() - 1 - at);
         let known = known.and_then(|at| self.latest.remove(at));
@@ -41,8 +53,19 @@ impl Reuse {
         }
     }
 
+    /// One has to make way, as the host has room for so many servers at the most.
+    pub(super) fn record_bound(&mut self, servers: usize) {
+        let servers = match &self.bound {
+            Some(bound) => bound.servers.min(servers),
+            None => servers,
+        };
+        self.bound = Some(Bound { servers, turns: 0 });
+    }
+
     /// How many servers should wait, `least` to `most` of them, so that cold starts take the least CPU time.
     pub(super) fn useful(&self, least: usize, most: usize) -> usize {
+        let bound = self.bound.as_ref().map(|bound| bound.servers);
+        let most = bound.map_or(most, |bound| most.min(bound.max(least)));
         if self.distances.len() < TURNS || least >= most {
             return most;
         }
@@ -65,6 +88,13 @@ impl Reuse {
             }
         }
         best.1
+    }
+}
+
+impl Bound {
+    fn after_turn(self) -> Option<Self> {
+        let turns = self.turns + 1;
+        (turns < BOUND_TURNS).then_some(Self { turns, ..self })
     }
 }
 
@@ -113,6 +143,21 @@ mod tests {
         // A busy half, and others that come once.
         let half = after((0..600).map(|n| if n % 2 == 0 { n / 2 % 20 } else { 1000 + n }));
         assert_eq!(half.useful(16, 64), 40);
+    }
+
+    #[test]
+    fn what_the_host_has_room_for_bounds_them_for_a_time() {
+        let mut reuse = after((0..400).map(|n| n % 100));
+        assert_eq!(reuse.useful(16, 1000), 1000);
+        reuse.record_bound(120);
+        assert_eq!(reuse.useful(16, 1000), 120);
+        reuse.record_bound(48);
+        assert_eq!(reuse.useful(16, 1000), 16);
+        (0..BOUND_TURNS).for_each(|n| reuse.record(&format!("w{}", n % 100)));
+        assert_eq!(reuse.useful(16, 1000), 1000);
+        // Those that are expected wait in any case.
+        reuse.record_bound(8);
+        assert_eq!(reuse.useful(16, 1000), 16);
     }
 
     #[test]

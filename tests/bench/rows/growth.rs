@@ -16,7 +16,7 @@ use crate::stage::{Bench, warm_up};
 use crate::table::{Row, short};
 
 /// With [`SLOTS`] slots; the last are more than servers can wait for by default.
-const CONVERSATIONS: [usize; 3] = [16, 64, 256];
+const CONVERSATIONS: [usize; 4] = [16, 64, 128, 256];
 /// With [`ALL_SLOTS`] slots in all.
 const PROCESSES: [usize; 5] = [1, 2, 4, 8, 16];
 const ALL_SLOTS: usize = 16;
