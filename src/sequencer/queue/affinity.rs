@@ -100,6 +100,14 @@ impl Affinity {
         self.waiting.clear();
     }
 
+    /// All slots of the processes, and how many turns more than free slots there are
+    /// for them: negative while slots remain free.
+    pub(super) fn surplus(&self, now: Instant) -> (usize, isize) {
+        let (slots, free) = self.processes.slots(now);
+        let turns = self.processes.unanswered() + self.waiting.len();
+        (slots, turns.cast_signed() - free.cast_signed())
+    }
+
     /// How many workspaces have a preferred process.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {

@@ -247,19 +247,21 @@ impl Queue {
         Some(None)
     }
 
-    /// The disk for a new workspace: with a free slot, and few workspaces for its slots.
+    /// The disk for a new workspace: with a free slot, or else the shortest queue for its slots; and with
+    /// few workspaces for them. A turn that a process has just taken is in none of its heartbeats yet.
     fn choose_disk(&self, now: Instant) -> Option<Disk> {
         let homes = self.homes.as_ref()?;
         let hosts = self.hosts.iter();
         let there = hosts.filter(|(disk, _)| !homes.is_lost(*disk));
         let there = there.filter_map(|(disk, host): (Uuid, &HostQueue)| {
-            let (slots, free) = host.affinity.processes.slots(now);
+            let (slots, surplus) = host.affinity.surplus(now);
+            let queue = (surplus + 1).max(0).cast_unsigned();
             let workspaces = homes.count(disk).max(host.chosen) + 1;
             // Compared as a fraction, of whole numbers.
-            let load = workspaces.saturating_mul(1_000) / slots.max(1);
-            (slots > 0).then_some((free == 0, load, disk, host))
+            let by_slot = |count: usize| count.saturating_mul(1_000) / slots.max(1);
+            (slots > 0).then_some((by_slot(queue), by_slot(workspaces), disk, host))
         });
-        let best = there.min_by_key(|(is_full, load, disk, _)| (*is_full, *load, *disk));
+        let best = there.min_by_key(|(queue, load, disk, _)| (*queue, *load, *disk));
         best.map(|(_, _, id, host)| Disk {
             id,
             host: Arc::clone(&host.host),

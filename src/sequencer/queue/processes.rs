@@ -277,6 +277,11 @@ impl Processes {
         self.unanswered.remove(&(since, ticket));
     }
 
+    /// Offers in the shared queue that no worker is known to have taken.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+
     /// Since when the oldest offer in the shared queue has had no answer.
     pub(super) fn oldest_unanswered(&self) -> Option<Instant> {
         self.unanswered.first().map(|(since, _)| *since)

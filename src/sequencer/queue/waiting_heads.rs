@@ -34,6 +34,10 @@ impl Waiting {
         self.by_ticket.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_ticket.len()
+    }
+
     /// One that waits already changes its group.
     pub(super) fn insert(&mut self, group: Group, head: WaitingHead) {
         self.remove(head.ticket);

@@ -94,6 +94,24 @@ fn new_workspaces_go_to_the_disk_with_the_fewest_for_its_slots() {
     assert_eq!(on_first, 2, "{hosts:?}");
 }
 
+/// A process reports what it runs two seconds later.
+#[test]
+fn g2_a_new_workspace_does_not_go_where_turns_wait_while_another_disk_has_a_free_slot() {
+    let mut b = bench();
+    b.beat_of(1, 1);
+    b.beat_of(2, 1);
+    assert_eq!(b.fresh(1, "a/1"), [home("a", "h1")]);
+    assert_eq!(b.home_set("a", 1, Some(disk(1))), [offer("a/1")]);
+    assert_eq!(b.fresh(2, "b/2"), [home("b", "h2")]);
+    assert_eq!(b.home_set("b", 1, Some(disk(2))), [offer("b/2")]);
+    b.done("b/2");
+    // As many workspaces live on each, and the first has the lower id.
+    assert_eq!(b.fresh(3, "c/3"), [home("c", "h2")]);
+    assert_eq!(b.home_set("c", 1, Some(disk(2))), [offer("c/3")]);
+    // Both are full now: the one with fewer workspaces.
+    assert_eq!(b.fresh(4, "d/4"), [home("d", "h1")]);
+}
+
 #[test]
 fn g2_a_home_that_is_away_is_offered_nothing_until_it_is_back() {
     let mut b = bench();
