@@ -33,10 +33,18 @@ pub struct Disk {
     pub host: Arc<str>,
 }
 
+/// What is reported of a lost disk to those whose turns end with it: the same each time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Loss {
+    pub host: Arc<str>,
+    pub at: Timestamp,
+}
+
 /// Turns that ended with the disk that their workspace was on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostTurns {
-    pub host: Arc<str>,
+    #[serde(flatten)]
+    pub loss: Loss,
     pub turn_ids: Vec<Arc<str>>,
 }
 
@@ -49,9 +57,9 @@ pub struct HomeRecord {
     /// `None` after its disk was lost, until its next turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<Disk>,
-    /// Of the last loss.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<LostTurns>,
+    /// The losses with which turns of it ended, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostTurns>,
 }
 
 /// A disk that is gone for good.
@@ -61,6 +69,24 @@ pub struct LostDisk {
     pub at: Timestamp,
     /// The process of the command.
     pub by: String,
+}
+
+impl HomeRecord {
+    /// The loss with which that turn ended.
+    pub fn loss_of(&self, turn_id: &str) -> Option<&Loss> {
+        let mut lost = self.lost.iter();
+        let lost = lost.find(|lost| lost.turn_ids.iter().any(|id| **id == *turn_id))?;
+        Some(&lost.loss)
+    }
+}
+
+impl LostDisk {
+    pub fn loss(&self) -> Loss {
+        Loss {
+            host: Arc::clone(&self.disk.host),
+            at: self.at,
+        }
+    }
 }
 
 /// What an operator wants.
@@ -185,6 +211,10 @@ impl Homes {
         self.lost.contains_key(&disk)
     }
 
+    pub fn loss_of(&self, disk: Uuid) -> Option<Loss> {
+        self.lost.get(&disk).map(LostDisk::loss)
+    }
+
     pub fn lost(&self) -> impl Iterator<Item = &LostDisk> {
         self.lost.values()
     }
@@ -220,7 +250,7 @@ impl Homes {
             workspace: Arc::clone(workspace),
             number: known.map_or(0, |record| record.number) + 1,
             home,
-            lost: known.and_then(|record| record.lost.clone()),
+            lost: known.map(|record| record.lost.clone()).unwrap_or_default(),
         }
     }
 
@@ -355,14 +385,14 @@ mod tests {
         assert!(homes.disk_lost(lost("one")) && !homes.disk_lost(lost("one")));
         assert_eq!(homes.disk_of("a"), None);
         let mut next = homes.next(&"a".into(), None);
-        next.lost = Some(LostTurns {
-            host: "one".into(),
+        next.lost = vec![LostTurns {
+            loss: lost("one").loss(),
             turn_ids: vec!["t".into()],
-        });
+        }];
         assert!(homes.set(next));
         // The turns that ended with it are known for as long as no other disk is lost.
         let next = homes.next(&"a".into(), Some(disk("two")));
-        assert_eq!(next.lost.as_ref().map(|lost| lost.turn_ids.len()), Some(1));
+        assert_eq!(next.loss_of("t"), Some(&lost("one").loss()));
         assert!(homes.set(next));
         assert_eq!(homes.disk_of("a"), Some(&disk("two")));
     }

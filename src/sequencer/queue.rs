@@ -573,11 +573,10 @@ impl Queue {
     /// the log says so of it by name.
     fn ends_with_its_disk(&self, ticket: Ticket) -> Option<Verdict> {
         let held = self.turns.get(&ticket)?;
-        let host = Arc::clone(held.lost_with.as_ref()?);
+        held.lost_with.as_ref()?;
         let record = self.homes.as_ref()?.of(&held.turn.workspace)?;
-        let lost = record.lost.as_ref()?;
-        let is_recorded = lost.turn_ids.contains(&held.turn.turn_id);
-        is_recorded.then_some(Verdict::HostLost { host })
+        let loss = record.loss_of(&held.turn.turn_id)?.clone();
+        Some(Verdict::HostLost { loss })
     }
 
     fn set_timer(&mut self, ticket: Ticket, wake: Option<Instant>) {

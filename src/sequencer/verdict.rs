@@ -17,6 +17,7 @@ use crate::amqp::messages::{RecordsAnswer, RecordsTask};
 use crate::error::with_sources;
 use crate::event::StopReason;
 use crate::fault;
+use crate::homes::Loss;
 use crate::request::{Limits, Properties, TurnRequest};
 use crate::trace::TraceContext;
 use crate::turn::lost_ending;
@@ -35,8 +36,8 @@ impl Actor {
         disk: Uuid,
         other: Option<Uuid>,
     ) -> ClaimAnswer {
-        if let Wanted::HostLost { host } = &wanted {
-            return self.end_lost(turn, host).await;
+        if let Wanted::HostLost { loss } = &wanted {
+            return self.end_lost(turn, loss).await;
         }
         let decided = self.decide_there(turn, wanted, disk, other).await;
         decided.unwrap_or_else(|error| {
@@ -90,13 +91,13 @@ impl Actor {
 
     /// The turn may have been started on a disk that is gone for good: it ends, and
     /// no records have its end.
-    async fn end_lost(&self, turn: &Arc<QueuedTurn>, host: &str) -> ClaimAnswer {
+    async fn end_lost(&self, turn: &Arc<QueuedTurn>, loss: &Loss) -> ClaimAnswer {
         let limits = Limits::accepted();
         let Ok(request) = TurnRequest::parse(&turn.request, &limits, &Properties::default()) else {
             return ClaimAnswer::Failed;
         };
-        let error = workspace_lost(&turn.workspace, host);
-        let end = lost_ending(&request, error.clone());
+        let error = workspace_lost(&turn.workspace, &loss.host);
+        let end = lost_ending(&request, error.clone(), loss.at);
         let _place = self.place_for_ending().await;
         if !self.publish_events(end.clone()).await {
             return ClaimAnswer::Failed;
@@ -108,7 +109,7 @@ impl Actor {
         tracing::warn!(
             turn_id = &*turn.turn_id,
             workspace = &*turn.workspace,
-            host,
+            host = &*loss.host,
             "ended a turn of a workspace on a lost disk"
         );
         ClaimAnswer::Won

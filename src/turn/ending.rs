@@ -211,19 +211,20 @@ fn unrun_request(request: &TurnRequest, ending: Ending) -> Vec<SealedEvent> {
     let start = message_start(request, None);
     let metadata = request.metadata.clone();
     let sealer = sealer(request, 0);
-    unrun(sealer, start, ending, metadata)
+    unrun(sealer, start, ending, metadata, Timestamp::now())
 }
 
 /// The attempt of the end of a turn with lost records: higher than any that it
 /// may have had, so that readers take it for the newest.
 const LOST_ATTEMPT: u32 = 1_000_000;
 
-/// All events of a turn with lost records that may have been started.
-pub fn lost_ending(request: &TurnRequest, error: TurnError) -> Vec<SealedEvent> {
+/// All events of a turn with lost records that may have been started. No record holds them, so they
+/// are the same whenever they are made, by any process: `time` is that of the loss.
+pub fn lost_ending(request: &TurnRequest, error: TurnError, time: Timestamp) -> Vec<SealedEvent> {
     let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
     let start = message_start(request, None);
     let metadata = request.metadata.clone();
-    unrun(sealer(request, LOST_ATTEMPT), start, ending, metadata)
+    unrun(sealer(request, LOST_ATTEMPT), start, ending, metadata, time)
 }
 
 /// All events of a request that can't be accepted. Its workspace may be
@@ -238,7 +239,13 @@ pub fn rejected_ending(rejection: &Rejection, turn_id: &TurnId) -> Vec<SealedEve
     let error = failure(rejection.code, rejection.to_string(), false);
     let ending = Ending::not_run(StopReason::Error, Some(error), Spent::default());
     let sealer = Sealer::new(turn_id.as_str(), workspace, 0).traced(rejection.trace.as_ref());
-    unrun(sealer, start, ending, rejection.metadata.clone())
+    unrun(
+        sealer,
+        start,
+        ending,
+        rejection.metadata.clone(),
+        Timestamp::now(),
+    )
 }
 
 fn unrun(
@@ -246,10 +253,36 @@ fn unrun(
     start: EventBody,
     ending: Ending,
     metadata: Option<Metadata>,
+    time: Timestamp,
 ) -> Vec<SealedEvent> {
     [start]
         .into_iter()
         .chain(ending.bodies(metadata, None, Duration::ZERO))
-        .map(|body| sealer.seal(body, Timestamp::now()))
+        .map(|body| sealer.seal(body, time))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Limits, Properties};
+
+    /// Each sequencer that ends a turn with its disk makes its events anew.
+    #[test]
+    fn g5_the_end_of_a_turn_with_lost_records_is_the_same_each_time() {
+        let body = br#"{"turn_id": "t", "workspace": "a", "messages": [{"role": "user", "content": "p"}]}"#;
+        let made = || {
+            let limits = Limits::accepted();
+            let request = TurnRequest::parse(body, &limits, &Properties::default()).unwrap();
+            let error = failure(ErrorCode::WorkspaceLost, "gone".to_owned(), false);
+            let time = Timestamp::from_second(1_700_000_000).unwrap();
+            lost_ending(&request, error, time)
+        };
+        let (first, again) = (made(), made());
+        assert_eq!(first.len(), 3);
+        for (event, again) in first.iter().zip(&again) {
+            assert_eq!(event.json, again.json);
+            assert!(event.json.contains("2023-11-14T22:13:20"), "{}", event.json);
+        }
+    }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::homes::Loss;
+
 /// How a turn ends that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verdict {
@@ -22,7 +24,7 @@ pub enum Verdict {
     /// If it has, that of another workspace may be asked about.
     IdTaken { workspace: Arc<str> },
     /// The disk of its workspace is gone for good, and it may have been started there.
-    HostLost { host: Arc<str> },
+    HostLost { loss: Loss },
 }
 
 /// How the claim came out.

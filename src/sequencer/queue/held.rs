@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Action, Verdict};
+use crate::homes::Loss;
 use crate::request::OnBusy;
 use crate::workspace::Pauses;
 
@@ -76,8 +77,8 @@ pub(super) struct Held {
     pub turn: Arc<QueuedTurn>,
     /// The disk that its workspace lives on, as far as that is known.
     pub disk: Option<Uuid>,
-    /// The host of a lost disk, on which it may have been started.
-    pub lost_with: Option<Arc<str>>,
+    /// The loss of a disk on which it may have been started.
+    pub lost_with: Option<Loss>,
     /// It may have been offered by another sequencer.
     pub redelivered: bool,
     /// When it was first received is to be kept, as soon as its home is known.

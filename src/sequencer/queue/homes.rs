@@ -136,7 +136,7 @@ impl Queue {
         for (workspace, tickets) in lines {
             for ticket in tickets {
                 if let Some(held) = self.turns.get_mut(&ticket) {
-                    held.lost_with = Some(Arc::clone(&lost.disk.host));
+                    held.lost_with = Some(lost.loss());
                 }
             }
             self.settle_in(&workspace, now, out);
@@ -157,16 +157,13 @@ impl Queue {
         let Some(record) = homes.of(workspace) else {
             return;
         };
-        let lost_before = record.lost.as_ref();
-        let lost_before = lost_before.filter(|lost| lost.turn_ids.contains(&held.turn.turn_id));
         // It may have been started there by an offer of another sequencer.
-        let lost_now = record.home.as_ref().filter(|disk| homes.is_lost(disk.id));
-        let lost_now = lost_now.filter(|_| held.redelivered);
-        held.lost_with = match (lost_before, lost_now) {
-            (Some(lost), _) => Some(Arc::clone(&lost.host)),
-            (None, Some(disk)) => Some(Arc::clone(&disk.host)),
-            (None, None) => None,
+        let lost_now = || {
+            let disk = record.home.as_ref().filter(|_| held.redelivered)?;
+            homes.loss_of(disk.id)
         };
+        let lost_before = record.loss_of(&held.turn.turn_id).cloned();
+        held.lost_with = lost_before.or_else(lost_now);
     }
 
     /// The workspace's home has changed: what was under way with the one before does not count.
@@ -227,7 +224,7 @@ impl Queue {
         let ends_first = lost_turns(homes, line, &self.turns);
         let record = match ends_first {
             Some(lost) => HomeRecord {
-                lost: Some(lost),
+                lost,
                 ..homes.next(&workspace, None)
             },
             None => match self.choose_disk(now) {
@@ -409,24 +406,39 @@ impl Queue {
 
 /// The turns in line that ended with their disk, with those of earlier losses, if
 /// the log does not name them all.
-fn lost_turns(homes: &Homes, line: &Line, turns: &BTreeMap<Ticket, Held>) -> Option<LostTurns> {
+fn lost_turns(
+    homes: &Homes,
+    line: &Line,
+    turns: &BTreeMap<Ticket, Held>,
+) -> Option<Vec<LostTurns>> {
     let held = line.order.iter().filter_map(|ticket| turns.get(ticket));
-    let lost = held.filter(|held| held.lost_with.is_some());
+    let lost = held.filter_map(|held| Some((&held.turn, held.lost_with.as_ref()?)));
     let mut lost = lost.peekable();
-    let first = lost.peek()?;
-    let host = first.lost_with.clone()?;
-    let record = homes.of(&first.turn.workspace)?;
-    let mut turn_ids = match &record.lost {
-        Some(lost) => lost.turn_ids.clone(),
-        None => Vec::new(),
-    };
-    let known = turn_ids.len();
-    for held in lost {
-        if !turn_ids.contains(&held.turn.turn_id) {
-            turn_ids.push(Arc::clone(&held.turn.turn_id));
+    let (first, _) = lost.peek()?;
+    let record = homes.of(&first.workspace)?;
+    let lost = lost.filter(|(turn, _)| record.loss_of(&turn.turn_id).is_none());
+    let mut all = record.lost.clone();
+    let mut is_news = false;
+    for (turn, loss) in lost {
+        is_news = true;
+        if all.last().is_none_or(|last| last.loss != *loss) {
+            all.push(LostTurns {
+                loss: loss.clone(),
+                turn_ids: Vec::new(),
+            });
+        }
+        if let Some(last) = all.last_mut()
+            && !last.turn_ids.contains(&turn.turn_id)
+        {
+            last.turn_ids.push(Arc::clone(&turn.turn_id));
         }
     }
-    let is_news = turn_ids.len() > known;
-    turn_ids.drain(..turn_ids.len().saturating_sub(MOST_NAMED));
-    is_news.then_some(LostTurns { host, turn_ids })
+    let mut named = 0;
+    for lost in all.iter_mut().rev() {
+        let surplus = lost.turn_ids.len().saturating_sub(MOST_NAMED - named);
+        lost.turn_ids.drain(..surplus);
+        named += lost.turn_ids.len();
+    }
+    all.retain(|lost| !lost.turn_ids.is_empty());
+    is_news.then_some(all)
 }

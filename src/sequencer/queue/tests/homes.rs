@@ -42,7 +42,7 @@ impl Bench {
             workspace: workspace.into(),
             number,
             home,
-            lost: None,
+            lost: Vec::new(),
         };
         self.queue.home_set(self.now, record, &mut self.out);
         self.take()
@@ -144,21 +144,58 @@ fn g4_turns_that_may_have_been_started_on_a_lost_disk_end_by_name() {
         at: Timestamp::UNIX_EPOCH,
         by: String::new(),
     };
-    b.queue.disk_lost(b.now, lost, &mut b.out);
+    b.queue.disk_lost(b.now, lost.clone(), &mut b.out);
     let Some(Action::SetHome { record }) = b.out.pop() else {
         panic!("they are not named");
     };
     assert_eq!(record.home, None);
-    assert_eq!(&*record.lost.as_ref().unwrap().turn_ids[0], "1");
+    let loss = lost.loss();
+    assert_eq!(record.loss_of("1"), Some(&loss));
     // One that comes later is not lost, and waits for its turn.
     assert_eq!(b.fresh(2, "a/2"), NONE);
     b.queue.home_set(b.now, record, &mut b.out);
-    let host_lost = Verdict::HostLost { host: "h1".into() };
+    let host_lost = Verdict::HostLost { loss };
     assert_eq!(b.take(), [claim("a/1", host_lost.clone()), home("a", "h2")]);
     // Sent again, it ends so again.
     assert_eq!(b.fresh(3, "a/1"), [ack(3)]);
     b.queue.reset();
     assert_eq!(b.fresh(4, "a/1"), [claim("a/1", host_lost)]);
+}
+
+/// Each sequencer that ends it publishes the same, so the loss is that of the turn.
+#[test]
+fn g5_a_turn_ends_with_the_loss_that_it_met_also_after_another_one() {
+    let mut b = bench();
+    b.beat_of(1, 1);
+    b.beat_of(2, 1);
+    let mut losses = Vec::new();
+    for number in 1..=2 {
+        b.queue.reset();
+        let turn = format!("a/{number}");
+        b.fresh(number, &turn);
+        let homes = b.queue.homes().unwrap();
+        let record = homes.next(&"a".into(), Some(disk(number.into())));
+        b.queue.home_set(b.now, record, &mut b.out);
+        b.take();
+        let lost = LostDisk {
+            disk: disk(number.into()),
+            at: Timestamp::from_second(number.cast_signed()).unwrap(),
+            by: String::new(),
+        };
+        losses.push(lost.loss());
+        b.queue.disk_lost(b.now, lost, &mut b.out);
+        let Some(Action::SetHome { record }) = b.out.pop() else {
+            panic!("{turn} is not named");
+        };
+        b.queue.home_set(b.now, record, &mut b.out);
+        b.take();
+    }
+    b.queue.reset();
+    for (number, loss) in [1, 2].into_iter().zip(losses) {
+        let turn = format!("a/{number}");
+        let out = b.fresh(10 + number, &turn);
+        assert_eq!(out.first(), Some(&claim(&turn, Verdict::HostLost { loss })));
+    }
 }
 
 #[test]
