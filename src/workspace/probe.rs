@@ -220,8 +220,26 @@ impl Processes {
 }
 
 impl Prober {
-    /// Writes the next round; what it returns may be reported from then on.
+    /// Writes the next round; what it returns may be reported from then on. After an error
+    /// the files are opened again, since a descriptor may stay bad after its file system is back.
     pub fn next_round(&mut self) -> Result<ProbeRound, DiskError> {
+        let round = self.try_round();
+        if round.is_err() {
+            self.reopen()?;
+        }
+        round
+    }
+
+    /// The round's number goes on: readers expect no smaller one.
+    fn reopen(&mut self) -> Result<(), DiskError> {
+        let id = &self.id;
+        let turns = self.dir.make_file(&format!("{id}{TURNS}"))?;
+        self.log = self.dir.make_file(&format!("{id}{LOG}"))?;
+        self.turns = turns;
+        Ok(())
+    }
+
+    fn try_round(&mut self) -> Result<ProbeRound, DiskError> {
         let name = format!("{}{TURNS}", self.id);
         let held = rustix::fs::fstat(&self.turns)
             .map_err(|errno| self.dir.error("look at", &name, errno))?;
@@ -325,6 +343,28 @@ mod tests {
         assert_eq!(check(last), None);
         std::fs::remove_file(path(&format!("{CLAIM}2"))).unwrap();
         assert_eq!(check(last), Some(Property::Claim));
+    }
+
+    /// Guards `Prober::reopen`.
+    #[test]
+    fn a_prober_opens_files_again_that_have_gone_bad() {
+        let (_tmp, root) = root();
+        let processes = root.processes();
+        let mut prober = processes.prober(ID).unwrap().unwrap();
+        let before = prober.next_round().unwrap();
+        // Of its descriptors one can be looked at, but not used.
+        let path = processes.dir.path().join(format!("{ID}{TURNS}"));
+        let bad = rustix::fs::open(path, OFlags::PATH, rustix::fs::Mode::empty());
+        prober.turns = bad.unwrap().into();
+        assert!(prober.next_round().is_err());
+        let after = prober.next_round().unwrap();
+        assert!(after.number > before.number);
+        assert_eq!(processes.check_round(ID, after).unwrap(), None);
+        // Another process has removed it.
+        processes.dir.remove(&format!("{ID}{TURNS}")).unwrap();
+        assert!(prober.next_round().is_err());
+        let after = prober.next_round().unwrap();
+        assert_eq!(processes.check_round(ID, after).unwrap(), None);
     }
 
     #[test]
