@@ -24,7 +24,7 @@ use rustix::process::{
 use super::Unkillable;
 use super::confine::{self, Confinement};
 use super::confirm::LockConfirmer;
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use super::protocol::{FDS, INTERRUPT, KILL, Report, Start};
 use super::receive::{exactly, next_start};
 use super::tree::{Cleared, Clearing};
@@ -166,11 +166,23 @@ fn serve(
             is_lock_lost: true,
         });
     }
-    let let_go = server.map_or(Ok(()), |server| server.let_go(&lock));
-    drop(lock);
+    let last = move || {
+        let _ = fault::lock("guard.let_go");
+        let let_go = server.map_or(Ok(()), |server| server.let_go(&lock));
+        drop((lock, record));
+        let_go
+    };
+    let (let_go, is_lock_lost) = match start.lock_lost_after {
+        None => (last(), false),
+        Some(limit) => match disk::within(limit, last) {
+            Some(let_go) => (let_go, false),
+            // The process ends after its report, and closes what is still open.
+            None => (Ok(()), true),
+        },
+    };
     watched.and(let_go).map(|()| Served {
         cleared,
-        is_lock_lost: false,
+        is_lock_lost,
     })
 }
 

@@ -99,6 +99,21 @@ impl Disk {
     }
 }
 
+/// Makes the last call of a turn, whose lock is not confirmed any more. Returns `None` if it takes longer than
+/// `limit`; otherwise its thread has ended.
+pub(super) fn within<T: Send + 'static>(
+    limit: Duration,
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Option<io::Result<T>> {
+    let disk = Disk::default();
+    let result = match disk.begin(call) {
+        Ok(pending) => pending.within(limit).ok()?,
+        Err(error) => Some(Err(error)),
+    };
+    disk.stop();
+    Some(result.unwrap_or_else(|| Err(io::Error::other("the thread for the disk has panicked"))))
+}
+
 impl DiskThread {
     fn start() -> io::Result<Self> {
         let (calls, asked) = channel::<Call>();
@@ -157,6 +172,13 @@ mod tests {
         assert_eq!(pending.within(Duration::MAX).unwrap(), Some(8));
         let _hangs = hanging(&disk);
         assert_eq!(disk.stop().as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn g3_the_last_call_is_waited_for_within_a_limit() {
+        assert_eq!(within(Duration::MAX, || Ok(7)).unwrap().unwrap(), 7);
+        let (_release, hangs) = channel::<()>();
+        assert!(within(Duration::ZERO, move || Ok(hangs.recv())).is_none());
     }
 
     #[test]

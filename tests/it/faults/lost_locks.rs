@@ -171,3 +171,20 @@ async fn g2_a_sequencer_without_storage_hands_over_to_one_with_storage() {
     assert_eq!(pool.events.ended("u").await.attempt(), 1);
     pool.stop().await;
 }
+
+/// Guards `guard::disk::within`: a guard that waits for its last call would keep its worker waiting.
+#[tokio::test]
+async fn g2_a_guard_with_a_last_call_that_hangs_reports_its_end_and_exits() {
+    let mut pool = Pool::start(0, &[]).await;
+    let hangs = pool.stand_in_file("hangs");
+    let fault = format!("guard.let_go=return(hang-while:{})", hangs.display());
+    fs::write(&hangs, "").unwrap();
+    let worker = pool.spawn(&[("LOCK_LOST_AFTER", "1s"), ("FAILPOINTS", &fault)]);
+    pool.ready().await;
+    for id in ["t", "u"] {
+        pool.enqueue(&[turn(id, "a", &["say hi"])]).await;
+        assert_eq!(pool.events.ended(id).await.attempt(), 1);
+    }
+    pool.process(worker).terminate();
+    assert_eq!(pool.process(worker).exited().await, Some(0));
+}
