@@ -335,7 +335,7 @@ impl<'a, E: Engine> Attempt<'a, E> {
 
     /// Returned, uncharged. Until it is known whether the file system still works here, the slot
     /// takes no other turn.
-    async fn lock_lost(&self, leftovers: u64) -> Outcome {
+    pub(super) async fn lock_lost(&self, leftovers: u64) -> Outcome {
         self.runner.metrics.lock_lost();
         let turn_id = self.request.turn_id.as_str().to_owned();
         tracing::error!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::attempt::Attempt;
 use super::emit::Emitter;
@@ -76,6 +76,7 @@ impl<E: Engine> Attempt<'_, E> {
             ending: last.clone(),
         };
         let mut waiting = None;
+        let mut doubted = None;
         loop {
             match block_in_place(|| journal.finished(&finished)) {
                 Ok(()) => break,
@@ -91,6 +92,9 @@ impl<E: Engine> Attempt<'_, E> {
                     );
                 }
                 Err(_) => {}
+            }
+            if self.is_lock_lost(journal, &mut doubted) {
+                return self.lock_lost(ending.leftovers).await;
             }
             let pause = async {
                 if waiting.is_none() {
@@ -132,5 +136,22 @@ impl<E: Engine> Attempt<'_, E> {
             reached_model: ending.reached_model,
             journal: end.ok(),
         }))
+    }
+
+    /// Whether another host may run the turn by now. `doubted`: since when the lock is not confirmed.
+    /// The guard has ended with its turn, so it is confirmed here.
+    fn is_lock_lost(&self, journal: &LockedJournal, doubted: &mut Option<Instant>) -> bool {
+        let Some(after) = self.runner.lock_lost_after else {
+            return false;
+        };
+        match block_in_place(|| journal.lock().is_held()) {
+            Ok(true) => *doubted = None,
+            Ok(false) => return true,
+            Err(_) => {
+                let since = doubted.get_or_insert_with(Instant::now);
+                return since.elapsed() >= after;
+            }
+        }
+        false
     }
 }

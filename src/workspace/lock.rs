@@ -48,6 +48,7 @@ impl WorkspaceLock {
 
     /// Whether the lock is held still: a shared file system may have dropped it.
     pub fn is_held(&self) -> Result<bool, DiskError> {
+        fault::lock("workspace.lock").map_err(|errno| self.state.error("lock", LOCK, errno))?;
         take(&self.state, LOCK, &self.file)
     }
 

@@ -172,6 +172,36 @@ async fn g2_a_sequencer_without_storage_hands_over_to_one_with_storage() {
     pool.stop().await;
 }
 
+/// Guards `Attempt::is_lock_lost`: the turn would be reported as running until its worker ends, and
+/// no other host would take it.
+#[tokio::test]
+async fn g2_a_turn_with_an_end_that_a_lost_lock_keeps_from_being_recorded_runs_elsewhere() {
+    let mut pool = Pool::start(0, &[("LOCK_LOST_AFTER", "1s"), ("MAX_ATTEMPTS", "1")]).await;
+    let dead = pool.stand_in_file("dead");
+    let dead = dead.display();
+    let faults =
+        format!("disk.write=return(full-while:{dead});workspace.lock=return(lost-while:{dead})");
+    let first = pool.spawn(&[("FAILPOINTS", &faults)]);
+    pool.ready().await;
+    pool.enqueue(&[turn("t", "a", &["say hi", "wait go"])])
+        .await;
+    pool.started("t", 1).await;
+    pool.release("dead");
+    pool.release("go");
+    pool.process(first)
+        .logged("can't record the turn's end yet; trying every second")
+        .await;
+    pool.spawn(&[]);
+    pool.process(first)
+        .metric_is("turn_worker_locks_lost_total", 1.0)
+        .await;
+    // That the attempt is not charged can be noted now.
+    fs::remove_file(pool.stand_in_file("dead")).unwrap();
+    let ended = pool.events.ended("t").await;
+    assert_eq!((ended.stop_reason(), ended.attempt()), ("end_turn", 2));
+    pool.stop().await;
+}
+
 /// Guards `guard::disk::within`: a guard that waits for its last call would keep its worker waiting.
 #[tokio::test]
 async fn g2_a_guard_with_a_last_call_that_hangs_reports_its_end_and_exits() {
