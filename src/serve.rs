@@ -3,6 +3,7 @@
 
 mod build;
 mod monitor;
+mod remount;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +148,8 @@ pub async fn serve(
     let end = &shutdown.end;
     supervisor.spawn(PartName::Pauses, end, pauses.clone().run(end.clone()));
     let watching = supervisor.spawn(PartName::Host, end, host.clone().watch(end.clone()));
+    let watch_root = remount::watch(root.clone(), end.clone());
+    supervisor.spawn(PartName::Root, end, watch_root);
     if let Some(runner) = &runner {
         let watch = watch_held(runner.held.clone(), metrics.clone(), end.clone());
         supervisor.spawn(PartName::HeldWorkspaces, end, watch);

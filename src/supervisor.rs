@@ -48,6 +48,8 @@ pub enum PartName {
     /// Compares this process with the others of the pool.
     Pool,
     Publisher,
+    /// Ends, and the process with it, when the workspace root was mounted again.
+    Root,
     Sequencer,
     Signals,
     /// Serves one slot of the worker; one for each slot.
@@ -60,7 +62,7 @@ pub enum PartName {
 }
 
 impl PartName {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::CancelMarks,
         Self::Connections,
         Self::Control,
@@ -74,6 +76,7 @@ impl PartName {
         Self::Pauses,
         Self::Pool,
         Self::Publisher,
+        Self::Root,
         Self::Sequencer,
         Self::Signals,
         Self::Slot,
@@ -98,6 +101,7 @@ impl PartName {
             Self::Pauses => "pauses",
             Self::Pool => "pool",
             Self::Publisher => "publisher",
+            Self::Root => "root",
             Self::Sequencer => "sequencer",
             Self::Signals => "signals",
             Self::Slot => "slot",
@@ -108,9 +112,12 @@ impl PartName {
     }
 
     /// Whether running turns cannot be waited for without it: no event would be
-    /// confirmed, no grace time would end, or no task would wait for them.
+    /// confirmed, no end recorded, no grace time would end, or no task would wait for them.
     fn is_needed_to_drain(self) -> bool {
-        matches!(self, Self::Publisher | Self::Signals | Self::Worker)
+        matches!(
+            self,
+            Self::Publisher | Self::Root | Self::Signals | Self::Worker
+        )
     }
 }
 
@@ -263,7 +270,13 @@ mod tests {
             let (shutdown, supervisor) = supervisor();
             let _: Option<()> = supervisor.guard(part, async { panic!() }).await;
             assert!(shutdown.drain.is_cancelled(), "{part}");
-            let cut = [PartName::Publisher, PartName::Signals, PartName::Worker].contains(&part);
+            let cut = [
+                PartName::Publisher,
+                PartName::Root,
+                PartName::Signals,
+                PartName::Worker,
+            ]
+            .contains(&part);
             assert_eq!(shutdown.cut.is_cancelled(), cut, "{part}");
         }
     }

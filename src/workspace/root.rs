@@ -20,6 +20,7 @@ use super::pauses::PauseFile;
 use super::processes::Processes;
 use super::threads::Threads;
 use super::{REJECTED, STATE, file_system, id};
+use crate::fault;
 
 use nesting::root_around;
 
@@ -193,6 +194,29 @@ impl Root {
             return Err(DiskError::new("use", path, other));
         }
         Ok(())
+    }
+
+    /// Whether its file system was mounted again: the folders that this process holds open don't
+    /// answer any more, and the root is there for a process that opens it now.
+    pub fn is_remounted(&self) -> bool {
+        // Again at last: it may have been disconnected for a moment.
+        self.is_dead() && self.is_there() && self.is_dead()
+    }
+
+    fn is_dead(&self) -> bool {
+        fault::lock("root.held").is_err() || rustix::fs::fstat(&self.workspaces).is_err()
+    }
+
+    fn is_there(&self) -> bool {
+        let opened = Dir::open(self.path()).and_then(|dir| {
+            may_write(&dir)?;
+            match dir.dir(OURS)? {
+                Found::Dir(ours) => ours.read(ROOT_ID, MAX_ROOT_ID_BYTES),
+                Found::Missing | Found::Other(_) => Ok(None),
+            }
+        });
+        let id = |bytes: Vec<u8>| String::from_utf8(bytes).ok()?.trim().parse().ok();
+        opened.ok().flatten().and_then(id) == Some(self.id)
     }
 
     /// Its random id: the same for every process and under every path.

@@ -172,6 +172,28 @@ async fn g2_a_sequencer_without_storage_hands_over_to_one_with_storage() {
     pool.stop().await;
 }
 
+/// Guards `serve::remount`: what the process has opened below the root stays dead.
+#[tokio::test]
+async fn g2_a_process_ends_when_its_root_was_mounted_again() {
+    let mut pool = Pool::start(0, &[]).await;
+    let remounted = pool.stand_in_file("remounted");
+    let fault = format!("root.held=return(lost-while:{})", remounted.display());
+    let first = pool.spawn(&[("FAILPOINTS", &fault)]);
+    pool.ready().await;
+    pool.enqueue(&[turn("t", "a", &["say hi", "wait go"])])
+        .await;
+    pool.started("t", 1).await;
+    fs::write(&remounted, "").unwrap();
+    // Its turn is not waited for.
+    assert_eq!(pool.process(first).exited().await, Some(1));
+    let text = pool.process(first).log_text();
+    assert!(text.contains("was mounted again"), "{text}");
+    pool.spawn(&[]);
+    pool.release("go");
+    assert_eq!(pool.events.ended("t").await.attempt(), 2);
+    pool.stop().await;
+}
+
 /// Guards `Attempt::is_lock_lost`: the turn would be reported as running until its worker ends, and
 /// no other host would take it.
 #[tokio::test]
