@@ -76,8 +76,11 @@ impl Session<'_> {
                 let report = PeerReport {
                     active,
                     describes,
+                    // One that stands back has storage, too, and takes no turns.
                     has_storage: pool.is_some_and(|pool| {
-                        pool.holds_lock && pool.root == self.sequencer.pool.root()
+                        pool.holds_lock
+                            && !pool.stands_back
+                            && pool.root == self.sequencer.pool.root()
                     }),
                 };
                 self.heed_active(&process, homes);

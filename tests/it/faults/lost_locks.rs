@@ -172,6 +172,42 @@ async fn g2_a_sequencer_without_storage_hands_over_to_one_with_storage() {
     pool.stop().await;
 }
 
+/// Guards `Peers::any_with_storage`: when all have lost their storage, the first that has it again takes over.
+#[tokio::test]
+async fn g2_of_sequencers_without_storage_the_first_that_has_it_again_takes_over() {
+    const ACTIVE: &str = "turn_worker_sequencer_active";
+    let mut pool = Pool::start(0, &[]).await;
+    let files = ["first", "second"].map(|name| pool.stand_in_file(name));
+    let faults = files
+        .clone()
+        .map(|file| format!("pool.lock=return(lost-while:{})", file.display()));
+    let first = pool.spawn(&[("FAILPOINTS", &faults[0])]);
+    pool.ready().await;
+    pool.enqueue(&[turn("s", "a", &["say hi"])]).await;
+    pool.events.ended("s").await;
+    pool.process(first).metric_is(ACTIVE, 1.0).await;
+    let second = pool.spawn(&[("FAILPOINTS", &faults[1])]);
+    pool.process(second).ready().await;
+    for file in files.iter().rev() {
+        fs::write(file, "").unwrap();
+    }
+    pool.heartbeats(4).await;
+    fs::remove_file(&files[1]).unwrap();
+    pool.process(first).metric_is(ACTIVE, 0.0).await;
+    pool.enqueue(&[turn("t", "a", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("t").await.attempt(), 1);
+    pool.process(second).metric_is(ACTIVE, 1.0).await;
+
+    // And back: the first waits for its storage, without consuming.
+    fs::write(&files[1], "").unwrap();
+    fs::remove_file(&files[0]).unwrap();
+    pool.process(second).metric_is(ACTIVE, 0.0).await;
+    pool.enqueue(&[turn("u", "a", &["say hi"])]).await;
+    assert_eq!(pool.events.ended("u").await.attempt(), 1);
+    pool.process(first).metric_is(ACTIVE, 1.0).await;
+    pool.stop().await;
+}
+
 /// Guards `serve::remount`: what the process has opened below the root stays dead.
 #[tokio::test]
 async fn g2_a_process_ends_when_its_root_was_mounted_again() {
