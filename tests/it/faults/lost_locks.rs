@@ -276,3 +276,26 @@ async fn g2_a_guard_with_a_last_call_that_hangs_reports_its_end_and_exits() {
     pool.process(worker).terminate();
     assert_eq!(pool.process(worker).exited().await, Some(0));
 }
+
+/// Guards that a peer that stands back counts as one without storage: it would not consume.
+#[tokio::test]
+async fn g2_a_sequencer_without_storage_stays_where_the_other_stands_back() {
+    const ACTIVE: &str = "turn_worker_sequencer_active";
+    let mut pool = Pool::start(0, &[]).await;
+    let disconnected = pool.stand_in_file("disconnected");
+    let fault = format!("pool.lock=return(lost-while:{})", disconnected.display());
+    let first = pool.spawn(&[("FAILPOINTS", &fault)]);
+    pool.ready().await;
+    pool.enqueue(&[turn("s", "a", &["say hi"])]).await;
+    pool.events.ended("s").await;
+    pool.process(first).metric_is(ACTIVE, 1.0).await;
+    let second = pool.spawn(&[("FAILPOINTS", "probe.old_content=return")]);
+    pool.process(second).unready("reads_stale").await;
+    fs::write(&disconnected, "").unwrap();
+    pool.heartbeats(8).await;
+    assert_eq!(pool.process(first).metrics().await.get(ACTIVE), 1.0);
+    fs::remove_file(&disconnected).unwrap();
+    pool.enqueue(&[turn("t", "a", &["say hi"])]).await;
+    pool.events.ended("t").await;
+    pool.stop().await;
+}
