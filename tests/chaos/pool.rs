@@ -198,7 +198,10 @@ impl Pool {
                 let unfit = is_young
                     && status.code() == Some(1)
                     && self.unfit.get().is_some_and(|until| until > process.born);
-                let expected = killed || unfit || (draining && status.success());
+                let restarts = status.code() == Some(1)
+                    && self.setup.hosts.is_some()
+                    && process.has_logged("was mounted again");
+                let expected = killed || unfit || restarts || (draining && status.success());
                 self.exits.borrow_mut().push(Exit {
                     number: process.number,
                     pid: process.pid,

@@ -163,6 +163,10 @@ pub struct Process {
 }
 
 impl Process {
+    pub fn has_logged(&self, text: &str) -> bool {
+        fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
+    }
+
     /// `url` leads through `proxy`; `failpoints` says where it dies.
     pub fn start(
         (number, disk): (usize, usize),
