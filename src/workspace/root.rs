@@ -97,8 +97,13 @@ impl Root {
     }
 
     fn open_all(path: &Path) -> Result<Root, DiskError> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| DiskError::new("make directory", path, error))?;
+        if let Err(error) = std::fs::create_dir_all(path) {
+            // The mount point of a file system that does not answer exists, which is not what is wrong.
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                std::fs::metadata(path).map_err(|error| DiskError::new("look at", path, error))?;
+            }
+            return Err(DiskError::new("make directory", path, error));
+        }
         let canonical = path
             .canonicalize()
             .map_err(|error| DiskError::new("resolve", path, error))?;

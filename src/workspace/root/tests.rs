@@ -340,3 +340,13 @@ fn a_root_that_is_no_directory_names_path_and_variable() {
     assert!(error.contains(VARIABLE), "{error}");
     assert!(error.contains(&file.display().to_string()), "{error}");
 }
+
+/// As the mount point of a file system that does not answer, a link to itself exists, and can't be looked at.
+#[test]
+fn a_root_that_can_not_be_looked_at_is_reported_with_the_reason() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("root");
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let error = crate::error::with_sources(&Root::open(&path).unwrap_err());
+    assert!(error.contains("os error 40"), "{error}");
+}
