@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use turn_worker::event::{EventBody, SealedEvent, Sealer, StopReason};
 use turn_worker::workspace::{Claim, Finished, Started, Verdict};
 
+use super::homes::HomesRecord;
 use super::*;
+use crate::disks::Lost;
 use crate::plan::turn::Turn;
 use crate::record::events::{End, hash};
 use crate::record::journals::Record;
@@ -461,4 +463,53 @@ fn an_attempt_that_another_host_ended_is_no_finding() {
     world.finds(&[(Check::CutOff, "t4")]);
     world.records.across_hosts = true;
     world.finds(&[]);
+}
+
+/// A disk was ordered lost at a time, and the command returned later; t4's
+/// workspace b lived there.
+fn with_loss(world: &mut World, ordered: u128, at: u128) {
+    let lost = Lost {
+        disk: 0,
+        ordered,
+        at,
+    };
+    world.records.homes = Some(HomesRecord {
+        lost: vec![lost],
+        lived: [(0, "b".to_owned())].into(),
+        ..HomesRecord::default()
+    });
+}
+
+#[test]
+fn only_turns_that_a_lost_disk_may_have_had_may_be_lost() {
+    let may_be_lost = |world: &World, turn: &str| {
+        let mut accepted = world.records.load.accepted.iter();
+        let accepted = accepted.find(|accepted| accepted.turn.id == turn).unwrap();
+        world.records.may_be_lost(accepted)
+    };
+    let mut world = World::new();
+    assert!(!may_be_lost(&world, "t4"), "no disk was lost");
+    let (ordered, at) = (world.now(), world.now());
+    with_loss(&mut world, ordered, at);
+    world.accept("t5", "b");
+    world.accept("t6", "c");
+    assert!(may_be_lost(&world, "t4"), "its workspace lived there");
+    assert!(!may_be_lost(&world, "t1"), "its workspace ran elsewhere");
+    assert!(!may_be_lost(&world, "t5"), "accepted after the loss");
+    assert!(!may_be_lost(&world, "t6"), "accepted after the loss");
+
+    // A workspace that had not run when the command was first given may have had
+    // its home there without a record of it.
+    let mut world = World::new();
+    let ordered = world.now();
+    world.accept("t5", "c");
+    world.run("t5", "c", 1);
+    let at = world.now();
+    with_loss(&mut world, ordered, at);
+    assert!(may_be_lost(&world, "t5"), "it first ran after the order");
+    // One that had run by then had its home, and is known to have lived elsewhere.
+    let ordered = world.now();
+    let at = world.now();
+    with_loss(&mut world, ordered, at);
+    assert!(!may_be_lost(&world, "t5"), "it ran before the order");
 }
