@@ -6,6 +6,7 @@
 mod broker;
 mod error;
 mod exposed;
+mod parse;
 mod read;
 mod table;
 pub(crate) mod target;
@@ -21,7 +22,7 @@ use std::time::Duration;
 pub use broker::{Broker, BrokerUrlError};
 pub use error::{ConfigError, Problem, Warning};
 pub use exposed::Exposed;
-pub use read::is_host_name;
+pub use parse::is_host_name;
 pub use table::{
     Allowed, Preset, SETTINGS, Setting, VARIABLE_PREFIX, settings_help, settings_markdown,
 };

@@ -1,7 +1,6 @@
-use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    IntGaugeVec, Registry,
 };
 
 use crate::amqp::frames::RepairKind;
@@ -12,6 +11,7 @@ use crate::event::{ErrorCode, Reason, StopReason, Tokens};
 use crate::labels::{Condition, DismissReason, Lack, WhyShared};
 use crate::tenants::Tenants;
 
+use super::registrar::{Known, NO_LABELS, Registrar, opts};
 use super::{DescriptionOutcome, OfferAnswer, OldRead, ServerStart};
 
 /// Of turns: from the quickest answer to beyond the default timeout.
@@ -660,89 +660,5 @@ impl TenantLabel {
     fn after<'a>(&'a self, labels: &[&'a str]) -> Vec<&'a str> {
         let tenant = self.0.as_deref();
         labels.iter().copied().chain(tenant).collect()
-    }
-}
-
-/// A gauge that has no series while its value is unknown.
-pub(super) struct Known<V>(V);
-
-impl<P: MetricVecBuilder> Known<MetricVec<P>>
-where
-    P::M: Settable,
-{
-    /// `None`: it is unknown.
-    pub(super) fn set(&self, value: Option<<P::M as Settable>::Value>) {
-        match value {
-            Some(value) => self.0.with_label_values(NO_LABELS).store(value),
-            None => self.0.reset(),
-        }
-    }
-}
-
-/// What the gauges of whole and of other numbers have in common.
-pub(super) trait Settable {
-    type Value;
-    fn store(&self, value: Self::Value);
-}
-
-impl Settable for IntGauge {
-    type Value = i64;
-    fn store(&self, value: i64) {
-        self.set(value);
-    }
-}
-
-impl Settable for Gauge {
-    type Value = f64;
-    fn store(&self, value: f64) {
-        self.set(value);
-    }
-}
-
-const NO_LABELS: &[&str] = &[];
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("turn_worker")
-}
-
-struct Registrar(Registry);
-
-impl Registrar {
-    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
-        #[expect(
-            clippy::expect_used,
-            reason = "names and labels are constants, and a test makes all of them"
-        )]
-        let collector = made.expect("a metric's name and labels are valid");
-        #[expect(clippy::expect_used, reason = "as above; each is registered once")]
-        self.0
-            .register(Box::new(collector.clone()))
-            .expect("a metric's name is taken once");
-        collector
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::with_opts(opts(name, help)))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(opts(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::with_opts(opts(name, help)))
-    }
-
-    fn known(&self, name: &str, help: &str) -> Known<IntGaugeVec> {
-        Known(self.register(IntGaugeVec::new(opts(name, help), NO_LABELS)))
-    }
-
-    fn seconds(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::with_opts(opts(name, help)))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
-        self.register(Histogram::with_opts(opts))
     }
 }

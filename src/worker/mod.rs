@@ -20,6 +20,7 @@ mod heartbeat;
 mod newest_attempt;
 mod offer;
 mod private_offers;
+mod reply;
 mod running;
 mod sink;
 mod takeover;

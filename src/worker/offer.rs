@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::error_log::logged_message;
 use super::newest_attempt::NewestAttempt;
+use super::reply::Reply;
 use super::running::Entry;
 use super::sink::OutboxSink;
 use super::{Shutdown, Worker};
@@ -20,8 +21,7 @@ use crate::amqp::consume::Delivery;
 use crate::amqp::dead_letter::{Refusal, bury};
 use crate::amqp::messages::{DeclineReason, Decoded, Hindrance, Offer, Status};
 use crate::amqp::outbox::Outbox;
-use crate::amqp::pool::PublisherLink;
-use crate::amqp::publish::{PublishError, json_properties, transient_properties};
+use crate::amqp::publish::{PublishError, json_properties};
 use crate::codex::engine::Engine;
 use crate::error::with_sources;
 use crate::event::StopReason;
@@ -527,77 +527,6 @@ pub(super) struct Served {
     /// The workspace's next turn is about to be offered.
     pub next_waits: bool,
     pub trace: TurnSpan,
-}
-
-/// Answers an offer, to its sequencer alone. Answers are not waited for, and
-/// one that is lost costs a repeat.
-struct Reply {
-    publisher: PublisherLink,
-    queue: String,
-    workspace: String,
-    turn_id: String,
-    worker: String,
-}
-
-impl Reply {
-    fn taken(self) {
-        let (workspace, turn_id, worker) = (
-            self.workspace.clone(),
-            self.turn_id.clone(),
-            self.worker.clone(),
-        );
-        self.send(Status::Taken {
-            workspace,
-            turn_id,
-            worker,
-        });
-    }
-
-    fn declined(self, why: DeclineReason) {
-        let (workspace, turn_id, worker) = (
-            self.workspace.clone(),
-            self.turn_id.clone(),
-            self.worker.clone(),
-        );
-        self.send(Status::Declined {
-            workspace,
-            turn_id,
-            worker,
-            why: why.as_str().to_owned(),
-        });
-    }
-
-    /// Completes when the broker has it.
-    async fn returned(self) {
-        let (workspace, turn_id, worker) = (
-            self.workspace.clone(),
-            self.turn_id.clone(),
-            self.worker.clone(),
-        );
-        let returned = Status::Declined {
-            workspace,
-            turn_id,
-            worker,
-            why: DeclineReason::Requeued.as_str().to_owned(),
-        };
-        self.publish(returned).await;
-    }
-
-    fn send(self, answer: Status) {
-        tokio::spawn(self.publish(answer));
-    }
-
-    async fn publish(self, answer: Status) {
-        if !self.publisher.is_connected() {
-            return;
-        }
-        let (publisher, body) = (self.publisher, answer.encode());
-        let sent =
-            publisher.publish_confirmed("", &self.queue, transient_properties(), &body, false);
-        if let Err(error) = sent.await {
-            tracing::debug!(error = with_sources(&error), "an offer was not answered");
-        }
-    }
 }
 
 /// Publishes, over and over, until the broker has it; false if cut off.
