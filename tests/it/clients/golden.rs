@@ -45,13 +45,6 @@ impl Turn {
         self.read["stop_reason"].as_str().unwrap()
     }
 
-    /// `code: message`, where there is an error.
-    pub fn error(&self) -> Option<String> {
-        let error = self.read["error"].as_object()?;
-        let part = |name: &str| error[name].as_str().unwrap();
-        Some(format!("{}: {}", part("code"), part("message")))
-    }
-
     pub fn restarts(&self) -> usize {
         self.read["restarts"].as_array().unwrap().len()
     }
