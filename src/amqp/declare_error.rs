@@ -51,7 +51,7 @@ pub enum DeclareError {
         target: Arc<Target>,
         detail: String,
     },
-    #[error("the name of {operation} has {length} bytes; allowed are 255")]
+    #[error("the name of {operation} has {length} bytes; expected at most 255")]
     NameTooLong { operation: Operation, length: usize },
     #[error(transparent)]
     Link(#[from] LinkError),

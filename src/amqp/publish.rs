@@ -44,7 +44,7 @@ pub enum PublishError {
     /// The broker may or may not have it: published again, it may be there twice.
     #[error("the message is not confirmed: {0}")]
     Lost(String),
-    #[error("the {what} has {length} bytes; allowed are 255")]
+    #[error("the {what} has {length} bytes; expected at most 255")]
     TooLong { what: &'static str, length: usize },
 }
 

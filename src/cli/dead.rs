@@ -92,7 +92,7 @@ struct Patience {
 fn limit(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|limit| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(limit))
-        .ok_or_else(|| "allowed is a duration such as 90s or 1h, 1s to 1h".to_owned())
+        .ok_or_else(|| "expected a duration such as 90s or 1h, 1s to 1h".to_owned())
 }
 
 /// Which of the dead letters is meant.
@@ -355,7 +355,7 @@ mod tests {
             turn_id: Some("t-01\u{1b}[2J".to_owned()),
             workspace: Some("../a".to_owned()),
             code: Some("workspace.rejected".to_owned()),
-            message: Some("workspace: found \"../a\",\nallowed is less".to_owned()),
+            message: Some("workspace: found \"../a\",\nexpected less".to_owned()),
             rejected_at: None,
             bytes: 2048,
         }

@@ -64,7 +64,7 @@ fn limit(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|limit| (Duration::from_secs(3)..=Duration::from_secs(600)).contains(limit))
         .ok_or_else(|| {
-            "allowed is a duration such as 5s or 1m, 3s (a heartbeat and a bit) to 10m".to_owned()
+            "expected a duration such as 5s or 1m, 3s (a heartbeat and a bit) to 10m".to_owned()
         })
 }
 

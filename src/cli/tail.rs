@@ -54,7 +54,7 @@ fn since(text: &str) -> Result<Since, String> {
     }
     let ago = parse_duration(text);
     ago.map(|ago| Since(Some(ago)))
-        .ok_or_else(|| "allowed is first, or a duration such as 90s or 1h30m".to_owned())
+        .ok_or_else(|| "expected first, or a duration such as 90s or 1h30m".to_owned())
 }
 
 pub(super) async fn tail(settings: Settings, args: TailArgs) -> anyhow::Result<ExitCode> {

@@ -22,7 +22,7 @@ use super::stderr::notice;
 /// workspace's, only a worker knows.
 pub(super) fn check_names(turn_id: &str, workspace: Option<&str>) -> Result<(), Usage> {
     let wrong = |what: &str, found: &str, rule: String| {
-        Usage(format!("{what} is {found:?}, allowed is {rule}"))
+        Usage(format!("{what} is {found:?}, expected {rule}"))
     };
     if let Err(rule) = turn_id.parse::<TurnId>() {
         return Err(wrong("the turn's id", turn_id, rule.to_string()));
@@ -108,7 +108,7 @@ pub(super) fn tenant(text: &str) -> Result<String, String> {
 fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|timeout| *timeout >= Duration::from_secs(1))
-        .ok_or_else(|| "allowed is a duration such as 90s or 1h30m, at least 1s".to_owned())
+        .ok_or_else(|| "expected a duration such as 90s or 1h30m, at least 1s".to_owned())
 }
 
 /// The trace that the calling process is in, by the environment that

@@ -25,7 +25,7 @@ pub enum BrokerUrlError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{} names {}, which holds {found}, allowed is {}", AMQP_URL_FILE.variable(), path.display(), AMQP_URL.allowed)]
+    #[error("{} names {}, which holds {found}, expected {}", AMQP_URL_FILE.variable(), path.display(), AMQP_URL.allowed)]
     Unusable { path: PathBuf, found: String },
     #[error("{} is set, but the URL of {} starts with amqp://, which is without TLS; write amqps://", .tls.variable(), .url.variable())]
     NoTls {

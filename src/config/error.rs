@@ -24,7 +24,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is {}, allowed is {}",
+            "{} is {}, expected {}",
             self.variable, self.found, self.allowed
         )
     }

@@ -39,15 +39,15 @@ impl fmt::Display for Target {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
     #[error(
-        "it has no scheme; allowed is amqp://user:password@host:port/vhost (the virtual host / is written %2f), or amqps://…"
+        "it has no scheme; expected amqp://user:password@host:port/vhost (the virtual host / is written %2f), or amqps://…"
     )]
     NoScheme,
-    #[error("its scheme is {0:?}; allowed are amqp and amqps")]
+    #[error("its scheme is {0:?}; expected amqp or amqps")]
     Scheme(String),
-    #[error("its heartbeat is {found} s; allowed are {} to {}", HEARTBEATS_S.start(), HEARTBEATS_S.end())]
+    #[error("its heartbeat is {found} s; expected {} to {}", HEARTBEATS_S.start(), HEARTBEATS_S.end())]
     Heartbeat { found: u16 },
     #[error(
-        "{0}; allowed is amqp://user:password@host:port/vhost (the virtual host / is written %2f), or amqps://…"
+        "{0}; expected amqp://user:password@host:port/vhost (the virtual host / is written %2f), or amqps://…"
     )]
     Malformed(String),
 }
@@ -174,13 +174,13 @@ mod tests {
     fn an_error_about_the_url_says_what_is_allowed() {
         assert_eq!(
             target("http://mq.example").unwrap_err().to_string(),
-            "its scheme is \"http\"; allowed are amqp and amqps"
+            "its scheme is \"http\"; expected amqp or amqps"
         );
         assert_eq!(
             target("amqp://mq.example/%2f?heartbeat=0")
                 .unwrap_err()
                 .to_string(),
-            "its heartbeat is 0 s; allowed are 1 to 60"
+            "its heartbeat is 0 s; expected 1 to 60"
         );
     }
 }

@@ -292,9 +292,9 @@ fn all_wrong_values_are_reported_at_once() {
     insta::assert_snapshot!(
         wrong(&[("SLOTS", "0"), ("TURN_TIMEOUT", "90\n"), ("EVENTS", "all")]), @r#"
     3 wrong settings:
-      TURN_WORKER_SLOTS is "0", allowed is 1 to 1000
-      TURN_WORKER_TURN_TIMEOUT is "90\n", allowed is a duration such as 90s or 1h30m, 100ms to 7d
-      TURN_WORKER_EVENTS is "all", allowed is full, minimal
+      TURN_WORKER_SLOTS is "0", expected 1 to 1000
+      TURN_WORKER_TURN_TIMEOUT is "90\n", expected a duration such as 90s or 1h30m, 100ms to 7d
+      TURN_WORKER_EVENTS is "all", expected full, minimal
     "#);
 }
 

@@ -39,7 +39,7 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    #[error("{} names {}, which {found}; needed is {}", .setting.variable(), path.display(), .setting.allowed)]
+    #[error("{} names {}, which {found}; expected {}", .setting.variable(), path.display(), .setting.allowed)]
     Unusable {
         setting: &'static Setting,
         path: PathBuf,
@@ -226,7 +226,7 @@ mod tests {
             let prefix = format!("TURN_WORKER_AMQP_CA_FILE names {}, which ", path.display());
             assert!(told.starts_with(&prefix), "{told}");
             assert!(told.contains(found), "{name}: {told}");
-            assert!(told.contains("needed is a path to certificates"), "{told}");
+            assert!(told.contains("expected a path to certificates"), "{told}");
         }
         let missing = folder.0.path().join("missing");
         let told = folder.told(&TlsFiles {

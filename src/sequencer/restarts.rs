@@ -50,7 +50,7 @@ impl Restarts {
         };
         if self.logged.as_ref() == Some(&reason) {
             self.same += 1;
-            tracing::debug!(reason, noticed = ended, "the sequencer begins anew");
+            tracing::debug!(reason, noticed = ended, "the sequencer restarts");
             if self.same.is_power_of_two() {
                 tracing::warn!(
                     times = self.same,
@@ -58,7 +58,7 @@ impl Restarts {
                 );
             }
         } else {
-            tracing::warn!(reason, noticed = ended, "the sequencer begins anew");
+            tracing::warn!(reason, noticed = ended, "the sequencer restarts");
             self.logged = Some(reason);
             self.same = 0;
         }

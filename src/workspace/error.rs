@@ -51,7 +51,7 @@ pub enum Rejection {
          found segment `{segment}`"
     )]
     Segment { segment: String },
-    #[error("has {found} segments, 1 to 4 are allowed")]
+    #[error("has {found} segments, expected 1 to 4")]
     Depth { found: usize },
     #[error("lies inside workspace `{other}`")]
     Inside { other: String },

@@ -18,7 +18,7 @@ pub enum Decoded<T> {
 /// or two, bounded and escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("the {what} has {found} bytes; allowed are {allowed}")]
+    #[error("the {what} has {found} bytes; expected at most {allowed}")]
     TooLong {
         what: &'static str,
         found: usize,
@@ -26,7 +26,7 @@ pub enum DecodeError {
     },
     #[error("the {what} is not what it should be: {why}")]
     Json { what: &'static str, why: String },
-    #[error("the {what} has the {field} {found:?}; allowed is {allowed}")]
+    #[error("the {what} has the {field} {found:?}; expected {allowed}")]
     Field {
         what: &'static str,
         field: &'static str,

@@ -317,11 +317,11 @@ fn what_is_malformed_is_named() {
         ),
         (
             r#"{"v":1,"type":"done","workspace":"a","turn_id":"a b","worker":"w"}"#,
-            r#"turn_id "a b"; allowed is [A-Za-z0-9._-]{1,128}"#,
+            r#"turn_id "a b"; expected [A-Za-z0-9._-]{1,128}"#,
         ),
         (
             r#"{"v":1,"type":"done","workspace":"a/../b","turn_id":"t","worker":"w"}"#,
-            r#"workspace "a/../b"; allowed is 1 to 4 segments"#,
+            r#"workspace "a/../b"; expected 1 to 4 segments"#,
         ),
         (
             r#"{"v":1,"type":"heartbeat","worker":"w","running":[{"workspace":"","turn_id":"t","attempt":1,"started_at":"2026-01-02T03:04:05Z"}]}"#,
@@ -385,7 +385,10 @@ fn g10_what_is_too_long_is_not_read() {
         ),
     ] {
         let told = told.to_string();
-        assert!(told.contains(&format!("allowed are {allowed}")), "{told}");
+        assert!(
+            told.contains(&format!("expected at most {allowed}")),
+            "{told}"
+        );
     }
 }
 

@@ -135,7 +135,7 @@ fn version(server: &Server, target: &str, report: &mut Report) {
             let (major, minor) = OLDEST_RABBITMQ;
             report.fail(
                 "broker",
-                &format!("{found}; needed is {major}.{minor} or newer"),
+                &format!("{found}; expected {major}.{minor} or newer"),
             );
         }
         Some(number) if product == "RabbitMQ" && number <= NEWEST_RABBITMQ => {

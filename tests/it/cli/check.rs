@@ -304,7 +304,7 @@ async fn wrong_settings_are_all_named() {
     let (status, detail) = &lines["settings"];
     assert_eq!(status, "fail");
     for part in [
-        "TURN_WORKER_SLOTS is \"0\", allowed is 1 to 1000",
+        "TURN_WORKER_SLOTS is \"0\", expected 1 to 1000",
         "TURN_WORKER_EVENTS",
     ] {
         assert!(detail.contains(part), "{detail}");

@@ -164,7 +164,7 @@ async fn what_is_in_the_way_of_reading_the_log_is_named() {
         .await
         .ended(2);
     assert!(
-        wrong.err.contains("allowed is first, or a duration"),
+        wrong.err.contains("expected first, or a duration"),
         "{wrong:?}"
     );
 }

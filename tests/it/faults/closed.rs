@@ -5,7 +5,7 @@ use crate::support::operator::Operator;
 use crate::support::pool::{Pool, turn};
 use crate::support::proxy::Proxy;
 
-const BEGINS_ANEW: &str = "the sequencer begins anew";
+const RESTARTS: &str = "the sequencer restarts";
 const TAKES_NONE: &str = "taking no offers until the broker is back";
 
 /// Guards that each connection of a process is kept up by itself: the loops
@@ -38,7 +38,7 @@ async fn g6_each_connection_of_a_process_may_be_closed_alone() {
                 pool.process(at).metric_is(reconnects, 1.0).await;
             }
             "worker" => pool.process(at).logged(TAKES_NONE).await,
-            _ => pool.process(at).logged(BEGINS_ANEW).await,
+            _ => pool.process(at).logged(RESTARTS).await,
         }
         pool.release(&go);
         pool.events.all_ended([&first, &second]).await;
@@ -68,7 +68,7 @@ async fn g4_a_channel_that_the_broker_closes_takes_no_slot_and_no_turn_along() {
     pool.ready().await;
     for (proxy, process, word) in [
         (&workers, worker, TAKES_NONE),
-        (&sequencers, sequencer, BEGINS_ANEW),
+        (&sequencers, sequencer, RESTARTS),
     ] {
         let go = format!("go-{process}");
         let [first, second] = [1, 2].map(|n| format!("t{process}-{n}"));

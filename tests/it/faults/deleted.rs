@@ -4,7 +4,7 @@ use crate::support::broker::Broker;
 use crate::support::operator::Operator;
 use crate::support::pool::{Pool, persistent, turn};
 
-const BEGINS_ANEW: &str = "the sequencer begins anew";
+const RESTARTS: &str = "the sequencer restarts";
 const TAKES_NONE: &str = "taking no offers until the broker is back";
 
 /// `t1` runs and `t2` waits behind it, on two processes with two slots each.
@@ -39,7 +39,7 @@ async fn g4_the_status_queues_may_be_deleted() {
     // More while a process listens to the others of its pool.
     assert!(operator.delete_queues(r"^codex\\.status\\.").await >= 2);
     for process in pool.processes() {
-        process.logged(BEGINS_ANEW).await;
+        process.logged(RESTARTS).await;
     }
     goes_on(pool).await;
 }
@@ -54,7 +54,7 @@ async fn g5_the_control_queues_may_be_deleted() {
     pool.started("t3", 1).await;
     assert_eq!(operator.delete_queues(r"^codex\\.control\\.").await, 4);
     for process in pool.processes() {
-        process.logged(BEGINS_ANEW).await;
+        process.logged(RESTARTS).await;
         process.logged(TAKES_NONE).await;
     }
     pool.ready().await;
@@ -144,7 +144,7 @@ async fn g4_deleted_turns_are_lost_but_for_those_that_run() {
     let (mut pool, operator) = started(&url).await;
     operator.delete_queue("codex.turns").await;
     for process in pool.processes() {
-        process.logged(BEGINS_ANEW).await;
+        process.logged(RESTARTS).await;
     }
     pool.ready().await;
     pool.enqueue(&[turn("t3", "a", &["say hi"])]).await;

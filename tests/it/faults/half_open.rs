@@ -141,9 +141,7 @@ async fn g1_g4_two_that_believe_to_be_the_sequencer_do_no_harm() {
     pool.enqueue(&[turn("t4", "b", &["say hi"])]).await;
     pool.events.ended("t4").await;
     proxy.thaw();
-    pool.process(deposed)
-        .logged("the sequencer begins anew")
-        .await;
+    pool.process(deposed).logged("the sequencer restarts").await;
     pool.release("two");
     pool.events.all_ended(["t2", "t3"]).await;
     assert_eq!(pool.runs().first_starts()["a"], ["t1", "t2", "t3"]);
