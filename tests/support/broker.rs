@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "not every test binary needs all of it")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio, id};
 use std::sync::OnceLock;
@@ -18,29 +18,48 @@ use super::shared;
 
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/rabbitmq/node");
 
-/// Lets the node make a vhost for each connection to a port of its own, and answer with the name: `rabbitmqctl` would
-/// start an Erlang for each.
-const MAKE_VHOSTS: &str = r#"
+/// Lets the node answer on a port of its own: with the name of a new vhost or, if the caller sends an expression, with its
+/// value. `rabbitmqctl` would start an Erlang for each, which costs about a second of a core.
+const ANSWER: &str = r#"
     Self = self(),
     spawn(fun() ->
-        {ok, Listener} = gen_tcp:listen(0, [binary, {active, false}, {ip, {127, 0, 0, 1}}]),
+        {ok, Listener} = gen_tcp:listen(0, [binary, {active, false}, {exit_on_close, false}, {ip, {127, 0, 0, 1}}]),
         {ok, Port} = inet:port(Listener),
-        Self ! {vhosts, Port},
+        Self ! {answers, Port},
+        Read = fun Read(Caller, Before) ->
+            case gen_tcp:recv(Caller, 0) of
+                {ok, More} -> Read(Caller, <<Before/binary, More/binary>>);
+                {error, closed} -> Before
+            end
+        end,
+        NewVhost = fun(Number) ->
+            Name = iolist_to_binary(["t", integer_to_list(Number)]),
+            All = <<".*">>,
+            rabbit_vhost:add(Name, <<"test">>),
+            rabbit_auth_backend_internal:set_permissions(<<"guest">>, Name, All, All, All, <<"test">>),
+            Name
+        end,
+        Value = fun(Text) ->
+            {ok, Tokens, _} = erl_scan:string(binary_to_list(Text)),
+            {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+            {value, Result, _} = erl_eval:exprs(Expressions, []),
+            io_lib:format("~tp", [Result])
+        end,
         Accept = fun Accept(Number) ->
             {ok, Caller} = gen_tcp:accept(Listener),
             spawn(fun() ->
-                Name = iolist_to_binary(["t", integer_to_list(Number)]),
-                All = <<".*">>,
-                rabbit_vhost:add(Name, <<"test">>),
-                rabbit_auth_backend_internal:set_permissions(<<"guest">>, Name, All, All, All, <<"test">>),
-                gen_tcp:send(Caller, [Name, "\n"]),
+                Answer = case Read(Caller, <<>>) of
+                    <<>> -> NewVhost(Number);
+                    Text -> Value(Text)
+                end,
+                gen_tcp:send(Caller, [Answer, "\n"]),
                 gen_tcp:close(Caller)
             end),
             Accept(Number + 1)
         end,
         Accept(0)
     end),
-    receive {vhosts, Port} -> Port end.
+    receive {answers, Port} -> Port end.
 "#;
 
 /// A node of its own folder and port.
@@ -88,19 +107,34 @@ impl Broker {
         }
     }
 
-    /// The URL of a vhost of the shared node of its own.
-    pub fn vhost() -> String {
-        let shared = Self::shared();
-        let port: u16 = shared::shared("vhosts", || {
-            let port = shared.ctl(&["eval", MAKE_VHOSTS]);
+    /// The value of an Erlang expression on the shared node.
+    pub fn eval(expression: &str) -> String {
+        assert!(!expression.is_empty());
+        Self::answer(expression)
+    }
+
+    fn answer(question: &str) -> String {
+        let port: u16 = shared::shared("answers", || {
+            let port = Self::shared().ctl(&["eval", ANSWER]);
             port.trim()
                 .parse()
                 .unwrap_or_else(|_| panic!("no port: {port:?}"))
         });
-        let mut name = String::new();
-        let read = TcpStream::connect(("127.0.0.1", port))
-            .and_then(|mut made| made.read_to_string(&mut name));
-        assert!(read.is_ok() && name.ends_with('\n'), "no vhost: {read:?}");
+        let mut answer = String::new();
+        let read = TcpStream::connect(("127.0.0.1", port)).and_then(|mut node| {
+            node.write_all(question.as_bytes())?;
+            node.shutdown(Shutdown::Write)?;
+            node.read_to_string(&mut answer)
+        });
+        let whole = read.is_ok() && answer.ends_with('\n');
+        assert!(whole, "no answer to {question:?}: {read:?}");
+        answer
+    }
+
+    /// The URL of a vhost of the shared node of its own.
+    pub fn vhost() -> String {
+        let shared = Self::shared();
+        let name = Self::answer("");
         format!(
             "amqp://guest:guest@127.0.0.1:{}/{}",
             shared.port,
