@@ -96,7 +96,7 @@ async fn a_request_larger_than_the_broker_takes_is_not_to_be_sent_again() {
     let pool = Pool::on(&url, 1, &[]).await;
     // RabbitMQ 4 takes 16 MiB; this brings an older one, which takes 128, near.
     let limit = "application:set_env(rabbit, max_message_size, 16777216).";
-    Broker::shared().ctl(&["eval", limit]);
+    Broker::eval(limit);
     let image = pool.stand_in_file("large.gif");
     let mut bytes = b"GIF89a".to_vec();
     bytes.resize(13 << 20, 0);
