@@ -309,6 +309,8 @@ impl Queue {
             held.repeat_cancel(out);
             self.attend(ticket, now, out);
         }
+        // What runs is no longer expected to take a slot: of a turn that was offered again, too.
+        self.use_all_room(now, out);
     }
 
     /// The turn is to be cancelled. Without a workspace, every turn of

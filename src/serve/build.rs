@@ -150,15 +150,14 @@ pub(super) fn quiet_skill_folders(launch: &Launch) {
         && let Err(error) = skill_folders::make_user_folder(Path::new(home), launch.user.as_ref())
     {
         tracing::warn!(
-            home,
+            path = home,
             error = with_sources(&error),
             "can't make .agents/skills there: each file opened in that folder wakes each warm server"
         );
     }
-    if let Some(folder) = skill_folders::missing_system_folder() {
+    if skill_folders::missing_system_folder().is_some() {
         tracing::info!(
-            folder = %folder.display(),
-            "codex watches all of /etc where this folder is missing: each program that starts wakes each warm server"
+            "/etc/codex/skills is missing, so codex watches all of /etc: each program that starts wakes each warm server"
         );
     }
 }
@@ -203,11 +202,11 @@ fn seal_home(home: &Path, agents: Owner) {
     match sealed {
         Ok(false) => {}
         Ok(true) => tracing::info!(
-            %home,
+            path = %home,
             "took what configures codex there out of the agents' reach: it belongs to the worker's user now"
         ),
         Err(error) => tracing::warn!(
-            %home,
+            path = %home,
             error = with_sources(&error),
             "can't take what configures codex there out of the agents' reach: \
              an agent could change where all turns' prompts and keys go"

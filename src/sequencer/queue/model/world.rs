@@ -1381,8 +1381,10 @@ impl World {
         let line = &self.queue.lines[WORKSPACES[turn.0]];
         let mut tickets = line.order.iter();
         let timer = tickets.any(|ticket| {
-            let timer = self.queue.turns[ticket].timer;
-            timer.is_some_and(|at| at <= self.now + LOOK_AGAIN)
+            let held = &self.queue.turns[ticket];
+            // Its end with a lost disk may have failed to be published several times.
+            let latest = (self.now + LOOK_AGAIN).max(held.claim_not_before);
+            held.timer.is_some_and(|at| at <= latest)
         });
         line.asks_home || timer
     }
