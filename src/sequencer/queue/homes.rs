@@ -157,10 +157,12 @@ impl Queue {
         let Some(record) = homes.of(workspace) else {
             return;
         };
-        // It may have been started there by an offer of another sequencer.
-        let lost_now = || {
-            let disk = record.home.as_ref().filter(|_| held.redelivered)?;
-            homes.loss_of(disk.id)
+        // It may have been started there by an offer of another sequencer. As long as no other home
+        // follows, that also holds for turns that the record of the loss was written too early to name.
+        let lost_now = || match &record.home {
+            _ if !held.redelivered => None,
+            Some(disk) => homes.loss_of(disk.id),
+            None => record.lost.last().map(|lost| lost.loss.clone()),
         };
         let lost_before = record.loss_of(&held.turn.turn_id).cloned();
         held.lost_with = lost_before.or_else(lost_now);

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::homes::{Disk, HomeRecord, LostDisk};
+use crate::homes::{Disk, HomeRecord, LostDisk, LostTurns};
 
 fn disk(number: u128) -> Disk {
     Disk {
@@ -160,6 +160,50 @@ fn g4_turns_that_may_have_been_started_on_a_lost_disk_end_by_name() {
     assert_eq!(b.fresh(3, "a/1"), [ack(3)]);
     b.queue.reset();
     assert_eq!(b.fresh(4, "a/1"), [claim("a/1", host_lost)]);
+}
+
+/// A sequencer names the turns that it has been delivered so far, and another one takes over.
+#[test]
+fn g4_a_turn_that_comes_again_after_the_loss_was_recorded_is_not_run_again() {
+    let mut b = bench();
+    b.beat_of(1, 1);
+    b.beat_of(2, 1);
+    b.fresh(1, "a/1");
+    b.fresh(2, "a/2");
+    b.home_set("a", 1, Some(disk(1)));
+    let lost = LostDisk {
+        disk: disk(1),
+        at: Timestamp::UNIX_EPOCH,
+        by: String::new(),
+    };
+    let loss = lost.loss();
+    b.queue.reset();
+    b.queue.disk_lost(b.now, lost, &mut b.out);
+    assert_eq!(b.redelivered(3, "a/1"), [Out::Home("a".to_owned(), None)]);
+    let record = HomeRecord {
+        lost: vec![LostTurns {
+            loss: loss.clone(),
+            turn_ids: vec!["1".into()],
+        }],
+        ..b.queue.homes().unwrap().next(&"a".into(), None)
+    };
+    b.queue.reset();
+    b.queue.home_set(b.now, record, &mut b.out);
+    b.take();
+
+    // Not a new home: its end is asked for first.
+    assert_eq!(b.redelivered(4, "a/2"), [Out::Home("a".to_owned(), None)]);
+    let homes = b.queue.homes().unwrap();
+    let record = HomeRecord {
+        lost: vec![LostTurns {
+            loss: loss.clone(),
+            turn_ids: vec!["1".into(), "2".into()],
+        }],
+        ..homes.next(&"a".into(), None)
+    };
+    b.queue.home_set(b.now, record, &mut b.out);
+    let host_lost = Verdict::HostLost { loss };
+    assert_eq!(b.take(), [claim("a/2", host_lost)]);
 }
 
 /// Each sequencer that ends it publishes the same, so the loss is that of the turn.
